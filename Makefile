@@ -1,0 +1,61 @@
+# make demo | test | lint | clean. Each sets up .venv first: about a minute once, nothing after that.
+# PYTHON=python3.12 picks the interpreter that .venv is created with (`make clean` first to change it).
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := examples/digits.yaml
+
+# Small machines: one thread per worker process. Nothing is reported to anybody.
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export DO_NOT_TRACK ?= 1
+# Prefect allows its embedded server 20 s, a loaded machine takes longer.
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
+# The wheels are large: slow lines and slow disks get their time.
+export UV_HTTP_TIMEOUT ?= 300
+export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo    invert the built-in handwritten digits and say where the report lies"
+	@echo "make test    run all tests (among them the linters and the import contracts)"
+	@echo "make lint    run only ruff, mypy and the import contracts"
+	@echo "make clean   remove .venv and the caches of the tools; results of runs stay"
+
+setup: $(INSTALLED)
+
+# The stamp is written last, so an interrupted installation is simply gone on with.
+$(INSTALLED): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed, '$(PYTHON)' is not one: call make with PYTHON=<interpreter>." >&2; \
+	    exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { \
+	    "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	        echo "'$(PYTHON)' cannot create environments (no ensurepip): apt-get install python3-venv" >&2; \
+	        exit 1; }; \
+	    echo "Creating .venv"; \
+	    "$(PYTHON)" -m venv --clear .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/lsap run invert $(DEMO)
+	@archive="$$(sed -n 's/^archive: *//p' $(DEMO))" && echo "Report:" && find "$$archive/reports" -type f | sort
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

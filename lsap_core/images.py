@@ -1,0 +1,78 @@
+"""Images as tensors: float32 in [-1, 1] inside, uint8 at the edges; cropping and downsampling."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lsap_core.errors import ConfigError, ShapeError
+
+Downsampling = Literal["area", "bilinear_noaa"]
+ContentBox = tuple[int, int, int, int]
+
+COMPARISON_SIDE = 256
+
+
+def from_uint8(pixels: np.ndarray) -> Tensor:
+    """Pixels [N, H, W, C] uint8 -> images [N, C, H, W] float32 in [-1, 1], by (v / 255 - 0.5) / 0.5.
+
+    Raises:
+        ShapeError: another shape or dtype.
+    """
+    if pixels.ndim != 4 or pixels.dtype != np.uint8:
+        raise ShapeError(f"pixels are {pixels.dtype} {list(pixels.shape)}; wanted uint8 [N, H, W, C]")
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    return (images.float() / 255.0 - 0.5) / 0.5
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images [N, C, H, W] in about [-1, 1] -> pixels [N, H, W, C] uint8: clamped, then truncated as all peers do."""
+    levels = (images.detach().clamp(-1, 1) + 1) / 2 * 255
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def quantize(images: Tensor) -> Tensor:
+    """What is left of images [N, C, H, W] after saving them as 8-bit files and reading them back."""
+    return from_uint8(to_uint8(images)).to(images.device)
+
+
+def crop(images: Tensor, content_box: ContentBox | None) -> Tensor:
+    """The rows and columns that carry the picture."""
+    if content_box is None:
+        return images
+    top, bottom, left, right = content_box
+    return images[:, :, top:bottom, left:right]
+
+
+def comparison_view(
+    images: Tensor, *, content_box: ContentBox | None = None, downsampling: Downsampling = "area"
+) -> Tensor:
+    """What losses and metrics look at: the content box, at most 256 pixels on its longer side.
+
+    Args:
+        images: [N, C, H, W].
+        content_box: (top, bottom, left, right) or None.
+        downsampling: "area" averages blocks (StyleGAN2 projectors); "bilinear_noaa" clamps to [-1, 1] and
+            interpolates without antialiasing (the LSAP authors' optimizer).
+
+    Returns:
+        [N, C, h, w] with max(h, w) <= 256; smaller images pass unchanged.
+
+    Raises:
+        ConfigError: another downsampling.
+    """
+    if downsampling not in ("area", "bilinear_noaa"):
+        raise ConfigError(f'downsampling is "{downsampling}"; wanted "area" or "bilinear_noaa"')
+    images = crop(images, content_box)
+    height, width = images.shape[-2:]
+    longest = max(height, width)
+    if longest <= COMPARISON_SIDE:
+        return images
+    size = (height * COMPARISON_SIDE // longest, width * COMPARISON_SIDE // longest)
+    if downsampling == "area":
+        return F.interpolate(images, size, mode="area")
+    return F.interpolate(images.clamp(-1, 1), size, mode="bilinear", align_corners=False)

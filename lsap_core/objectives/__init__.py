@@ -1,0 +1,1 @@
+"""The terms that embedding minimizes, one value for each image."""

@@ -1,0 +1,1 @@
+"""Networks that compare images, one value for each image."""

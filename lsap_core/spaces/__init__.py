@@ -1,0 +1,1 @@
+"""Where codes live: W, W+, the style space S, and their statistics."""
