@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError, ShapeError
 
-Downsampling = Literal["area", "bilinear_noaa"]
+Downsampling = Literal["area", "bilinear", "bilinear_noaa"]
 ContentBox = tuple[int, int, int, int]
 
 COMPARISON_SIDE = 256
@@ -56,8 +56,9 @@ def comparison_view(
     Args:
         images: [N, C, H, W].
         content_box: (top, bottom, left, right) or None.
-        downsampling: "area" averages blocks (StyleGAN2 projectors); "bilinear_noaa" clamps to [-1, 1] and
-            interpolates without antialiasing (the LSAP authors' optimizer).
+        downsampling: "area" averages blocks (StyleGAN2 projectors); "bilinear" is antialiased (how published
+            metrics read saved files); "bilinear_noaa" clamps to [-1, 1] and interpolates without antialiasing
+            (the LSAP authors' optimizer).
 
     Returns:
         [N, C, h, w] with max(h, w) <= 256; smaller images pass unchanged.
@@ -65,8 +66,8 @@ def comparison_view(
     Raises:
         ConfigError: another downsampling.
     """
-    if downsampling not in ("area", "bilinear_noaa"):
-        raise ConfigError(f'downsampling is "{downsampling}"; wanted "area" or "bilinear_noaa"')
+    if downsampling not in ("area", "bilinear", "bilinear_noaa"):
+        raise ConfigError(f'downsampling is "{downsampling}"; wanted "area", "bilinear" or "bilinear_noaa"')
     images = crop(images, content_box)
     height, width = images.shape[-2:]
     longest = max(height, width)
@@ -75,4 +76,6 @@ def comparison_view(
     size = (height * COMPARISON_SIDE // longest, width * COMPARISON_SIDE // longest)
     if downsampling == "area":
         return F.interpolate(images, size, mode="area")
+    if downsampling == "bilinear":
+        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
     return F.interpolate(images.clamp(-1, 1), size, mode="bilinear", align_corners=False)

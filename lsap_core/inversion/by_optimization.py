@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +95,7 @@ class OptimizationSettings:
         for name, allowed in (
             ("sncd_on", ("clean", "explored")),
             ("noise_normalization", ("unbiased", "biased")),
-            ("downsampling", ("area", "bilinear_noaa")),
+            ("downsampling", ("area", "bilinear", "bilinear_noaa")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {", ".join(allowed)}')
@@ -250,13 +250,21 @@ class OptimizationEmbedder:
             self.settings,
         )
 
-    def advance(self, state: OptimizationState, target: Tensor, *, until: int | None = None) -> None:
+    def advance(
+        self,
+        state: OptimizationState,
+        target: Tensor,
+        *,
+        until: int | None = None,
+        after_step: Callable[[OptimizationState], None] | None = None,
+    ) -> None:
         """Take steps up to step `until` (all of them by default), in place.
 
         Args:
             state: from `start`, or loaded.
             target: the images, [N, C, R, R] in [-1, 1]; the same ones at every call.
             until: stop before this step.
+            after_step: called with the state after every step, to show progress or to save.
 
         Raises:
             ShapeError: the images do not fit the generator or the state.
@@ -271,6 +279,8 @@ class OptimizationEmbedder:
         last = self.settings.num_steps if until is None else min(until, self.settings.num_steps)
         while state.step < last:
             self._step(state, view, target_features)
+            if after_step is not None:
+                after_step(state)
 
     @torch.no_grad()
     def finish(self, state: OptimizationState) -> Inversion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -84,14 +84,22 @@ class FeatureNet(nn.Module):
         return logits
 
 
+class Tapped(Protocol):
+    """A network that shows the activations of its stages."""
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Activations [N, C, side, side] of every stage."""
+        ...
+
+
 class FeatureDistance(nn.Module):
-    """Perceptual distance in LPIPS form on the taps of a `FeatureNet` (Zhang et al. 2018, eq. 1, unit weights).
+    """Perceptual distance in LPIPS form on the taps of a small network (Zhang et al. 2018, eq. 1, unit weights).
 
     At every position the features are divided by their length; the squared difference is summed over channels,
     averaged over positions and over taps. An epsilon inside the length keeps empty positions from dominating.
     """
 
-    def __init__(self, network: FeatureNet):
+    def __init__(self, network: Tapped):
         super().__init__()
         self.network = network
 

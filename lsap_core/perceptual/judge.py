@@ -27,12 +27,18 @@ class JudgeNet(nn.Module):
         self.embedding = nn.Linear(widths[-1], config.embedding_dim)
         self.classes = nn.Linear(config.embedding_dim, config.num_classes)
 
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """The activations of every stage before its stride, [N, C, side, side], sides R, R/2, ..."""
+        hidden, taps = self.entrance(images), []
+        for norm, residual, down in zip(self.norms, self.residuals, self.downs, strict=True):
+            tap = F.silu(hidden + residual(F.silu(norm(hidden))))
+            taps.append(tap)
+            hidden = down(tap)
+        return taps
+
     def features(self, images: Tensor) -> Tensor:
         """Embeddings [N, embedding_dim] of images [N, C, R, R] in [-1, 1]."""
-        hidden = self.entrance(images)
-        for norm, residual, down in zip(self.norms, self.residuals, self.downs, strict=True):
-            hidden = hidden + residual(F.silu(norm(hidden)))
-            hidden = down(F.silu(hidden))
+        hidden = self.downs[-1](self.taps(images)[-1])
         embedding: Tensor = self.embedding(F.silu(hidden).mean(dim=(2, 3)))
         return embedding
 

@@ -1,0 +1,86 @@
+"""How good samples of digits are, by the eyes of a judge network that took part in no training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+
+CONFIDENT = 0.85
+NEIGHBOURS = 3
+
+
+@dataclass(frozen=True)
+class SampleQuality:
+    """Measures of one set of images against a set of real digits.
+
+    Attributes:
+        frechet: Fréchet distance in the judge's feature space (lower is closer).
+        class_entropy: entropy of the judged classes over log(10); 1 is even coverage.
+        rarest_class: share of the rarest class; 0.1 is even coverage.
+        confident: share of the images that the judge is sure of (probability above 0.85).
+        precision: share of the images within the reach of real ones (Kynkäänniemi et al. 2019, k = 3).
+        recall: share of real images within the reach of these.
+    """
+
+    frechet: float
+    class_entropy: float
+    rarest_class: float
+    confident: float
+    precision: float
+    recall: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The measures, rounded for print."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+@torch.no_grad()
+def judge_samples(judge: nn.Module, images: Tensor, real: Tensor) -> SampleQuality:
+    """Measure images [N, 1, 32, 32] against real digits [M, 1, 32, 32], both in [-1, 1]."""
+    features, probabilities = look(judge, images)
+    real_features, _ = look(judge, real)
+    shares = np.bincount(probabilities.argmax(axis=1), minlength=10) / len(probabilities)
+    present = shares[shares > 0]
+    subset = min(len(features), len(real_features), 1000)
+    precision, recall = precision_recall(features[:subset], real_features[:subset])
+    return SampleQuality(
+        frechet=frechet_distance(features, real_features),
+        class_entropy=float(-(present * np.log(present)).sum() / math.log(10)),
+        rarest_class=float(shares.min()),
+        confident=float((probabilities.max(axis=1) > CONFIDENT).mean()),
+        precision=precision,
+        recall=recall,
+    )
+
+
+@torch.no_grad()
+def look(judge: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The judge's features [N, D] (float64) and class probabilities [N, 10]."""
+    features, probabilities = [], []
+    for batch in images.split(500):
+        features.append(judge.features(batch))
+        probabilities.append(judge(batch).softmax(dim=1))
+    return torch.cat(features).double().numpy(), torch.cat(probabilities).numpy()
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features [N, D]."""
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b)
+    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(cov_a + cov_b - 2 * np.real(root)))
+
+
+def precision_recall(samples: np.ndarray, real: np.ndarray, *, k: int = NEIGHBOURS) -> tuple[float, float]:
+    """Precision and recall by k-nearest-neighbour balls (Kynkäänniemi et al. 2019)."""
+    a, b = torch.from_numpy(samples), torch.from_numpy(real)
+    across = torch.cdist(a, b)
+    reach_a = torch.cdist(a, a).kthvalue(k + 1, dim=1).values
+    reach_b = torch.cdist(b, b).kthvalue(k + 1, dim=1).values
+    precision = (across <= reach_b[None, :]).any(dim=1).double().mean().item()
+    recall = (across <= reach_a[:, None]).any(dim=0).double().mean().item()
+    return precision, recall

@@ -1,0 +1,25 @@
+"""Which errors mean that a command was asked wrongly, so that trying again cannot help."""
+
+from __future__ import annotations
+
+from flows.parameters import ParameterError
+from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
+from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from tasks.errors import SourceError
+
+WRONG_REQUESTS = (
+    ParameterError,
+    ConfigError,
+    CheckpointError,
+    MissingWeightsError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    ArchiveKeyError,
+)
+
+
+def is_wrong_request(error: BaseException) -> bool:
+    """Whether the request has to change, rather than the machine."""
+    if isinstance(error, SourceError):
+        return not error.is_transient
+    return isinstance(error, WRONG_REQUESTS)

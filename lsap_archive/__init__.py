@@ -1,0 +1,59 @@
+"""The archive of inversions that data teams read: Zarr for codes, Parquet for rows, one URL for both.
+
+Needs numpy, zarr, pyarrow, duckdb and fsspec; no torch and no cluster. Read with `open_archive`, write with
+`ArchiveWriter`, check with `verify_archive`.
+"""
+
+from lsap_archive.errors import (
+    ArchiveError,
+    ArchiveKeyError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    IncompleteRunError,
+    QueryError,
+    StoreUnavailableError,
+)
+from lsap_archive.layout import FORMAT_VERSION, Geometry
+from lsap_archive.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.plan import PlannedRow, RunPlan
+from lsap_archive.provenance import Provenance
+from lsap_archive.reader import Archive, RunInfo, Trace, open_archive
+from lsap_archive.run_writer import RunWriter
+from lsap_archive.schema import IMAGES_SCHEMA, ROW_SCHEMA, SCHEMA_VERSION, STATUSES
+from lsap_archive.store import Store
+from lsap_archive.verify import Problem, VerifyReport, verify_archive
+from lsap_archive.writer import ArchiveWriter
+
+__all__ = [
+    "FORMAT_VERSION",
+    "IMAGES_SCHEMA",
+    "ROW_SCHEMA",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "Archive",
+    "ArchiveError",
+    "ArchiveKeyError",
+    "ArchiveMismatchError",
+    "ArchiveNotFoundError",
+    "ArchiveWriter",
+    "CorruptArchiveError",
+    "Geometry",
+    "IncompleteRunError",
+    "Manifest",
+    "PlannedRow",
+    "Problem",
+    "Provenance",
+    "QueryError",
+    "RunInfo",
+    "RunPlan",
+    "RunWriter",
+    "ShardCommit",
+    "Store",
+    "StoreUnavailableError",
+    "StoredObject",
+    "Trace",
+    "VerifyReport",
+    "open_archive",
+    "verify_archive",
+]

@@ -1,0 +1,42 @@
+"""What can go wrong with an archive. Every error is an ArchiveError and also a built-in one.
+
+A message says what was found, what was wanted and what to do next, and never holds a credential.
+"""
+
+from __future__ import annotations
+
+
+class ArchiveError(Exception):
+    """Base of every error of this package."""
+
+    def __str__(self) -> str:
+        """The message as it was written (KeyError would quote it, OSError would number it)."""
+        return " ".join(str(part) for part in self.args)
+
+
+class ArchiveMismatchError(ArchiveError, ValueError):
+    """What is there, or what was handed in, is not what this archive or run holds."""
+
+
+class ArchiveNotFoundError(ArchiveError, FileNotFoundError):
+    """There is no archive, run or object of that name."""
+
+
+class ArchiveKeyError(ArchiveError, KeyError):
+    """No such image, method or column, or the image has no code; the message says why."""
+
+
+class CorruptArchiveError(ArchiveError, ValueError):
+    """An object is missing, truncated or altered; the message names its key."""
+
+
+class QueryError(ArchiveError, ValueError):
+    """A SQL query was refused; the message is the database's."""
+
+
+class IncompleteRunError(ArchiveError, RuntimeError):
+    """A run cannot be published yet; the message names the missing shards."""
+
+
+class StoreUnavailableError(ArchiveError, OSError):
+    """The store does not answer or refuses: network, bucket, permission, disk. Trying again may help."""

@@ -1,0 +1,150 @@
+"""Where everything lies in an archive: names, keys, version, geometry.
+
+    archive.json                      the generator and the geometry; create-only
+    anchors/<digest>.npz              kept anchors
+    reports/<name>                    reports
+    runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
+    runs/<run_id>/images.parquet      the planned images, one row each
+    runs/<run_id>/zarr.json           a Zarr v3 group, sized up front:
+        w_plus/                         [N, K, D] float32
+        noise_00/ noise_01/ ...         [N, r, r] float32
+        trace/                          [N, steps, terms] float32, where the plan asks for it
+    runs/<run_id>/rows/shard-00000.parquet
+    runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
+    runs/<run_id>/_commit/00000.json  which attempt won the shard; create-only
+    runs/<run_id>/_manifest.json      the run is published: files, sizes, digests; create-only, last
+
+Keys are relative to the archive's root and use "/". N images, K = num_ws, D = w_dim, r = side of a noise map.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lsap_archive.errors import ArchiveMismatchError
+
+FORMAT_NAME = "lsap-archive"
+FORMAT_VERSION = 1
+
+ARCHIVE_KEY = "archive.json"
+RUNS_PREFIX = "runs"
+W_PLUS = "w_plus"
+TRACE = "trace"
+INNER_CHUNK_ROWS = 16
+"""Rows of one Zarr inner chunk, the unit of a read: 16 to 32 measured best for W+ codes."""
+INNER_CHUNK_BYTES = 4 * 2**20
+"""An inner chunk is no larger, unless one row is: large noise maps have fewer rows in it."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of the generator's inputs, which every run of an archive shares.
+
+    Attributes:
+        num_ws: K, rows of a W+ code.
+        w_dim: D, width of a row.
+        noise_sides: side of each noise map, one per convolution, e.g. (4, 8, 8, 16, 16).
+    """
+
+    num_ws: int
+    w_dim: int
+    noise_sides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise_sides", tuple(int(side) for side in self.noise_sides))
+        if self.num_ws < 1 or self.w_dim < 1 or any(side < 1 for side in self.noise_sides):
+            raise ArchiveMismatchError(f"{self}: num_ws, w_dim and every noise side must be at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The geometry as JSON values."""
+        return {"num_ws": self.num_ws, "w_dim": self.w_dim, "noise_sides": list(self.noise_sides)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Geometry:
+        """The geometry that `to_dict` wrote."""
+        return cls(int(values["num_ws"]), int(values["w_dim"]), tuple(values["noise_sides"]))
+
+
+def checked_name(name: str, what: str) -> str:
+    """`name`, if it can be one part of a key.
+
+    Args:
+        name: 1 to 200 letters, digits, dots, dashes and underscores, beginning with a letter or digit.
+        what: what it names, for the message.
+
+    Raises:
+        ArchiveMismatchError: it holds anything else, such as a slash.
+    """
+    if not _NAME.fullmatch(name):
+        raise ArchiveMismatchError(
+            f"{what} {name!r}: 1 to 200 letters, digits, '.', '-', '_' are wanted, first a letter or digit"
+        )
+    return name
+
+
+def noise_name(index: int) -> str:
+    """Name of the array of noise maps of convolution `index`."""
+    return f"noise_{index:02d}"
+
+
+def run_prefix(run_id: str) -> str:
+    """Folder of a run."""
+    return f"{RUNS_PREFIX}/{checked_name(run_id, 'run id')}"
+
+
+def plan_key(run_id: str) -> str:
+    """Key of a run's plan."""
+    return f"{run_prefix(run_id)}/plan.json"
+
+
+def manifest_key(run_id: str) -> str:
+    """Key of a run's manifest."""
+    return f"{run_prefix(run_id)}/_manifest.json"
+
+
+def staging_prefix(run_id: str) -> str:
+    """Folder of everything staged and not yet published."""
+    return f"{run_prefix(run_id)}/_staging"
+
+
+def commit_prefix(run_id: str) -> str:
+    """Folder of a run's commit markers."""
+    return f"{run_prefix(run_id)}/_commit"
+
+
+def commit_key(run_id: str, shard: int) -> str:
+    """Key of the marker that says which attempt won the shard."""
+    return f"{commit_prefix(run_id)}/{shard:05d}.json"
+
+
+IMAGES_NAME = "images.parquet"
+"""The planned images, relative to the run's folder."""
+
+
+def rows_name(shard: int) -> str:
+    """Parquet file of a shard's rows, relative to the run's folder."""
+    return f"rows/shard-{shard:05d}.parquet"
+
+
+def attempt_name(shard: int, attempt: str) -> str:
+    """Folder of one attempt's staged objects, relative to the run's folder."""
+    return f"_staging/{shard:05d}/{attempt}"
+
+
+def chunk_name(array: str, shard: int, num_dimensions: int) -> str:
+    """The one Zarr object that a shard owns in an array, relative to the run's folder."""
+    return f"{array}/c/{shard}" + "/0" * (num_dimensions - 1)
+
+
+def anchor_key(digest: str) -> str:
+    """Key of a kept anchor."""
+    return f"anchors/{checked_name(digest, 'anchor digest')}.npz"
+
+
+def report_key(name: str) -> str:
+    """Key of a report; its name may hold slashes."""
+    return f"reports/{name}"

@@ -1,0 +1,223 @@
+"""Writing an archive: open it, start runs, see what is done and what is not, keep anchors and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lsap_archive.documents import encode_document, now
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
+from lsap_archive.layout import (
+    ARCHIVE_KEY,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    IMAGES_NAME,
+    RUNS_PREFIX,
+    Geometry,
+    anchor_key,
+    plan_key,
+    report_key,
+    run_prefix,
+)
+from lsap_archive.plan import RunPlan, first_difference
+from lsap_archive.published import in_threads, measured_object, read_header, read_row_tables
+from lsap_archive.run_writer import RunWriter
+from lsap_archive.schema import IMAGES_SCHEMA, STATUSES, from_parquet, to_parquet
+from lsap_archive.store import Store
+from lsap_archive.zarr_shards import array_layouts, group_metadata
+
+
+class ArchiveWriter:
+    """An archive opened for writing. Build it with `ArchiveWriter.open`, in as many processes as you like.
+
+    Attributes:
+        store: the archive's objects.
+        generator: {"digest": ..., "name": ...} of the generator whose codes it holds.
+        geometry: sizes of that generator's inputs.
+    """
+
+    def __init__(self, store: Store, generator: dict[str, str], geometry: Geometry) -> None:
+        self.store = store
+        self.generator = generator
+        self.geometry = geometry
+
+    def __repr__(self) -> str:
+        return f"ArchiveWriter({self.store.url!r})"
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        generator_digest: str,
+        generator_name: str,
+        geometry: Geometry,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> ArchiveWriter:
+        """The archive at `url`, made if there is none.
+
+        Args:
+            url: a local path, or file://, memory:// or s3://bucket/prefix.
+            generator_digest: digest of the generator's weights.
+            generator_name: what people call it.
+            geometry: sizes of its inputs.
+            storage_options: for s3, what s3fs takes.
+
+        Raises:
+            ArchiveMismatchError: the archive holds codes of another generator or geometry.
+            StoreUnavailableError: the store does not answer, refuses, or does not keep create-only writes.
+        """
+        store = Store.from_url(url, storage_options)
+        document = {
+            "format": FORMAT_NAME,
+            "format_version": FORMAT_VERSION,
+            "generator": {"digest": generator_digest, "name": generator_name},
+            "geometry": geometry.to_dict(),
+            "created": now(),
+        }
+        data = encode_document(document, ARCHIVE_KEY)
+        if (
+            not store.exists(ARCHIVE_KEY)
+            and store.create(ARCHIVE_KEY, data)
+            and store.create(ARCHIVE_KEY, data)
+        ):
+            raise StoreUnavailableError(
+                f"{store.url} overwrites what was asked to be create-only, so two writers could both win: "
+                "use a store with conditional writes (AWS S3, MinIO, Ceph, a local disk)"
+            )
+        generator, found = read_header(store)
+        if generator["digest"] != generator_digest:
+            raise ArchiveMismatchError(
+                f"{store.url} holds codes of generator {generator['digest']}, this run has "
+                f"{generator_digest}: "
+                "pass that generator or name a new archive"
+            )
+        if found != geometry:
+            raise ArchiveMismatchError(
+                f"{store.url} holds codes of {found}, this run has {geometry}: "
+                "pass that generator or name a new archive"
+            )
+        return cls(store, generator, found)
+
+    def start_run(self, plan: RunPlan) -> RunWriter:
+        """Make a run ready to be worked; a run started before is opened.
+
+        Two coordinators may start the same plan at once. plan.json comes last: without it there is no run.
+
+        Args:
+            plan: what the run works on.
+
+        Raises:
+            ArchiveMismatchError: a run of this id has another plan.
+        """
+        store, prefix, wanted = self.store, run_prefix(plan.run_id), plan.document()
+        if not store.exists(plan_key(plan.run_id)):
+            layouts = array_layouts(self.geometry, plan.trace_steps, plan.trace_terms)
+            attributes = {
+                "run_id": plan.run_id,
+                "method": plan.method,
+                "method_digest": plan.method_digest,
+                "generator_digest": self.generator["digest"],
+                "trace_steps": list(plan.trace_steps),
+                "trace_terms": list(plan.trace_terms),
+            }
+            objects = group_metadata(layouts.values(), plan.num_rows, plan.shard_rows, attributes)
+            objects[IMAGES_NAME] = to_parquet(plan.table())
+            for name, data in objects.items():
+                if not store.create(f"{prefix}/{name}", data):
+                    self._check_leftover(f"{prefix}/{name}", name, data, plan)
+            stored = in_threads(lambda name: measured_object(store, prefix, name), sorted(objects))
+            document = {**wanted, "created": now(), "objects": [vars(one) for one in stored]}
+            store.create(plan_key(plan.run_id), encode_document(document, plan_key(plan.run_id)))
+        run = RunWriter(store, plan.run_id, self.generator, self.geometry)
+        different = first_difference(run.plan, wanted)
+        if different:
+            raise ArchiveMismatchError(
+                f"run {plan.run_id} in {store.url} was planned with another {different}: "
+                "resume it as it was planned or choose another run id"
+            )
+        return run
+
+    def runs(self) -> list[RunWriter]:
+        """Every run that has a plan, by id."""
+
+        def run_or_none(run_id: str) -> RunWriter | None:
+            if not self.store.exists(plan_key(run_id)):
+                return None
+            return RunWriter(self.store, run_id, self.generator, self.geometry)
+
+        return [run for run in in_threads(run_or_none, self.store.folders(RUNS_PREFIX)) if run]
+
+    def unfinished_runs(self, method_digest: str | None = None) -> list[RunWriter]:
+        """Runs that were planned and are not published, by id.
+
+        Args:
+            method_digest: only runs of this method; None for all.
+        """
+        return [
+            run
+            for run in self.runs()
+            if not run.is_published and method_digest in (None, run.plan["method_digest"])
+        ]
+
+    def visible_digests(self, method_digest: str, *, statuses: Collection[str] = STATUSES) -> dict[str, str]:
+        """What is published of a method: image id to digest of the content; planning subtracts it.
+
+        Args:
+            method_digest: the method.
+            statuses: rows that count; leave out "failed" to plan failed images again.
+
+        Returns:
+            Digest of each image; of several published runs with the same image, the newest.
+        """
+        of_method = [run for run in self.runs() if run.plan["method_digest"] == method_digest]
+        manifests = in_threads(RunWriter.manifest, [run for run in of_method if run.is_published])
+        found: dict[str, str] = {}
+        for manifest in sorted(manifests, key=lambda one: (one.created, one.run_id)):
+            for table in read_row_tables(self.store, manifest, ["image_id", "digest", "status"]):
+                for image_id, digest, status in zip(*(column.to_pylist() for column in table), strict=True):
+                    found.pop(image_id, None)
+                    if status in statuses:
+                        found[image_id] = digest
+        return found
+
+    def put_anchor(self, digest: str, data: bytes) -> bool:
+        """Keep an anchor (bytes of an .npz file). The first one of a digest stays.
+
+        Returns:
+            Whether this one is kept; if not, `get_anchor` gives the one that is.
+        """
+        return self.store.create(anchor_key(digest), data)
+
+    def get_anchor(self, digest: str) -> bytes | None:
+        """The kept anchor (bytes of an .npz file), or None."""
+        try:
+            return self.store.get(anchor_key(digest))
+        except ArchiveNotFoundError:
+            return None
+
+    def put_report(self, name: str, data: bytes) -> str:
+        """Write a report, in the place of an older one.
+
+        Args:
+            name: key below reports/, e.g. "run-1/index.html".
+            data: its content.
+
+        Returns:
+            URL of the report.
+        """
+        self.store.put(report_key(name), data)
+        return self.store.join(report_key(name))
+
+    def _check_leftover(self, key: str, name: str, data: bytes, plan: RunPlan) -> None:
+        """Accept what an earlier start of the same plan left behind, and nothing else."""
+        found = self.store.get(key)
+        if name == IMAGES_NAME:
+            same = from_parquet(found, IMAGES_SCHEMA, key).equals(plan.table())
+        else:
+            same = found == data
+        if not same:
+            raise ArchiveMismatchError(
+                f"{self.store.url}/{key} was left by a start of run {plan.run_id} with another plan: "
+                "choose another run id"
+            )

@@ -1,0 +1,265 @@
+"""The `.pkl` layout of NVlabs/stylegan2-ada-pytorch, also as NVlabs/stylegan3 writes it for StyleGAN2."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints.canonical import (
+    CanonicalCheckpoint,
+    canonical_shapes,
+    canonical_state,
+    check_kernels,
+    check_tensors,
+    config_from_sizes,
+    first_size,
+    largest_index,
+)
+from lsap_core.generators.checkpoints.unpickling import PersistentNode, TensorRecord, to_tensor
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.resample import fir_kernel
+
+WHAT = "the NVlabs generator"
+FLAT_LAYOUT_CLAMP = 256.0
+MAX_DEPTH = 16
+SIZES = {"z_dim": "z_dim", "w_dim": "w_dim", "img_resolution": "resolution", "img_channels": "image_channels"}
+
+_STYLEGAN3 = "this is a StyleGAN3 network; only StyleGAN2 is supported, whose layers share rows of W+"
+
+# Options that change the function computed, with the only supported value; then options that do not change
+# it, or that the shapes of the tensors tell as well.
+_FIXED_OPTIONS = {
+    "architecture": "skip",
+    "activation": "lrelu",
+    "use_noise": True,
+    "resample_filter": [1, 3, 3, 1],
+}
+_FREE_OPTIONS = {
+    "channel_base",
+    "channel_max",
+    "num_fp16_res",
+    "fp16_channels_last",
+    "fused_modconv_default",
+    "num_layers",
+    "layer_features",
+    "embed_features",
+    "w_avg_beta",
+    "freeze_layers",
+    "freeze_embed",
+}
+
+
+def from_nvlabs_document(document: object) -> CanonicalCheckpoint:
+    """The `G_ema` network of an NVlabs snapshot, whose source code stays unread.
+
+    Args:
+        document: what `read_records` found in the file.
+
+    Raises:
+        CheckpointError: the file holds something else, a storage is hostile, or the tensors do not fit.
+    """
+    if not isinstance(document, Mapping):
+        raise CheckpointError(f"wanted a snapshot, a dictionary with G_ema; found {_kind(document)}")
+    node = document.get("G_ema")
+    if not isinstance(node, PersistentNode):
+        entries = ", ".join(f"{str(name)[:40]}: {_kind(value)}" for name, value in list(document.items())[:6])
+        raise CheckpointError(f"wanted a snapshot with the network G_ema; found {entries or 'no entries'}")
+    nodes = dict(_walk(node))
+    if any(name.startswith("synthesis.input") for name in nodes):
+        raise CheckpointError(_STYLEGAN3)
+    state = {name: to_tensor(record) for name, record in _records(nodes)}
+    init_kwargs = node.state.get("_init_kwargs")
+    if not isinstance(init_kwargs, Mapping):
+        raise CheckpointError("G_ema does not say what it was made with: _init_kwargs is missing")
+    clamps = {_number("conv_clamp", n.state["conv_clamp"]) for n in nodes.values() if "conv_clamp" in n.state}
+    if len(clamps) > 1:
+        raise CheckpointError(f"G_ema: its layers have different clamps: {sorted(map(str, clamps))}")
+    checkpoint = from_nvlabs(state, init_kwargs, layer_clamp=next(iter(clamps), None))
+    used = checkpoint.config.conv_clamp
+    if clamps <= {used}:
+        return checkpoint
+    note = f"the layers carry the clamp {clamps.pop()}, the options say {used}, which is used"
+    return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, note))
+
+
+def from_nvlabs(
+    state: Mapping[str, Tensor],
+    init_kwargs: Mapping[str, Any] | None = None,
+    *,
+    layer_clamp: float | None = None,
+) -> CanonicalCheckpoint:
+    """Canonical form of an NVlabs generator; every size is read from the shapes.
+
+    Accepted: FIR kernels or `mapping.w_avg` left out.
+
+    Args:
+        state: parameters and buffers by dotted name.
+        init_kwargs: what the network was made with, synthesis options nested (stylegan2-ada-pytorch) or flat
+            (stylegan3, where `conv_clamp` is 256 unless said otherwise). None: multiplier 0.01.
+        layer_clamp: the clamp that the layers themselves carry, used when no synthesis option is given.
+
+    Raises:
+        CheckpointError: another architecture, a conditional network, or a tensor that is missing, unexpected
+            or of another shape.
+    """
+    if any(name.startswith("synthesis.input") for name in state):
+        raise CheckpointError(_STYLEGAN3)
+    kwargs = dict(init_kwargs or {})
+    if kwargs.get("c_dim") or any(name.startswith("mapping.embed.") for name in state):
+        raise CheckpointError(
+            f"{WHAT} is conditional (c_dim = {kwargs.get('c_dim', 'unknown')}): its images need a label; "
+            "only unconditional networks can be inverted here"
+        )
+    clamp, lr_multiplier, unused = _read_options(kwargs, layer_clamp)
+    config = _read_config(state, clamp, lr_multiplier)
+    for name, field in SIZES.items():
+        if name in kwargs and kwargs[name] != getattr(config, field):
+            raise CheckpointError(
+                f"{WHAT}: it was made with {name} = {kwargs[name]}, its tensors have {getattr(config, field)}"
+            )
+    kernels = _kernel_names(config)
+    shapes = canonical_shapes(config)
+    expected = {nvlabs_name(name, config): shape for name, shape in shapes.items()}
+    tensors = {name: tensor for name, tensor in state.items() if name not in kernels}
+    tensors.setdefault("mapping.w_avg", torch.full((config.w_dim,), torch.nan))
+    check_tensors(tensors, expected, what=WHAT)
+    check_kernels({name: state[name] for name in kernels if name in state}, gain=1.0, what=WHAT)
+    canonical = {name: tensors[nvlabs_name(name, config)] for name in shapes}
+    notes = (f"options of the snapshot that were not used: {', '.join(unused)}",) if unused else ()
+    return CanonicalCheckpoint(config, canonical_state(config, canonical, what=WHAT), notes)
+
+
+def to_nvlabs(config: GeneratorConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters and buffers of a canonical state under NVlabs' names, `mapping.w_avg` included where known.
+
+    Raises:
+        CheckpointError: the state is not that of `config`.
+    """
+    check_tensors(state, canonical_shapes(config), what="the network")
+    result = {nvlabs_name(name, config): tensor.detach().clone() for name, tensor in state.items()}
+    if bool(result["mapping.w_avg"].isnan().all()):
+        del result["mapping.w_avg"]
+    return result | {name: fir_kernel() for name in _kernel_names(config)}
+
+
+def nvlabs_name(name: str, config: GeneratorConfig) -> str:
+    """NVlabs' name of a canonical tensor; the numbers and their shape are the same."""
+    if name == "synthesis.const":
+        return "synthesis.b4.const"
+    match = re.fullmatch(r"(?:mapping|synthesis)\.(layers|convs|to_rgbs)\.(\d+)\.(.+)", name)
+    if match is None:
+        return name  # mapping.w_avg
+    room, index, part = match[1], int(match[2]), match[3]
+    if room == "layers":
+        return f"mapping.fc{index}.{part}"
+    if room == "to_rgbs":
+        return f"synthesis.b{4 << index}.torgb.{part}"
+    return f"synthesis.b{config.noise_sides[index]}.conv{0 if index % 2 else 1}.{part}"
+
+
+def _walk(top: PersistentNode) -> Iterator[tuple[str, PersistentNode]]:
+    """The network and its modules by dotted name; a module that appears twice, as in a cycle, is refused."""
+    waiting = [("", top, 0)]
+    seen: set[int] = set()
+    while waiting:
+        prefix, node, depth = waiting.pop()
+        if id(node) in seen or depth > MAX_DEPTH:
+            raise CheckpointError(f"G_ema: the module {prefix[:80] or '(top)'} is nested in itself or shared")
+        seen.add(id(node))
+        yield prefix, node
+        for name, child in _entries(node, "_modules"):
+            if not isinstance(child, PersistentNode):
+                raise CheckpointError(f"G_ema: the module {prefix}.{name} is {_kind(child)}")
+            waiting.append((f"{prefix}.{name}" if prefix else name, child, depth + 1))
+
+
+def _records(nodes: Mapping[str, PersistentNode]) -> Iterator[tuple[str, TensorRecord]]:
+    for prefix, node in nodes.items():
+        for name, value in (*_entries(node, "_parameters"), *_entries(node, "_buffers")):
+            if not isinstance(value, TensorRecord):
+                raise CheckpointError(f"G_ema: {prefix}.{name} is {_kind(value)}; a tensor was wanted")
+            yield f"{prefix}.{name}" if prefix else name, value
+
+
+def _entries(node: PersistentNode, attribute: str) -> Iterator[tuple[str, Any]]:
+    entries = node.state.get(attribute)
+    if not isinstance(entries, Mapping) or not all(isinstance(name, str) for name in entries):
+        raise CheckpointError(f"G_ema: a {node.class_name[:60]} has no {attribute}")
+    return ((name, value) for name, value in entries.items() if value is not None)
+
+
+def _read_options(
+    kwargs: Mapping[str, Any], layer_clamp: float | None
+) -> tuple[float | None, float, tuple[str, ...]]:
+    """Clamp, multiplier of the mapping network, and the names of options that are not known."""
+    mapping = _options(kwargs, "mapping_kwargs")
+    if "synthesis_kwargs" in kwargs:
+        synthesis, clamp = _options(kwargs, "synthesis_kwargs"), None
+    else:
+        plain = {*SIZES, "c_dim", "mapping_kwargs", "class_name"}
+        synthesis = {name: value for name, value in kwargs.items() if name not in plain}
+        clamp = FLAT_LAYOUT_CLAMP if synthesis else layer_clamp
+    clamp = _number("conv_clamp", synthesis.pop("conv_clamp", clamp))
+    lr_multiplier = _number("lr_multiplier", mapping.pop("lr_multiplier", None))
+    for options in (synthesis, mapping):
+        for name, supported in _FIXED_OPTIONS.items():
+            value = options.pop(name, supported)
+            if value != supported:
+                raise CheckpointError(f"{WHAT} has {name} = {value!r}; only {supported!r} is supported")
+    unused = {*map(str, synthesis), *map(str, mapping)} - _FREE_OPTIONS
+    return clamp, lr_multiplier or GeneratorConfig.mapping_lr_multiplier, tuple(sorted(unused))
+
+
+def _options(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    options = kwargs.get(name) or {}
+    if not isinstance(options, Mapping):
+        raise CheckpointError(f"{WHAT}: {name} is {_kind(options)}; named options were wanted")
+    return dict(options)
+
+
+def _read_config(
+    state: Mapping[str, Tensor], conv_clamp: float | None, lr_multiplier: float
+) -> GeneratorConfig:
+    resolution = largest_index(r"synthesis\.b(\d+)\.", state, default=0)
+    sides = [4 << power for power in range(max(resolution.bit_length() - 2, 1))]
+    channels = tuple(
+        first_size(state, (f"synthesis.b{side}.conv1.bias", 0), (f"synthesis.b{side}.conv1.weight", 0))
+        for side in sides
+    )
+    return config_from_sizes(
+        WHAT,
+        resolution=resolution,
+        channels=channels,
+        z_dim=first_size(state, ("mapping.fc0.weight", 1)),
+        w_dim=first_size(state, ("synthesis.b4.conv1.affine.weight", 1), ("mapping.w_avg", 0)),
+        num_mapping_layers=1 + largest_index(r"mapping\.fc(\d+)\.", state, default=-1),
+        image_channels=first_size(state, ("synthesis.b4.torgb.bias", 0), ("synthesis.b4.torgb.weight", 0)),
+        mapping_lr_multiplier=lr_multiplier,
+        conv_clamp=conv_clamp,
+    )
+
+
+def _kernel_names(config: GeneratorConfig) -> list[str]:
+    names = [f"synthesis.b{4 << block}.resample_filter" for block in range(config.num_to_rgbs)]
+    convs = [f"synthesis.convs.{conv}.resample_filter" for conv in range(config.num_convs)]
+    return names + [nvlabs_name(name, config) for name in convs]
+
+
+def _number(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{WHAT}: {name} is {_kind(value)}; a number was wanted")
+    return float(value)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, PersistentNode):
+        return f"a {value.class_name[:60]}"
+    return "None" if value is None else f"a {type(value).__name__}"

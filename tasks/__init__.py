@@ -1,0 +1,1 @@
+"""Units of work: where the method meets storage, shards and machines."""

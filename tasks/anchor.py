@@ -1,0 +1,59 @@
+"""The anchor of a generator, estimated once and kept in the archive by digest."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from lsap_archive import ArchiveWriter, Store
+from lsap_archive.layout import anchor_key
+from lsap_core.alignment.anchor import EVALUATION_SAMPLES, Anchor, anchor_digest, estimate_anchor
+from lsap_core.generators.generator import Generator
+from lsap_core.spaces.styles import StyleSet
+
+
+@dataclass(frozen=True)
+class AnchorOptions:
+    """What decides an anchor besides the generator's weights.
+
+    Attributes:
+        num_samples: codes to sample; LSAP evaluates with 50,000.
+        style_set: "authors", "conv" or "full".
+        seed: of the sampled codes.
+    """
+
+    num_samples: int = EVALUATION_SAMPLES
+    style_set: StyleSet = "authors"
+    seed: int = 0
+
+    def digest(self, generator_digest: str) -> str:
+        """The anchor's name."""
+        return anchor_digest(
+            generator_digest, num_samples=self.num_samples, style_set=self.style_set, seed=self.seed
+        )
+
+
+def keep_anchor(archive: ArchiveWriter, generator: Generator, generator_digest: str, options: AnchorOptions) -> str:
+    """The digest of the anchor, which is in the archive afterwards; estimated only when it was not."""
+    digest = options.digest(generator_digest)
+    if archive.get_anchor(digest) is None:
+        anchor = estimate_anchor(
+            generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
+        )
+        buffer = io.BytesIO()
+        np.savez(buffer, **anchor.to_arrays())
+        archive.put_anchor(digest, buffer.getvalue())
+    return digest
+
+
+def open_anchor(archive_url: str, digest: str) -> Anchor:
+    """A kept anchor of an archive.
+
+    Raises:
+        ArchiveNotFoundError: the archive does not have it.
+    """
+    data = Store.from_url(archive_url).get(anchor_key(digest))
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return Anchor.from_arrays(dict(arrays))

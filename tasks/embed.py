@@ -1,0 +1,329 @@
+"""Embed one shard: read its images, optimize their codes, measure, write codes and rows to the archive."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lsap_archive import ROW_SCHEMA, ArchiveNotFoundError, RunWriter, open_archive
+from lsap_archive.layout import noise_name, staging_prefix
+from lsap_core.images import from_uint8, to_uint8
+from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
+from lsap_core.inversion.inversion import Inversion
+from tasks.anchor import open_anchor
+from tasks.decoding import DecodedImage, Fit, decode_image
+from tasks.errors import BadImageError
+from tasks.measure import measure
+from tasks.networks import NetworkChoice, load_networks, module_device, place
+from tasks.sources import SourceItem, digest_bytes, open_source
+from tasks.weights import load_generator
+
+SAVE_EVERY_SECONDS = 300.0
+LONGEST_PREVIEW_SIDE = 256
+
+
+@dataclass(frozen=True)
+class EmbedSpec:
+    """Everything that an embedding worker is built from; small, so that it travels.
+
+    Attributes:
+        archive: URL of the archive.
+        generator: path or URL of the weights.
+        networks: what compares images.
+        anchor: digest of the kept anchor.
+        source: where images are read from.
+        fit: what to do with images that are not square.
+        batch_size: images optimized together.
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    archive: str
+    generator: str
+    networks: NetworkChoice
+    anchor: str
+    source: str
+    fit: Fit
+    batch_size: int
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """One shard of one run.
+
+    Attributes:
+        run_id: the run; its plan says which images and which method.
+        shard: number of the shard.
+        duplicates: image id -> id of the image with the same content that is embedded instead.
+    """
+
+    run_id: str
+    shard: int
+    duplicates: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What became of a shard; numbers only.
+
+    Attributes:
+        run_id: the run.
+        shard: number of the shard.
+        won: whether this attempt's result is the one in the archive.
+        by_status: images by status.
+        by_reason: failed images by reason.
+        seconds: wall time.
+        resumed_at: the step that the first batch was resumed at, 0 when it was not.
+    """
+
+    run_id: str
+    shard: int
+    won: bool
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    seconds: float
+    resumed_at: int = 0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """PNG files of one image for a contact sheet, at most 256 pixels wide."""
+
+    original: bytes
+    reconstruction: bytes
+    difference: bytes
+
+
+class EmbedWorker:
+    """Networks loaded once; `embed` works on one shard, whichever run it belongs to."""
+
+    def __init__(self, spec: EmbedSpec, *, save_every_seconds: float = SAVE_EVERY_SECONDS):
+        self.spec = spec
+        self.save_every_seconds = save_every_seconds
+        self.device = module_device(spec.device)
+        generator = load_generator(spec.generator).generator
+        self.generator = place(generator, self.device).freeze()  # type: ignore[operator]
+        self.networks = load_networks(spec.networks, self.device)
+        self.anchor = open_anchor(spec.archive, spec.anchor).to(self.device)
+        self.source = open_source(spec.source)
+        self._runs: dict[str, RunWriter] = {}
+        self._progress = 0.0
+
+    def progress(self) -> float:
+        """Images' worth of work done on the present shard."""
+        return self._progress
+
+    def embed(self, work: ShardWork) -> ShardOutcome:
+        """Embed a shard and commit it; a shard embedded twice is committed once."""
+        started = time.monotonic()
+        self._progress = 0.0
+        run = self._run(work.run_id)
+        planned = run.planned_rows(work.shard).to_pylist()
+        rows = [self._read(row, work.duplicates.get(row["image_id"])) for row in planned]
+        arrays = self._empty_arrays(run, len(rows))
+        good = [index for index, row in enumerate(rows) if row.image is not None]
+        self._progress = float(len(rows) - len(good))
+        resumed_at = 0
+        for number, start in enumerate(range(0, len(good), self.spec.batch_size)):
+            batch = good[start : start + self.spec.batch_size]
+            resumed = self._embed_batch(run, work.shard, number, [rows[index] for index in batch], arrays, batch)
+            resumed_at = resumed_at or resumed
+        table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
+        won = run.write_shard(work.shard, arrays, table, attempt=uuid.uuid4().hex[:12])
+        return ShardOutcome(
+            work.run_id,
+            work.shard,
+            won,
+            dict(Counter(row.columns["status"] for row in rows)),
+            dict(Counter(row.columns["reason"] for row in rows if row.columns["status"] == "failed")),
+            time.monotonic() - started,
+            resumed_at,
+        )
+
+    def preview(self, method: str, images: Sequence[tuple[str, str]]) -> dict[str, Preview]:
+        """Original, reconstruction and difference of published images, given as (image_id, uri)."""
+        archive = open_archive(self.spec.archive)
+        ids = [image_id for image_id, _ in images]
+        codes = torch.from_numpy(archive.codes(ids, method)).to(self.device)
+        noise = [torch.from_numpy(maps)[:, None].to(self.device) for maps in archive.noise(ids, method)]
+        with torch.no_grad():
+            reconstruction = self.generator.synthesize(codes, noise=noise)
+        originals = [self._decode(SourceItem(image_id, uri)).pixels for image_id, uri in images]
+        target = from_uint8(np.stack(originals)).to(self.device)
+        difference = (reconstruction.clamp(-1, 1) - target).abs() - 1  # black where they agree
+        return {
+            image_id: Preview(*(_png(pixels[index]) for pixels in map(to_uint8, (target, reconstruction, difference))))
+            for index, image_id in enumerate(ids)
+        }
+
+    def _run(self, run_id: str) -> RunWriter:
+        if run_id not in self._runs:
+            self._runs[run_id] = RunWriter.open(self.spec.archive, run_id)
+        return self._runs[run_id]
+
+    def _read(self, planned: dict[str, Any], duplicate_of: str | None) -> _Row:
+        columns = {
+            "image_id": planned["image_id"],
+            "status": "ok",
+            "reason": None,
+            "message": None,
+            "duplicate_of": None,
+        }
+        if duplicate_of is not None:
+            columns |= {"status": "duplicate", "duplicate_of": duplicate_of}
+            return _Row(columns)
+        item = SourceItem(planned["image_id"], planned["uri"])
+        try:
+            data = self.source.read(item)
+            if digest_bytes(data) != planned["digest"]:
+                raise BadImageError(
+                    "changed", "the image is not what it was when the run was planned: run the same command again"
+                )
+            image = self._decode(item, data)
+        except BadImageError as error:
+            columns |= {"status": "failed", "reason": error.reason, "message": str(error)}
+            return _Row(columns)
+        columns |= {"width": image.width, "height": image.height}
+        return _Row(columns, image)
+
+    def _decode(self, item: SourceItem, data: bytes | None = None) -> DecodedImage:
+        config = self.generator.config
+        return decode_image(
+            self.source.read(item) if data is None else data,
+            resolution=config.resolution,
+            channels=config.image_channels,
+            fit=self.spec.fit,
+        )
+
+    def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
+        config, plan = self.generator.config, run.plan
+        shapes = {"w_plus": (config.num_ws, config.w_dim)}
+        shapes |= {noise_name(index): (side, side) for index, side in enumerate(config.noise_sides)}
+        if plan["trace_steps"]:
+            shapes["trace"] = (len(plan["trace_steps"]), len(plan["trace_terms"]))
+        return {name: np.full((count, *shape), np.nan, np.float32) for name, shape in shapes.items()}
+
+    def _embed_batch(
+        self,
+        run: RunWriter,
+        shard: int,
+        number: int,
+        rows: list[_Row],
+        arrays: dict[str, np.ndarray],
+        places: list[int],
+    ) -> int:
+        """Fill the arrays at `places` and the columns of `rows`; returns the step it was resumed at."""
+        started = time.monotonic()
+        settings = OptimizationSettings(**run.plan["config"]["settings"])
+        embedder = OptimizationEmbedder(self.generator, self.anchor, self.networks.perceptual, settings)
+        target = from_uint8(np.stack([row.pixels for row in rows])).to(self.device)
+        seeds = [image_seed(run.plan["config"]["seed"], row.columns["image_id"]) for row in rows]
+        state = embedder.start(seeds)
+        key = f"{staging_prefix(run.run_id)}/{shard:05d}/state-{number:03d}.safetensors"
+        resumed_at = self._restore(run, key, state)
+        done_before = self._progress
+        last_saved = time.monotonic()
+
+        def after_step(state: OptimizationState) -> None:
+            nonlocal last_saved
+            self._progress = done_before + len(rows) * state.step / settings.num_steps
+            if time.monotonic() - last_saved > self.save_every_seconds:
+                run.store.put(key, safetensors.torch.save(state.to_tensors()))
+                last_saved = time.monotonic()
+
+        embedder.advance(state, target, after_step=after_step)
+        inversion = embedder.finish(state)
+        seconds = (time.monotonic() - started) / len(rows)
+        self._fill(rows, arrays, places, inversion, target, seconds)
+        self._progress = done_before + len(rows)
+        return resumed_at
+
+    def _restore(self, run: RunWriter, key: str, state: OptimizationState) -> int:
+        try:
+            saved = run.store.get(key)
+        except ArchiveNotFoundError:
+            return 0
+        state.load_tensors(safetensors.torch.load(saved))
+        return state.step
+
+    def _fill(
+        self,
+        rows: list[_Row],
+        arrays: dict[str, np.ndarray],
+        places: list[int],
+        inversion: Inversion,
+        target: Tensor,
+        seconds: float,
+    ) -> None:
+        metrics = measure(
+            inversion.reconstruction,
+            target,
+            inversion.w_plus,
+            generator=self.generator,
+            anchor=self.anchor,
+            networks=self.networks,
+        )
+        arrays["w_plus"][places] = inversion.w_plus.cpu().numpy()
+        for index, maps in enumerate(inversion.noise):
+            arrays[noise_name(index)][places] = maps[:, 0].cpu().numpy()
+        trace = inversion.trace.cpu().numpy()
+        if "trace" in arrays:
+            arrays["trace"][places] = trace
+        for index, row in enumerate(rows):
+            stopped_at = int(inversion.stopped_at[index])
+            row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
+            if stopped_at >= 0:
+                row.columns |= {
+                    "status": "failed",
+                    "reason": "non_finite_loss",
+                    "message": f"the loss was no longer finite at step {stopped_at} of {inversion.num_steps}: "
+                    "lower learning_rate or the weights of the terms",
+                }
+                continue
+            row.columns |= {name: values[index] for name, values in metrics.items()}
+            row.columns["final_loss"] = float(trace[index, -1, inversion.trace_terms.index("loss")])
+
+
+@dataclass
+class _Row:
+    """One image of a shard on its way to the archive."""
+
+    columns: dict[str, Any]
+    image: DecodedImage | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        assert self.image is not None
+        return self.image.pixels
+
+
+def image_seed(seed: int, image_id: str) -> int:
+    """The random state of one image: the same in every shard, batch and run with this seed."""
+    digest = hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _columns_of(rows: Sequence[_Row]) -> pa.Schema:
+    names = {name for row in rows for name in row.columns}
+    return pa.schema([column for column in ROW_SCHEMA if column.name in names])
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((LONGEST_PREVIEW_SIDE, LONGEST_PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

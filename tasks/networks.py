@@ -1,0 +1,163 @@
+"""Networks by name, for the worker that needs them: generator, perceptual, identity, judge."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from domains.domain import HERE as DOMAINS
+from domains.network_files import load_network
+from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
+from lsap_core.perceptual.judge import JudgeNet
+from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
+
+# Names of the trunks in torch's cache, as torchvision writes them.
+LPIPS_TRUNKS = {
+    "lpips-vgg": "vgg16-397923af.pth",
+    "lpips-alex": "alexnet-owt-7be5be79.pth",
+    "lpips-squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+EMBEDDED = {
+    "digits-features": (DOMAINS / "digits" / "features.safetensors", FeatureNet),
+    "digits-judge": (DOMAINS / "digits" / "judge.safetensors", JudgeNet),
+}
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """Which networks a run looks with, by name.
+
+    Attributes:
+        perceptual: of the loss.
+        metric_perceptual: of the reported LPIPS.
+        identity: of the identity similarity, or None.
+        judge: in no loss, or None.
+        backbones: folder of the LPIPS trunks, or None for torch's cache.
+    """
+
+    perceptual: str
+    metric_perceptual: str
+    identity: str | None = None
+    judge: str | None = None
+    backbones: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that nobody knows, and roles that a network cannot play."""
+        for name in (self.perceptual, self.metric_perceptual):
+            if name not in LPIPS_TRUNKS and name not in EMBEDDED:
+                raise ConfigError(
+                    f'perceptual network "{name}" is not known; wanted one of {", ".join([*LPIPS_TRUNKS, *EMBEDDED])}'
+                )
+        if self.identity is not None and EMBEDDED.get(self.identity, (None, None))[1] is not FeatureNet:
+            raise ConfigError(f'identity network "{self.identity}" is not known; wanted "digits-features" or none')
+        if self.judge is not None and self.judge not in EMBEDDED:
+            raise ConfigError(f'judge "{self.judge}" is not known; wanted one of {", ".join(EMBEDDED)} or none')
+        if self.judge is not None and self.judge == self.perceptual:
+            raise ConfigError(f'"{self.judge}" is the network of the loss, so it cannot judge; name another or none')
+
+    def check(self, config: GeneratorConfig) -> None:
+        """Make sure before any work that every network exists and fits the generator's images.
+
+        Raises:
+            MissingWeightsError: a trunk is not on this machine.
+            ConfigError: an embedded network was trained on images of another size.
+        """
+        for name in {self.perceptual, self.metric_perceptual, self.identity, self.judge} - {None}:
+            assert name is not None
+            if name in LPIPS_TRUNKS:
+                find_trunk(name, self.backbones)
+                continue
+            sizes = load_network(*EMBEDDED[name]).config
+            wanted = (config.resolution, config.image_channels)
+            if (sizes.resolution, sizes.image_channels) != wanted:
+                raise ConfigError(
+                    f"{name} looks at {sizes.image_channels}-channel images of {sizes.resolution} px; the generator "
+                    f"makes {wanted[1]}-channel images of {wanted[0]} px: choose an lpips network"
+                )
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a choice, on a device."""
+
+    perceptual: LpipsDistance | FeatureDistance
+    metric_perceptual: LpipsDistance | FeatureDistance
+    identity: EmbeddingSimilarity | None
+    judge: FeatureDistance | None
+
+
+def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
+    """Load every network of a choice, frozen.
+
+    Raises:
+        MissingWeightsError: a trunk is not on this machine.
+        CheckpointError: a file holds something else.
+    """
+    perceptual = load_perceptual(choice.perceptual, choice.backbones)
+    metric = (
+        perceptual
+        if choice.metric_perceptual == choice.perceptual
+        else load_perceptual(choice.metric_perceptual, choice.backbones)
+    )
+    return Networks(
+        perceptual.to(device),
+        metric.to(device),
+        None if choice.identity is None else EmbeddingSimilarity(load_network(*EMBEDDED[choice.identity])).to(device),
+        None if choice.judge is None else FeatureDistance(load_network(*EMBEDDED[choice.judge])).to(device),
+    )
+
+
+def load_perceptual(name: str, backbones: Path | None) -> LpipsDistance | FeatureDistance:
+    """A perceptual distance by name."""
+    if name in EMBEDDED:
+        return FeatureDistance(load_network(*EMBEDDED[name]))
+    path = find_trunk(name, backbones)
+    try:
+        trunk = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a readable file of weights for {name}: {error}") from error
+    return build_lpips(name.removeprefix("lpips-"), trunk)  # type: ignore[arg-type]
+
+
+def find_trunk(name: str, backbones: Path | None) -> Path:
+    """The file with the trunk of an LPIPS network.
+
+    Raises:
+        MissingWeightsError: it is not there; nothing is ever downloaded.
+    """
+    folder = backbones or Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / LPIPS_TRUNKS[name]
+    if not path.is_file():
+        raise MissingWeightsError(
+            f"{name} needs torchvision's {path.name}, which is not in {folder}; nothing is downloaded at run time: "
+            "copy the file there, or name its folder in the variable LSAP_BACKBONES"
+        )
+    return path
+
+
+def network_digest(name: str, backbones: Path | None) -> str:
+    """SHA-256 of a network's weights as they lie on this machine, 16 hexadecimal digits."""
+    path = EMBEDDED[name][0] if name in EMBEDDED else find_trunk(name, backbones)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def module_device(device: str) -> torch.device:
+    """The device of a name; "auto" is the first GPU, or the CPU without one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on a device in the memory layout that convolutions are fastest in."""
+    return network.to(device=device, memory_format=torch.channels_last)

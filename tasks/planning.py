@@ -1,0 +1,176 @@
+"""What is left to do: the images of a source, minus what the archive already shows, as runs of whole shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lsap_archive import ArchiveWriter, PlannedRow, Provenance, RunPlan, RunWriter
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.inversion.by_optimization import TRACE_TERMS
+from lsap_core.presets import Method
+from tasks.networks import NetworkChoice, network_digest
+from tasks.sources import PlannedImage
+
+PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """A method with everything that decides its result, and the digest of all that.
+
+    Attributes:
+        method: name and settings.
+        config: what the archive keeps of it, JSON values.
+        digest: two runs with the same digest give the same image the same codes.
+    """
+
+    method: Method
+    config: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard that still needs work.
+
+    Attributes:
+        run_id: its run.
+        method: name of the method.
+        shard: its number.
+        num_images: how many images it has.
+        duplicates: image id -> id of the image with the same content.
+    """
+
+    run_id: str
+    method: str
+    shard: int
+    num_images: int
+    duplicates: Mapping[str, str]
+
+
+def plan_method(
+    method: Method,
+    *,
+    generator_digest: str,
+    anchor: str,
+    networks: NetworkChoice,
+    fit: str,
+    seed: int,
+) -> MethodPlan:
+    """Put together what decides a method's result, and digest it."""
+    names = {
+        "perceptual": networks.perceptual,
+        "metric_perceptual": networks.metric_perceptual,
+        "identity": networks.identity,
+        "judge": networks.judge,
+    }
+    config = {
+        "method": method.name,
+        "title": method.title,
+        "base": method.base,
+        "settings": asdict(method.settings),
+        "generator": generator_digest,
+        "anchor": anchor,
+        "networks": {
+            role: None if name is None else {"name": name, "digest": network_digest(name, networks.backbones)}
+            for role, name in names.items()
+        },
+        "fit": fit,
+        "seed": seed,
+    }
+    return MethodPlan(method, config, _digest(config))
+
+
+def plan_runs(
+    archive: ArchiveWriter,
+    methods: Sequence[MethodPlan],
+    images: Sequence[PlannedImage],
+    *,
+    shard_rows: int,
+    start: bool = True,
+) -> tuple[list[RunWriter], list[RunPlan]]:
+    """The runs that have to be worked: unfinished ones first, then a new one for every method with images left.
+
+    An image is left when neither a published nor an unfinished run of the method holds it with the same content.
+
+    Args:
+        archive: the archive, opened for this generator.
+        methods: what to run.
+        images: the source, in order.
+        shard_rows: images of a shard.
+        start: write the new runs' plans into the archive; False only tells what would be written.
+
+    Returns:
+        The runs to work on, and the plans of those among them that are new.
+    """
+    runs: list[RunWriter] = []
+    plans: list[RunPlan] = []
+    for planned in methods:
+        unfinished = archive.unfinished_runs(planned.digest)
+        runs += unfinished
+        taken = set(archive.visible_digests(planned.digest).items())
+        for run in unfinished:
+            table = run.images
+            taken |= set(
+                zip(table.column("image_id").to_pylist(), table.column("digest").to_pylist(), strict=True)
+            )
+        left = [image for image in images if (image.image_id, image.digest) not in taken]
+        if left:
+            plan = run_plan(planned, left, shard_rows)
+            plans.append(plan)
+            if start:
+                runs.append(archive.start_run(plan))
+    return runs, plans
+
+
+def missing_shards(run: RunWriter) -> list[PlannedShard]:
+    """The shards of a run that no attempt has committed, with their duplicates."""
+    table = run.images
+    ids, digests = table.column("image_id").to_pylist(), table.column("digest").to_pylist()
+    first_of: dict[str, str] = {}
+    duplicates: dict[str, str] = {}
+    for image_id, digest in zip(ids, digests, strict=True):
+        if digest.startswith("unreadable:"):
+            continue
+        original = first_of.setdefault(digest, image_id)
+        if original != image_id:
+            duplicates[image_id] = original
+    shards = []
+    for shard in run.missing_shards():
+        members = [ids[row] for row in run.rows_of(shard)]
+        own = {image_id: duplicates[image_id] for image_id in members if image_id in duplicates}
+        shards.append(PlannedShard(run.run_id, run.plan["method"], shard, len(members), own))
+    return shards
+
+
+def bytes_per_image(config: GeneratorConfig) -> int:
+    """Archive bytes of one image before compression: codes and noise maps in float32."""
+    return 4 * (config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides))
+
+
+def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int) -> RunPlan:
+    """The plan of a method over images; the same images and method give the same run id."""
+    rows = tuple(PlannedRow(row, image.image_id, image.uri, image.digest) for row, image in enumerate(images))
+    content = _digest([planned.digest, [(row.image_id, row.digest) for row in rows]])
+    provenance = Provenance.collect(PROVENANCE_PACKAGES, digests={"generator": planned.config["generator"]}).to_dict()
+    del provenance["created"]  # the archive notes the time; a plan is the same whenever it is made
+    settings = planned.method.settings
+    return RunPlan(
+        run_id=f"{planned.method.name}-{content[:16]}",
+        method=planned.method.name,
+        method_digest=planned.digest,
+        config=planned.config,
+        provenance=provenance,
+        rows=rows,
+        shard_rows=shard_rows,
+        trace_steps=settings.trace_steps,
+        trace_terms=TRACE_TERMS,
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:32]

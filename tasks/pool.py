@@ -1,0 +1,249 @@
+"""Where workers run: in this process, or as long-lived Ray actors.
+
+A worker is a plain class: networks in `__init__`, one piece of work in `__call__`. A pool builds it from a factory
+and lends it to one caller at a time. This is the only module that imports ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from tasks.errors import TaskError
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT_SECONDS = 300.0
+POLL_SECONDS = 2.0
+OBJECT_STORE_BYTES = 80 * 2**20  # workers write to storage themselves; only numbers travel
+
+WorkerFactory = Callable[[], Any]
+
+
+class WorkerLostError(TaskError, RuntimeError):
+    """The process of a worker died during a piece of work; the work can be tried again."""
+
+
+class NoWorkerLeftError(TaskError, RuntimeError):
+    """Every worker of a pool is gone for good."""
+
+
+class Pool(Protocol):
+    """Lends workers to callers in any thread."""
+
+    num_workers: int
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of a worker's method; waits for a free worker.
+
+        Raises:
+            WorkerLostError: the worker died; try again.
+            NoWorkerLeftError: no worker is left, or none could be built.
+        """
+        ...
+
+    def progress(self) -> float:
+        """Work under way, in pieces: the sum of what busy workers have done of their present piece."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...
+
+
+class LocalPool:
+    """One worker in this process; for tests and for single images."""
+
+    num_workers = 1
+
+    def __init__(self, factory: WorkerFactory):
+        self._worker = factory()
+        self._lock = threading.Lock()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of the worker's method."""
+        with self._lock:
+            return getattr(self._worker, method)(*arguments)
+
+    def progress(self) -> float:
+        """What the worker has done of its present piece."""
+        return float(self._worker.progress())
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Host:
+    """What runs inside an actor: the worker, built once for each life of the process."""
+
+    def __init__(self, factory: WorkerFactory, num_threads: int):
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._worker = factory()
+
+    def ready(self) -> bool:
+        return True
+
+    def progress(self) -> float:
+        return float(self._worker.progress())
+
+    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        return getattr(self._worker, method)(*arguments)
+
+
+class RayPool:
+    """Long-lived Ray actors, each lent to one caller at a time.
+
+    Ray restarts an actor that died; the caller sees `WorkerLostError` and owns the retry, so that it is visible. An
+    actor that does not answer stays out of the queue until it does; one that never answers again is dropped.
+    """
+
+    def __init__(
+        self,
+        factory: WorkerFactory,
+        *,
+        num_workers: int,
+        address: str = "local",
+        gpus_per_worker: float = 0.0,
+        num_threads: int = 1,
+    ):
+        self._owns_cluster = _join(address, num_workers, gpus_per_worker)
+        actor_class = ray.remote(_Host)
+        self._actors = [
+            actor_class.options(
+                num_cpus=0 if gpus_per_worker else 1,
+                num_gpus=gpus_per_worker,
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=2,  # progress() is answered while call() runs
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads)}},
+            ).remote(factory, num_threads)
+            for _ in range(num_workers)
+        ]
+        self.num_workers = num_workers
+        self._free: queue.Queue[Any] = queue.Queue()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._failure: str | None = None
+        self._num_usable = num_workers
+        self._busy: set[Any] = set()
+        for actor in self._actors:
+            self._readmit_later(actor)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of a worker's method; waits for a free worker."""
+        with self._lease() as actor:
+            try:
+                return ray.get(actor.call.remote(method, arguments))
+            except RayActorError as error:
+                raise WorkerLostError(f"the process of a worker died during {method}: {_one_line(error)}") from error
+            except ray.exceptions.RayTaskError as error:
+                raise error.as_instanceof_cause() from None
+
+    def progress(self) -> float:
+        """What busy workers have done of their present pieces; a worker that does not answer counts 0."""
+        with self._lock:
+            busy = list(self._busy)
+        answers = [actor.progress.remote() for actor in busy]
+        done, _ = ray.wait(answers, num_returns=len(answers), timeout=1.0) if answers else ([], [])
+        total = 0.0
+        for answer in done:
+            with contextlib.suppress(RayActorError):  # its caller is told by call()
+                total += ray.get(answer)
+        return total
+
+    def close(self) -> None:
+        """End the actors, and the cluster if this pool started it."""
+        self._closed.set()
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._owns_cluster:
+            ray.shutdown()
+
+    @contextlib.contextmanager
+    def _lease(self) -> Iterator[Any]:
+        actor = self._take()
+        with self._lock:
+            self._busy.add(actor)
+        lost = False
+        try:
+            yield actor
+        except WorkerLostError:
+            lost = True
+            raise
+        finally:
+            with self._lock:
+                self._busy.discard(actor)
+            if lost:
+                self._readmit_later(actor)
+            else:
+                self._free.put(actor)
+
+    def _take(self) -> Any:
+        while True:
+            with self._lock:
+                if self._num_usable == 0:
+                    raise NoWorkerLeftError(f"no worker is left of {self.num_workers}: {self._failure}")
+            with contextlib.suppress(queue.Empty):
+                return self._free.get(timeout=1.0)
+
+    def _readmit_later(self, actor: Any) -> None:
+        threading.Thread(target=self._readmit, args=(actor,), daemon=True).start()
+
+    def _readmit(self, actor: Any) -> None:
+        """Put an actor into the queue once it answers; drop it when it does not within the limit."""
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        problem = f"it did not answer within {READY_TIMEOUT_SECONDS:.0f} s"
+        while time.monotonic() < deadline and not self._closed.is_set():
+            try:
+                ray.get(actor.ready.remote(), timeout=POLL_SECONDS)
+            except GetTimeoutError:
+                continue
+            except ray.exceptions.ActorUnavailableError as error:
+                problem = _one_line(error)
+                time.sleep(POLL_SECONDS)
+                continue
+            except RayActorError as error:
+                problem = _one_line(error)
+                break
+            self._free.put(actor)
+            return
+        if self._closed.is_set():
+            return
+        logger.error("a worker is given up: %s", problem)
+        with self._lock:
+            self._failure = problem
+            self._num_usable -= 1
+
+
+def _join(address: str, num_workers: int, gpus_per_worker: float) -> bool:
+    """Connect to a cluster, or start a small one in this process; returns whether it was started here."""
+    if ray.is_initialized():
+        return False
+    if address != "local":
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        return False
+    ray.init(
+        address="local",
+        num_cpus=max(num_workers, 1),
+        num_gpus=None if gpus_per_worker else 0,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )
+    return True
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,165 @@
+"""The report of what an archive shows: rows, reference rows, a contact sheet, and where everything lies."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive import Archive, open_archive
+from lsap_core.alignment.references import reference_rows
+from lsap_core.presets import Method
+from tasks.anchor import open_anchor
+from tasks.embed import Preview
+from tasks.networks import NetworkChoice
+from tasks.pool import Pool
+from tasks.prepare import open_writer
+from tasks.report import (
+    ContactCell,
+    ContactRow,
+    MethodInfo,
+    ReportData,
+    render_markdown_table,
+    render_report,
+)
+from tasks.weights import LoadedGenerator, load_generator
+
+VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What the report is about.
+
+    Attributes:
+        title: headline.
+        archive: URL of the archive.
+        generator: path or URL of the weights.
+        domain: name of the domain.
+        methods: methods to compare, in order.
+        networks: which networks measured.
+        anchor: digest of the anchor.
+        config_yaml: the configuration, for print.
+        num_images: images on the contact sheet.
+        measured: numbers of the command: seconds, embedded, num_workers, device.
+    """
+
+    title: str
+    archive: str
+    generator: str
+    domain: str
+    methods: tuple[Method, ...]
+    networks: NetworkChoice
+    anchor: str
+    config_yaml: str
+    num_images: int
+    measured: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report lies, and its table.
+
+    Attributes:
+        url: of the HTML page.
+        table: the comparison with its reference rows, Markdown.
+    """
+
+    url: str
+    table: str
+
+
+def write_report(request: ReportRequest, pool: Pool) -> Report:
+    """Render the report and put it into the archive under `reports/`."""
+    archive = open_archive(request.archive)
+    loaded = load_generator(request.generator)
+    data = _report_data(request, archive, loaded, pool)
+    table = render_markdown_table(data)
+    writer = open_writer(request.archive, loaded)
+    url = writer.put_report("invert.html", render_report(data).encode())
+    writer.put_report("invert.md", table.encode())
+    return Report(url, table)
+
+
+def current_rows(archive: Archive, methods: Sequence[Method], anchor: str) -> pa.Table:
+    """The rows of each method's newest result for each image, with this anchor."""
+    rows = archive.rows()
+    wanted = {run.run_id for run in archive.runs if run.config.get("anchor") == anchor}
+    rows = rows.filter(pc.is_in(rows.column("run_id"), pa.array(sorted(wanted), pa.string())))
+    return rows.filter(pc.is_in(rows.column("method"), pa.array([method.name for method in methods])))
+
+
+def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerator, pool: Pool) -> ReportData:
+    config = loaded.config
+    anchor = open_anchor(request.archive, request.anchor)
+    rows = current_rows(archive, request.methods, request.anchor)
+    seconds, embedded = request.measured["seconds"], request.measured["embedded"]
+    return ReportData(
+        title=request.title,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        archive_url=request.archive,
+        config_yaml=request.config_yaml,
+        domain=request.domain,
+        generator={
+            "name": f"StyleGAN2, {config.resolution} px",
+            "digest": loaded.digest,
+            "resolution": config.resolution,
+            "num_ws": config.num_ws,
+            "w_dim": config.w_dim,
+            "image_channels": config.image_channels,
+        },
+        perceptual=request.networks.metric_perceptual,
+        judge=request.networks.judge,
+        identity=request.networks.identity,
+        methods=tuple(
+            MethodInfo(method.name, method.title, asdict(method.settings), method.base) for method in request.methods
+        ),
+        rows=rows,
+        references=reference_rows(loaded.generator.eval(), anchor).labelled(),
+        contact=_contact_sheet(request, rows, pool),
+        summary={
+            "wall_seconds": seconds,
+            "images_per_second": embedded / seconds if seconds and embedded else None,
+            "num_workers": request.measured["num_workers"],
+            "device": request.measured["device"],
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        },
+        locations=_locations(request.archive, archive),
+    )
+
+
+def _contact_sheet(request: ReportRequest, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:
+    ok = rows.filter(pc.equal(rows.column("status"), "ok")).select(["image_id", "uri", "method"]).to_pylist()
+    methods_of: dict[tuple[str, str], set[str]] = {}
+    for row in ok:
+        methods_of.setdefault((row["image_id"], row["uri"]), set()).add(row["method"])
+    chosen = sorted(methods_of, key=lambda image: -len(methods_of[image]))[: request.num_images]
+    previews: dict[str, dict[str, Preview]] = {}
+    for method in request.methods:
+        images = [image for image in chosen if method.name in methods_of[image]]
+        if images:
+            previews[method.name] = pool.call("preview", method.name, images)
+    sheet = []
+    for image_id, _ in chosen:
+        shown = {name: by_id[image_id] for name, by_id in previews.items() if image_id in by_id}
+        cells = {name: ContactCell(view.reconstruction, view.difference) for name, view in shown.items()}
+        sheet.append(ContactRow(image_id, next(iter(shown.values())).original, cells))
+    return tuple(sheet)
+
+
+def _locations(url: str, archive: Archive) -> dict[str, str]:
+    base = url.rstrip("/")
+    newest = archive.runs[-1].run_id if archive.runs else "<run>"
+    return {
+        "archive": base,
+        "codes (Zarr)": f"{base}/runs/{newest}/w_plus",
+        "rows (Parquet)": f"{base}/runs/{newest}/rows",
+        "manifest": f"{base}/runs/{newest}/_manifest.json",
+        "report": f"{base}/reports/invert.html",
+    }

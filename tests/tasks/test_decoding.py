@@ -1,0 +1,386 @@
+"""decode_image: pixels as published protocols read them, and a reason for every file that cannot be used."""
+
+import io
+import pickle
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.decoding import DecodedImage, decode_image
+from tasks.errors import BadImageError, TaskError
+
+# Made with PIL and torchvision, as the published encoders and projector preprocess (see tests/reference).
+REFERENCE = Path(__file__).parents[1] / "reference" / "preprocess.npz"
+
+
+def save(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def gradient(height: int = 32, width: int = 32) -> NDArray[np.uint8]:
+    """RGB [H, W, 3] in which no two rows, columns or channels are alike."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 5, columns * 3, rows + columns], axis=-1).astype(np.uint8)
+
+
+def decode(data: bytes, **options: Any) -> DecodedImage:
+    return decode_image(data, **{"resolution": 32, "channels": 3} | options)
+
+
+def refuse(data: bytes, **options: Any) -> BadImageError:
+    with pytest.raises(BadImageError) as caught:
+        decode(data, **options)
+    return caught.value
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def sixteen_bit_png(values: NDArray[np.uint16], *extra: bytes) -> bytes:
+    """A PNG of 16 bits, [H, W] grey or [H, W, 3] colour, written by hand: Pillow writes no colour one."""
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [png_chunk(b"IHDR", header), *extra, png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+# --- published protocols -------------------------------------------------------------------------
+
+
+def test_stretch_equals_the_published_encoders() -> None:
+    reference = np.load(REFERENCE)
+    decoded = decode(save(Image.fromarray(reference["in.image"])), resolution=256, fit="stretch")
+    np.testing.assert_array_equal(decoded.pixels, reference["out.u8_encoder"])
+    assert decoded.notes == ("stretched",)
+
+
+def test_crop_equals_the_published_projector() -> None:
+    reference = np.load(REFERENCE)
+    decoded = decode(save(Image.fromarray(reference["in.image"])), resolution=256, fit="crop")
+    np.testing.assert_array_equal(decoded.pixels[::2, ::2], reference["out.u8_projector_sub"])
+    assert (decoded.width, decoded.height) == (420, 300)
+
+
+# --- fitting -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit", ["refuse", "crop", "letterbox", "stretch"])
+def test_image_of_the_right_size_keeps_its_pixels(fit: str) -> None:
+    decoded = decode(save(Image.fromarray(gradient())), fit=fit)
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert decoded.notes == ()
+
+
+def test_crop_keeps_the_centre_of_a_tall_image() -> None:
+    decoded = decode(save(Image.fromarray(gradient(52, 32))), fit="crop")
+    np.testing.assert_array_equal(decoded.pixels, gradient(52, 32)[10:42])
+
+
+def test_letterbox_centres_on_black() -> None:
+    decoded = decode(save(Image.fromarray(gradient(16, 32) // 2 + 100)), fit="letterbox")
+    np.testing.assert_array_equal(decoded.pixels[8:24], gradient(16, 32) // 2 + 100)
+    assert not decoded.pixels[:8].any()
+    assert not decoded.pixels[24:].any()
+    assert decoded.notes == ("upsampled", "letterboxed")
+
+
+def test_not_square_names_the_remedies() -> None:
+    error = refuse(save(Image.fromarray(gradient(32, 33))))
+    assert error.reason == "not_square"
+    assert "33x32" in error.message
+    assert "`source.fit: crop`" in error.message
+    assert "`source.fit: letterbox`" in error.message
+
+
+def test_crop_of_a_very_long_strip_is_refused_before_memory_is_spent() -> None:
+    error = refuse(save(Image.new("L", (60_000, 8))), fit="crop", resolution=1024)
+    assert error.reason == "not_square"
+    assert "cut out" in error.message
+
+
+def test_small_image_is_enlarged_with_a_note() -> None:
+    assert decode(save(Image.fromarray(gradient(16, 16)))).notes == ("upsampled",)
+
+
+# --- what files hold -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_give_the_pixels_back(file_format: str) -> None:
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    decoded = decode(save(Image.fromarray(gradient()), file_format, **options))
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert decoded.notes == ()
+
+
+def test_jpeg_equals_pillow() -> None:
+    data = save(Image.fromarray(gradient()), "JPEG")
+    np.testing.assert_array_equal(decode(data).pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_gif_of_one_frame_is_an_image() -> None:
+    data = save(Image.fromarray(gradient()).quantize(64), "GIF")
+    np.testing.assert_array_equal(decode(data).pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey_fills_the_channels(mode: str) -> None:
+    grey = Image.fromarray(gradient()[..., 0]).convert(mode)
+    decoded = decode(save(grey))
+    np.testing.assert_array_equal(decoded.pixels, np.asarray(grey.convert("RGB")))
+
+
+def test_palette_with_a_transparent_entry_lies_over_white() -> None:
+    image = Image.new("P", (32, 32), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(1, (0, 0, 16, 32))
+    decoded = decode(save(image, transparency=0))
+    assert decoded.pixels[0, 0].tolist() == [200, 100, 50]
+    assert decoded.pixels[0, 31].tolist() == [255, 255, 255]
+    assert decoded.notes == ("alpha_over_white",)
+
+
+def test_alpha_lies_over_white() -> None:
+    image = Image.new("RGBA", (32, 32), (100, 0, 200, 51))  # a fifth of the colour, four fifths of white
+    decoded = decode(save(image))
+    assert decoded.pixels[0, 0].tolist() == [224, 204, 244]
+    assert decoded.notes == ("alpha_over_white",)
+
+
+def test_opaque_alpha_changes_nothing() -> None:
+    image = Image.fromarray(gradient())
+    image.putalpha(255)
+    decoded = decode(save(image))
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert decoded.notes == ()
+
+
+def test_grey_with_alpha_lies_over_white_as_luminance() -> None:
+    decoded = decode(save(Image.new("LA", (32, 32), (0, 0))), channels=1)
+    assert np.unique(decoded.pixels).tolist() == [255]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    decoded = decode(save(Image.new("CMYK", (32, 32), (255, 0, 0, 0)), "JPEG", quality=100))
+    np.testing.assert_allclose(decoded.pixels[16, 16], [0, 255, 255], atol=2)  # full cyan
+    assert decoded.notes == ("cmyk_to_rgb",)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    values = np.linspace(0, 65535, 1024).round().astype(np.uint16).reshape(32, 32)
+    for data in (sixteen_bit_png(values), save(Image.fromarray(values), "TIFF")):
+        decoded = decode(data, channels=1)
+        np.testing.assert_array_equal(decoded.pixels[..., 0], values // 256)
+        assert decoded.notes == ("16_bit_to_8_bit",)
+
+
+def test_sixteen_bit_grey_and_colour_come_out_alike() -> None:
+    values = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
+    colour = decode(sixteen_bit_png(np.stack([values] * 3, axis=-1)))
+    assert colour.notes == ("16_bit_to_8_bit",)
+    np.testing.assert_array_equal(colour.pixels, decode(sixteen_bit_png(values)).pixels)
+
+
+def test_sixteen_bit_grey_with_a_transparent_value() -> None:
+    values = np.full((32, 32), 300, np.uint16)
+    values[:, 16:] = 301
+    decoded = decode(sixteen_bit_png(values, png_chunk(b"tRNS", struct.pack(">H", 301))))
+    assert decoded.pixels[0, 0].tolist() == [1, 1, 1]
+    assert decoded.pixels[0, 31].tolist() == [255, 255, 255]
+
+
+def test_float_tiff_of_unit_range_is_scaled() -> None:
+    values = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    decoded = decode(save(Image.fromarray(values), "TIFF"), channels=1)
+    np.testing.assert_array_equal(decoded.pixels[..., 0], np.rint(values * 255))
+    assert decoded.notes == ("float_to_8_bit",)
+
+
+@pytest.mark.parametrize("value", [255.0, -0.5, float("nan"), float("inf")])
+def test_float_tiff_of_another_range_is_refused(value: float) -> None:
+    values = np.zeros((32, 32), np.float32)
+    values[0, 0] = value
+    error = refuse(save(Image.fromarray(values), "TIFF"))
+    assert error.reason == "unsupported_depth"
+    assert "scale them" in error.message
+
+
+def test_whole_numbers_of_32_bits_are_refused() -> None:
+    error = refuse(save(Image.fromarray(np.zeros((32, 32), np.int32)), "TIFF"))
+    assert error.reason == "unsupported_depth"
+    assert "save the image with 8 or 16 bits" in error.message
+
+
+def test_lab_is_refused() -> None:
+    error = refuse(save(Image.new("LAB", (32, 32)), "TIFF"))
+    assert error.reason == "unsupported_colour"
+    assert "save the image as RGB" in error.message
+
+
+def test_one_channel_is_luminance() -> None:
+    decoded = decode(save(Image.new("RGB", (32, 32), (255, 0, 0))), channels=1)
+    assert decoded.pixels.shape == (32, 32, 1)
+    assert np.unique(decoded.pixels).tolist() == [76]  # 0.299 * 255, ITU-R 601
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(file_format: str, orientation: int) -> None:
+    """A viewer shows `shown`; the file stores it turned, with the tag that turns it back."""
+    shown = gradient(32, 20)
+    stored = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.swapaxes(0, 1),
+        6: np.rot90(shown, 1),
+        7: shown[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(shown, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    decoded = decode(save(image, file_format, exif=exif, **options), fit="letterbox")
+    assert (decoded.width, decoded.height) == (20, 32)
+    np.testing.assert_array_equal(decoded.pixels[:, 6:26], shown)
+    if file_format != "TIFF":  # Pillow turns these while it reads
+        assert ("rotated_by_exif" in decoded.notes) == (orientation != 1)
+
+
+def test_exif_rotated_jpeg_reports_the_size_as_shown() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode(save(Image.fromarray(gradient(24, 40)), "JPEG", exif=exif), fit="crop")
+    assert (decoded.width, decoded.height) == (24, 40)
+    assert decoded.notes == ("rotated_by_exif", "upsampled", "cropped")
+
+
+def test_unreadable_exif_does_not_cost_the_image() -> None:
+    data = save(Image.fromarray(gradient()), "PNG", exif=b"Exif\0\0MM\0\x2b broken")
+    decoded = decode(data)
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert decoded.notes == ("exif_unreadable",)
+
+
+# --- files that cannot be used -------------------------------------------------------------------
+
+
+def test_no_bytes() -> None:
+    error = refuse(b"")
+    assert error.reason == "empty"
+    assert "copy it again" in error.message
+
+
+@pytest.mark.parametrize("data", [b"notes on the pictures, not a picture\n", b"P4ragraph", b"\0" * 64, b"\xff\xd8"])
+def test_other_bytes_are_no_image(data: bytes) -> None:
+    error = refuse(data)
+    assert error.reason == "not_an_image"
+    assert repr(data[:8]) in error.message
+    assert "convert it" in error.message
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
+def test_half_a_file_is_truncated(file_format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    data = save(Image.fromarray(noise), file_format)
+    error = refuse(data[: len(data) // 2])
+    assert error.reason == "truncated"
+    assert f"{len(data) // 2} bytes" in error.message
+    assert "copy it again" in error.message
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "GIF"])
+def test_header_alone_is_truncated(file_format: str) -> None:
+    assert refuse(save(Image.fromarray(gradient()), file_format)[:20]).reason == "truncated"
+
+
+def test_damaged_middle_is_corrupt() -> None:
+    data = bytearray(save(Image.fromarray(gradient())))
+    middle = data.index(b"IDAT") + 12
+    data[middle : middle + 40] = b"\xaa" * 40
+    error = refuse(bytes(data))
+    assert error.reason == "corrupt"
+    assert "copy it again" in error.message
+
+
+@pytest.mark.parametrize(
+    ("file_format", "reason"), [("GIF", "animated"), ("PNG", "animated"), ("WEBP", "animated"), ("TIFF", "multipage")]
+)
+def test_several_frames_are_refused(file_format: str, reason: str) -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue")]
+    error = refuse(save(frames[0], file_format, save_all=True, append_images=frames[1:]))
+    assert error.reason == reason
+    assert "3 frames" in error.message
+    assert "save each one" in error.message
+
+
+def test_first_picture_of_a_phone_file_is_the_photograph() -> None:
+    red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    decoded = decode(save(red, "MPO", save_all=True, append_images=[blue]))
+    np.testing.assert_allclose(decoded.pixels[0, 0], [255, 0, 0], atol=3)
+    assert decoded.notes == ("first_of_several_pictures",)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 32), (32, 7)])
+def test_smaller_than_the_limit(size: tuple[int, int]) -> None:
+    error = refuse(save(Image.new("L", size)))
+    assert error.reason == "too_small"
+    assert f"{size[0]}x{size[1]}" in error.message
+    assert "at least 8" in error.message
+
+
+def test_limit_of_the_side_is_a_parameter() -> None:
+    assert decode(save(Image.new("L", (7, 7))), min_side=7).width == 7
+
+
+@pytest.mark.parametrize("side", [9_500, 60_000, 2**31 - 1])
+def test_decompression_bomb_is_refused_by_its_header(side: int) -> None:
+    """9,500 px is where Pillow would only warn."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    idat = png_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    error = refuse(b"\x89PNG\r\n\x1a\n" + header + idat + png_chunk(b"IEND", b""))
+    assert error.reason == "too_large"
+    assert f"{side}x{side}" in error.message
+    assert "shrink" in error.message
+
+
+def test_bomb_in_webp_is_refused() -> None:
+    """Pillow's reader itself refuses this header, before ours can look at it."""
+    body = b"VP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + struct.pack("<I", 16382)[:3] * 2
+    error = refuse(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body)
+    assert error.reason == "too_large"
+    assert "shrink" in error.message
+
+
+def test_limit_of_the_pixels_is_a_parameter() -> None:
+    assert refuse(save(Image.new("L", (32, 32))), max_pixels=1023).reason == "too_large"
+
+
+def test_error_survives_the_way_between_processes() -> None:
+    error = refuse(b"")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.reason, str(again)) == (BadImageError, "empty", error.message)
+    assert isinstance(again, TaskError)
+    assert isinstance(again, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"fit": "cover"}, "'cover'.*letterbox"), ({"channels": 4}, "4.*RGB"), ({"resolution": 0}, "resolution is 0")],
+)
+def test_wrong_arguments_are_not_booked_on_the_image(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match) as caught:
+        decode(save(Image.fromarray(gradient())), **options)
+    assert not isinstance(caught.value, BadImageError)
