@@ -100,30 +100,28 @@ def generators(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def run(benchmark: Benchmark[C], cells: Sequence[C], options: argparse.Namespace) -> None:
-    """Measure every cell, print the table as it grows, then write one JSON line for each cell."""
+    """Measure every cell: a row of the table and a JSON line, written as soon as the cell is done."""
     device = torch.device(options.device)
     surroundings = environment(device, options.commit)
     print(f"{benchmark.name} on {surroundings['device_name']}, {options.threads} thread(s); ms per {benchmark.per}")
     print(_header(cells[0]), flush=True)
-    lines: list[dict[str, Any]] = []
+    lines: list[str] = []
     for cell in cells:
-        lines.append(
-            {
-                "benchmark": benchmark.name,
-                **surroundings,
-                "load_average": [round(load, 2) for load in os.getloadavg()],
-                "sizes": asdict(cell),
-                **compare(benchmark, cell, repeats=options.repeats, device=device),
-            }
-        )
-        print(_row(lines[-1]), flush=True)
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+        result = {
+            "benchmark": benchmark.name,
+            **surroundings,
+            "load_average": [round(load, 2) for load in os.getloadavg()],
+            "sizes": asdict(cell),
+            **compare(benchmark, cell, repeats=options.repeats, device=device),
+        }
+        print(_row(result), flush=True)
+        lines.append(json.dumps(result))
+        if options.output is not None:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            with options.output.open("a") as file:
+                print(lines[-1], file=file)
     if options.output is None:
-        print(text, end="")
-    else:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("a") as file:
-            file.write(text)
+        print("\n".join(lines))
 
 
 def compare(benchmark: Benchmark[C], cell: C, *, repeats: int, device: torch.device) -> dict[str, Any]:

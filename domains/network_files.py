@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints import CanonicalCheckpoint, build_generator, from_canonical, to_metadata
 from lsap_core.generators.generator import Generator
 from lsap_core.perceptual.features import FeatureNet, FeatureNetConfig
 from lsap_core.perceptual.judge import JudgeNet
-
-KINDS: dict[str, type[FeatureNet] | type[JudgeNet]] = {"FeatureNet": FeatureNet, "JudgeNet": JudgeNet}
 
 
 def save_network(path: Path, network: nn.Module) -> None:
@@ -31,12 +30,7 @@ def load_network(path: Path, kind: type[FeatureNet] | type[JudgeNet]) -> nn.Modu
     Raises:
         CheckpointError: the file is another kind of network, or not a network at all.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    state, metadata = _read(path)
     if metadata.get("kind") != kind.__name__:
         raise CheckpointError(f"{path} holds a {metadata.get('kind', 'file without a kind')}; wanted a {kind.__name__}")
     network = kind(FeatureNetConfig.from_dict(json.loads(metadata["config"])))
@@ -48,7 +42,24 @@ def load_network(path: Path, kind: type[FeatureNet] | type[JudgeNet]) -> nn.Modu
 
 
 def save_generator(path: Path, generator: Generator) -> None:
-    """Write a generator in the canonical layout."""
-    state = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
-    metadata = {"kind": "Generator", "config": json.dumps(generator.config.to_dict()), "format_version": "1"}
-    save_file(state, path, metadata=metadata)
+    """Write a generator in the canonical layout that `lsap generator describe` reads."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    save_file(state, path, metadata=to_metadata(CanonicalCheckpoint(generator.config, state)))
+
+
+def load_generator_file(path: Path) -> Generator:
+    """Read a generator in the canonical layout, in eval mode, not frozen.
+
+    Raises:
+        CheckpointError: the file holds something else.
+    """
+    state, metadata = _read(path)
+    return build_generator(from_canonical(state, metadata))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error

@@ -21,7 +21,7 @@ from lsap_archive import RunWriter, StoreUnavailableError
 from tasks.embed import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
 from tasks.errors import SourceError
 from tasks.planning import PlannedShard
-from tasks.pool import Pool, RayPool, WorkerLostError
+from tasks.pool import LocalPool, Pool, RayPool, WorkerLostError
 from tasks.prepare import Prepared, Request, prepare
 from tasks.settings import Settings
 from tasks.summarize import Report, ReportRequest, write_report
@@ -132,7 +132,7 @@ def request_of(resolved: ResolvedRun) -> Request:
 
 
 def open_pool(resolved: ResolvedRun, prepared: Prepared, settings: Settings) -> Pool:
-    """Long-lived Ray actors, each with its own networks."""
+    """Long-lived Ray actors, each with its own networks; this process alone when only the report is left to do."""
     run = resolved.run
     spec = EmbedSpec(
         archive=run.archive,
@@ -144,11 +144,14 @@ def open_pool(resolved: ResolvedRun, prepared: Prepared, settings: Settings) -> 
         batch_size=resolved.batch_size,
         device=run.workers.device,
     )
+    build_worker = functools.partial(EmbedWorker, spec)
+    if not prepared.shards:
+        return LocalPool(build_worker)
     return RayPool(
-        functools.partial(EmbedWorker, spec),
+        build_worker,
         num_workers=run.workers.count,
         address=settings.ray_address,
-        gpus_per_worker=run.workers.gpus_each,
+        gpus_per_worker=0.0 if run.workers.device == "cpu" else run.workers.gpus_each,
         num_threads=run.workers.threads,
     )
 
@@ -189,9 +192,7 @@ def embed(pool: Pool, shard: PlannedShard, advance: Callable[[int], None]) -> Sh
     """Hand one shard to a worker and wait; only numbers come back."""
     outcome: ShardOutcome = pool.call("embed", ShardWork(shard.run_id, shard.shard, shard.duplicates))
     advance(shard.num_images)
-    get_run_logger().info(
-        "%s shard %d: %s in %.1f s", shard.method, shard.shard, outcome.by_status, outcome.seconds
-    )
+    get_run_logger().info("%s shard %d: %s in %.1f s", shard.method, shard.shard, outcome.by_status, outcome.seconds)
     return outcome
 
 

@@ -16,7 +16,6 @@ from tasks.anchor import AnchorOptions
 from tasks.networks import NetworkChoice
 from tasks.settings import Settings
 
-
 Value = TypeVar("Value")
 
 
@@ -40,7 +39,9 @@ class WorkerParameters(_Parameters):
     """How many workers embed, and on what."""
 
     count: int = Field(2, ge=1, description="workers, each with its own networks")
-    gpus_each: float = Field(0.0, ge=0.0, description="GPUs, or the share of one, for each worker")
+    gpus_each: float | None = Field(
+        None, ge=0.0, description="GPUs, or the share of one, for each worker; by default the cluster's are shared out"
+    )
     threads: int = Field(1, ge=1, description="CPU threads for each worker")
     device: str = Field("auto", description='"auto", "cpu", "cuda", ...')
 

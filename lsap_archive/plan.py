@@ -67,9 +67,7 @@ class RunPlan:
         object.__setattr__(self, "trace_steps", tuple(int(step) for step in self.trace_steps))
         object.__setattr__(self, "trace_terms", tuple(self.trace_terms))
         if not self.rows:
-            raise ArchiveMismatchError(
-                f"the plan of run {self.run_id} has no images: there is nothing to run"
-            )
+            raise ArchiveMismatchError(f"the plan of run {self.run_id} has no images: there is nothing to run")
         for index, planned in enumerate(self.rows):
             if planned.row != index:
                 raise ArchiveMismatchError(
@@ -78,14 +76,11 @@ class RunPlan:
                 )
         twice = [image_id for image_id, times in Counter(p.image_id for p in self.rows).items() if times > 1]
         if twice:
-            raise ArchiveMismatchError(
-                f"image {twice[0]} is planned twice in run {self.run_id}: plan it once"
-            )
+            raise ArchiveMismatchError(f"image {twice[0]} is planned twice in run {self.run_id}: plan it once")
         inner = min(INNER_CHUNK_ROWS, self.shard_rows)
         if self.shard_rows < 1 or self.shard_rows % inner:
             raise ArchiveMismatchError(
-                f"shard_rows is {self.shard_rows}: 1 to {INNER_CHUNK_ROWS}, or a multiple of "
-                f"{INNER_CHUNK_ROWS}"
+                f"shard_rows is {self.shard_rows}: 1 to {INNER_CHUNK_ROWS}, or a multiple of {INNER_CHUNK_ROWS}"
             )
         if bool(self.trace_steps) != bool(self.trace_terms):
             raise ArchiveMismatchError(

@@ -33,8 +33,7 @@ def read_header(store: Store) -> tuple[dict[str, str], Geometry]:
         data = store.get(ARCHIVE_KEY)
     except ArchiveNotFoundError as error:
         raise ArchiveNotFoundError(
-            f"{store.url} is not an archive (it has no {ARCHIVE_KEY}): check the URL, or run a flow that "
-            "writes it"
+            f"{store.url} is not an archive (it has no {ARCHIVE_KEY}): check the URL, or run a flow that writes it"
         ) from error
     values = decode_document(data, store.join(ARCHIVE_KEY))
     check_version(values, store.join(ARCHIVE_KEY))

@@ -182,9 +182,7 @@ class Archive:
             return self._rows
         unknown = [name for name in columns if name not in ROW_SCHEMA.names]
         if unknown:
-            raise ArchiveKeyError(
-                f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}"
-            )
+            raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
         return self._rows.select(list(columns))
 
     def sql(self, query: str, **params: Any) -> pa.Table:
@@ -257,8 +255,7 @@ class Archive:
         kinds = {(self._manifests[run].trace_steps, self._manifests[run].trace_terms) for run, _ in places}
         if len(kinds) > 1:
             raise ArchiveMismatchError(
-                f"{self.url}: the images come from {len(kinds)} runs with different traces: ask by method "
-                "digest"
+                f"{self.url}: the images come from {len(kinds)} runs with different traces: ask by method digest"
             )
         if not kinds:
             raise ArchiveKeyError(f"{self.url}: no image ids were given: a trace needs at least one")
@@ -288,9 +285,7 @@ class Archive:
         wanted = (self.geometry.num_ws, self.geometry.w_dim)
         target = np.asarray(code, dtype=np.float64)
         if target.shape not in (wanted, wanted[1:]) or not np.isfinite(target).all():
-            raise ArchiveMismatchError(
-                f"the code is {target.shape}: finite {wanted} or {wanted[1:]} is wanted"
-            )
+            raise ArchiveMismatchError(f"the code is {target.shape}: finite {wanted} or {wanted[1:]} is wanted")
         if k < 1:
             raise ArchiveMismatchError(f"k is {k}: at least 1 is wanted")
         best: list[tuple[float, str, int]] = []
@@ -384,17 +379,13 @@ class Archive:
         """Number of the run, and row in its arrays, where an image's code stands."""
         indices = self._indices_of(method)
         if image_id not in indices:
-            raise ArchiveKeyError(
-                f"{self.url} has no image {image_id} of method {method}: see rows() for the ids"
-            )
+            raise ArchiveKeyError(f"{self.url} has no image {image_id} of method {method}: see rows() for the ids")
         index, seen = indices[image_id][-1], {image_id}
         while self._status[index] == DUPLICATE:
             index = self._original(index, method)
             original = self._row(index)["image_id"]
             if original in seen:
-                raise CorruptArchiveError(
-                    f"{self.url}: image {image_id} is a duplicate of itself: run it again"
-                )
+                raise CorruptArchiveError(f"{self.url}: image {image_id} is a duplicate of itself: run it again")
             seen.add(original)
         if self._status[index] != OK:
             row = self._row(index)

@@ -86,9 +86,7 @@ class RunWriter:
             raise ArchiveNotFoundError(
                 f"{store.url} has no run {run_id}: start it with ArchiveWriter.start_run"
             ) from error
-        self.layouts = array_layouts(
-            geometry, tuple(self.plan["trace_steps"]), tuple(self.plan["trace_terms"])
-        )
+        self.layouts = array_layouts(geometry, tuple(self.plan["trace_steps"]), tuple(self.plan["trace_terms"]))
         self._metadata: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
@@ -136,9 +134,7 @@ class RunWriter:
         key = f"{self._prefix}/{IMAGES_NAME}"
         table = from_parquet(self.store.get(key), IMAGES_SCHEMA, self.store.join(key))
         if images_digest(table) != self.plan["images_digest"]:
-            raise CorruptArchiveError(
-                f"{self.store.join(key)} does not hold the planned images: start a new run"
-            )
+            raise CorruptArchiveError(f"{self.store.join(key)} does not hold the planned images: start a new run")
         return table
 
     def rows_of(self, shard: int) -> range:
@@ -148,9 +144,7 @@ class RunWriter:
             ArchiveMismatchError: no such shard.
         """
         if not 0 <= shard < self.num_shards:
-            raise ArchiveMismatchError(
-                f"run {self.run_id} has shards 0 to {self.num_shards - 1}, not {shard}"
-            )
+            raise ArchiveMismatchError(f"run {self.run_id} has shards 0 to {self.num_shards - 1}, not {shard}")
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def planned_rows(self, shard: int) -> pa.Table:
@@ -401,9 +395,7 @@ class RunWriter:
                 "give w_plus, and either every noise map or none"
             )
 
-    def _check_values(
-        self, layout: ArrayLayout, values: Floats, is_ok: np.ndarray[Any, Any], shard: int
-    ) -> None:
+    def _check_values(self, layout: ArrayLayout, values: Floats, is_ok: np.ndarray[Any, Any], shard: int) -> None:
         """Refuse a wrong shape or type, and ok rows that are not finite (the trace may have gaps)."""
         where = f"{layout.name} of shard {shard} of run {self.run_id}"
         wanted = (len(is_ok), *layout.item_shape)

@@ -149,9 +149,7 @@ def from_parquet(data: bytes, schema: Any, name: str, columns: list[str] | None 
             there = set(file.schema_arrow.names)
             table = file.read(columns=[field.name for field in fields if field.name in there])
         arrays = [
-            table.column(field.name).cast(field.type)
-            if field.name in there
-            else pa.nulls(table.num_rows, field.type)
+            table.column(field.name).cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
             for field in fields
         ]
         missing = [field.name for field in fields if not field.nullable and field.name not in there]
@@ -170,9 +168,7 @@ def _cast(column: Any, field: Any, where: str) -> Any:
             f"{where}: column {field.name} is {column.type}, {field.type} is wanted ({_first_line(error)})"
         ) from error
     if not field.nullable and column.null_count:
-        raise ArchiveMismatchError(
-            f"{where}: column {field.name} has {column.null_count} nulls: give a value"
-        )
+        raise ArchiveMismatchError(f"{where}: column {field.name} has {column.null_count} nulls: give a value")
     return column
 
 
@@ -181,13 +177,10 @@ def _check_status(table: Any, where: str) -> None:
     if unknown:
         raise ArchiveMismatchError(f"{where}: status {unknown[0]!r}: one of {', '.join(STATUSES)} is wanted")
     for status, column in ((FAILED, "reason"), (DUPLICATE, "duplicate_of")):
-        bad = table.filter(
-            pc.and_(pc.equal(table.column("status"), status), pc.is_null(table.column(column)))
-        )
+        bad = table.filter(pc.and_(pc.equal(table.column("status"), status), pc.is_null(table.column(column))))
         if bad.num_rows:
             raise ArchiveMismatchError(
-                f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {column}: give "
-                "one"
+                f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {column}: give one"
             )
 
 

@@ -83,20 +83,15 @@ class Store:
             return cls(root, "file", LocalFileSystem(auto_mkdir=False), root, {})
         if "@" in rest.partition("/")[0]:
             raise ArchiveMismatchError(
-                f"a {scheme}:// URL holds credentials before an '@': pass them as storage_options or "
-                "environment"
+                f"a {scheme}:// URL holds credentials before an '@': pass them as storage_options or environment"
             )
         if scheme not in ("memory", "s3"):
-            raise ArchiveMismatchError(
-                f"{scheme}:// is not known: use a local path, file://, memory:// or s3://"
-            )
+            raise ArchiveMismatchError(f"{scheme}:// is not known: use a local path, file://, memory:// or s3://")
         if "?" in rest or "#" in rest:
             raise ArchiveMismatchError(f"a {scheme}:// URL holds '?' or '#': give bucket and prefix only")
         root = rest.strip("/")
         if not root or any(part in ("", ".", "..") for part in root.split("/")):
-            raise ArchiveMismatchError(
-                f"{scheme}://{root} names no bucket and prefix: give {scheme}://name/prefix"
-            )
+            raise ArchiveMismatchError(f"{scheme}://{root} names no bucket and prefix: give {scheme}://name/prefix")
         options = dict(storage_options or {}) if scheme == "s3" else {}
         try:
             extra = {"use_listings_cache": False} if scheme == "s3" else {}
@@ -196,9 +191,7 @@ class Store:
             return self._guard("write", key, lambda: _create_local(path, data))
         for attempt in range(_CONFLICT_TRIES):
             try:
-                self._guard(
-                    "write", key, lambda: self._fs.pipe_file(path, data, mode="create"), raw=_LOST_RACE
-                )
+                self._guard("write", key, lambda: self._fs.pipe_file(path, data, mode="create"), raw=_LOST_RACE)
             except _LOST_RACE as error:
                 if _is_taken(error):
                     return False
@@ -287,18 +280,14 @@ class Store:
         path = self._path(prefix)
         nothing: list[dict[str, Any]] = []
         infos = self._guard("list", prefix, lambda: self._fs.ls(path, detail=True), missing=nothing)
-        return sorted(
-            info["name"].rstrip("/").rsplit("/", 1)[1] for info in infos if info["type"] == "directory"
-        )
+        return sorted(info["name"].rstrip("/").rsplit("/", 1)[1] for info in infos if info["type"] == "directory")
 
     def _path(self, key: str) -> str:
         parts = key.split("/")
         if any(part in ("", ".", "..") or part.startswith(_TEMPORARY) for part in parts):
             raise ArchiveMismatchError(f"key {key!r} would leave {self.url}: name an object below it")
         if any(character in "\\?#*" or not character.isprintable() for character in key):
-            raise ArchiveMismatchError(
-                f"key {key!r} holds a character that not every store keeps: leave it out"
-            )
+            raise ArchiveMismatchError(f"key {key!r} holds a character that not every store keeps: leave it out")
         return f"{self._root}/{key}"
 
     def _guard(
@@ -330,30 +319,18 @@ class Store:
         name = type(error).__name__
         code = _error_code(error)
         if code == "NoSuchBucket":
-            text = (
-                f"bucket {self._root.split('/')[0]} of {self.url} does not exist: create it or "
-                "correct the URL"
-            )
+            text = f"bucket {self._root.split('/')[0]} of {self.url} does not exist: create it or correct the URL"
         elif isinstance(error, (FileNotFoundError, IsADirectoryError)):
             return self._not_found(key)
         elif isinstance(error, PermissionError):
-            text = (
-                f"cannot {verb} {where}: permission denied; check the credentials and what they may do there"
-            )
+            text = f"cannot {verb} {where}: permission denied; check the credentials and what they may do there"
         elif "Credentials" in name:
-            text = (
-                f"cannot {verb} {where}: no credentials found; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY"
-            )
+            text = f"cannot {verb} {where}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         elif "Connect" in name or "Timeout" in name or isinstance(error, TimeoutError):
-            text = (
-                f"cannot {verb} {where}: {self._endpoint} does not answer; check the network and endpoint_url"
-            )
+            text = f"cannot {verb} {where}: {self._endpoint} does not answer; check the network and endpoint_url"
         else:
             detail = code or getattr(error, "strerror", None) or str(error)
-            text = (
-                f"cannot {verb} {where}: the store answered {name} ({detail}); check the store and try again"
-            )
+            text = f"cannot {verb} {where}: the store answered {name} ({detail}); check the store and try again"
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return StoreUnavailableError(text)

@@ -135,9 +135,7 @@ def _verify_run(store: Store, run_id: str, geometry: Geometry, report: VerifyRep
     for name in ("plan.json", IMAGES_NAME, "zarr.json", "w_plus/zarr.json"):
         if name not in files:
             report.problems.append(Problem(f"{run_prefix(run_id)}/{name}", "no entry in the manifest", "one"))
-    metadata = {
-        name: _checked(store, run_id, files[name], report) for name in files if name.endswith(".json")
-    }
+    metadata = {name: _checked(store, run_id, files[name], report) for name in files if name.endswith(".json")}
     if IMAGES_NAME in files:
         _verify_images(_checked(store, run_id, files[IMAGES_NAME], report), manifest, metadata, report)
     rows: list[tuple[str, ...]] = []
@@ -148,9 +146,7 @@ def _verify_run(store: Store, run_id: str, geometry: Geometry, report: VerifyRep
         report.count(status, number)
     report.count("rows", len(rows))
     if found != manifest.rows_by_status and len(rows) == manifest.num_rows:
-        report.problems.append(
-            Problem(manifest_key(run_id), f"rows {found}", f"rows {manifest.rows_by_status}")
-        )
+        report.problems.append(Problem(manifest_key(run_id), f"rows {found}", f"rows {manifest.rows_by_status}"))
     _note_others(store, run_id, set(files), report)
     return rows
 
@@ -191,9 +187,7 @@ def _verify_shard(
             continue
         blob = _checked(store, run_id, files[chunk], report)
         if blob is not None and array_json is not None:
-            _verify_values(
-                blob, array_json, shard, f"{run_prefix(run_id)}/{chunk}", is_ok, layout.name, report
-            )
+            _verify_values(blob, array_json, shard, f"{run_prefix(run_id)}/{chunk}", is_ok, layout.name, report)
     columns = [table.column(column).to_pylist() for column in ("image_id", "digest", "status")]
     return [(manifest.created, manifest.method_digest, *row) for row in zip(*columns, strict=True)]
 
@@ -222,9 +216,7 @@ def _verify_values(
     if array != TRACE and (is_ok & ~finite).any():
         rows = np.flatnonzero(is_ok & ~finite)
         report.problems.append(
-            Problem(
-                key, f"values that are not finite at {len(rows)} ok rows, first {rows[0]}", "finite values"
-            )
+            Problem(key, f"values that are not finite at {len(rows)} ok rows, first {rows[0]}", "finite values")
         )
     if (~is_ok & ~empty).any():
         rows = np.flatnonzero(~is_ok & ~empty)
@@ -289,9 +281,7 @@ def _note_staging(store: Store, run_id: str, winners: set[str], report: VerifyRe
     attempts = {key.split("/")[4]: "/".join(key.split("/")[:5]) for key in store.keys(staging_prefix(run_id))}
     for attempt, folder in sorted(attempts.items()):
         if attempt not in winners:
-            report.information.append(
-                f"{folder} was staged and never promoted: an attempt that was cut short"
-            )
+            report.information.append(f"{folder} was staged and never promoted: an attempt that was cut short")
 
 
 def _verify_unique(runs: list[tuple[str, list[tuple[str, ...]]]], report: VerifyReport) -> None:

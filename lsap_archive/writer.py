@@ -76,11 +76,7 @@ class ArchiveWriter:
             "created": now(),
         }
         data = encode_document(document, ARCHIVE_KEY)
-        if (
-            not store.exists(ARCHIVE_KEY)
-            and store.create(ARCHIVE_KEY, data)
-            and store.create(ARCHIVE_KEY, data)
-        ):
+        if not store.exists(ARCHIVE_KEY) and store.create(ARCHIVE_KEY, data) and store.create(ARCHIVE_KEY, data):
             raise StoreUnavailableError(
                 f"{store.url} overwrites what was asked to be create-only, so two writers could both win: "
                 "use a store with conditional writes (AWS S3, MinIO, Ceph, a local disk)"
@@ -155,9 +151,7 @@ class ArchiveWriter:
             method_digest: only runs of this method; None for all.
         """
         return [
-            run
-            for run in self.runs()
-            if not run.is_published and method_digest in (None, run.plan["method_digest"])
+            run for run in self.runs() if not run.is_published and method_digest in (None, run.plan["method_digest"])
         ]
 
     def visible_digests(self, method_digest: str, *, statuses: Collection[str] = STATUSES) -> dict[str, str]:

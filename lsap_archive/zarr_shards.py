@@ -179,9 +179,7 @@ class PublishedObjects(ZarrStore):
     supports_deletes = False
     supports_listing = True
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The object or a range of it; None if the manifest does not name it."""
         if key not in self.sizes:
             return None

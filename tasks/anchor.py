@@ -30,9 +30,7 @@ class AnchorOptions:
 
     def digest(self, generator_digest: str) -> str:
         """The anchor's name."""
-        return anchor_digest(
-            generator_digest, num_samples=self.num_samples, style_set=self.style_set, seed=self.seed
-        )
+        return anchor_digest(generator_digest, num_samples=self.num_samples, style_set=self.style_set, seed=self.seed)
 
 
 def keep_anchor(archive: ArchiveWriter, generator: Generator, generator_digest: str, options: AnchorOptions) -> str:

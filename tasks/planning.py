@@ -115,9 +115,7 @@ def plan_runs(
         taken = set(archive.visible_digests(planned.digest).items())
         for run in unfinished:
             table = run.images
-            taken |= set(
-                zip(table.column("image_id").to_pylist(), table.column("digest").to_pylist(), strict=True)
-            )
+            taken |= set(zip(table.column("image_id").to_pylist(), table.column("digest").to_pylist(), strict=True))
         left = [image for image in images if (image.image_id, image.digest) not in taken]
         if left:
             plan = run_plan(planned, left, shard_rows)

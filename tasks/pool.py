@@ -113,10 +113,21 @@ class RayPool:
         *,
         num_workers: int,
         address: str = "local",
-        gpus_per_worker: float = 0.0,
+        gpus_per_worker: float | None = 0.0,
         num_threads: int = 1,
     ):
-        self._owns_cluster = _join(address, num_workers, gpus_per_worker)
+        """Start the actors; they load their networks while the caller goes on.
+
+        Args:
+            factory: builds a worker; it and what it closes over must travel.
+            num_workers: how many actors.
+            address: Ray cluster to join, or "local" to start a small one in this process.
+            gpus_per_worker: GPUs, or the share of one, for each; None shares out what the cluster has.
+            num_threads: CPU threads for each.
+        """
+        self._owns_cluster = _join(address, num_workers, wants_gpus=gpus_per_worker != 0)
+        if gpus_per_worker is None:
+            gpus_per_worker = min(1.0, ray.cluster_resources().get("GPU", 0.0) / num_workers)
         actor_class = ray.remote(_Host)
         self._actors = [
             actor_class.options(
@@ -225,7 +236,7 @@ class RayPool:
             self._num_usable -= 1
 
 
-def _join(address: str, num_workers: int, gpus_per_worker: float) -> bool:
+def _join(address: str, num_workers: int, *, wants_gpus: bool) -> bool:
     """Connect to a cluster, or start a small one in this process; returns whether it was started here."""
     if ray.is_initialized():
         return False
@@ -235,7 +246,7 @@ def _join(address: str, num_workers: int, gpus_per_worker: float) -> bool:
     ray.init(
         address="local",
         num_cpus=max(num_workers, 1),
-        num_gpus=None if gpus_per_worker else 0,
+        num_gpus=None if wants_gpus else 0,
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         logging_level=logging.WARNING,

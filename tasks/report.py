@@ -59,12 +59,12 @@ class MethodInfo:
     @property
     def is_aligned(self) -> bool:
         """SNCD is a part of its loss."""
-        return self.settings.get("sncd_weight", 0) > 0
+        return bool(self.settings.get("sncd_weight", 0) > 0)
 
     @property
     def is_control(self) -> bool:
         """It shrinks codes toward the mean code and knows nothing of SNCD."""
-        return self.settings.get("mean_code_weight", 0) > 0 and not self.is_aligned
+        return bool(self.settings.get("mean_code_weight", 0) > 0 and not self.is_aligned)
 
 
 @dataclass(frozen=True)
@@ -297,9 +297,8 @@ def compare_pairs(rows: pa.Table, methods: Sequence[MethodInfo]) -> list[PairedD
         lpips, lpips_other = _both_finite(here, there, "lpips")
         is_matched = None
         if relation == "control":
-            is_matched = bool(lpips.size) and abs(lpips.mean() - lpips_other.mean()) <= (
-                MATCHED_WITHIN * abs(lpips_other.mean())
-            )
+            mean, mean_other = Estimate.of(lpips).mean, Estimate.of(lpips_other).mean
+            is_matched = abs(mean - mean_other) <= MATCHED_WITHIN * abs(mean_other)  # False where one is NaN
         for metric in COMPARED:
             values, values_other = _both_finite(here, there, metric)
             differences.append(_difference(name, other, relation, metric, values, values_other, is_matched))
@@ -314,8 +313,9 @@ def _same_images(here: pa.Table, there: pa.Table) -> tuple[pa.Table, pa.Table]:
 
     places = {key: index for index, key in enumerate(keys(there))}
     pairs = [(index, places[key]) for index, key in enumerate(keys(here)) if key in places]
-    return tuple(  # type: ignore[return-value]
-        table.take(pa.array([pair[side] for pair in pairs], pa.int64())) for side, table in enumerate((here, there))
+    return (
+        here.take(pa.array([index for index, _ in pairs], pa.int64())),
+        there.take(pa.array([place for _, place in pairs], pa.int64())),
     )
 
 
@@ -616,10 +616,13 @@ def _tiles(data: ReportData, summaries: Sequence[MethodSummary]) -> list[_Tile]:
     everywhere = set.intersection(*(_image_ids(_with_status(table, OK)) for table in newest)) if newest else set()
     left = set[str]().union(*(_image_ids(table) for table in newest)) - everywhere
     total, parts = len(everywhere | left), ["by every method"] if len(newest) > 1 else []
-    for status, words in ((FAILED, "failed"), (DUPLICATE, "duplicates")):
-        found = left & set[str]().union(*(_image_ids(_with_status(table, status)) for table in newest))
-        parts += [f"{len(found):,} {words}"] if found else []
-        left -= found
+    failed, duplicate = (
+        set[str]().union(*(left & _image_ids(_with_status(table, status)) for table in newest))
+        for status in (FAILED, DUPLICATE)
+    )
+    duplicate -= failed
+    left -= failed | duplicate
+    parts += [_unsuccessful(len(failed), len(duplicate))] if failed or duplicate else []
     parts += [f"{len(left):,} not tried by every method"] if left else []
     tiles = [_Tile("Images inverted", f"{len(everywhere):,} of {total:,}", "; ".join(parts))]
     if not inverted:
@@ -634,7 +637,8 @@ def _tiles(data: ReportData, summaries: Sequence[MethodSummary]) -> list[_Tile]:
             details.append(f"{_number(getattr(base_summary, metric).mean, decimals)} with {base.title}")
         if metric == "sncd" and level is not None:
             details.append(f"{_number(level, decimals)} for the generator's own codes")
-        tiles.append(_Tile(f"{label}, {method.title}", _number(mean, decimals), "; ".join(details)))
+        detail = "; ".join(details) or "nothing to compare with"
+        tiles.append(_Tile(f"{label}, {method.title}", _number(mean, decimals), detail))
     return tiles
 
 
@@ -880,7 +884,7 @@ def _distribution(
             ax.hist(clipped, bins, weights=shares, color=_color(index), alpha=0.85)
             ax.plot([own.mean()], [0], marker="^", markersize=6, color=_INK, clip_on=False, zorder=3)
     axes[-1].set_xlim(low, high)
-    axes[-1].set_xlabel(label, color=_INK, fontsize=9, parse_math=False)
+    _name_axes(axes[-1], label, "")
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.03, right=0.97, top=1 - 0.68 / height, bottom=0.48 / height, hspace=0.55)
     _label_references(axes[0], references, low, high)
@@ -976,18 +980,15 @@ def _scatter(data: ReportData, tables: Mapping[str, pa.Table]) -> _Picture | Non
             markeredgecolor=_INK,
             markeredgewidth=1.4,
             color=_color(index),
-            label=method.title,
+            label=_visible(method.title),
             zorder=4,
         )
     ax.set_xlim(x_limits[:2])
     ax.set_ylim(y_limits[:2])
     for label, value in references.items():
         ax.axhline(value, color=_INK, alpha=0.45, linewidth=0.8, linestyle=(0, (3, 2)))
-        _write(
-            ax, 1.012, value, _reference_title(label), ha="left", va="center", transform=ax.get_yaxis_transform()
-        )
-    ax.set_xlabel(f"{_labels(data)['lpips']}: further from the original →", color=_INK, fontsize=9, parse_math=False)
-    ax.set_ylabel("SNCD", color=_INK, fontsize=9)
+        _write(ax, 1.012, value, _reference_title(label), ha="left", va="center", transform=ax.get_yaxis_transform())
+    _name_axes(ax, f"{_labels(data)['lpips']}: further from the original →", "SNCD")
     legend = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8.5, labelcolor=_INK)
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -1012,15 +1013,18 @@ def _strip(ax: Axes) -> None:
     ax.tick_params(colors=_INK, labelsize=8, length=3)
 
 
+def _name_axes(ax: Axes, x_name: str, y_name: str) -> None:
+    ax.set_xlabel(_visible(x_name), color=_INK, fontsize=9, parse_math=False)
+    ax.set_ylabel(_visible(y_name), color=_INK, fontsize=9, parse_math=False)
+
+
 def _write(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text that is not read as mathematics: names hold what they like."""
     ax.text(x, y, _visible(text), parse_math=False, **{"color": _INK, "fontsize": 8} | style)
 
 
 # Inside an <img> the drawing cannot see the page's colours, so it brings its own for light, dark and paper.
-_INK_STYLE = (
-    "<style>svg{color:#1d2329}@media screen and (prefers-color-scheme:dark){svg{color:#dde3e9}}</style>"
-)
+_INK_STYLE = "<style>svg{color:#1d2329}@media screen and (prefers-color-scheme:dark){svg{color:#dde3e9}}</style>"
 
 
 def _svg_uri(figure: Figure) -> str:
@@ -1172,10 +1176,11 @@ def _snippets(data: ReportData, tables: Mapping[str, pa.Table]) -> list[tuple[st
         python.append(f"archive.codes([{image_id!r}], {name!r})  # {shape}")
     glob = f"{data.archive_url.rstrip('/')}/runs/*/rows/*.parquet".replace("'", "''")
     query = f"select method, status, count(*), avg(lpips), avg(sncd) from '{glob}' group by all"
+    quoted = shlex.quote(query) if re.search(r'["$`\\!]', query) else f'"{query}"'  # the latter is easier to read
     return [
         ("Command line", f"lsap archive describe {shlex.quote(data.archive_url)}"),
         ("Python, without torch", "\n".join(python)),
-        ("DuckDB, without this project", f"duckdb -c {shlex.quote(query)}"),
+        ("DuckDB, without this project", f"duckdb -c {quoted}"),
     ]
 
 

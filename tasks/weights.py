@@ -39,9 +39,7 @@ KINDS = "a rosinality .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetens
 SAMPLE_SEED = 0
 
 _ZIP = b"PK\x03\x04"
-_OLD_TORCH = (
-    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the magic number of old torch.save
-)
+_OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the magic number of old torch.save
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -82,9 +80,7 @@ def load_generator(path_or_url: str, *, storage_options: Mapping[str, Any] | Non
     )
 
 
-def describe_generator(
-    path_or_url: str, *, storage_options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def describe_generator(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a file of weights holds, as plain values for a table or JSON.
 
     Raises:
@@ -223,9 +219,7 @@ def _encoder(location: str) -> Callable[[CanonicalCheckpoint], bytes]:
         return _encode_safetensors
     if suffix == ".pt":
         return _encode_torch
-    raise CheckpointError(
-        f"{location} ends in {suffix or 'no suffix'!r}; .safetensors and .pt can be written"
-    )
+    raise CheckpointError(f"{location} ends in {suffix or 'no suffix'!r}; .safetensors and .pt can be written")
 
 
 def _encode_safetensors(checkpoint: CanonicalCheckpoint) -> bytes:

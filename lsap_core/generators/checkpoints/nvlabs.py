@@ -194,9 +194,7 @@ def _entries(node: PersistentNode, attribute: str) -> Iterator[tuple[str, Any]]:
     return ((name, value) for name, value in entries.items() if value is not None)
 
 
-def _read_options(
-    kwargs: Mapping[str, Any], layer_clamp: float | None
-) -> tuple[float | None, float, tuple[str, ...]]:
+def _read_options(kwargs: Mapping[str, Any], layer_clamp: float | None) -> tuple[float | None, float, tuple[str, ...]]:
     """Clamp, multiplier of the mapping network, and the names of options that are not known."""
     mapping = _options(kwargs, "mapping_kwargs")
     if "synthesis_kwargs" in kwargs:
@@ -223,9 +221,7 @@ def _options(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(options)
 
 
-def _read_config(
-    state: Mapping[str, Tensor], conv_clamp: float | None, lr_multiplier: float
-) -> GeneratorConfig:
+def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None, lr_multiplier: float) -> GeneratorConfig:
     resolution = largest_index(r"synthesis\.b(\d+)\.", state, default=0)
     sides = [4 << power for power in range(max(resolution.bit_length() - 2, 1))]
     channels = tuple(

@@ -104,9 +104,7 @@ def _variables(network: TensorFlowNetwork, prefix: str, depth: int) -> Iterator[
             case (str(name), float(number)):
                 yield prefix + name, np.array(number)
             case _:
-                raise CheckpointError(
-                    f"the TensorFlow network {prefix or '(top)'} has a variable without values"
-                )
+                raise CheckpointError(f"the TensorFlow network {prefix or '(top)'} has a variable without values")
     for name, component in components.items():
         if not isinstance(component, TensorFlowNetwork):
             raise CheckpointError(f"the TensorFlow network's component {name} is {type(component).__name__}")
