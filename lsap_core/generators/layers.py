@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -81,19 +81,27 @@ class ModulatedConv(nn.Module):
     def freeze(self) -> None:
         """Stop gradients to the weights and keep Q = sum_k W^2."""
         self.requires_grad_(False)
-        self._kept_energy = self.weight.square().sum(dim=(2, 3))
+        self._kept_energy = self.weight.detach().square().sum(dim=(2, 3))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModulatedConv:
         """Moving or casting the layer also renews what `freeze` kept."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._kept_energy is not None:
-            self.freeze()
+        self._renew_kept_energy()
         return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Loading other weights also renews what `freeze` kept."""
+        super()._load_from_state_dict(*arguments)
+        self._renew_kept_energy()
+
+    def _renew_kept_energy(self) -> None:
+        if self._kept_energy is not None:
+            self._kept_energy = self.weight.detach().square().sum(dim=(2, 3))
 
     def demodulation(self, style: Tensor) -> Tensor:
         """d = (sum_i (g s_i)^2 Q_oi + 1e-8)^(-1/2) of styles [N, in], [N, out]."""
         energy = self._kept_energy
-        if energy is None:
+        if energy is None or self.weight.requires_grad:
             energy = self.weight.square().sum(dim=(2, 3))
         return ((style * self.weight_gain).square() @ energy.t() + DEMODULATION_EPSILON).rsqrt()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -42,23 +41,13 @@ def random_generator(config: GeneratorConfig = CONFIG, seed: int = 0) -> Generat
     return generator
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def picture(number: int) -> bytes:
-    """A PNG file of 32 x 32 gray pixels, another one for every number."""
-    return png(np.random.default_rng(number).integers(0, 256, (32, 32)).astype(np.uint8))
-
-
 @dataclass
 class Laboratory:
     """What the tasks are tried on."""
 
     source: Path
     generator: str
+    networks: NetworkChoice = NETWORKS
     archive: str = field(default_factory=lambda: f"memory://test-{uuid.uuid4().hex}")
     methods: tuple[Method, ...] = (method("stylegan2_w_plus", num_steps=3, record_every=2),)
 
@@ -70,15 +59,21 @@ class Laboratory:
         """Key and size of everything in the archive."""
         return self.store.sizes()
 
-    def put(self, name: str, data: bytes) -> Path:
-        path = self.source / name
-        path.write_bytes(data)
-        return path
+    @staticmethod
+    def picture(number: int, height: int = 32, width: int = 32) -> bytes:
+        """A PNG file of gray pixels, another one for every number."""
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width)).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+    def put(self, name: str, data: bytes) -> None:
+        (self.source / name).write_bytes(data)
 
     def fill(self, count: int) -> None:
         """Put pictures "0.png", "1.png", ... into the source."""
         for number in range(count):
-            self.put(f"{number}.png", picture(number))
+            self.put(f"{number}.png", self.picture(number))
 
     def request(self, **changes: Any) -> Request:
         values: dict[str, Any] = {
@@ -86,7 +81,7 @@ class Laboratory:
             "archive": self.archive,
             "generator": self.generator,
             "methods": self.methods,
-            "networks": NETWORKS,
+            "networks": self.networks,
             "anchor": AnchorOptions(num_samples=64),
             "fit": "refuse",
             "seed": 0,
@@ -101,7 +96,7 @@ class Laboratory:
         values: dict[str, Any] = {
             "archive": self.archive,
             "generator": self.generator,
-            "networks": NETWORKS,
+            "networks": self.networks,
             "anchor": prepared.anchor,
             "source": str(self.source),
             "fit": "refuse",
@@ -113,7 +108,11 @@ class Laboratory:
     def embed(self, prepared: Prepared, **worker: Any) -> list[ShardOutcome]:
         """Embed every shard that is left."""
         embedder = self.worker(prepared, **worker)
-        return [embedder.embed(work_of(shard)) for shard in prepared.shards]
+        return [embedder.embed(self.work_of(shard)) for shard in prepared.shards]
+
+    @staticmethod
+    def work_of(shard: PlannedShard) -> ShardWork:
+        return ShardWork(shard.run_id, shard.shard, shard.duplicates)
 
     def publish(self, prepared: Prepared) -> Archive:
         for run_id in prepared.runs:
@@ -125,14 +124,6 @@ class Laboratory:
         prepared = self.prepare(**changes)
         self.embed(prepared, **(worker or {}))
         return self.publish(prepared)
-
-
-def work_of(shard: PlannedShard) -> ShardWork:
-    return ShardWork(shard.run_id, shard.shard, shard.duplicates)
-
-
-def rows_by_id(table: pa.Table) -> dict[str, dict[str, Any]]:
-    return {row["image_id"]: row for row in table.to_pylist()}
 
 
 @pytest.fixture(scope="session")
