@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -50,11 +51,11 @@ class Domain:
         Raises:
             ConfigError: no such method, or no such setting.
         """
-        known = {setting.name for setting in fields(OptimizationSettings)}
+        known = {setting.name: setting.default for setting in fields(OptimizationSettings)}
         preset = {**self.methods.get("all", {}), **self.methods.get(name, {}), **(changes or {})}
-        if unknown := sorted(set(preset) - known):
+        if unknown := sorted(set(preset) - set(known)):
             raise ConfigError(f"method {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
-        return method(name, **preset)
+        return method(name, **{setting: _checked(setting, value, known[setting]) for setting, value in preset.items()})
 
 
 def load_domain(name_or_path: str) -> Domain:
@@ -76,15 +77,29 @@ def load_domain(name_or_path: str) -> Domain:
     try:
         values = yaml.safe_load(path.read_text())
         domain = Domain(**values)
-    except (TypeError, yaml.YAMLError) as error:
+        if unknown := sorted(set(domain.methods) - set(METHODS) - {"all"}):
+            raise ConfigError(f'{path} has settings for "{unknown[0]}"; methods are {", ".join(METHODS)} or "all"')
+        for name in METHODS:
+            domain.method(name)
+    except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} does not describe a domain: {error}") from error
-    if unknown := sorted(set(domain.methods) - set(METHODS) - {"all"}):
-        raise ConfigError(f'{path} has settings for "{unknown[0]}"; methods are {", ".join(METHODS)} or "all"')
-    for name in METHODS:
-        domain.method(name)
     if domain.generator and "://" not in domain.generator and not Path(domain.generator).is_absolute():
         values["generator"] = str(path.parent / domain.generator)
     return Domain(**values)
+
+
+def _checked(setting: str, value: Any, default: Any) -> Any:
+    """The value in the type of the setting's default: YAML 1.1 takes 1e-2 for text, and 5 for another than 5.0."""
+    if isinstance(default, str):
+        return value
+    is_whole = isinstance(default, int)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (is_whole and not number.is_integer()):
+        raise ConfigError(f"{setting} is {value!r}; wanted a {'whole ' if is_whole else ''}number")
+    return int(number) if is_whole else number
 
 
 def builtin_domains() -> dict[str, Path]:

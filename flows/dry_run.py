@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.inversion.by_optimization import OptimizationEmbedder
 from lsap_core.presets import Method
 from tasks.networks import load_networks, module_device, place
-from tasks.planning import bytes_per_image
+from tasks.planning import bytes_per_image, missing_shards
 from tasks.prepare import prepare_dry
 from tasks.weights import load_generator
 
@@ -24,19 +25,24 @@ PROBE_ANCHOR_SAMPLES = 1024
 def dry_run(resolved: ResolvedRun) -> dict[str, Any]:
     """Check everything, plan, and time a few steps on this machine; nothing is written."""
     plan = prepare_dry(request_of(resolved))
-    left = {run.method: run.num_rows for run in plan.new}
+    unfinished = [shard for run in plan.unfinished for shard in missing_shards(run)]
+    left: Counter[str] = Counter()
+    for shard in unfinished:
+        left[shard.method] += shard.num_images
+    for run in plan.new:
+        left[run.method] += run.num_rows
     seconds = {
-        method.name: left.get(method.name, 0) * seconds_per_image(resolved, method)
+        method.name: left[method.name] * seconds_per_image(resolved, method)
         for method in resolved.methods
-        if left.get(method.name)
+        if left[method.name]
     }
-    num_images = sum(left.values())
+    num_images = left.total()
     return {
         "source": plan.source,
         "images in the source": plan.num_images,
         "unfinished runs to resume": [run.run_id for run in plan.unfinished],
-        "images left by method": left or "none",
-        "new shards": sum(run.num_shards for run in plan.new),
+        "images left by method": dict(left) or "none",
+        "shards left": len(unfinished) + sum(run.num_shards for run in plan.new),
         "archive bytes, before compression": num_images * bytes_per_image(plan.config),
         "device hours on this machine, one worker": round(sum(seconds.values()) / 3600, 4),
     }

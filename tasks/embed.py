@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import time
 import uuid
 from collections import Counter
@@ -137,9 +138,9 @@ class EmbedWorker:
         good = [index for index, row in enumerate(rows) if row.image is not None]
         self._progress = float(len(rows) - len(good))
         resumed_at = 0
-        for number, start in enumerate(range(0, len(good), self.spec.batch_size)):
+        for start in range(0, len(good), self.spec.batch_size):
             batch = good[start : start + self.spec.batch_size]
-            resumed = self._embed_batch(run, work.shard, number, [rows[index] for index in batch], arrays, batch)
+            resumed = self._embed_batch(run, work.shard, [rows[index] for index in batch], arrays, batch)
             resumed_at = resumed_at or resumed
         table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
         won = run.write_shard(work.shard, arrays, table, attempt=uuid.uuid4().hex[:12])
@@ -153,28 +154,34 @@ class EmbedWorker:
             resumed_at,
         )
 
-    def preview(self, method: str, images: Sequence[tuple[str, str]]) -> dict[str, Preview]:
-        """Original, reconstruction and difference of published images, given as (image_id, uri)."""
+    def preview(self, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
+        """Original, reconstruction and difference of published images by id.
+
+        Args:
+            method: name or digest of the method.
+            images: image_id, uri and digest of each; an original that this source does not have, or not any more
+                with this content, is left out.
+        """
+        shown = [row for row in (self._read(image, None) for image in images) if row.image is not None]
+        if not shown:
+            return {}
         archive = open_archive(self.spec.archive)
-        ids = [image_id for image_id, _ in images]
+        ids = [row.columns["image_id"] for row in shown]
         codes = torch.from_numpy(archive.codes(ids, method)).to(self.device)
         noise = [torch.from_numpy(maps)[:, None].to(self.device) for maps in archive.noise(ids, method)]
         with torch.no_grad():
             reconstruction = self.generator.synthesize(codes, noise=noise)
-        originals = [self._decode(SourceItem(image_id, uri)).pixels for image_id, uri in images]
-        target = from_uint8(np.stack(originals)).to(self.device)
+        target = from_uint8(np.stack([row.pixels for row in shown])).to(self.device)
         difference = (reconstruction.clamp(-1, 1) - target).abs() - 1  # black where they agree
-        return {
-            image_id: Preview(*(_png(pixels[index]) for pixels in map(to_uint8, (target, reconstruction, difference))))
-            for index, image_id in enumerate(ids)
-        }
+        pictures = zip(ids, shown, to_uint8(reconstruction), to_uint8(difference), strict=True)
+        return {image_id: Preview(_png(row.pixels), _png(made), _png(apart)) for image_id, row, made, apart in pictures}
 
     def _run(self, run_id: str) -> RunWriter:
         if run_id not in self._runs:
             self._runs[run_id] = RunWriter.open(self.spec.archive, run_id)
         return self._runs[run_id]
 
-    def _read(self, planned: dict[str, Any], duplicate_of: str | None) -> _Row:
+    def _read(self, planned: Mapping[str, Any], duplicate_of: str | None) -> _Row:
         columns = {
             "image_id": planned["image_id"],
             "status": "ok",
@@ -192,20 +199,17 @@ class EmbedWorker:
                 raise BadImageError(
                     "changed", "the image is not what it was when the run was planned: run the same command again"
                 )
-            image = self._decode(item, data)
+            image = self._decode(data)
         except BadImageError as error:
             columns |= {"status": "failed", "reason": error.reason, "message": str(error)}
             return _Row(columns)
         columns |= {"width": image.width, "height": image.height}
         return _Row(columns, image)
 
-    def _decode(self, item: SourceItem, data: bytes | None = None) -> DecodedImage:
+    def _decode(self, data: bytes) -> DecodedImage:
         config = self.generator.config
         return decode_image(
-            self.source.read(item) if data is None else data,
-            resolution=config.resolution,
-            channels=config.image_channels,
-            fit=self.spec.fit,
+            data, resolution=config.resolution, channels=config.image_channels, fit=self.spec.fit
         )
 
     def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
@@ -220,7 +224,6 @@ class EmbedWorker:
         self,
         run: RunWriter,
         shard: int,
-        number: int,
         rows: list[_Row],
         arrays: dict[str, np.ndarray],
         places: list[int],
@@ -232,7 +235,7 @@ class EmbedWorker:
         target = from_uint8(np.stack([row.pixels for row in rows])).to(self.device)
         seeds = [image_seed(run.plan["config"]["seed"], row.columns["image_id"]) for row in rows]
         state = embedder.start(seeds)
-        key = f"{staging_prefix(run.run_id)}/{shard:05d}/state-{number:03d}.safetensors"
+        key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
         resumed_at = self._restore(run, key, state)
         done_before = self._progress
         last_saved = time.monotonic()
@@ -314,6 +317,12 @@ def image_seed(seed: int, image_id: str) -> int:
     """The random state of one image: the same in every shard, batch and run with this seed."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:
+    """Where the state of a batch is saved; named after its images, so that no other batch takes it for its own."""
+    digest = hashlib.sha256(json.dumps(image_ids).encode()).hexdigest()[:16]
+    return f"{staging_prefix(run_id)}/{shard:05d}/state-{digest}.safetensors"
 
 
 def _columns_of(rows: Sequence[_Row]) -> pa.Schema:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lsap_archive import ArchiveWriter, PlannedRow, Provenance, RunPlan, RunWriter
+from lsap_archive.layout import manifest_key
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.presets import Method
@@ -118,7 +119,10 @@ def plan_runs(
             taken |= set(zip(table.column("image_id").to_pylist(), table.column("digest").to_pylist(), strict=True))
         left = [image for image in images if (image.image_id, image.digest) not in taken]
         if left:
-            plan = run_plan(planned, left, shard_rows)
+            plan, repetition = run_plan(planned, left, shard_rows), 0
+            while archive.store.exists(manifest_key(plan.run_id)):  # content came back that had been replaced
+                repetition += 1
+                plan = run_plan(planned, left, shard_rows, repetition=repetition)
             plans.append(plan)
             if start:
                 runs.append(archive.start_run(plan))
@@ -150,10 +154,12 @@ def bytes_per_image(config: GeneratorConfig) -> int:
     return 4 * (config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides))
 
 
-def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int) -> RunPlan:
-    """The plan of a method over images; the same images and method give the same run id."""
+def run_plan(
+    planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0
+) -> RunPlan:
+    """The plan of a method over images; the same images, method and repetition give the same run id."""
     rows = tuple(PlannedRow(row, image.image_id, image.uri, image.digest) for row, image in enumerate(images))
-    content = _digest([planned.digest, [(row.image_id, row.digest) for row in rows]])
+    content = _digest([planned.digest, [(row.image_id, row.digest) for row in rows], *([repetition] * (repetition > 0))])
     provenance = Provenance.collect(PROVENANCE_PACKAGES, digests={"generator": planned.config["generator"]}).to_dict()
     del provenance["created"]  # the archive notes the time; a plan is the same whenever it is made
     settings = planned.method.settings

@@ -146,5 +146,5 @@ def check(request: Request) -> None:
     loaded = _checked_generator(request)
     if Store.from_url(request.archive).exists(ARCHIVE_KEY):
         open_writer(request.archive, loaded)
-    with open_source(request.source):
-        pass
+    with open_source(request.source) as source:
+        next(source.items())  # raises where there is none; the others are counted once the run has begun

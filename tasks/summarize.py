@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsap_archive import Archive, open_archive
+from lsap_archive.schema import OK
 from lsap_core.alignment.references import reference_rows
 from lsap_core.presets import Method
 from tasks.anchor import open_anchor
@@ -88,7 +89,7 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
 
 
 def current_rows(archive: Archive, methods: Sequence[Method], anchor: str) -> pa.Table:
-    """The rows of each method's newest result for each image, with this anchor."""
+    """All rows of these methods with this anchor, the oldest run first; of several for one image the last counts."""
     rows = archive.rows()
     wanted = {run.run_id for run in archive.runs if run.config.get("anchor") == anchor}
     rows = rows.filter(pc.is_in(rows.column("run_id"), pa.array(sorted(wanted), pa.string())))
@@ -122,7 +123,7 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
         ),
         rows=rows,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),
-        contact=_contact_sheet(request, rows, pool),
+        contact=_contact_sheet(request, archive, rows, pool),
         summary={
             "wall_seconds": seconds,
             "images_per_second": embedded / seconds if seconds and embedded else None,
@@ -134,23 +135,38 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
     )
 
 
-def _contact_sheet(request: ReportRequest, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:
-    ok = rows.filter(pc.equal(rows.column("status"), "ok")).select(["image_id", "uri", "method"]).to_pylist()
-    methods_of: dict[tuple[str, str], set[str]] = {}
-    for row in ok:
-        methods_of.setdefault((row["image_id"], row["uri"]), set()).add(row["method"])
-    chosen = sorted(methods_of, key=lambda image: -len(methods_of[image]))[: request.num_images]
-    previews: dict[str, dict[str, Preview]] = {}
-    for method in request.methods:
-        images = [image for image in chosen if method.name in methods_of[image]]
-        if images:
-            previews[method.name] = pool.call("preview", method.name, images)
-    sheet = []
-    for image_id, _ in chosen:
-        shown = {name: by_id[image_id] for name, by_id in previews.items() if image_id in by_id}
-        cells = {name: ContactCell(view.reconstruction, view.difference) for name, view in shown.items()}
-        sheet.append(ContactRow(image_id, next(iter(shown.values())).original, cells))
-    return tuple(sheet)
+def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:
+    """Images that as many methods as possible have inverted; among them the ones that were inverted last."""
+    runs = {run.run_id: (number, run.method_digest) for number, run in enumerate(archive.runs)}
+    columns = ["image_id", "uri", "digest", "status", "method", "run_id", "row"]
+    newest = {(row["image_id"], row["method"]): row for row in rows.select(columns).to_pylist()}  # the last one counts
+    results: dict[str, list[dict[str, Any]]] = {}
+    for row in newest.values():
+        if row["status"] == OK:
+            results.setdefault(row["image_id"], []).append(row)
+
+    def rank(image_id: str) -> tuple[int, int, int]:
+        own = results[image_id]
+        return (-len(own), -max(runs[row["run_id"]][0] for row in own), own[0]["row"])
+
+    chosen = sorted(results, key=rank)[: request.num_images]
+    wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}  # by method and digest: others may have its name
+    for image_id in chosen:
+        for row in results[image_id]:
+            wanted.setdefault((row["method"], runs[row["run_id"]][1]), []).append(row)
+    previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in chosen}
+    for (method, digest), images in wanted.items():
+        for image_id, preview in pool.call("preview", digest, images).items():
+            previews[image_id][method] = preview
+    return tuple(
+        ContactRow(
+            image_id,
+            next(iter(shown.values())).original,
+            {name: ContactCell(view.reconstruction, view.difference) for name, view in shown.items()},
+        )
+        for image_id, shown in previews.items()
+        if shown
+    )
 
 
 def _locations(url: str, archive: Archive) -> dict[str, str]:

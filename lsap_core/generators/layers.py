@@ -67,7 +67,8 @@ class MappingNetwork(nn.Module):
 class ModulatedConv(nn.Module):
     """What a style convolution and a ToRGB layer share: weights, an affine map from w to styles, modulation.
 
-    `weight_energy` is Q [out, in], kept by `freeze` when the weights will not change any more.
+    `freeze` keeps what depends on the weights alone: the scaled weight g W in the layout that the convolution wants,
+    and Q = sum_k W^2 [out, in].
     """
 
     def __init__(self, in_channels: int, out_channels: int, side: int, w_dim: int):
@@ -76,34 +77,41 @@ class ModulatedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.affine = EqualizedLinear(w_dim, in_channels, bias=1.0)
         self.weight_gain = 1.0 / math.sqrt(in_channels * side * side)
-        self._kept_energy: Tensor | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def freeze(self) -> None:
-        """Stop gradients to the weights and keep Q = sum_k W^2."""
+        """Stop gradients to the weights and do their constant work once."""
         self.requires_grad_(False)
-        self._kept_energy = self.weight.detach().square().sum(dim=(2, 3))
+        self._kept = self._prepare()
+
+    def prepared(self) -> tuple[Tensor, Tensor]:
+        """Scaled weight and Q: kept ones when frozen, else computed with gradients to the weights."""
+        if self._kept is None or self.weight.requires_grad:
+            return self._prepare()
+        return self._kept
+
+    def demodulation(self, style: Tensor, energy: Tensor) -> Tensor:
+        """d = (sum_i (g s_i)^2 Q_oi + 1e-8)^(-1/2) of styles [N, in] and Q [out, in]: [N, out]."""
+        return ((style * self.weight_gain).square() @ energy.t() + DEMODULATION_EPSILON).rsqrt()
+
+    def _prepare(self) -> tuple[Tensor, Tensor]:
+        return self.weight * self.weight_gain, self.weight.square().sum(dim=(2, 3))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModulatedConv:
         """Moving or casting the layer also renews what `freeze` kept."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._renew_kept_energy()
+        self._renew_kept()
         return self
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """Loading other weights also renews what `freeze` kept."""
         super()._load_from_state_dict(*arguments)
-        self._renew_kept_energy()
+        self._renew_kept()
 
-    def _renew_kept_energy(self) -> None:
-        if self._kept_energy is not None:
-            self._kept_energy = self.weight.detach().square().sum(dim=(2, 3))
-
-    def demodulation(self, style: Tensor) -> Tensor:
-        """d = (sum_i (g s_i)^2 Q_oi + 1e-8)^(-1/2) of styles [N, in], [N, out]."""
-        energy = self._kept_energy
-        if energy is None or self.weight.requires_grad:
-            energy = self.weight.square().sum(dim=(2, 3))
-        return ((style * self.weight_gain).square() @ energy.t() + DEMODULATION_EPSILON).rsqrt()
+    def _renew_kept(self) -> None:
+        if self._kept is not None:
+            with torch.no_grad():
+                self._kept = self._prepare()
 
 
 class StyleConv(ModulatedConv):
@@ -140,11 +148,13 @@ class StyleConv(ModulatedConv):
             modulation: which of the two forms to compute.
         """
         if modulation == "activations":
+            weight, energy = self.prepared()
             features = features * style[:, :, None, None]
-            features = self._convolve(features, self.weight * self.weight_gain, groups=1)
             if self.upsample:
-                features = smooth_upsampled(features, kernel)
-            features = features * self.demodulation(style)[:, :, None, None]
+                features = smooth_upsampled(F.conv_transpose2d(features, weight, stride=2), kernel)
+            else:
+                features = F.conv2d(features, weight, padding=1)
+            features = features * self.demodulation(style, energy)[:, :, None, None]
         else:
             features = self._convolve_per_image(features, style)
             if self.upsample:
@@ -155,19 +165,20 @@ class StyleConv(ModulatedConv):
         features = F.leaky_relu(features, LEAKY_SLOPE) * ACTIVATION_GAIN
         return features if self.conv_clamp is None else features.clamp(-self.conv_clamp, self.conv_clamp)
 
-    def _convolve(self, features: Tensor, weight: Tensor, groups: int) -> Tensor:
-        if not self.upsample:
-            return F.conv2d(features, weight, padding=1, groups=groups)
-        in_first = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # [groups * in, out, 3, 3]
-        return F.conv_transpose2d(features, in_first, stride=2, groups=groups)
+    def _prepare(self) -> tuple[Tensor, Tensor]:
+        weight, energy = super()._prepare()
+        return (weight.transpose(0, 1).contiguous() if self.upsample else weight), energy
 
     def _convolve_per_image(self, features: Tensor, style: Tensor) -> Tensor:
         num_images = style.shape[0]
-        features = features.expand(num_images, *features.shape[1:])
+        features = features.expand(num_images, *features.shape[1:]).flatten(0, 1)[None]
         weight = self.weight_gain * self.weight * style[:, None, :, None, None]  # [N, out, in, 3, 3]
-        norm = (weight.square().sum(dim=(2, 3, 4), keepdim=True) + DEMODULATION_EPSILON).rsqrt()
-        weight = (weight * norm).flatten(0, 1)
-        output = self._convolve(features.flatten(0, 1)[None], weight, groups=num_images)
+        weight = weight * (weight.square().sum(dim=(2, 3, 4), keepdim=True) + DEMODULATION_EPSILON).rsqrt()
+        if self.upsample:
+            in_first = weight.transpose(1, 2).flatten(0, 1)  # [N in, out, 3, 3]
+            output = F.conv_transpose2d(features, in_first, stride=2, groups=num_images)
+        else:
+            output = F.conv2d(features, weight.flatten(0, 1), padding=1, groups=num_images)
         per_image: Tensor = output.unflatten(1, (num_images, -1))
         return per_image[0]
 

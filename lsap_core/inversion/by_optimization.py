@@ -171,7 +171,7 @@ class OptimizationState:
             parameter.copy_(saved)
             prefix = f"adam.{index:02d}."
             self.optimizer.state[parameter] = {
-                name.removeprefix(prefix): value.to(parameter.device) if value.ndim else value.clone()
+                name.removeprefix(prefix): (value.to(parameter.device) if value.ndim else value).clone()
                 for name, value in tensors.items()
                 if name.startswith(prefix)
             }
@@ -180,7 +180,7 @@ class OptimizationState:
         self.stopped_at.copy_(tensors["stopped_at"])
         self.trace.copy_(tensors["trace"])
         for stream, saved in zip(self.streams, tensors["streams"], strict=True):
-            stream.set_state(saved)
+            stream.set_state(saved.clone())  # a row of a larger tensor makes torch 2.15 crash
 
 
 class OptimizationEmbedder:

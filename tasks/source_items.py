@@ -1,0 +1,60 @@
+"""One image of a source: its id, which files count as images, and what is wrong with a name."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tasks.errors import BadImageError
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
+    | {".avif", ".heic", ".heif", ".jp2", ".jxl"}  # not decoded here: a bad row each, none is lost
+)
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """One image of a source; enough to read it later without listing the source again.
+
+    Attributes:
+        image_id: the name within the source, unique there, such as "faces/a b.png".
+        uri: where the bytes are; `Source.read` uses nothing else.
+        problem: why the item is not to be opened at all, or None.
+    """
+
+    image_id: str
+    uri: str
+    problem: BadImageError | None = None
+
+
+@dataclass
+class LeftOut:
+    """Counts of what a listing passes over, filled while it runs."""
+
+    other_files: Counter[str] = field(default_factory=Counter)
+    num_hidden: int = 0
+    num_loops: int = 0
+
+
+def check_name(name: str, what: str) -> BadImageError | None:
+    """The problem of a name that leads out of its source, or cannot be stored; None when it is fine."""
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
+        return BadImageError(
+            "unsafe_name",
+            f"the {what} {name!r} leads out of the source, a name below it was wanted; it was not opened: "
+            "rename it, or make it a manifest row with its full address",
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return BadImageError(
+            "unsafe_name", f"the {what} {name!r} is not valid Unicode, UTF-8 was wanted: rename the file"
+        )
+    return None
+
+
+def as_unicode(name: str) -> str:
+    """The name itself, or, where a file system gave bytes that are no UTF-8, those bytes as \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

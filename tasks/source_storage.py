@@ -1,0 +1,127 @@
+"""Files wherever fsspec reaches: what fails there as a SourceError or a BadImageError, and no secret in either."""
+
+import errno
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.errors import BadImageError, SourceError, TaskError
+
+SOURCE_KINDS = (
+    "a folder, a glob, an image, a .zip, a .npy array, or a .parquet or .csv manifest; on disk or at s3://, "
+    "memory:// or another fsspec URL"
+)
+
+
+def has_password(url: str) -> bool:
+    return re.search(r"://[^/\s@]*:[^/\s]*@", url) is not None
+
+
+class Secrets:
+    """Hides in a text what must not be logged: passwords in URLs, signed queries, secret storage options."""
+
+    def __init__(self, storage_options: Mapping[str, Any]) -> None:
+        self._values = sorted(self._collect(storage_options), key=len, reverse=True)
+
+    def _collect(self, options: Mapping[str, Any]) -> Iterator[str]:
+        for name, value in options.items():
+            if isinstance(value, Mapping):
+                yield from self._collect(value)
+            elif isinstance(value, str) and value and re.search("key|secret|token|pass|cred|sas|conn", name, re.I):
+                yield value
+
+    def hide(self, text: str) -> str:
+        text = re.sub(r"://[^/\s@]*@", "://***@", text)
+        text = re.sub(r"(?i)([?&][^=&\s]*(?:sig|token|credential|key|secret)[^=&\s]*=)[^&\s'\")]+", r"\1***", text)
+        for value in self._values:
+            text = text.replace(value, "***")
+        return text
+
+
+@contextmanager
+def storage_errors(shown: str, secrets: Secrets) -> Iterator[None]:
+    """Turn what a file system raises into a SourceError, and say whether trying again can help.
+
+    Each storage client has its own exceptions, hence the broad clause. The original is named but not chained:
+    its text may hold credentials.
+    """
+    try:
+        yield
+    except (TaskError, MemoryError):
+        raise
+    except Exception as error:
+        what = secrets.hide(f"{type(error).__name__}: {error}")
+        if isinstance(error, ImportError):
+            message = f"{shown} needs a storage client that is not installed ({what}): install it"
+        elif isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
+            message = (
+                f"{shown} may not be read ({what}), read access was wanted: check the permissions and "
+                "credentials of this process, or pass storage_options"
+            )
+        elif isinstance(error, OSError) and _concerns_one_file(error):
+            message = f"{shown} cannot be opened ({what}): check the path and the links along it"
+        elif isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
+            message = f"{shown} is no readable address ({what}); wanted {SOURCE_KINDS}: check it"
+        else:
+            message = f"{shown} does not answer ({what}): check the endpoint and the network, then run again"
+            raise SourceError(message, is_transient=True) from None
+        raise SourceError(message) from None
+
+
+def _concerns_one_file(error: OSError) -> bool:
+    return isinstance(
+        error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
+    ) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
+
+
+@dataclass(frozen=True)
+class StoredFiles:
+    """Whole files of one file system, with the failures sorted into the image's and the storage's."""
+
+    fs: Any  # fsspec.AbstractFileSystem, which carries no types
+    shown: str
+    secrets: Secrets
+    max_bytes: int
+
+    def uri(self, path: str) -> str:
+        return str(self.fs.unstrip_protocol(path))
+
+    def path(self, uri: str) -> str:
+        return str(self.fs._strip_protocol(uri))
+
+    def read(self, path: str) -> bytes:
+        with self.reading(path), self.fs.open(path, "rb", cache_type="none") as file:
+            size = getattr(file, "size", None)  # some web servers do not say
+            if size is not None:
+                self.check_size(path, size)
+            data = bytes(file.read(-1 if size is not None else self.max_bytes + 1))
+            self.check_size(path, len(data))
+            return data
+
+    def check_size(self, name: str, num_bytes: int) -> None:
+        if num_bytes > self.max_bytes:
+            raise BadImageError(
+                "too_large",
+                f"{self.secrets.hide(name)} has {num_bytes} bytes or more, at most {self.max_bytes} were "
+                "wanted; it was not read: shrink it, or take it out of the source",
+            )
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[None]:
+        """What concerns this file alone becomes a BadImageError, everything else a SourceError."""
+        shown = self.secrets.hide(path)
+        with storage_errors(shown, self.secrets):
+            try:
+                yield
+            except TaskError:
+                raise
+            except (OSError, ValueError) as error:  # ValueError: an unknown protocol or impossible name
+                if isinstance(error, OSError) and not _concerns_one_file(error):
+                    raise
+                raise BadImageError(
+                    "unreadable",
+                    f"{shown} cannot be read ({type(error).__name__}), a readable file was wanted: "
+                    "restore it or its permissions, or take it out of the source",
+                ) from None

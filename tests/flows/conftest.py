@@ -1,0 +1,341 @@
+"""What the flow runs against: one Prefect server, one Ray and one S3 server, all on this machine and of our own.
+
+Commands run as processes of their own, so that they can be killed. To spare each the seconds of its imports they
+are forked from a process that has them behind it (`multiprocessing`'s fork server); `test_cli.py` starts some from
+nothing, as a shell does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from domains.digits.data import load_split
+from flows.invert import request_of
+from flows.parameters import read_run
+from tasks.embed import EmbedSpec
+from tasks.prepare import Prepared, prepare
+from tasks.settings import Settings
+
+HERE = Path(__file__).parent
+ACCESS_KEY = "AKIATESTFLOWSONLY"
+SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/never-to-be-kept"
+# Work small enough for a test; every command of one comparison uses the same.
+SMALL = """\
+domain: digits
+methods: [stylegan2_w_plus, lsap_o_w_plus]
+shard_rows: 4
+batch_size: 4
+anchor: {num_samples: 500}
+workers: {count: 2, threads: 1, device: cpu}
+report_images: 4
+"""
+
+
+# --- servers -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class PrefectServer:
+    """A `prefect server start` of this test session."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def wait(self, timeout_seconds: float = 180.0) -> None:
+        """Return once it answers."""
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.1)
+        raise TimeoutError(f"the Prefect server does not answer:\n{self.log.read_text()}")
+
+    def task_runs(self, flow_run_name: str) -> list[dict[str, Any]]:
+        """Every task run of a flow run, as the server tells it."""
+        wanted = {"flow_runs": {"name": {"any_": [flow_run_name]}}, "limit": 200}
+        request = urllib.request.Request(
+            f"{self.url}/task_runs/filter", json.dumps(wanted).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="package", autouse=True)
+def starting_prefect_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrefectServer | None]:
+    """Started first and waited for last: it makes its database while the tests that need no server run."""
+    if not any("prefect_server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    }
+    log = home / "server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    yield PrefectServer(process, f"http://127.0.0.1:{port}/api", log)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="package")
+def prefect_server(starting_prefect_server: PrefectServer | None) -> PrefectServer:
+    """The server, answering."""
+    assert starting_prefect_server is not None
+    starting_prefect_server.wait()
+    return starting_prefect_server
+
+
+@pytest.fixture(scope="package")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server of our own with a bucket named lsap."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each of thousands of requests
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "endpoint_url": endpoint}
+    fsspec.filesystem("s3", **options, use_listings_cache=False).mkdir("lsap")
+    yield endpoint
+    server.stop()
+
+
+def s3_environment(endpoint: str) -> dict[str, str]:
+    """The usual variables of an S3 client."""
+    return {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": endpoint}
+
+
+# --- commands ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Running:
+    """A command under way."""
+
+    process: ForkServerProcess
+    folder: Path
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return not self.process.is_alive()
+
+    def text(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def wait(self, timeout_seconds: float = 240.0) -> Finished:
+        self.process.join(timeout_seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"the command did not end within {timeout_seconds:.0f} s:\n{self.text('err')}")
+        return Finished(self.process.exitcode, self.text("out"), self.text("err"))
+
+    def kill(self) -> None:
+        """kill -9 of this one process; what it started is left to itself."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.join()
+
+
+class Lsap:
+    """Runs `lsap` with arguments, each command in a process of its own."""
+
+    def __init__(self, context: ForkServerContext, folder: Path, config: Path, environment: dict[str, str]):
+        self._context = context
+        self._folder = folder
+        self._config = config
+        self._environment = environment
+        self._count = 0
+
+    def start(self, *arguments: str, **environment: str) -> Running:
+        """Begin a command, with further variables."""
+        self._count += 1
+        folder = self._folder / f"{self._count:03d}"
+        folder.mkdir()
+        process = self._context.Process(
+            target=runpy.run_path,
+            args=(str(HERE / "lsap_command.py"),),
+            kwargs={
+                "init_globals": {
+                    "ARGUMENTS": arguments,
+                    "ENVIRONMENT": {**self._environment, **environment},
+                    "FOLDER": str(folder),
+                },
+                "run_name": "__main__",
+            },
+        )
+        process.start()
+        return Running(process, folder)
+
+    def __call__(self, *arguments: str, **environment: str) -> Finished:
+        """Begin a command and wait for its end."""
+        return self.start(*arguments, **environment).wait()
+
+    def invert(self, *flags: str, **fields: Any) -> Running:
+        """Begin `run invert` with SMALL and further fields; `__` stands for a dot."""
+        changes = [f"{name.replace('__', '.')}={value}" for name, value in fields.items()]
+        return self.start("run", "invert", str(self._config), *(x for c in changes for x in ("--set", c)), *flags)
+
+
+@pytest.fixture(scope="package")
+def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
+    """Where commands are forked from, with the variables that libraries read while they are imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["flows.cli", "flows.invert", "flows.dry_run"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", prefect_server.url)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture(scope="package")
+def ray_address(fork_server: ForkServerContext, s3_endpoint: str) -> Iterator[str]:
+    """A Ray cluster whose workers find the S3 server; it runs in a process of its own, not in pytest's."""
+    ours, theirs = fork_server.Pipe()
+    process = fork_server.Process(
+        target=runpy.run_path,
+        args=(str(HERE / "ray_cluster.py"),),
+        kwargs={"init_globals": {"PIPE": theirs, "ENVIRONMENT": s3_environment(s3_endpoint)}, "run_name": "__main__"},
+    )
+    process.start()
+    theirs.close()
+    yield ours.recv()
+    ours.close()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.fixture(scope="package")
+def lsap(fork_server: ForkServerContext, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Lsap:
+    """The command line, against the Prefect server of this session; every command starts a Ray of its own."""
+    return Lsap(fork_server, tmp_path_factory.mktemp("commands"), config, {})
+
+
+@pytest.fixture(scope="package")
+def lsap_on_cluster(
+    fork_server: ForkServerContext,
+    config: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_address: str,
+    s3_endpoint: str,
+) -> Lsap:
+    """The same, joining the Ray cluster of this session: that saves the start of one."""
+    environment = {"LSAP_RAY_ADDRESS": ray_address, **s3_environment(s3_endpoint)}
+    return Lsap(fork_server, tmp_path_factory.mktemp("commands"), config, environment)
+
+
+@pytest.fixture(scope="package")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that fits into seconds; each test names its source and archive."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="package")
+def closed_port() -> int:
+    """A port of this machine on which nobody answers."""
+    return free_port()
+
+
+# --- work in this process ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="package")
+def plan_here(config: Path) -> Callable[..., tuple[Prepared, EmbedSpec]]:
+    """Plans a run of SMALL with further fields; returns what is left, and what a worker is built from."""
+
+    def plan(**fields: Any) -> tuple[Prepared, EmbedSpec]:
+        changes = [f"{name.replace('__', '.')}={value}" for name, value in fields.items()]
+        resolved = read_run(str(config), changes).resolve(Settings())
+        prepared = prepare(request_of(resolved))
+        run = resolved.run
+        spec = EmbedSpec(
+            archive=run.archive,
+            generator=resolved.generator,
+            networks=resolved.networks,
+            anchor=prepared.anchor,
+            source=run.source,
+            fit=run.fit,
+            batch_size=resolved.batch_size,
+            device=run.workers.device,
+        )
+        return prepared, spec
+
+    return plan
+
+
+@pytest.fixture(scope="package")
+def save_digits() -> Callable[[Path, Iterable[int]], list[str]]:
+    """Writes digits of the test split as PNG files, and returns their names."""
+    split = load_split("test")
+
+    def save(folder: Path, rows: Iterable[int]) -> list[str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = []
+        for row in rows:
+            names.append(f"{row:04d}-{split.labels[row]}.png")
+            Image.fromarray(split.images[row]).save(folder / names[-1])
+        return names
+
+    return save

@@ -1,0 +1,31 @@
+"""One `lsap` command in a forked process; conftest.py hands over ARGUMENTS, ENVIRONMENT and FOLDER as globals."""
+
+import atexit
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> int:
+    """What a shell would do: variables, output to files, the command, the hooks of the interpreter's end."""
+    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+        file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT, 0o644)
+        os.dup2(file, stream.fileno())
+    os.environ.update(environment)
+    from flows.cli import main
+
+    try:
+        return main(arguments)
+    except SystemExit as stop:  # argparse
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 70  # main() lets nothing else through
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(run(ARGUMENTS, ENVIRONMENT, FOLDER))  # noqa: F821

@@ -1,0 +1,380 @@
+"""The command line: what it refuses and how, what it tells, what it leaves alone. No server, no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from flows.cli import main
+from flows.parameters import read_run
+from lsap_archive import RunWriter
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.generator import Generator
+from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
+from tasks.prepare import Prepared
+from tasks.settings import Settings
+from tasks.weights import load_generator, save_generator
+
+DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
+DIGITS_GENERATOR = "domains/digits/generator.safetensors"
+MAX_SECONDS_OF_A_DEAD_STORE = 60.0  # most of it imports on a busy machine
+PlanHere = Callable[..., tuple[Prepared, EmbedSpec]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_line(self) -> str:
+        """The one line of stderr."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert self.out == ""
+        return lines[0]
+
+
+@pytest.fixture
+def lsap_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs a command in this process."""
+
+    def run(*arguments: Any) -> Answer:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path, save_digits: Callable[[Path, Iterable[int]], list[str]]) -> Path:
+    save_digits(tmp_path / "images", range(4))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def invert(lsap_here: Callable[..., Answer], config: Path, images: Path, tmp_path: Path) -> Callable[..., Answer]:
+    """`run invert` of four digits into tmp_path/archive, with changes; `__` stands for a dot."""
+
+    def run(*flags: str, **fields: Any) -> Answer:
+        changes = {"source": images, "archive": tmp_path / "archive", **fields}
+        sets = [x for name, value in changes.items() for x in ("--set", f"{name.replace('__', '.')}={value}")]
+        return lsap_here("run", "invert", config, *sets, *flags)
+
+    return run
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+# --- refused ------------------------------------------------------------------------------------------
+
+WRONG = {
+    "unknown field": ({"sorce": "x"}, ["sorce", "no such field"]),
+    "wrong type": ({"workers__count": "many"}, ["workers.count", "'many'", "integer"]),
+    "out of range": ({"max_failed_share": 1.5}, ["max_failed_share", "1.5", "less than or equal to 1"]),
+    "unknown fit": ({"fit": "squeeze"}, ["fit", "'squeeze'", "'crop'"]),
+    "no methods": ({"methods": "[]"}, ["methods", "stylegan2_w_plus"]),
+    "unknown method": ({"methods": "[e4e]"}, ["methods[e4e]", '"e4e"', "lsap_o_w_plus"]),
+    "a method twice": ({"methods": "[l2_w_plus, l2_w_plus]"}, ["methods", "twice"]),
+    "unknown domain": ({"domain": "faces"}, ["domain", '"faces"', "digits", ".yaml"]),
+    "missing domain file": ({"domain": "nowhere.yaml"}, ["domain", "nowhere.yaml"]),
+    "unknown setting": ({"embedding__steps": 5}, ["'steps'", "num_steps"]),
+    "a setting of another type": ({"embedding__num_steps": "few"}, ["embedding.num_steps", "'few'", "integer"]),
+    "a share of a step": ({"embedding__num_steps": 2.5}, ["embedding.num_steps", "2.5", "integer"]),
+    "a setting out of range": ({"embedding__num_steps": 0}, ["num_steps", "0", "at least 1"]),
+    "a setting of an absent method": ({"method_settings__l2_w_plus__num_steps": 5}, ["method_settings", "l2_w_plus"]),
+    "a shard that is no whole chunks": ({"shard_rows": 20}, ["shard_rows", "20", "multiple of 16"]),
+    "unknown network": ({"perceptual": "lpips-resnet"}, ["perceptual", '"lpips-resnet"', "lpips-vgg"]),
+    "missing source": ({"source": "nowhere/images"}, ["nowhere/images", "folder"]),
+    "source without images": ({"source": "EMPTY"}, ["EMPTY", "no image"]),
+    "missing generator": ({"generator": "nowhere.pt"}, ["nowhere.pt", "does not exist"]),
+    "generator that is none": ({"generator": "README"}, ["README", "no known file of weights"]),
+    "archive with a password": ({"archive": "s3://user:secret@bucket/x"}, ["credentials"]),
+    "archive of one process": ({"archive": "memory://x"}, ["memory://", "worker"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(
+    case: str, invert: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, words = WRONG[case]
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "README").write_text("weights are elsewhere")
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    answer = invert(**changes)
+    assert answer.code == ASKED_WRONGLY, answer.err
+    assert answer.error_line.startswith("lsap: ")
+    assert "user:secret" not in answer.err
+    for word in words:
+        assert word in answer.error_line
+    assert files(tmp_path) == before
+
+
+def test_a_missing_trunk_of_lpips_is_named_with_its_place(
+    invert: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path / "backbones"))
+    answer = invert(perceptual="lpips-vgg")
+    assert answer.code == ASKED_WRONGLY
+    for word in ("lpips-vgg", "vgg16-397923af.pth", str(tmp_path / "backbones"), "LSAP_BACKBONES"):
+        assert word in answer.error_line
+    assert not (tmp_path / "archive").exists()
+
+
+def test_networks_that_do_not_fit_the_generator_are_refused(invert: Callable[..., Answer], tmp_path: Path) -> None:
+    path = tmp_path / "colour.safetensors"
+    save_generator(Generator(GeneratorConfig(32, (8, 8, 8, 8), w_dim=8, num_mapping_layers=2)), str(path))
+    answer = invert(generator=path)
+    assert answer.code == ASKED_WRONGLY
+    for word in ("digits-features", "1-channel", "3-channel", "lpips"):
+        assert word in answer.error_line
+
+
+def test_an_archive_of_another_generator_is_left_alone(
+    invert: Callable[..., Answer], small_archive: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    loaded = load_generator(DIGITS_GENERATOR)
+    other = Generator(loaded.config)
+    save_generator(other, str(tmp_path / "other.safetensors"))
+    digest = load_generator(str(tmp_path / "other.safetensors")).digest
+    before = {path: path.read_bytes() for path in files(small_archive)}
+    for flags in ((), ("--dry-run",)):
+        answer = invert(*flags, archive=small_archive, generator=tmp_path / "other.safetensors")
+        assert answer.code == ASKED_WRONGLY
+        for word in (str(small_archive), loaded.digest, digest, "new archive"):
+            assert word in answer.error_line
+    assert {path: path.read_bytes() for path in files(small_archive)} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("source: [", ["is not YAML"]),
+        ("- a\n- b", ["holds a list"]),
+        ("source: digits:test", ["archive: missing"]),
+        ("source: a\narchive: b\nsorce: c", ["sorce: there is no such field"]),
+        ("source: a\narchive: b\nworkers: {counts: 2}", ["workers.counts: there is no such field"]),
+        ("\x80\x81", ["is not YAML"]),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(
+    text: str, words: list[str], lsap_here: Callable[..., Answer], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="latin-1")
+    answer = lsap_here("run", "invert", path)
+    assert answer.code == ASKED_WRONGLY
+    for word in words:
+        assert word in answer.error_line
+
+
+def test_a_missing_file_is_one_sentence(lsap_here: Callable[..., Answer]) -> None:
+    answer = lsap_here("run", "invert", "nowhere.yaml")
+    assert answer.code == ASKED_WRONGLY
+    assert "nowhere.yaml does not exist" in answer.error_line
+
+
+def test_a_change_without_a_value_is_one_sentence(invert: Callable[..., Answer]) -> None:
+    answer = invert("--set", "embedding.num_steps")
+    assert answer.code == ASKED_WRONGLY
+    assert "key=value" in answer.error_line
+
+
+def test_numbers_may_be_written_as_yaml_does_not_read_them(config: Path, tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e5 as text; in a setting it is the number."""
+    changes = ["source=digits:test", "archive=a", "embedding.noise_weight=1e5"]
+    resolved = read_run(str(config), changes).resolve(Settings())
+    assert [method.settings.noise_weight for method in resolved.methods] == [1e5, 1e5]
+
+
+@pytest.mark.object_store
+@pytest.mark.slow
+def test_an_unreachable_store_is_one_sentence_soon(config: Path, closed_port: int) -> None:
+    """A process from nothing, as from a shell."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "very-secret",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port}",
+    }
+    command = [sys.executable, "-m", "flows.cli", "run", "invert", str(config)]
+    command += ["--set", "source=digits:test[:4]", "--set", "archive=s3://lsap/nowhere"]
+    started = time.monotonic()
+    ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=200)
+    seconds = time.monotonic() - started
+    answer = Answer(ended.returncode, ended.stdout, ended.stderr)
+    assert answer.code == FAILED, answer.err
+    assert "s3://lsap/nowhere" in answer.error_line
+    assert "does not answer" in answer.error_line
+    assert "very-secret" not in answer.err
+    assert seconds < MAX_SECONDS_OF_A_DEAD_STORE
+
+
+# --- dry run ------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_the_work_and_writes_nothing(invert: Callable[..., Answer], tmp_path: Path) -> None:
+    before = files(tmp_path)
+    answer = invert("--dry-run", "--json", embedding__num_steps=2)
+    assert answer.code == DONE, answer.err
+    told = json.loads(answer.out)
+    assert told["images in the source"] == 4
+    assert told["images left by method"] == {"stylegan2_w_plus": 4, "lsap_o_w_plus": 4}
+    assert told["shards left"] == 2
+    config = load_generator(DIGITS_GENERATOR).config
+    values = config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides)
+    assert told["archive bytes, before compression"] == 8 * 4 * values
+    assert told["device hours on this machine, one worker"] >= 0
+    assert files(tmp_path) == before
+    assert answer.err == ""
+
+
+def test_a_dry_run_for_people_names_shards_bytes_and_hours(invert: Callable[..., Answer]) -> None:
+    answer = invert("--dry-run", embedding__num_steps=2)
+    assert answer.code == DONE, answer.err
+    for word in ("shards left: 2", "archive bytes", "device hours"):
+        assert word in answer.out
+
+
+def test_a_dry_run_counts_what_an_unfinished_run_still_lacks(
+    invert: Callable[..., Answer], plan_here: PlanHere, images: Path, tmp_path: Path
+) -> None:
+    """Started and never embedded: all of it is left, though no new run is to be made."""
+    prepared, _ = plan_here(source=images, archive=tmp_path / "archive", embedding__num_steps=2)
+    before = files(tmp_path)
+    answer = invert("--dry-run", "--json", embedding__num_steps=2)
+    told = json.loads(answer.out)
+    assert told["unfinished runs to resume"] == list(prepared.runs)
+    assert told["shards left"] == 2
+    assert told["images left by method"] == {"stylegan2_w_plus": 4, "lsap_o_w_plus": 4}
+    assert files(tmp_path) == before
+
+
+def test_a_dry_run_has_nothing_to_do_where_all_is_done(
+    invert: Callable[..., Answer], small_archive: Path, small_source: Path
+) -> None:
+    answer = invert("--dry-run", "--json", source=small_source, archive=small_archive, embedding__num_steps=2)
+    told = json.loads(answer.out)
+    assert told["images left by method"] == "none"
+    assert told["shards left"] == 0
+
+
+# --- archives -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_source(
+    tmp_path_factory: pytest.TempPathFactory, save_digits: Callable[[Path, Iterable[int]], list[str]]
+) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "images"
+    save_digits(folder, range(4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_archive(plan_here: PlanHere, small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four digits by two methods, embedded in this process."""
+    folder = tmp_path_factory.mktemp("small") / "archive"
+    prepared, spec = plan_here(source=small_source, archive=folder, embedding__num_steps=2)
+    worker = EmbedWorker(spec)
+    for shard in prepared.shards:
+        worker.embed(ShardWork(shard.run_id, shard.shard, shard.duplicates))
+    for run_id in prepared.runs:
+        assert RunWriter.open(str(folder), run_id).publish({})
+    return folder
+
+
+def test_describe_tells_what_is_there(lsap_here: Callable[..., Answer], small_archive: Path) -> None:
+    answer = lsap_here("archive", "describe", small_archive, "--json")
+    assert (answer.code, answer.err) == (DONE, "")
+    told = json.loads(answer.out)
+    assert told["num_rows"] == 8
+    assert told["methods"]["lsap_o_w_plus"]["ok"] == 4
+    for_people = lsap_here("archive", "describe", small_archive)
+    assert "num_rows: 8" in for_people.out
+
+
+@pytest.mark.parametrize("verb", ["describe", "verify"])
+def test_no_archive_is_one_sentence(verb: str, lsap_here: Callable[..., Answer], tmp_path: Path) -> None:
+    answer = lsap_here("archive", verb, tmp_path)
+    assert answer.code == ASKED_WRONGLY
+    assert f"{tmp_path} is not an archive" in answer.error_line
+
+
+def test_verify_names_the_object_of_which_a_byte_is_wrong(
+    lsap_here: Callable[..., Answer], small_archive: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_archive, copy)
+    sound = lsap_here("archive", "verify", copy, "--json")
+    assert (sound.code, sound.err) == (DONE, "")
+    assert json.loads(sound.out)["problems"] == []
+    victim = sorted(copy.glob("runs/lsap_o_w_plus-*/w_plus/c/0/0/0"))[0]
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    key = str(victim.relative_to(copy))
+    for flags in ((), ("--json",)):
+        answer = lsap_here("archive", "verify", copy, *flags)
+        assert answer.code == FAILED
+        assert key in answer.out
+    assert [problem["key"] for problem in json.loads(answer.out)["problems"]] == [key]
+
+
+# --- generators ---------------------------------------------------------------------------------------
+
+
+def test_a_generator_is_described_and_converted_both_ways(lsap_here: Callable[..., Answer], tmp_path: Path) -> None:
+    described = lsap_here("generator", "describe", DIGITS_GENERATOR, "--json")
+    assert (described.code, described.err) == (DONE, "")
+    told = json.loads(described.out)
+    assert (told["format"], told["resolution"], told["image_channels"]) == ("safetensors", 32, 1)
+    as_pt, back = tmp_path / "digits.pt", tmp_path / "back.safetensors"
+    converted = lsap_here("generator", "convert", DIGITS_GENERATOR, as_pt, "--json")
+    assert json.loads(converted.out)["digest"] == told["digest"]
+    assert json.loads(converted.out)["format"] == "rosinality"
+    assert lsap_here("generator", "convert", as_pt, back).code == DONE
+    one, other = (safetensors.torch.load_file(path) for path in (DIGITS_GENERATOR, back))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_existing_file_is_not_overwritten(lsap_here: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "mine.pt").write_bytes(b"mine")
+    answer = lsap_here("generator", "convert", DIGITS_GENERATOR, tmp_path / "mine.pt")
+    assert answer.code == ASKED_WRONGLY
+    assert "exists already" in answer.error_line
+    assert (tmp_path / "mine.pt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"<!doctype html><html>", b"\x80\x04junk"])
+def test_a_file_that_is_no_generator_is_one_sentence(
+    content: bytes | None, lsap_here: Callable[..., Answer], tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pt"
+    if content is not None:
+        path.write_bytes(content)
+    answer = lsap_here("generator", "describe", path)
+    assert answer.code == ASKED_WRONGLY
+    assert str(path) in answer.error_line

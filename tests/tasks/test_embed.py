@@ -1,0 +1,402 @@
+"""A shard in, rows and arrays out: whatever is wrong with an image, and whenever the work was interrupted."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lsap_archive import ArchiveKeyError, RunWriter, Store, StoreUnavailableError, open_archive
+from lsap_core.images import from_uint8, to_uint8
+from lsap_core.perceptual.features import FeatureDistance
+from lsap_core.presets import method
+from tasks.embed import EmbedWorker, ShardWork, image_seed
+from tasks.networks import NetworkChoice
+from tasks.pool import LocalPool
+from tasks.weights import load_generator
+
+METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd", "w_distance")
+# Exploration draws random numbers at every step, so a state that forgets its streams goes another way.
+SIX_STEPS = (method("lsap_o_w_plus", num_steps=6, record_every=2, sncd_weight=0.5, exploration=0.5),)
+
+
+def rows_of(archive: Any) -> dict[str, dict[str, Any]]:
+    return {row["image_id"]: row for row in archive.rows().to_pylist()}
+
+
+def everything(archive: Any, ids: list[str], name: str) -> dict[str, np.ndarray]:
+    arrays = {"w_plus": archive.codes(ids, name), "trace": archive.trace(ids, name).values}
+    return arrays | {f"noise_{index:02d}": maps for index, maps in enumerate(archive.noise(ids, name))}
+
+
+def assert_same_bits(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+# --- what becomes of each image -----------------------------------------------------------------------
+
+
+def test_each_image_gets_the_row_that_it_deserves(laboratory: Any) -> None:
+    laboratory.put("a good.png", laboratory.picture(1, 48, 48))
+    laboratory.put("b broken.png", b"this is no picture")
+    laboratory.put("c same.png", laboratory.picture(1, 48, 48))
+    laboratory.put("d changed.png", laboratory.picture(2))
+    laboratory.put("e wide.png", laboratory.picture(3, 32, 40))
+    laboratory.put("f gone.png", laboratory.picture(4))
+    laboratory.put("g good.png", laboratory.picture(5))
+    prepared = laboratory.prepare(shard_rows=7)
+    laboratory.put("d changed.png", laboratory.picture(6))
+    (laboratory.source / "f gone.png").unlink()
+    (outcome,) = laboratory.embed(prepared)
+
+    assert (outcome.run_id, outcome.shard, outcome.won, outcome.resumed_at) == (*prepared.runs, 0, True, 0)
+    assert outcome.by_status == {"ok": 2, "duplicate": 1, "failed": 4}
+    assert outcome.by_reason == {"not_an_image": 1, "changed": 1, "not_square": 1, "unreadable": 1}
+
+    archive = laboratory.publish(prepared)
+    rows = rows_of(archive)
+    reasons = {image_id: row["reason"] for image_id, row in rows.items()}
+    assert reasons == {
+        "a good.png": None,
+        "b broken.png": "not_an_image",
+        "c same.png": None,
+        "d changed.png": "changed",
+        "e wide.png": "not_square",
+        "f gone.png": "unreadable",
+        "g good.png": None,
+    }
+    assert "40" in rows["e wide.png"]["message"] and "run the same command again" in rows["d changed.png"]["message"]
+    assert rows["c same.png"]["duplicate_of"] == "a good.png"
+    assert (rows["a good.png"]["width"], rows["a good.png"]["height"]) == (48, 48)  # of the file, not of the network
+    assert (rows["g good.png"]["width"], rows["g good.png"]["height"]) == (32, 32)
+    for row in rows.values():
+        measured = [row[name] for name in (*METRICS, "final_loss", "seconds", "num_steps")]
+        if row["status"] == "ok":
+            assert np.isfinite(measured).all()
+        else:
+            assert measured == [None] * len(measured)
+
+    is_ok = np.array([row["status"] == "ok" for row in rows.values()])
+    for name in RunWriter.open(laboratory.archive, outcome.run_id).layouts:
+        values = archive.array(outcome.run_id, name)[:].reshape(len(rows), -1)
+        assert np.isfinite(values[is_ok]).all()
+        assert np.isnan(values[~is_ok]).all()
+        assert (values[is_ok] == 0).all() == (name == "noise_00")  # of the one convolution that adds no noise
+    codes = archive.codes(["a good.png", "c same.png", "g good.png"], "stylegan2_w_plus")
+    np.testing.assert_array_equal(codes[0], codes[1])
+    assert not np.allclose(codes[0], codes[2], atol=1e-3)
+
+
+def test_a_shard_of_bad_images_alone_is_written(laboratory: Any) -> None:
+    laboratory.put("a.png", b"no picture")
+    archive = laboratory.invert()
+    assert [row["status"] for row in rows_of(archive).values()] == ["failed"]
+
+
+def test_a_row_tells_time_steps_and_the_last_loss(laboratory: Any) -> None:
+    laboratory.fill(3)
+    prepared = laboratory.prepare(methods=SIX_STEPS)
+    started = time.monotonic()
+    (outcome,) = laboratory.embed(prepared, batch_size=2)
+    wall = time.monotonic() - started
+    archive = laboratory.publish(prepared)
+    rows = rows_of(archive)
+    trace = archive.trace(list(rows), "lsap_o_w_plus")
+    loss = trace.values[:, :, trace.terms.index("loss")]
+    assert trace.steps == (0, 2, 4, 5)
+    assert [row["final_loss"] for row in rows.values()] == loss[:, -1].tolist()
+    assert [row["num_steps"] for row in rows.values()] == [6, 6, 6]
+    seconds = [row["seconds"] for row in rows.values()]
+    assert min(seconds) > 0 and seconds[0] == seconds[1] != seconds[2]  # a batch's time over its size
+    assert sum(seconds) < outcome.seconds < wall
+
+
+def test_what_is_measured_belongs_to_the_codes_that_are_written(laboratory: Any) -> None:
+    laboratory.fill(3)
+    archive = laboratory.invert(worker={"batch_size": 2})
+    rows = rows_of(archive)
+    codes = torch.from_numpy(archive.codes(list(rows), "stylegan2_w_plus"))
+    noise = [torch.from_numpy(maps)[:, None] for maps in archive.noise(list(rows), "stylegan2_w_plus")]
+    with torch.no_grad():
+        image = load_generator(laboratory.generator).generator.synthesize(codes, noise=noise)
+    target = torch.stack([pixels_of((laboratory.source / name).read_bytes()) for name in rows])
+    mse = (from_uint8(to_uint8(image)) - target).square().mean(dim=(1, 2, 3))
+    np.testing.assert_allclose([row["mse"] for row in rows.values()], mse, rtol=1e-4)
+
+
+def pixels_of(data: bytes) -> Tensor:
+    return from_uint8(np.array(Image.open(io.BytesIO(data)))[None, :, :, None])[0]
+
+
+# --- whose neighbour an image is does not matter ------------------------------------------------------
+
+
+def test_an_image_gets_the_same_result_in_every_shard_and_batch(new_laboratory: Callable[[], Any]) -> None:
+    first, second = new_laboratory(), new_laboratory()
+    first.fill(5)
+    alone = first.invert(methods=SIX_STEPS, shard_rows=2, worker={"batch_size": 1})
+    first.put("3.png", b"no picture: the batches shift")
+    together = second.invert(methods=SIX_STEPS, shard_rows=8, worker={"batch_size": 3})
+    ids = ["0.png", "1.png", "2.png", "4.png"]
+    one, other = (everything(archive, ids, "lsap_o_w_plus") for archive in (alone, together))
+    for name, values in one.items():
+        np.testing.assert_allclose(other[name], values, atol=1e-4, rtol=1e-4, err_msg=name)
+    for image_id in ids:
+        for name in METRICS:
+            assert rows_of(together)[image_id][name] == pytest.approx(rows_of(alone)[image_id][name], abs=1e-4)
+
+
+def test_the_seed_of_a_run_changes_what_an_image_gets(new_laboratory: Callable[[], Any]) -> None:
+    first, second = new_laboratory(), new_laboratory()
+    first.fill(1)
+    one, other = first.invert(seed=0), second.invert(seed=1)
+    found = [archive.codes(["0.png"], "stylegan2_w_plus") for archive in (one, other)]
+    assert not np.allclose(*found, atol=1e-3)
+
+
+def test_the_random_state_of_an_image_follows_from_seed_and_id() -> None:
+    assert image_seed(0, "a.png") == 9156644118951487697  # half of SHA-256('0:a.png')[:8], for ever
+    assert len({image_seed(seed, name) for seed in range(3) for name in ("a.png", "b.png", "é\udcff")}) == 9
+    assert image_seed(1, "1.png") != image_seed(11, ".png")
+    for name in map(str, range(100)):
+        torch.Generator().manual_seed(image_seed(0, name))  # every value is one that torch takes
+
+
+class ExplodingDistance:
+    """The perceptual distance, but without a finite value for one target from some step on."""
+
+    def __init__(self, inner: FeatureDistance, target: Tensor, after: int):
+        self._inner = inner
+        self._marked = inner.features(target)[0]
+        self._left = after
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return self._inner.features(images)
+
+    def distance(self, features: list[Tensor], target_features: list[Tensor]) -> Tensor:
+        self._left -= 1
+        values = self._inner.distance(features, target_features)
+        is_marked = (target_features[0] - self._marked).flatten(1).abs().amax(dim=1) < 1e-4
+        return values * torch.where(is_marked & torch.tensor(self._left < 0), torch.inf, 1.0)
+
+
+def test_a_loss_that_is_not_finite_fails_its_image_alone(new_laboratory: Callable[[], Any]) -> None:
+    quiet, loud = new_laboratory(), new_laboratory()
+    quiet.fill(3)
+    undisturbed = quiet.invert(methods=SIX_STEPS)
+    prepared = loud.prepare(methods=SIX_STEPS)
+    worker = loud.worker(prepared)
+    target = pixels_of(loud.picture(1))[None]
+    exploding = ExplodingDistance(worker.networks.perceptual, target, after=2)
+    worker.networks = replace(worker.networks, perceptual=exploding)
+    outcome = worker.embed(loud.work_of(prepared.shards[0]))
+    assert (outcome.by_status, outcome.by_reason) == ({"ok": 2, "failed": 1}, {"non_finite_loss": 1})
+    archive = loud.publish(prepared)
+    row = rows_of(archive)["1.png"]
+    assert (row["status"], row["reason"], row["num_steps"]) == ("failed", "non_finite_loss", 6)
+    assert "no longer finite at step 2 of 6" in row["message"]
+    assert [row[name] for name in (*METRICS, "final_loss")] == [None] * 7
+    with pytest.raises(ArchiveKeyError, match="no longer finite at step 2"):
+        archive.codes(["1.png"], "lsap_o_w_plus")
+    ids = ["0.png", "2.png"]
+    assert_same_bits(*(everything(one, ids, "lsap_o_w_plus") for one in (archive, undisturbed)))
+
+
+def test_a_learning_rate_beyond_all_measure_fails_images_and_not_the_shard(laboratory: Any) -> None:
+    laboratory.fill(2)
+    archive = laboratory.invert(methods=(method("stylegan2_w_plus", num_steps=4, learning_rate=1e37),))
+    assert {row["reason"] for row in rows_of(archive).values()} == {"non_finite_loss"}
+
+
+# --- interrupted and taken up again -------------------------------------------------------------------
+
+
+class Interrupted(StoreUnavailableError):
+    """What the store of a test answers from some moment on."""
+
+
+def embed_until_interrupted(
+    laboratory: Any, prepared: Any, monkeypatch: pytest.MonkeyPatch, *, saves: int, **worker: Any
+) -> None:
+    """Embed with a state saved after every step, and have the store fail after some saves."""
+    put, left = Store.put, saves
+
+    def put_some(self: Store, key: str, data: bytes) -> None:
+        nonlocal left
+        if left == 0:
+            raise Interrupted("the store went away")
+        left -= 1
+        put(self, key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", put_some)
+        pool = LocalPool(lambda: laboratory.worker(prepared, save_every_seconds=0, **worker))
+        with pytest.raises(Interrupted):
+            pool.call("embed", laboratory.work_of(prepared.shards[0]))
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5])
+def test_interrupted_work_is_taken_up_bit_for_bit(
+    new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    through, broken = new_laboratory(), new_laboratory()
+    through.fill(2)
+    wanted = through.invert(methods=SIX_STEPS)
+    prepared = broken.prepare(methods=SIX_STEPS)
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=saves)
+    assert RunWriter.open(broken.archive, prepared.runs[0]).missing_shards() == [0]
+
+    assert broken.prepare(methods=SIX_STEPS) == prepared
+    (outcome,) = broken.embed(prepared)
+    assert (outcome.resumed_at, outcome.won) == (saves, True)
+    found = broken.publish(prepared)
+    ids = ["0.png", "1.png"]
+    assert_same_bits(*(everything(archive, ids, "lsap_o_w_plus") for archive in (found, wanted)))
+    for image_id in ids:
+        one, other = rows_of(found)[image_id], rows_of(wanted)[image_id]
+        assert {name: one[name] for name in METRICS} == {name: other[name] for name in METRICS}
+    assert not [key for key in broken.contents() if "_staging" in key]  # publishing cleans up
+
+
+def test_a_saved_state_is_never_taken_for_that_of_other_images(
+    new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches shift when their size changes or an image went bad; the states of the old ones then fit nobody."""
+    through, broken = new_laboratory(), new_laboratory()
+    through.fill(6)
+    wanted = through.invert(methods=SIX_STEPS, shard_rows=6, worker={"batch_size": 2})
+    prepared = broken.prepare(methods=SIX_STEPS, shard_rows=6)
+    # 6 saves of [0, 1, 2, 3], then 2 of [4, 5], which as the second batch has the shape of [2, 3].
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=8, batch_size=4)
+    (broken.source / "0.png").unlink()
+    (outcome,) = broken.embed(prepared, batch_size=2)  # [1, 2], [3, 4], [5]
+    assert outcome.by_reason == {"unreadable": 1}
+    found = broken.publish(prepared)
+    ids = [f"{number}.png" for number in range(1, 6)]
+    one, other = (everything(archive, ids, "lsap_o_w_plus") for archive in (found, wanted))
+    for name, values in other.items():
+        np.testing.assert_allclose(one[name], values, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_states_are_saved_as_often_as_asked_and_no_oftener(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(1)
+    prepared = laboratory.prepare(methods=SIX_STEPS)
+    keys: list[str] = []
+    put = Store.put
+    monkeypatch.setattr(Store, "put", lambda self, key, data: (keys.append(key), put(self, key, data))[1])
+    laboratory.embed(prepared)
+    assert not [key for key in keys if "state" in key]  # not within 300 seconds
+    worker = laboratory.worker(prepared, save_every_seconds=0)
+    worker.embed(laboratory.work_of(prepared.shards[0]))
+    states = [key for key in keys if "state" in key]
+    assert len(states) == 6 and len(set(states)) == 1
+
+
+def test_a_shard_embedded_twice_is_committed_once(laboratory: Any) -> None:
+    laboratory.fill(2)
+    prepared = laboratory.prepare()
+    first, second = laboratory.embed(prepared), laboratory.embed(prepared)
+    assert [outcome.won for outcome in (*first, *second)] == [True, False]
+    assert laboratory.publish(prepared).rows().num_rows == 2
+
+
+def test_progress_counts_images(laboratory: Any) -> None:
+    laboratory.fill(3)
+    laboratory.put("bad.png", b"no picture")
+    prepared = laboratory.prepare(methods=SIX_STEPS, shard_rows=4)
+    worker = laboratory.worker(prepared, batch_size=2)
+    seen: list[float] = []
+    perceptual = worker.networks.perceptual
+
+    class Watched:
+        features = staticmethod(perceptual.features)
+
+        def distance(self, features: list[Tensor], target_features: list[Tensor]) -> Tensor:
+            seen.append(worker.progress())
+            return perceptual.distance(features, target_features)
+
+    worker.networks = replace(worker.networks, perceptual=Watched())
+    worker.embed(laboratory.work_of(prepared.shards[0]))
+    done_by_step = [1 + 2 * step / 6 for step in range(6)] + [3 + step / 6 for step in range(6)]
+    assert seen == pytest.approx(done_by_step)
+    assert worker.progress() == 4
+
+
+# --- previews -----------------------------------------------------------------------------------------
+
+
+def images_of(archive: Any) -> list[dict[str, Any]]:
+    return archive.rows(["image_id", "uri", "digest"]).to_pylist()
+
+
+def read_png(data: bytes) -> np.ndarray:
+    assert data.startswith(b"\x89PNG")
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+
+
+def test_a_preview_shows_what_the_archive_holds(laboratory: Any) -> None:
+    laboratory.fill(3)
+    prepared = laboratory.prepare(shard_rows=2)
+    laboratory.embed(prepared)
+    archive = laboratory.publish(prepared)
+    images = images_of(archive)[::-1]
+    previews = laboratory.worker(prepared).preview("stylegan2_w_plus", images)
+    assert list(previews) == ["2.png", "1.png", "0.png"]
+    codes = torch.from_numpy(archive.codes(list(previews), "stylegan2_w_plus"))
+    noise = [torch.from_numpy(maps)[:, None] for maps in archive.noise(list(previews), "stylegan2_w_plus")]
+    with torch.no_grad():
+        wanted = load_generator(laboratory.generator).generator.synthesize(codes, noise=noise)
+    for index, (name, preview) in enumerate(previews.items()):
+        original, reconstruction, difference = map(
+            read_png, (preview.original, preview.reconstruction, preview.difference)
+        )
+        assert original.shape == reconstruction.shape == difference.shape == (32, 32)
+        np.testing.assert_array_equal(original, read_png((laboratory.source / name).read_bytes()))
+        assert np.abs(reconstruction - to_uint8(wanted)[index, :, :, 0].astype(int)).max() <= 1
+        assert np.abs(difference - np.abs(original - reconstruction)).max() <= 2
+        assert difference.max() > 50
+
+
+def test_a_preview_leaves_out_originals_that_are_gone_or_others_now(laboratory: Any) -> None:
+    laboratory.fill(3)
+    prepared = laboratory.prepare()
+    laboratory.embed(prepared)
+    images = images_of(laboratory.publish(prepared))
+    worker = laboratory.worker(prepared)
+    (laboratory.source / "0.png").unlink()
+    laboratory.put("1.png", laboratory.picture(9))
+    assert list(worker.preview("stylegan2_w_plus", images)) == ["2.png"]
+    assert worker.preview("stylegan2_w_plus", images[:2]) == {}
+
+
+def test_a_worker_needs_the_anchor_that_it_is_told(laboratory: Any) -> None:
+    laboratory.fill(1)
+    prepared = laboratory.prepare()
+    with pytest.raises(FileNotFoundError, match=r"anchors/0000\.npz"):
+        laboratory.worker(replace(prepared, anchor="0000"))
+
+
+def test_a_run_that_is_not_there_is_refused(laboratory: Any) -> None:
+    laboratory.fill(1)
+    worker: EmbedWorker = laboratory.worker(laboratory.prepare())
+    with pytest.raises(FileNotFoundError, match="has no run nothing-1"):
+        worker.embed(ShardWork("nothing-1", 0))
+
+
+def test_without_judge_and_identity_their_columns_are_empty(laboratory: Any) -> None:
+    laboratory.networks = NetworkChoice("digits-features", "digits-features")
+    laboratory.fill(1)
+    (row,) = rows_of(laboratory.invert()).values()
+    assert (row["status"], row["lpips_judge"], row["identity_similarity"]) == ("ok", None, None)
+    assert row["lpips"] > 0
+    assert open_archive(laboratory.archive).runs[0].config["networks"]["judge"] is None

@@ -1,0 +1,202 @@
+"""Networks by name: which are refused, what is said of missing ones, and what their digest tells."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from domains.network_files import load_network
+from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
+from lsap_core.perceptual.judge import JudgeNet
+from tasks import networks as networks_module
+from tasks.networks import (
+    EMBEDDED,
+    LPIPS_TRUNKS,
+    NetworkChoice,
+    find_trunk,
+    load_networks,
+    load_perceptual,
+    module_device,
+    network_digest,
+)
+from tasks.settings import Settings
+
+DIGITS = GeneratorConfig(32, (2, 2, 2, 2), image_channels=1)
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"perceptual": "lpips-vg"}, '"lpips-vg" is not known; wanted one of lpips-vgg'),
+        ({"metric_perceptual": "vgg"}, '"vgg" is not known'),
+        ({"identity": "arcface"}, '"arcface" is not known; wanted "digits-features"'),
+        ({"identity": "digits-judge"}, '"digits-judge" is not known; wanted "digits-features"'),  # it embeds nothing
+        ({"identity": "lpips-vgg"}, '"lpips-vgg" is not known'),
+        ({"judge": "somebody"}, '"somebody" is not known; wanted one of digits-features, digits-judge'),
+        ({"judge": "digits-features"}, '"digits-features" is the network of the loss, so it cannot judge'),
+        ({"perceptual": "digits-judge", "judge": "digits-judge"}, '"digits-judge" is the network of the loss'),
+    ],
+)
+def test_a_wrong_choice_is_refused_by_name(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        NetworkChoice(**{"perceptual": "digits-features", "metric_perceptual": "digits-features", **choice})
+
+
+def test_a_judge_may_be_the_network_of_the_metric() -> None:
+    NetworkChoice("digits-features", "digits-judge", judge="digits-judge").check(DIGITS)
+
+
+# --- checked before the work --------------------------------------------------------------------------
+
+
+def test_networks_that_fit_pass(tmp_path: Path) -> None:
+    NetworkChoice("digits-features", "digits-features", identity="digits-features", judge="digits-judge").check(DIGITS)
+    for name in LPIPS_TRUNKS.values():
+        (tmp_path / name).touch()  # LPIPS looks at images of every size
+    NetworkChoice("lpips-vgg", "lpips-alex", backbones=tmp_path).check(GeneratorConfig.config_f(1024))
+
+
+@pytest.mark.parametrize(
+    ("config", "made"),
+    [
+        (GeneratorConfig(64, (2,) * 5, image_channels=1), "1-channel images of 64 px"),
+        (GeneratorConfig(32, (2,) * 4, image_channels=3), "3-channel images of 32 px"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [
+        ({"perceptual": "digits-features"}, "digits-features"),
+        ({"metric_perceptual": "digits-judge"}, "digits-judge"),
+        ({"identity": "digits-features"}, "digits-features"),
+        ({"judge": "digits-judge"}, "digits-judge"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_a_network_for_other_images_is_refused(
+    tmp_path: Path, choice: dict[str, Any], name: str, config: GeneratorConfig, made: str
+) -> None:
+    (tmp_path / LPIPS_TRUNKS["lpips-vgg"]).touch()
+    fitting = {"perceptual": "lpips-vgg", "metric_perceptual": "lpips-vgg", "backbones": tmp_path}
+    message = f"{name} looks at 1-channel images of 32 px; the generator makes {made}: choose an lpips network"
+    with pytest.raises(ConfigError) as caught:
+        NetworkChoice(**{**fitting, **choice}).check(config)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", LPIPS_TRUNKS)
+def test_a_missing_trunk_is_told_with_its_file_and_the_variable(name: str, tmp_path: Path) -> None:
+    for role in ("perceptual", "metric_perceptual"):
+        roles = {"perceptual": "digits-features", "metric_perceptual": "digits-features", role: name}
+        with pytest.raises(MissingWeightsError) as caught:
+            NetworkChoice(**roles, backbones=tmp_path).check(DIGITS)
+        for part in (name, LPIPS_TRUNKS[name], str(tmp_path), "LSAP_BACKBONES", "nothing is downloaded"):
+            assert part in str(caught.value)
+
+
+def test_the_variable_of_the_message_is_the_one_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / LPIPS_TRUNKS["lpips-alex"]
+    path.touch()
+    monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
+    assert find_trunk("lpips-alex", Settings.from_environment().backbones) == path
+
+
+def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment() == Settings(None, "local")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / LPIPS_TRUNKS["lpips-vgg"]
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert find_trunk("lpips-vgg", Settings.from_environment().backbones) == path
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSAP_BACKBONES", "")
+    monkeypatch.setenv("LSAP_RAY_ADDRESS", "ray://head:10001")
+    assert Settings.from_environment() == Settings(None, "ray://head:10001")
+
+
+# --- loaded -------------------------------------------------------------------------------------------
+
+
+def test_every_role_gets_its_network() -> None:
+    choice = NetworkChoice("digits-features", "digits-judge", identity="digits-features", judge="digits-judge")
+    loaded = load_networks(choice, CPU)
+    assert isinstance(loaded.perceptual, FeatureDistance) and isinstance(loaded.perceptual.network, FeatureNet)
+    assert isinstance(loaded.metric_perceptual, FeatureDistance)
+    assert isinstance(loaded.metric_perceptual.network, JudgeNet)
+    assert isinstance(loaded.identity, EmbeddingSimilarity) and isinstance(loaded.identity.network, FeatureNet)
+    assert isinstance(loaded.judge, FeatureDistance) and isinstance(loaded.judge.network, JudgeNet)
+    for network in (loaded.perceptual, loaded.metric_perceptual, loaded.identity, loaded.judge):
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_one_network_in_two_roles_is_loaded_once() -> None:
+    loaded = load_networks(NetworkChoice("digits-features", "digits-features"), CPU)
+    assert loaded.metric_perceptual is loaded.perceptual
+    assert (loaded.identity, loaded.judge) == (None, None)
+
+
+def test_a_damaged_trunk_is_refused_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / LPIPS_TRUNKS["lpips-vgg"]
+    path.write_bytes(b"half a download")
+    with pytest.raises(CheckpointError, match=f"{path.name} is not a readable file of weights for lpips-vgg"):
+        load_perceptual("lpips-vgg", tmp_path)
+
+
+def test_a_trunk_that_carries_code_is_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "was run"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (marker,)
+
+    torch.save({"features.0.weight": Hostile()}, tmp_path / LPIPS_TRUNKS["lpips-vgg"])
+    with pytest.raises(CheckpointError, match="not a readable file of weights"):
+        load_perceptual("lpips-vgg", tmp_path)
+    assert not marker.exists()
+
+
+def test_a_trunk_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / LPIPS_TRUNKS["lpips-squeeze"])
+    with pytest.raises(CheckpointError, match=r"lpips-squeeze wants features\.0\.weight .* found \[1\]"):
+        load_perceptual("lpips-squeeze", tmp_path)
+
+
+# --- digests ------------------------------------------------------------------------------------------
+
+
+def test_the_digest_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, kind = EMBEDDED["digits-features"]
+    copy = tmp_path / "features.safetensors"
+    shutil.copy(original, copy)
+    wanted = network_digest("digits-features", None)
+    monkeypatch.setitem(networks_module.EMBEDDED, "digits-features", (copy, kind))
+    assert network_digest("digits-features", None) == wanted
+    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+    assert network_digest("digits-features", None) != wanted
+    assert load_network(original, kind).config.resolution == 32
+
+
+def test_the_digest_of_a_trunk_covers_all_of_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / LPIPS_TRUNKS["lpips-alex"]
+    digests = set()
+    for end in (b"a", b"b"):
+        path.write_bytes(bytes(3 * 2**20) + end)
+        digests.add(network_digest("lpips-alex", tmp_path))
+    assert len(digests) == 2
+    with pytest.raises(MissingWeightsError):
+        network_digest("lpips-vgg", tmp_path)
+
+
+def test_the_device_of_a_name() -> None:
+    assert module_device("cpu") == torch.device("cpu")
+    assert module_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,255 @@
+"""What is planned, what is left alone, and what decides the identity of a method and of a run."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lsap_archive import ArchiveWriter, Geometry, RunWriter, open_archive
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.inversion.by_optimization import OptimizationSettings
+from lsap_core.presets import method
+from tasks.errors import BadImageError
+from tasks.networks import LPIPS_TRUNKS, NetworkChoice
+from tasks.planning import MethodPlan, bytes_per_image, missing_shards, plan_method, plan_runs, run_plan
+from tasks.sources import PlannedImage
+
+CONFIG = GeneratorConfig(8, (3, 2), z_dim=3, w_dim=5, num_mapping_layers=1)
+NETWORKS = NetworkChoice("digits-features", "digits-features")
+METHOD = method("stylegan2_w_plus", num_steps=3)
+
+# Another value for every setting, so that a new one cannot be forgotten.
+CHANGED = {
+    "space": "w",
+    "num_steps": 4,
+    "learning_rate": 0.2,
+    "lpips_weight": 2.0,
+    "sncd_weight": 1.0,
+    "sncd_on": "explored",
+    "mse_weight": 1.0,
+    "mean_code_weight": 1.0,
+    "noise_weight": 1.0,
+    "exploration": 0.0,
+    "noise_normalization": "biased",
+    "downsampling": "bilinear",
+    "record_every": 2,
+}
+
+
+def planned(**changes: Any) -> MethodPlan:
+    values: dict[str, Any] = {
+        "generator_digest": "generator-1",
+        "anchor": "anchor-1",
+        "networks": NETWORKS,
+        "fit": "refuse",
+        "seed": 0,
+    }
+    return plan_method(changes.pop("method", METHOD), **{**values, **changes})
+
+
+def image(name: str, content: str | None = None) -> PlannedImage:
+    return PlannedImage(name, f"file:///{name}", content or f"content of {name}")
+
+
+def unreadable(name: str) -> PlannedImage:
+    return PlannedImage(name, f"file:///{name}", "unreadable:truncated", BadImageError("truncated", "too short"))
+
+
+@pytest.fixture
+def archive() -> ArchiveWriter:
+    return ArchiveWriter.open(
+        f"memory://test-{uuid.uuid4().hex}",
+        generator_digest="generator-1",
+        generator_name="tiny",
+        geometry=Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sides),
+    )
+
+
+def write(run: RunWriter, shard: int) -> None:
+    size = len(run.rows_of(shard))
+    codes = np.zeros((size, CONFIG.num_ws, CONFIG.w_dim), np.float32)
+    noise = {f"noise_{i:02d}": np.zeros((size, side, side), np.float32) for i, side in enumerate(CONFIG.noise_sides)}
+    assert run.write_shard(shard, {"w_plus": codes, **noise}, pa.table({"status": ["ok"] * size}), "1")
+
+
+def finish(*runs: RunWriter) -> None:
+    for run in runs:
+        for shard in run.missing_shards():
+            write(run, shard)
+        assert run.publish({})
+
+
+def ids_of(run: RunWriter) -> list[str]:
+    return run.images.column("image_id").to_pylist()
+
+
+# --- what is left to do -----------------------------------------------------------------------------
+
+
+def test_everything_is_planned_in_an_empty_archive(archive: ArchiveWriter) -> None:
+    runs, plans = plan_runs(archive, [planned()], [image("a"), image("b"), image("c")], shard_rows=2)
+    assert [ids_of(run) for run in runs] == [["a", "b", "c"]]
+    assert [(plan.run_id, plan.num_rows, plan.num_shards) for plan in plans] == [(runs[0].run_id, 3, 2)]
+    assert runs[0].plan["config"]["settings"] == asdict(METHOD.settings)
+
+
+def test_what_is_published_with_the_same_content_is_skipped(archive: ArchiveWriter) -> None:
+    runs, _ = plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=2)
+    finish(*runs)
+    assert plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=2) == ([], [])
+    runs, plans = plan_runs(archive, [planned()], [image("a"), image("b", "other"), image("c")], shard_rows=2)
+    assert [ids_of(run) for run in runs] == [["b", "c"]]
+    assert [plan.run_id for plan in plans] == [runs[0].run_id]
+
+
+def test_another_method_is_not_taken_for_this_one(archive: ArchiveWriter) -> None:
+    runs, _ = plan_runs(archive, [planned()], [image("a")], shard_rows=2)
+    finish(*runs)
+    other = planned(seed=1)
+    runs, _ = plan_runs(archive, [planned(), other], [image("a")], shard_rows=2)
+    assert [run.plan["method_digest"] for run in runs] == [other.digest]
+
+
+def test_unfinished_runs_come_first_and_their_images_are_not_planned_twice(archive: ArchiveWriter) -> None:
+    (first,), _ = plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=1)
+    write(first, 0)
+    runs, plans = plan_runs(archive, [planned()], [image("a"), image("b"), image("c")], shard_rows=1)
+    assert [run.run_id for run in runs] == [first.run_id, plans[0].run_id]
+    assert [ids_of(run) for run in runs] == [["a", "b"], ["c"]]
+    assert [shard.shard for run in runs for shard in missing_shards(run)] == [1, 0]
+
+
+def test_content_that_changed_since_an_unfinished_run_is_planned_anew(archive: ArchiveWriter) -> None:
+    (first,), _ = plan_runs(archive, [planned()], [image("a", "old")], shard_rows=1)
+    runs, _ = plan_runs(archive, [planned()], [image("a", "new")], shard_rows=1)
+    assert runs[0].run_id == first.run_id
+    assert runs[1].images.column("digest").to_pylist() == ["new"]
+
+
+def test_content_that_comes_back_is_run_again(archive: ArchiveWriter) -> None:
+    """Else the newest result would stay that of the content in between."""
+    seen = []
+    for content in ("first", "second", "first", "second", "first"):
+        (run,), _ = plan_runs(archive, [planned()], [image("a", content)], shard_rows=1)
+        finish(run)
+        seen.append(run.run_id)
+        assert archive.visible_digests(planned().digest) == {"a": content}
+    assert len(set(seen)) == len(seen)
+
+
+def test_telling_what_would_be_planned_writes_nothing(archive: ArchiveWriter) -> None:
+    (first,), _ = plan_runs(archive, [planned()], [image("a")], shard_rows=1)
+    before = archive.store.sizes()
+    images = [image("a"), image("b")]
+    told = plan_runs(archive, [planned()], images, shard_rows=1, start=False)
+    assert archive.store.sizes() == before
+    assert [run.run_id for run in told[0]] == [first.run_id]
+    runs, plans = plan_runs(archive, [planned()], images, shard_rows=1)
+    assert told[1] == plans
+    assert [run.run_id for run in runs] == [first.run_id, plans[0].run_id]
+
+
+# --- what decides a result --------------------------------------------------------------------------
+
+
+def test_the_same_request_has_the_same_digest() -> None:
+    assert planned().digest == planned().digest
+
+
+@pytest.mark.parametrize("setting", [setting.name for setting in fields(OptimizationSettings)])
+def test_every_setting_changes_the_digest(setting: str) -> None:
+    assert CHANGED[setting] != getattr(METHOD.settings, setting)
+    changed = replace(METHOD, settings=replace(METHOD.settings, **{setting: CHANGED[setting]}))
+    assert planned(method=changed).digest != planned().digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generator_digest": "generator-2"},
+        {"anchor": "anchor-2"},
+        {"fit": "crop"},
+        {"seed": 1},
+        {"method": method("l2_w_plus", num_steps=3, mean_code_weight=0.0)},
+        {"networks": replace(NETWORKS, perceptual="digits-judge")},
+        {"networks": replace(NETWORKS, metric_perceptual="digits-judge")},
+        {"networks": replace(NETWORKS, identity="digits-features")},
+        {"networks": replace(NETWORKS, judge="digits-judge")},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_everything_else_that_decides_changes_the_digest(changes: dict[str, Any]) -> None:
+    assert planned(**changes).digest != planned().digest
+
+
+def test_the_weights_of_a_network_change_the_digest_and_not_the_folder_they_lie_in(tmp_path: Path) -> None:
+    digests = []
+    for folder, weights in (("one", b"1"), ("two", b"1"), ("three", b"2")):
+        path = tmp_path / folder / LPIPS_TRUNKS["lpips-vgg"]
+        path.parent.mkdir()
+        path.write_bytes(weights)
+        networks = NetworkChoice("lpips-vgg", "digits-features", backbones=path.parent)
+        digests.append(planned(networks=networks).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_same_images_and_method_give_the_same_run() -> None:
+    images = [image("a"), image("b")]
+    first = run_plan(planned(), images, 4)
+    assert run_plan(planned(), images, 4) == first
+    assert first.run_id.startswith("stylegan2_w_plus-")
+    others = [
+        run_plan(planned(seed=1), images, 4),
+        run_plan(planned(), images[:1], 4),
+        run_plan(planned(), [image("a"), image("c", "content of b")], 4),
+        run_plan(planned(), [image("a"), image("b", "other")], 4),
+    ]
+    assert len({first.run_id, *(plan.run_id for plan in others)}) == 5
+    assert run_plan(planned(), images, 2).run_id == first.run_id  # the size of shards decides nothing
+
+
+def test_the_plan_of_two_moments_is_the_same_document() -> None:
+    assert run_plan(planned(), [image("a")], 4).document() == run_plan(planned(), [image("a")], 4).document()
+
+
+# --- shards -----------------------------------------------------------------------------------------
+
+
+def test_missing_shards_are_exactly_the_uncommitted_ones(archive: ArchiveWriter) -> None:
+    (run,), _ = plan_runs(archive, [planned()], [image(name) for name in "abcdefg"], shard_rows=2)
+    write(run, 2)
+    write(run, 0)
+    left = missing_shards(run)
+    assert [(shard.shard, shard.num_images) for shard in left] == [(1, 2), (3, 1)]
+    assert {(shard.run_id, shard.method) for shard in left} == {(run.run_id, "stylegan2_w_plus")}
+    write(run, 1)
+    write(run, 3)
+    assert missing_shards(run) == []
+
+
+def test_equal_content_is_embedded_once_and_under_the_first_name(archive: ArchiveWriter) -> None:
+    images = [image("a", "same"), image("b", "other"), image("c", "same"), image("d", "same"), image("e", "other")]
+    (run,), _ = plan_runs(archive, [planned()], images, shard_rows=2)
+    assert [shard.duplicates for shard in missing_shards(run)] == [{}, {"c": "a", "d": "a"}, {"e": "b"}]
+    write(run, 0)  # who comes first does not depend on what is left to do
+    assert [shard.duplicates for shard in missing_shards(run)] == [{"c": "a", "d": "a"}, {"e": "b"}]
+
+
+def test_what_cannot_be_read_is_a_duplicate_of_nothing(archive: ArchiveWriter) -> None:
+    (run,), _ = plan_runs(archive, [planned()], [unreadable("a"), unreadable("b"), image("c")], shard_rows=4)
+    assert [shard.duplicates for shard in missing_shards(run)] == [{}]
+
+
+def test_bytes_per_image_are_what_the_arrays_hold(archive: ArchiveWriter) -> None:
+    (run,), _ = plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=2)
+    finish(run)
+    opened = open_archive(archive.store.url)
+    names = [name for name in run.layouts if name != "trace"]
+    assert len(names) == 1 + CONFIG.num_convs
+    assert 2 * bytes_per_image(CONFIG) == sum(opened.array(run.run_id, name).nbytes for name in names)

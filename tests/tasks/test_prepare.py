@@ -1,0 +1,167 @@
+"""Before the first shard: the same plan dry and in earnest, and every refusal before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsap_archive import ArchiveMismatchError, ArchiveWriter, Geometry, RunWriter
+from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.generator import Generator
+from lsap_core.presets import method
+from tasks.anchor import AnchorOptions, open_anchor
+from tasks.errors import SourceError
+from tasks.networks import NetworkChoice
+from tasks.prepare import Request, check, prepare, prepare_dry
+from tasks.weights import load_generator, save_generator
+
+METHODS = (method("stylegan2_w", num_steps=2), method("lsap_o_w", num_steps=2, sncd_weight=0.5))
+
+
+def test_a_new_archive_gets_its_anchor_and_a_run_for_every_method(laboratory: Any) -> None:
+    laboratory.fill(5)
+    prepared = laboratory.prepare(methods=METHODS, shard_rows=2)
+    assert (prepared.num_images, len(prepared.runs)) == (5, 2)
+    assert [(shard.method, shard.shard, shard.num_images) for shard in prepared.shards] == [
+        (each.name, shard, size) for each in METHODS for shard, size in enumerate((2, 2, 1))
+    ]
+    assert prepared.source.endswith("5 images")
+    assert open_anchor(laboratory.archive, prepared.anchor).num_samples == 64
+    runs = [RunWriter.open(laboratory.archive, run_id) for run_id in prepared.runs]
+    assert [run.plan["method"] for run in runs] == [each.name for each in METHODS]
+    assert {run.plan["config"]["anchor"] for run in runs} == {prepared.anchor}
+    assert {run.plan["config"]["generator"] for run in runs} == {load_generator(laboratory.generator).digest}
+
+
+def test_an_anchor_that_is_kept_is_not_estimated_again(laboratory: Any) -> None:
+    laboratory.fill(1)
+    digest = laboratory.prepare().anchor
+    (key,) = [key for key in laboratory.contents() if key.startswith("anchors/")]
+    laboratory.store.put(key, b"this one is kept")
+    assert laboratory.prepare().anchor == digest
+    assert laboratory.store.get(key) == b"this one is kept"
+    other = laboratory.prepare(anchor=AnchorOptions(num_samples=64, seed=1)).anchor
+    assert other != digest
+    assert laboratory.store.exists(f"anchors/{other}.npz")
+
+
+def test_preparing_twice_changes_nothing(laboratory: Any) -> None:
+    laboratory.fill(3)
+    first = laboratory.prepare()
+    before = laboratory.contents()
+    assert laboratory.prepare() == first
+    assert laboratory.contents() == before
+
+
+def test_a_finished_archive_has_nothing_left_whatever_the_shards_are(laboratory: Any) -> None:
+    laboratory.fill(3)
+    laboratory.invert(shard_rows=2)
+    prepared = laboratory.prepare(shard_rows=1)
+    assert (prepared.runs, prepared.shards, prepared.num_images) == ((), (), 3)
+
+
+# --- without writing ----------------------------------------------------------------------------------
+
+
+def test_a_dry_plan_of_a_new_archive_writes_nothing(laboratory: Any) -> None:
+    laboratory.fill(5)
+    dry = prepare_dry(laboratory.request(methods=METHODS, shard_rows=2))
+    assert laboratory.contents() == {}
+    prepared = laboratory.prepare(methods=METHODS, shard_rows=2)
+    assert dry.unfinished == ()
+    assert tuple(plan.run_id for plan in dry.new) == prepared.runs
+    assert sum(plan.num_shards for plan in dry.new) == len(prepared.shards)
+    assert sum(plan.num_rows for plan in dry.new) == sum(shard.num_images for shard in prepared.shards)
+    assert (dry.num_images, dry.source) == (prepared.num_images, prepared.source)
+    assert dry.config == load_generator(laboratory.generator).config
+
+
+def test_a_dry_plan_of_an_archive_in_use_writes_nothing(laboratory: Any) -> None:
+    laboratory.fill(2)
+    laboratory.invert()
+    laboratory.put("a.png", laboratory.picture(10))
+    (unfinished,) = laboratory.prepare().runs
+    laboratory.put("b.png", laboratory.picture(11))
+    before = {key: laboratory.store.get(key) for key in laboratory.contents()}
+    dry = prepare_dry(laboratory.request())
+    assert {key: laboratory.store.get(key) for key in laboratory.contents()} == before
+    assert [run.run_id for run in dry.unfinished] == [unfinished]
+    assert [[row.image_id for row in plan.rows] for plan in dry.new] == [["b.png"]]
+    assert laboratory.prepare().runs == (unfinished, dry.new[0].run_id)
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+def refused(request: Request, error: type[Exception], message: str, *, by_check: bool = True) -> None:
+    """All who look before the work refuse with the same words."""
+    for look in (prepare, prepare_dry, check) if by_check else (prepare, prepare_dry):
+        with pytest.raises(error, match=message):
+            look(request)
+
+
+def test_an_empty_source_is_refused(laboratory: Any) -> None:
+    laboratory.put("notes.txt", b"no image")
+    refused(laboratory.request(), SourceError, r"no image found.*1 \.txt", by_check=False)
+    assert laboratory.contents() == {}
+
+
+def test_a_source_that_is_not_there_is_refused(laboratory: Any) -> None:
+    refused(laboratory.request(source=str(laboratory.source / "nowhere")), SourceError, "nothing is at .*nowhere")
+    assert laboratory.contents() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"), [("gone.pt", None, "does not exist"), ("page.pt", b"<!doctype html>", "a web page")]
+)
+def test_a_wrong_generator_file_is_refused(
+    laboratory: Any, tmp_path: Path, name: str, data: bytes | None, message: str
+) -> None:
+    laboratory.fill(1)
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    refused(laboratory.request(generator=str(path)), CheckpointError, f"{name}.*{message}")
+    assert laboratory.contents() == {}
+
+
+def test_the_archive_of_another_generator_is_refused(laboratory: Any, tmp_path: Path) -> None:
+    laboratory.fill(1)
+    config = load_generator(laboratory.generator).config
+    other = str(tmp_path / "other.safetensors")
+    digest = save_generator(Generator(config), other)
+    laboratory.prepare()
+    before = laboratory.contents()
+    refused(laboratory.request(generator=other), ArchiveMismatchError, f"this run has {digest}")
+    assert laboratory.contents() == before
+
+
+def test_the_archive_of_another_geometry_is_refused(laboratory: Any) -> None:
+    laboratory.fill(1)
+    digest = load_generator(laboratory.generator).digest
+    geometry = ArchiveWriter.open(
+        laboratory.archive, generator_digest=digest, generator_name="g", geometry=Geometry(2, 8, (4, 8))
+    ).geometry
+    refused(laboratory.request(), ArchiveMismatchError, f"holds codes of .*num_ws={geometry.num_ws}")
+
+
+def test_a_network_of_another_size_is_refused(laboratory: Any, tmp_path: Path) -> None:
+    laboratory.fill(1)
+    path = str(tmp_path / "small.safetensors")
+    save_generator(Generator(GeneratorConfig(16, (2, 2, 2), z_dim=2, w_dim=2, num_mapping_layers=1)), path)
+    refused(
+        laboratory.request(generator=path),
+        ConfigError,
+        r"digits-\w+ looks at 1-channel images of 32 px; the generator makes 3-channel images of 16 px",
+    )
+    assert laboratory.contents() == {}
+
+
+def test_a_missing_trunk_is_refused(laboratory: Any, tmp_path: Path) -> None:
+    laboratory.fill(1)
+    networks = NetworkChoice("lpips-vgg", "digits-features", backbones=tmp_path)
+    refused(laboratory.request(networks=networks), MissingWeightsError, "lpips-vgg needs")
+    assert laboratory.contents() == {}
