@@ -33,10 +33,10 @@ def load_network(path: Path, kind: type[FeatureNet] | type[JudgeNet]) -> nn.Modu
     state, metadata = _read(path)
     if metadata.get("kind") != kind.__name__:
         raise CheckpointError(f"{path} holds a {metadata.get('kind', 'file without a kind')}; wanted a {kind.__name__}")
-    network = kind(FeatureNetConfig.from_dict(json.loads(metadata["config"])))
     try:
+        network = kind(FeatureNetConfig.from_dict(json.loads(metadata.get("config", "{}"))))
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the sizes it names: {error}") from error
     return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 

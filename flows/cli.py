@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -93,7 +94,8 @@ def run_invert(parsed: argparse.Namespace) -> int:
     from tasks.prepare import check
 
     check(request)
-    report = invert(run)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
+        report = invert(run)
     _print(report.to_dict(), parsed.json, _invert_summary(report))
     return DONE
 

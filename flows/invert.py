@@ -190,7 +190,7 @@ def is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
 )
 def embed(pool: Pool, shard: PlannedShard, advance: Callable[[int], None]) -> ShardOutcome:
     """Hand one shard to a worker and wait; only numbers come back."""
-    outcome: ShardOutcome = pool.call("embed", ShardWork(shard.run_id, shard.shard, shard.duplicates))
+    outcome: ShardOutcome = pool.call("embed", ShardWork(shard.run_id, shard.shard, shard.duplicates, shard.moved))
     advance(shard.num_images)
     get_run_logger().info("%s shard %d: %s in %.1f s", shard.method, shard.shard, outcome.by_status, outcome.seconds)
     return outcome

@@ -69,11 +69,13 @@ class ShardWork:
         run_id: the run; its plan says which images and which method.
         shard: number of the shard.
         duplicates: image id -> id of the image with the same content that is embedded instead.
+        moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
     """
 
     run_id: str
     shard: int
     duplicates: Mapping[str, str] = field(default_factory=dict)
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class EmbedWorker:
         self._progress = 0.0
         run = self._run(work.run_id)
         planned = run.planned_rows(work.shard).to_pylist()
+        planned = [{**row, "uri": work.moved.get(row["image_id"], row["uri"])} for row in planned]
         rows = [self._read(row, work.duplicates.get(row["image_id"])) for row in planned]
         arrays = self._empty_arrays(run, len(rows))
         good = [index for index, row in enumerate(rows) if row.image is not None]
@@ -208,9 +211,7 @@ class EmbedWorker:
 
     def _decode(self, data: bytes) -> DecodedImage:
         config = self.generator.config
-        return decode_image(
-            data, resolution=config.resolution, channels=config.image_channels, fit=self.spec.fit
-        )
+        return decode_image(data, resolution=config.resolution, channels=config.image_channels, fit=self.spec.fit)
 
     def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
         config, plan = self.generator.config, run.plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lsap_archive import ArchiveWriter, PlannedRow, Provenance, RunPlan, RunWriter
@@ -44,6 +44,7 @@ class PlannedShard:
         shard: its number.
         num_images: how many images it has.
         duplicates: image id -> id of the image with the same content.
+        moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class PlannedShard:
     shard: int
     num_images: int
     duplicates: Mapping[str, str]
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_method(
@@ -96,7 +98,8 @@ def plan_runs(
 ) -> tuple[list[RunWriter], list[RunPlan]]:
     """The runs that have to be worked: unfinished ones first, then a new one for every method with images left.
 
-    An image is left when neither a published nor an unfinished run of the method holds it with the same content.
+    An image is left when neither a published nor an unfinished run of the method holds it with the same content. An
+    unfinished run that shares nothing with the source is that of another source, and waits for it.
 
     Args:
         archive: the archive, opened for this generator.
@@ -111,7 +114,7 @@ def plan_runs(
     runs: list[RunWriter] = []
     plans: list[RunPlan] = []
     for planned in methods:
-        unfinished = archive.unfinished_runs(planned.digest)
+        unfinished = [run for run in archive.unfinished_runs(planned.digest) if _is_of_source(run, images)]
         runs += unfinished
         taken = set(archive.visible_digests(planned.digest).items())
         for run in unfinished:
@@ -129,10 +132,27 @@ def plan_runs(
     return runs, plans
 
 
-def missing_shards(run: RunWriter) -> list[PlannedShard]:
-    """The shards of a run that no attempt has committed, with their duplicates."""
-    table = run.images
-    ids, digests = table.column("image_id").to_pylist(), table.column("digest").to_pylist()
+def _is_of_source(run: RunWriter, images: Sequence[PlannedImage]) -> bool:
+    """Whether a source has an image of the run: at the same place, or of the same name and content."""
+    ids, uris, digests = (run.images.column(name).to_pylist() for name in ("image_id", "uri", "digest"))
+    places, contents = set(uris), set(zip(ids, digests, strict=True))
+    return any(image.uri in places or (image.image_id, image.digest) in contents for image in images)
+
+
+def missing_shards(run: RunWriter, images: Sequence[PlannedImage] = ()) -> list[PlannedShard]:
+    """The shards of a run that no attempt has committed, with their duplicates.
+
+    Args:
+        run: a planned run.
+        images: the source as it is now; its images may have moved since the run was planned.
+    """
+    ids, uris, digests = (run.images.column(name).to_pylist() for name in ("image_id", "uri", "digest"))
+    now = {(image.image_id, image.digest): image.uri for image in images}
+    moved = {
+        image_id: now[image_id, digest]
+        for image_id, uri, digest in zip(ids, uris, digests, strict=True)
+        if now.get((image_id, digest), uri) != uri
+    }
     first_of: dict[str, str] = {}
     duplicates: dict[str, str] = {}
     for image_id, digest in zip(ids, digests, strict=True):
@@ -144,8 +164,8 @@ def missing_shards(run: RunWriter) -> list[PlannedShard]:
     shards = []
     for shard in run.missing_shards():
         members = [ids[row] for row in run.rows_of(shard)]
-        own = {image_id: duplicates[image_id] for image_id in members if image_id in duplicates}
-        shards.append(PlannedShard(run.run_id, run.plan["method"], shard, len(members), own))
+        own, away = ({name: of[name] for name in members if name in of} for of in (duplicates, moved))
+        shards.append(PlannedShard(run.run_id, run.plan["method"], shard, len(members), own, away))
     return shards
 
 
@@ -154,17 +174,17 @@ def bytes_per_image(config: GeneratorConfig) -> int:
     return 4 * (config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides))
 
 
-def run_plan(
-    planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0
-) -> RunPlan:
+def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0) -> RunPlan:
     """The plan of a method over images; the same images, method and repetition give the same run id."""
     rows = tuple(PlannedRow(row, image.image_id, image.uri, image.digest) for row, image in enumerate(images))
-    content = _digest([planned.digest, [(row.image_id, row.digest) for row in rows], *([repetition] * (repetition > 0))])
+    content: list[Any] = [planned.digest, [(row.image_id, row.digest) for row in rows]]
+    if repetition:
+        content.append(repetition)
     provenance = Provenance.collect(PROVENANCE_PACKAGES, digests={"generator": planned.config["generator"]}).to_dict()
     del provenance["created"]  # the archive notes the time; a plan is the same whenever it is made
     settings = planned.method.settings
     return RunPlan(
-        run_id=f"{planned.method.name}-{content[:16]}",
+        run_id=f"{planned.method.name}-{_digest(content)[:16]}",
         method=planned.method.name,
         method_digest=planned.digest,
         config=planned.config,

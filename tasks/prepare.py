@@ -63,7 +63,7 @@ def prepare(request: Request) -> Prepared:
     archive = open_writer(request.archive, loaded)
     anchor = keep_anchor(archive, loaded.generator, loaded.digest, request.anchor)
     runs, _ = plan_runs(archive, _method_plans(request, loaded), images, shard_rows=request.shard_rows)
-    shards = tuple(shard for run in runs for shard in missing_shards(run))
+    shards = tuple(shard for run in runs for shard in missing_shards(run, images))
     return Prepared(anchor, tuple(run.run_id for run in runs), shards, len(images), description)
 
 

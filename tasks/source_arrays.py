@@ -74,7 +74,10 @@ class ArrayFile:
             yield SourceItem(f"{index:06d}", f"{base}#{index:06d}")
 
     def read(self, uri: str) -> bytes:
-        index = int(uri.rpartition("#")[2])
+        base, _, number = uri.rpartition("#")
+        if base != self._files.uri(self._path) or not number.isdecimal():
+            raise BadImageError("unreadable", f"{uri} is no image of {self._files.shown}: plan the run anew")
+        index = int(number)
         start = self._offset + index * self._image_bytes
         with self._files.reading(uri):
             pixels = self._files.fs.cat_file(self._path, start=start, end=start + self._image_bytes)

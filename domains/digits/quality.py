@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor, nn
 
@@ -69,10 +68,16 @@ def look(judge: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features [N, D]."""
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features [N, D].
+
+    The trace of the root is the sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric:
+    collapsed samples, or fewer than D of them, have a value too.
+    """
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = scipy.linalg.sqrtm(cov_a @ cov_b)
-    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(cov_a + cov_b - 2 * np.real(root)))
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    root_trace = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
+    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(cov_a + cov_b) - 2 * root_trace)
 
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, *, k: int = NEIGHBOURS) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import re
 import runpy
 import signal
 import socket
@@ -73,15 +74,23 @@ class PrefectServer:
             time.sleep(0.1)
         raise TimeoutError(f"the Prefect server does not answer:\n{self.log.read_text()}")
 
-    def task_runs(self, flow_run_name: str) -> list[dict[str, Any]]:
-        """Every task run of a flow run, as the server tells it."""
-        wanted = {"flow_runs": {"name": {"any_": [flow_run_name]}}, "limit": 200}
-        request = urllib.request.Request(
-            f"{self.url}/task_runs/filter", json.dumps(wanted).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
-        return found
+    def task_runs_of(self, finished: Finished, timeout_seconds: float = 30.0) -> list[dict[str, Any]]:
+        """Every task run of the flow run of a command, once all of them have ended.
+
+        They are told to the server by events, some of which arrive after the command has ended.
+        """
+        names = re.findall(r"Beginning flow run '([a-z-]+)'", finished.err)
+        wanted = {"flow_runs": {"name": {"any_": names}}, "limit": 200}
+        body = json.dumps(wanted).encode()
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            request = urllib.request.Request(f"{self.url}/task_runs/filter", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                runs: list[dict[str, Any]] = json.load(answer)
+            has_ended = bool(runs) and all(run["state_type"] in ("COMPLETED", "FAILED", "CRASHED") for run in runs)
+            if has_ended or time.monotonic() > deadline:
+                return runs
+            time.sleep(0.2)
 
 
 def free_port() -> int:
@@ -143,8 +152,19 @@ def s3_endpoint() -> Iterator[str]:
     endpoint = f"http://{host}:{port}"
     options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "endpoint_url": endpoint}
     fsspec.filesystem("s3", **options, use_listings_cache=False).mkdir("lsap")
+    globals()["SRV"]=(server,port)
     yield endpoint
     server.stop()
+
+@pytest.fixture
+def s3_server(s3_endpoint):
+    return SRV
+
+
+@pytest.fixture(scope="package")
+def s3_credentials() -> tuple[str, str]:
+    """What must never be seen again."""
+    return ACCESS_KEY, SECRET_KEY
 
 
 def s3_environment(endpoint: str) -> dict[str, str]:
@@ -230,6 +250,10 @@ class Lsap:
         """Begin a command and wait for its end."""
         return self.start(*arguments, **environment).wait()
 
+    def outputs(self) -> list[Path]:
+        """Files with what the commands so far have printed."""
+        return sorted(self._folder.glob("*/*"))
+
     def invert(self, *flags: str, **fields: Any) -> Running:
         """Begin `run invert` with SMALL and further fields; `__` stands for a dot."""
         changes = [f"{name.replace('__', '.')}={value}" for name, value in fields.items()]
@@ -248,8 +272,25 @@ def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     return context
 
 
+@dataclass(frozen=True)
+class RayCluster:
+    """A Ray of this test session: where it is joined, and the process that it belongs to."""
+
+    address: str
+    pid: int
+
+    def workers(self, *, at_work: bool) -> list[int]:
+        """Process ids of the actors, or only of those that are inside a call."""
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        processes = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+        parents = {int(pid): int(parent) for pid, parent, *_ in processes}
+        title = "ray::_Host.call" if at_work else "ray::_Host"
+        actors = [int(pid) for pid, _, *title_of in processes if title_of and title_of[0].startswith(title)]
+        return [actor for actor in actors if parents.get(parents[actor]) == self.pid]  # actor < raylet < process
+
+
 @pytest.fixture(scope="package")
-def ray_address(fork_server: ForkServerContext, s3_endpoint: str) -> Iterator[str]:
+def ray_cluster(fork_server: ForkServerContext, s3_endpoint: str) -> Iterator[RayCluster]:
     """A Ray cluster whose workers find the S3 server; it runs in a process of its own, not in pytest's."""
     ours, theirs = fork_server.Pipe()
     process = fork_server.Process(
@@ -259,7 +300,8 @@ def ray_address(fork_server: ForkServerContext, s3_endpoint: str) -> Iterator[st
     )
     process.start()
     theirs.close()
-    yield ours.recv()
+    assert process.pid is not None
+    yield RayCluster(ours.recv(), process.pid)
     ours.close()
     process.join(60)
     assert process.exitcode == 0
@@ -276,11 +318,11 @@ def lsap_on_cluster(
     fork_server: ForkServerContext,
     config: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    ray_address: str,
+    ray_cluster: RayCluster,
     s3_endpoint: str,
 ) -> Lsap:
     """The same, joining the Ray cluster of this session: that saves the start of one."""
-    environment = {"LSAP_RAY_ADDRESS": ray_address, **s3_environment(s3_endpoint)}
+    environment = {"LSAP_RAY_ADDRESS": ray_cluster.address, **s3_environment(s3_endpoint)}
     return Lsap(fork_server, tmp_path_factory.mktemp("commands"), config, environment)
 
 

@@ -19,6 +19,10 @@ from lsap_core.generators.checkpoints import build_generator, from_rosinality
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
+# This file is imported, and torch with it, before pytest's hooks could set OMP_NUM_THREADS. Threads that wait for
+# each other on a busy machine make the many small operations here a hundred times slower.
+torch.set_num_threads(1)
+
 
 class Reference:
     """Inputs and outputs of one published program (see tests/reference/README.md)."""

@@ -221,7 +221,7 @@ def test_a_learning_rate_beyond_all_measure_fails_images_and_not_the_shard(labor
 # --- interrupted and taken up again -------------------------------------------------------------------
 
 
-class Interrupted(StoreUnavailableError):
+class StoreWentAwayError(StoreUnavailableError):
     """What the store of a test answers from some moment on."""
 
 
@@ -234,14 +234,14 @@ def embed_until_interrupted(
     def put_some(self: Store, key: str, data: bytes) -> None:
         nonlocal left
         if left == 0:
-            raise Interrupted("the store went away")
+            raise StoreWentAwayError("the store went away")
         left -= 1
         put(self, key, data)
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "put", put_some)
         pool = LocalPool(lambda: laboratory.worker(prepared, save_every_seconds=0, **worker))
-        with pytest.raises(Interrupted):
+        with pytest.raises(StoreWentAwayError):
             pool.call("embed", laboratory.work_of(prepared.shards[0]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -157,7 +158,7 @@ def test_callers_never_share_a_worker(pool: Pool) -> None:
     assert len(by_worker) == pool.num_workers
     for own in by_worker.values():
         own.sort(key=lambda s: s.began)
-        assert all(first.ended <= second.began for first, second in zip(own, own[1:], strict=False))
+        assert all(first.ended <= second.began for first, second in itertools.pairwise(own))
     if pool.num_workers > 1:
         apart = [(a, b) for a in stays for b in stays if a.process < b.process]
         assert any(a.began < b.ended and b.began < a.ended for a, b in apart), "one worker waited for the other"

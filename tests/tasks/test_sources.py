@@ -327,6 +327,17 @@ def test_array_item_beyond_the_end(tmp_path: Path) -> None:
     assert caught.value.reason == "unreadable"
 
 
+@pytest.mark.parametrize("address", ["x.png", "other.npy#000000", "x.npy#", "x.npy#-1", "x.npy"])
+def test_array_gives_no_image_for_the_address_of_another_source(tmp_path: Path, address: str) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
+    with (
+        open_source(str(tmp_path / "x.npy")) as source,
+        pytest.raises(BadImageError, match="is no image of") as caught,
+    ):
+        source.read(SourceItem("000000", f"file://{tmp_path}/{address}"))
+    assert caught.value.reason == "unreadable"
+
+
 @pytest.mark.parametrize(
     ("array", "match"),
     [

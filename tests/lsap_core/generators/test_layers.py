@@ -65,6 +65,11 @@ def style_conv(*, upsample: bool, conv_clamp: float | None = None) -> StyleConv:
     return layer
 
 
+def demodulation(layer: ModulatedConv, style: Tensor) -> Tensor:
+    """With the energy that the layer itself keeps or computes."""
+    return layer.demodulation(style, layer.prepared()[1])
+
+
 def published_style_conv(layer: StyleConv, features: Tensor, style: Tensor, noise: Tensor) -> Tensor:
     """A style convolution image by image, as the equations of Karras et al. 2020 say it."""
     outputs = []
@@ -114,12 +119,13 @@ def test_demodulation_is_the_inverse_length_of_the_modulated_weights(numbers: Ca
     gain = 1 / np.sqrt(5 * 3 * 3)
     modulated = gain * layer.weight * style[:, None, :, None, None]
     expected = 1 / torch.sqrt(modulated.square().sum(dim=(2, 3, 4)) + 1e-8)
-    torch.testing.assert_close(layer.demodulation(style), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(demodulation(layer, style), expected, rtol=1e-12, atol=0)
 
 
 def test_demodulation_of_vanishing_styles_is_bounded_by_its_epsilon(numbers: Callable[..., Tensor]) -> None:
     layer = style_conv(upsample=False)
-    assert torch.equal(layer.demodulation(torch.zeros(1, 5).double()), torch.full((1, 7), 1e4, dtype=torch.float64))
+    found = demodulation(layer, torch.zeros(1, 5).double())
+    torch.testing.assert_close(found, torch.full((1, 7), 1e4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("layer", ["conv", "to_rgb"])
@@ -151,11 +157,33 @@ def test_freezing_stops_gradients_to_all_weights(random_generator: Callable[...,
 def test_casting_after_freezing_renews_what_was_kept(order: str, random_generator: Callable[..., Generator]) -> None:
     generator = random_generator()
     generator = generator.freeze().double() if order == "freeze, then cast" else generator.double().freeze()
-    style = torch.linspace(-1, 2, 20, dtype=torch.float64)[None]
-    layer = generator.synthesis.conv_layers()[0]
-    unfrozen = random_generator().double().synthesis.conv_layers()[0]
-    # The energy of the widened weights, not the widened float32 energy: equal to the last bit.
-    assert torch.equal(layer.demodulation(style), unfrozen.demodulation(style))
+    fresh = random_generator().double()
+    # Made from the widened weights, not widened itself: equal to the last bit.
+    for layer, expected in zip(layers(generator), layers(fresh), strict=True):
+        for kept, computed in zip(layer.prepared(), expected.prepared(), strict=True):
+            assert torch.equal(kept, computed) and not kept.requires_grad
+
+
+def test_loading_other_weights_after_freezing_renews_what_was_kept(
+    random_generator: Callable[..., Generator], numbers: Callable[..., Tensor]
+) -> None:
+    frozen, other = random_generator(seed=1).freeze(), random_generator(seed=2)
+    frozen.load_state_dict(other.state_dict())
+    assert torch.equal(frozen.synthesize(numbers(2, 24)), other.synthesize(numbers(2, 24)))
+
+
+def test_weights_that_may_move_again_get_their_gradients_and_are_not_taken_from_what_was_kept(
+    random_generator: Callable[..., Generator], numbers: Callable[..., Tensor]
+) -> None:
+    thawed, fresh = random_generator().freeze().requires_grad_(True), random_generator()
+    for generator in (thawed, fresh):
+        generator.synthesize(numbers(2, 24)).square().sum().backward()
+        with torch.no_grad():
+            for layer in layers(generator):
+                layer.weight += 0.1
+    for (name, parameter), other in zip(thawed.synthesis.named_parameters(), fresh.synthesis.parameters(), strict=True):
+        assert parameter.grad is not None and torch.equal(parameter.grad, other.grad), name
+    assert torch.equal(thawed.synthesize(numbers(2, 24)), fresh.synthesize(numbers(2, 24)))
 
 
 def test_moving_a_frozen_generator_keeps_it_frozen(random_generator: Callable[..., Generator]) -> None:

@@ -1,6 +1,7 @@
 """Embedding by optimization, beside the published loop and against its own promises."""
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ Numbers = Callable[..., Tensor]
 Embed = Callable[..., OptimizationEmbedder]
 
 SEEDS = (11, 12, 13)
-PIXELS_ONLY = OptimizationSettings(num_steps=20, lpips_weight=0.0, mse_weight=1.0, record_every=1)
+PIXELS_ONLY = OptimizationSettings(num_steps=12, lpips_weight=0.0, mse_weight=1.0, record_every=1)
 
 
 class NoPerceptualDistance:
@@ -302,10 +303,10 @@ def test_lambda_changes_no_random_number(embed: Embed, target: Tensor, features:
 def by_lambda(
     embed: Embed, generator: Generator, anchor: Anchor, target: Tensor, features: FeatureDistance
 ) -> list[tuple[float, float]]:
-    """Mean SNCD and mean perceptual distance after 100 steps, for growing weights of SNCD."""
+    """Mean SNCD and mean perceptual distance after 60 steps, for growing weights of SNCD."""
     outcomes = []
-    for weight in (0.0, 0.3, 3.0, 30.0, 3000.0):
-        embedder = embed(perceptual=features, lpips_weight=1.0, mse_weight=0.0, sncd_weight=weight, num_steps=100)
+    for weight in (0.0, 1.0, 20.0, 3000.0):
+        embedder = embed(perceptual=features, lpips_weight=1.0, mse_weight=0.0, sncd_weight=weight, num_steps=60)
         found = embedder(target, SEEDS)
         sncd = SncdLoss(generator, anchor)(found.w_plus).mean().item()
         outcomes.append((sncd, features(found.reconstruction, target).mean().item()))
@@ -314,12 +315,12 @@ def by_lambda(
 
 def test_sncd_falls_as_its_weight_grows(by_lambda: list[tuple[float, float]]) -> None:
     sncd = [outcome[0] for outcome in by_lambda]
-    assert all(a > b for a, b in zip(sncd, sncd[1:], strict=False)), sncd
+    assert all(a > b for a, b in itertools.pairwise(sncd)), sncd
 
 
 def test_perceptual_distance_does_not_fall_as_the_weight_of_sncd_grows(by_lambda: list[tuple[float, float]]) -> None:
     lpips = [outcome[1] for outcome in by_lambda]
-    assert all(a < b for a, b in zip(lpips, lpips[1:], strict=False)), lpips
+    assert all(a < b for a, b in itertools.pairwise(lpips)), lpips
 
 
 def test_a_very_large_weight_leads_to_the_floor_of_sncd(by_lambda: list[tuple[float, float]], anchor: Anchor) -> None:
@@ -329,7 +330,7 @@ def test_a_very_large_weight_leads_to_the_floor_of_sncd(by_lambda: list[tuple[fl
 def test_the_plain_penalty_pulls_codes_toward_the_mean_code(embed: Embed, anchor: Anchor, target: Tensor) -> None:
     distances = [
         mean_code_distance(
-            embed(mean_code_weight=weight, num_steps=60)(target, SEEDS).w_plus, anchor.w_avg, anchor.code_deviation
+            embed(mean_code_weight=weight, num_steps=30)(target, SEEDS).w_plus, anchor.w_avg, anchor.code_deviation
         ).mean()
         for weight in (0.0, 1.0, 100.0)
     ]
@@ -337,7 +338,7 @@ def test_the_plain_penalty_pulls_codes_toward_the_mean_code(embed: Embed, anchor
 
 
 def test_embedding_brings_images_nearer_to_their_targets(embed: Embed, target: Tensor) -> None:
-    mse = embed(num_steps=100)(target, SEEDS).trace[..., TRACE_TERMS.index("mse")]
+    mse = embed(num_steps=60)(target, SEEDS).trace[..., TRACE_TERMS.index("mse")]
     assert (mse[:, -1] < 0.5 * mse[:, 0]).all()
 
 
@@ -435,7 +436,7 @@ def test_the_result_is_the_image_of_its_clean_codes_with_its_noise_maps(
 
 
 @pytest.mark.parametrize("space", ["w", "w_plus"])
-@pytest.mark.parametrize("step", [0, 1, 7, 19, 20])
+@pytest.mark.parametrize("step", [0, 1, 7, 11, 12])
 def test_an_interrupted_run_ends_like_one_that_was_not(
     step: int, space: str, embed: Embed, target: Tensor, features: FeatureDistance
 ) -> None:

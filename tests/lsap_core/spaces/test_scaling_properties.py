@@ -67,7 +67,7 @@ def test_p3_a_tiny_factor_loses_gain_by_the_epsilon_of_demodulation(
     modulated = layer.weight_gain * layer.weight * style[:, None, :, None, None]
     variance = modulated.square().sum(dim=(2, 3, 4))
     ideal = variance.rsqrt()
-    error = 1 - factor * layer.demodulation(factor * style) / ideal
+    error = 1 - factor * layer.demodulation(factor * style, layer.prepared()[1]) / ideal
     torch.testing.assert_close(error, 1 - (1 + 1e-8 / (factor**2 * variance)).rsqrt(), rtol=1e-6, atol=1e-14)
     if factor <= 1e-3:
         assert error.min() > 1e-4

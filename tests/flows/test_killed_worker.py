@@ -1,0 +1,124 @@
+"""kill -9 of a worker in the middle of a shard: that shard is tried again, in sight, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from lsap_archive import Archive, RunWriter, open_archive, verify_archive
+from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
+from tasks.prepare import Prepared
+
+HERE = Path(__file__).parent
+NUM_IMAGES, SHARD_ROWS = 16, 4
+PATIENCE_SECONDS = 120.0
+PlanHere = Callable[..., tuple[Prepared, EmbedSpec]]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, save_digits: Callable[[Path, Iterable[int]], list[str]]) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "images"
+    save_digits(folder, range(NUM_IMAGES))
+    return folder
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_shard_of_a_killed_worker_is_tried_again_in_sight(
+    lsap_on_cluster: Any, ray_cluster: Any, prefect_server: Any, images: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    fields = {"embedding.num_steps": 40, "methods": "[lsap_o_w_plus]"}
+    command = lsap_on_cluster.invert("--json", source=images, archive=archive, **fields)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (workers := ray_cluster.workers(at_work=True)):
+        assert not command.has_ended and time.monotonic() < deadline, command.text("err")
+        time.sleep(0.01)
+    os.kill(workers[0], signal.SIGKILL)
+    assert list(archive.glob("runs/*/_commit/*")) == []
+    finished = command.wait()
+    assert finished.code == 0, finished.err
+    assert "WorkerLostError" in finished.err
+    assert json.loads(finished.out)["by_status"] == {"ok": NUM_IMAGES}
+    assert verify_archive(str(archive)).problems == []
+    rows = open_archive(str(archive)).rows().to_pylist()
+    assert Counter(row["image_id"] for row in rows) == {path.name: 1 for path in images.iterdir()}
+    tasks = [run for run in prefect_server.task_runs_of(finished) if run["name"].startswith("embed-")]
+    assert sorted(run["run_count"] for run in tasks) == [1] * (NUM_IMAGES // SHARD_ROWS - 1) + [2]
+    assert {run["state_type"] for run in tasks} == {"COMPLETED"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_that_cannot_be_built_end_the_command(lsap_on_cluster: Any, images: Path, tmp_path: Path) -> None:
+    """No machine has a hundredth GPU: nobody can load the networks there, and waiting for it would help nobody."""
+    command = lsap_on_cluster.invert(source=images, archive=tmp_path / "archive", workers__device="cuda:99")
+    finished = command.wait(timeout_seconds=120)
+    assert finished.code == 1
+    assert finished.out == ""
+    last = finished.err.splitlines()[-1]
+    assert last.startswith("lsap: UnfinishedError: 8 of 8 shards could not be embedded")
+    assert "no worker is left of 2" in last and "same command again" in last
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_a_state_that_the_next_one_goes_on_from_bit_for_bit(
+    fork_server: Any, plan_here: PlanHere, images: Path, tmp_path: Path
+) -> None:
+    fields = {"source": images, "methods": "[lsap_o_w_plus]", "embedding.num_steps": 30, "shard_rows": NUM_IMAGES}
+    folder = tmp_path / "killed"
+    prepared, spec = plan_here(archive=folder, **fields)
+    (shard,) = prepared.shards
+    work = ShardWork(shard.run_id, shard.shard)
+    process = fork_server.Process(
+        target=runpy.run_path,
+        args=(str(HERE / "embed_shard.py"),),
+        kwargs={"init_globals": {"SPEC": spec, "WORK": work}, "run_name": "__main__"},
+    )
+    process.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while saved_step(folder) < 5:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    at = saved_step(folder)
+    assert list(folder.glob("runs/*/_commit/*")) == []
+
+    outcome = EmbedWorker(spec).embed(work)
+    assert 5 <= outcome.resumed_at == at < 30
+    resumed = publish(folder, prepared)
+    assert verify_archive(str(folder)).problems == []
+
+    wanted, other_spec = plan_here(archive=tmp_path / "undisturbed", **fields)
+    assert EmbedWorker(other_spec).embed(work).resumed_at == 0
+    undisturbed = publish(tmp_path / "undisturbed", wanted)
+    ids = sorted(path.name for path in images.iterdir())
+    np.testing.assert_array_equal(resumed.codes(ids, "lsap_o_w_plus"), undisturbed.codes(ids, "lsap_o_w_plus"))
+    for found, maps in zip(resumed.noise(ids, "lsap_o_w_plus"), undisturbed.noise(ids, "lsap_o_w_plus"), strict=True):
+        np.testing.assert_array_equal(found, maps)
+    trace, wanted_trace = (one.trace(ids, "lsap_o_w_plus").values for one in (resumed, undisturbed))
+    np.testing.assert_array_equal(trace, wanted_trace)
+
+
+def saved_step(folder: Path) -> int:
+    """The step of the one saved state; -1 while there is none."""
+    states = list(folder.glob("runs/*/_staging/*/state-*.safetensors"))
+    return int(load_file(states[0])["step"]) if states else -1
+
+
+def publish(folder: Path, prepared: Prepared) -> Archive:
+    for run_id in prepared.runs:
+        assert RunWriter.open(str(folder), run_id).publish({})
+    return open_archive(str(folder))

@@ -1,0 +1,259 @@
+"""A run as it is asked for: read with its types, changed by key, completed by its domain, refused by field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.parameters import InvertRun, ParameterError, read_run
+from tasks.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SMALLEST = {"source": "images", "archive": "archive"}
+DIGITS = {**SMALLEST, "domain": "digits"}
+SETTINGS = Settings()
+
+
+def write(tmp_path: Path, values: Any) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return str(path)
+
+
+def refused(tmp_path: Path, values: Any, *changes: str) -> str:
+    with pytest.raises(ParameterError) as caught:
+        read_run(write(tmp_path, values), changes)
+    return str(caught.value)
+
+
+def unresolved(**values: Any) -> str:
+    with pytest.raises(ParameterError) as caught:
+        InvertRun(**{**DIGITS, **values}).resolve(SETTINGS)
+    return str(caught.value)
+
+
+# --- read ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_its_file_with_defaults_for_the_rest(tmp_path: Path) -> None:
+    run = read_run(
+        write(
+            tmp_path,
+            """
+            source: "digits:test[:8]"
+            archive: archives/a
+            methods: [lsap_o_w]
+            embedding: {num_steps: 5, noise_weight: 1e3}
+            method_settings: {lsap_o_w: {sncd_weight: 2}}
+            anchor: {num_samples: 100}
+            workers: {count: 1, gpus_each: 0.5}
+            max_failed_share: 0.5
+            """,
+        )
+    )
+    assert (run.source, run.archive, run.methods) == ("digits:test[:8]", "archives/a", ("lsap_o_w",))
+    assert (run.domain, run.generator, run.fit, run.seed, run.retries) == ("full_scale", None, "refuse", 0, 3)
+    assert (run.anchor.num_samples, run.anchor.style_set, run.anchor.seed) == (100, "authors", 0)
+    assert (run.workers.count, run.workers.gpus_each, run.workers.threads) == (1, 0.5, 1)
+    assert run.max_failed_share == 0.5
+    assert run.anchor_options().num_samples == 100
+
+
+def test_the_example_can_be_run() -> None:
+    run = read_run(str(ROOT / "examples" / "digits.yaml"))
+    assert len(run.resolve(SETTINGS).methods) == len(run.methods) == 5
+
+
+def test_a_run_survives_being_written_down(tmp_path: Path) -> None:
+    """The report prints it, and whoever copies it from there gets the same run."""
+    run = InvertRun(**DIGITS, embedding={"num_steps": 3}, workers={"gpus_each": 0.25}, methods=("lsap_o_w",))
+    assert read_run(write(tmp_path, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))) == run
+
+
+# --- changed by key -----------------------------------------------------------------------------------
+
+
+def test_changes_reach_fields_at_every_depth_and_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, {**DIGITS, "seed": 1, "anchor": {"num_samples": 5, "seed": 2}})
+    changes = ["seed=7", "anchor.num_samples=9", "workers.count=3", "method_settings.lsap_o_w.sncd_weight=0.5"]
+    run = read_run(path, changes)
+    assert (run.seed, run.anchor.num_samples, run.anchor.seed, run.workers.count) == (7, 9, 2, 3)
+    assert run.method_settings == {"lsap_o_w": {"sncd_weight": 0.5}}
+    assert read_run(path).seed == 1  # the file stays as it is
+
+
+def test_later_changes_win(tmp_path: Path) -> None:
+    assert read_run(write(tmp_path, SMALLEST), ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "wanted"),
+    [
+        ("methods=[lsap_o_w, stylegan2_w]", "methods", ("lsap_o_w", "stylegan2_w")),
+        ("embedding={num_steps: 3}", "embedding", {"num_steps": 3}),
+        ("embedding.learning_rate=0.5", "embedding", {"learning_rate": 0.5}),
+        ("embedding.space=w", "embedding", {"space": "w"}),
+        ("source=a=b, c: d", "source", None),
+        ('source="a=b"', "source", "a=b"),
+        ("source=s3://bucket/a b", "source", "s3://bucket/a b"),
+        ("source=", "source", None),
+        ("generator=null", "generator", None),
+        ("max_failed_share=1e-2", "max_failed_share", 0.01),
+        ("batch_size=8", "batch_size", 8),
+    ],
+)
+def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -> None:
+    path = write(tmp_path, {**SMALLEST, "generator": "g.pt"})
+    if wanted is None and field == "source":
+        with pytest.raises(ParameterError, match=r"^source: "):
+            read_run(path, [change])
+    else:
+        assert getattr(read_run(path, [change]), field) == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed", '"seed" is no change; wanted key=value'),
+        ("=5", '"=5" is no change'),
+        ("seed.of=5", "seed.of: seed is a plain value and has no fields"),
+        ("methods.0=lsap_o_w", "methods.0: methods is a plain value"),
+        ("embedding={", "embedding: '{' is not a YAML value"),
+        ("sead=5", "sead: there is no such field"),
+        ("workers.number=5", "workers.number: there is no such field"),
+        ("workers.count=0", "workers.count: 0: input should be greater than or equal to 1"),
+        ("seed=-1", "seed: -1: input should be greater"),
+        ("seed=x", "seed: 'x': input should be a valid integer"),
+        ("max_failed_share=1.5", "max_failed_share: 1.5: input should be less"),
+        ("anchor.num_samples=1", "anchor.num_samples: 1: input should be greater"),
+        ("anchor.style_set=all", "anchor.style_set: 'all': input should be 'authors', 'conv' or 'full'"),
+        ("fit=zoom", "fit: 'zoom': input should be 'refuse'"),
+        ("embedding=5", "embedding: 5: input should be a valid dictionary"),
+        ("shard_rows=0", "shard_rows: 0: input should be"),
+    ],
+)
+def test_a_wrong_change_is_refused_by_its_field(tmp_path: Path, change: str, message: str) -> None:
+    path = write(tmp_path, {**SMALLEST, "seed": 1, "methods": ["lsap_o_w"]})
+    with pytest.raises(ParameterError) as caught:
+        read_run(path, [change])
+    assert str(caught.value).startswith(message)
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    message = refused(tmp_path, {"archive": "a", "sead": 1, "workers": {"count": 0}})
+    assert message.startswith("source: missing; ") and "sead: there is no such field" in message
+    assert "workers.count: 0" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "run.yaml is not YAML"),
+        ("- a\n- b", "run.yaml holds a list; wanted fields and their values"),
+        ("only words", "run.yaml holds a str"),
+        ("", "source: missing"),
+        ("1: 2", "run.yaml: "),
+    ],
+)
+def test_a_file_that_is_no_run_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refused(tmp_path, text)
+
+
+def test_a_file_of_other_bytes_or_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    with pytest.raises(ParameterError, match=r"image\.png does not exist"):
+        read_run(str(path))
+    path.write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ParameterError, match=r"image\.png is not YAML"):
+        read_run(str(path))
+
+
+def test_what_was_read_does_not_change(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path, SMALLEST))
+    with pytest.raises(ValueError, match="frozen"):
+        run.seed = 3  # type: ignore[misc]
+
+
+# --- completed by the domain --------------------------------------------------------------------------
+
+
+def test_the_domain_fills_in_what_the_run_leaves_open() -> None:
+    resolved = InvertRun(**DIGITS).resolve(SETTINGS)
+    assert resolved.generator.endswith("digits/generator.safetensors") and Path(resolved.generator).is_file()
+    assert (resolved.shard_rows, resolved.batch_size) == (resolved.domain.shard_rows, resolved.domain.batch_size)
+    networks = resolved.networks
+    assert (networks.perceptual, networks.metric_perceptual) == ("digits-features", "digits-features")
+    assert (networks.identity, networks.judge, networks.backbones) == ("digits-features", "digits-judge", None)
+
+
+def test_the_run_wins_over_its_domain(tmp_path: Path) -> None:
+    run = InvertRun(
+        **DIGITS,
+        generator="own.pt",
+        perceptual="lpips-vgg",
+        shard_rows=48,
+        batch_size=3,
+        methods=("lsap_o_w", "stylegan2_w"),
+        embedding={"num_steps": 7, "learning_rate": 1e-2},
+        method_settings={"lsap_o_w": {"num_steps": 9}},
+    )
+    resolved = run.resolve(Settings(backbones=tmp_path))
+    assert (resolved.generator, resolved.shard_rows, resolved.batch_size) == ("own.pt", 48, 3)
+    assert (resolved.networks.perceptual, resolved.networks.metric_perceptual) == ("lpips-vgg", "lpips-vgg")
+    assert resolved.networks.backbones == tmp_path
+    settings = {method.name: method.settings for method in resolved.methods}
+    assert list(settings) == ["lsap_o_w", "stylegan2_w"]  # in the order they were asked for
+    assert {name: each.num_steps for name, each in settings.items()} == {"lsap_o_w": 9, "stylegan2_w": 7}
+    assert {each.learning_rate for each in settings.values()} == {0.01}
+    assert settings["lsap_o_w"].record_every == resolved.domain.method("lsap_o_w").settings.record_every
+
+
+def test_the_metric_of_the_domain_stays_when_the_run_changes_the_loss() -> None:
+    values = {**SMALLEST, "generator": "g.pt"}
+    networks = InvertRun(**values, perceptual="lpips-squeeze").resolve(SETTINGS).networks
+    assert (networks.perceptual, networks.metric_perceptual) == ("lpips-squeeze", "lpips-alex")
+    networks = InvertRun(**values, metric_perceptual="lpips-vgg").resolve(SETTINGS).networks
+    assert (networks.perceptual, networks.metric_perceptual) == ("lpips-vgg", "lpips-vgg")
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, {**DIGITS, "methods": ["lsap_o_w"]})
+    changes = ["embedding.noise_weight=1e3", "method_settings.lsap_o_w.learning_rate=2e-2", "embedding.sncd_weight=5"]
+    (method,) = read_run(path, changes).resolve(SETTINGS).methods
+    found = (method.settings.noise_weight, method.settings.learning_rate, method.settings.sncd_weight)
+    assert found == (1000.0, 0.02, 5.0) and {type(value) for value in found} == {float}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"domain": "cats"}, 'domain: domain "cats" is not known'),
+        ({"domain": "full_scale"}, 'generator: domain "full_scale" has no weights of its own'),
+        ({"archive": "memory://a"}, "archive: memory://a lives in one process"),
+        ({"methods": ()}, "methods: none given; wanted some of stylegan2_w"),
+        ({"methods": ("lsap_o_w", "lsap_o_w")}, "methods: lsap_o_w, lsap_o_w names a method twice"),
+        ({"methods": ("e4e",)}, 'methods[e4e]: method "e4e" is not known'),
+        ({"methods": ("lsap_o_w",), "method_settings": {"l2_w_plus": {}}}, 'method_settings: "l2_w_plus" is not among'),
+        ({"embedding": {"steps": 5}}, "methods[stylegan2_w_plus]: method stylegan2_w_plus has no setting 'steps'"),
+        ({"embedding": {"num_steps": "many"}}, "embedding.num_steps: 'many': input should be a valid integer"),
+        ({"embedding": {"num_steps": 0}}, "methods[stylegan2_w_plus]: num_steps is 0; wanted at least 1"),
+        (
+            {"method_settings": {"lsap_o_w_plus": {"sncd_weight": None}}},
+            "method_settings.lsap_o_w_plus.sncd_weight: None: input should be a valid number",
+        ),
+        ({"shard_rows": 24}, "shard_rows: 24; wanted 1 to 16, or a multiple of 16"),
+        ({"perceptual": "vgg"}, 'perceptual: perceptual network "vgg" is not known'),
+        ({"perceptual": "digits-judge"}, 'perceptual: "digits-judge" is the network of the loss, so it cannot judge'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_exist_is_refused_by_its_field(values: dict[str, Any], message: str) -> None:
+    assert unresolved(**values).startswith(message)
+
+
+@pytest.mark.parametrize("shard_rows", [1, 5, 16, 32])
+def test_shards_that_the_archive_takes_are_taken(shard_rows: int) -> None:
+    assert InvertRun(**DIGITS, shard_rows=shard_rows).resolve(SETTINGS).shard_rows == shard_rows

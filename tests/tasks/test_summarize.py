@@ -1,0 +1,219 @@
+"""The report speaks of one anchor, of the newest results, and of originals that are still there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lsap_archive import open_archive
+from lsap_core.alignment.references import reference_rows
+from lsap_core.presets import METHODS, method
+from tasks import summarize
+from tasks.anchor import AnchorOptions, open_anchor
+from tasks.pool import LocalPool
+from tasks.report import ReportData, render_report
+from tasks.summarize import ReportRequest, current_rows, write_report
+from tasks.weights import load_generator
+
+BASE = method("stylegan2_w", num_steps=2)
+ALIGNED = method("lsap_o_w", num_steps=2, sncd_weight=0.5)
+
+
+def report_request(laboratory: Any, anchor: str, **changes: Any) -> ReportRequest:
+    values: dict[str, Any] = {
+        "title": "A title of ours",
+        "archive": laboratory.archive,
+        "generator": laboratory.generator,
+        "domain": "digits",
+        "methods": (BASE, ALIGNED),
+        "networks": laboratory.networks,
+        "anchor": anchor,
+        "config_yaml": "source: here\n",
+        "num_images": 3,
+        "measured": {"seconds": 2.0, "embedded": 6, "num_workers": 1, "device": "cpu"},
+    }
+    return ReportRequest(**{**values, **changes})
+
+
+class Written:
+    """A report, and the data that it was rendered from."""
+
+    def __init__(self, laboratory: Any, prepared: Any, monkeypatch: pytest.MonkeyPatch, **changes: Any):
+        seen: list[ReportData] = []
+
+        def watched(data: ReportData) -> str:
+            seen.append(data)
+            return render_report(data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(summarize, "render_report", watched)
+            pool = LocalPool(lambda: laboratory.worker(prepared))
+            self.report = write_report(report_request(laboratory, prepared.anchor, **changes), pool)
+        (self.data,) = seen
+
+    @property
+    def shown(self) -> dict[str, set[str]]:
+        """Image id to the methods on the contact sheet, in its order."""
+        return {row.image_id: set(row.cells) for row in self.data.contact}
+
+
+def invert(laboratory: Any, **changes: Any) -> Any:
+    prepared = laboratory.prepare(**{"methods": (BASE, ALIGNED), **changes})
+    laboratory.embed(prepared)
+    laboratory.publish(prepared)
+    return prepared
+
+
+def gray(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_a_report_and_its_table_lie_in_the_archive(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(3)
+    prepared = invert(laboratory)
+    written = Written(laboratory, prepared, monkeypatch)
+    assert written.report.url == f"{laboratory.archive}/reports/invert.html"
+    page = laboratory.store.get("reports/invert.html").decode()
+    assert "A title of ours" in page
+    assert all(each.title in written.report.table for each in (BASE, ALIGNED))
+    assert laboratory.store.get("reports/invert.md").decode() == written.report.table
+
+    data = written.data
+    generator = load_generator(laboratory.generator)
+    anchor = open_anchor(laboratory.archive, prepared.anchor)
+    assert data.references == reference_rows(generator.generator, anchor).labelled()
+    assert data.generator["digest"] == generator.digest
+    assert [(each.name, each.base) for each in data.methods] == [("stylegan2_w", None), ("lsap_o_w", "stylegan2_w")]
+    assert data.methods[1].settings["sncd_weight"] == 0.5
+    assert data.rows.num_rows == 6
+    assert (data.summary["wall_seconds"], data.summary["images_per_second"]) == (2.0, 3.0)
+
+
+def test_a_command_that_embedded_nothing_has_no_speed(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(1)
+    prepared = invert(laboratory)
+    nothing = {"seconds": 0.0, "embedded": 0, "num_workers": 1, "device": "cpu"}
+    assert Written(laboratory, prepared, monkeypatch, measured=nothing).data.summary["images_per_second"] is None
+
+
+def test_locations_lead_to_what_is_there(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(1)
+    prepared = invert(laboratory)
+    locations = Written(laboratory, prepared, monkeypatch, archive=laboratory.archive + "/").data.locations
+    newest = prepared.runs[-1]
+    assert locations == {
+        "archive": laboratory.archive,
+        "codes (Zarr)": f"{laboratory.archive}/runs/{newest}/w_plus",
+        "rows (Parquet)": f"{laboratory.archive}/runs/{newest}/rows",
+        "manifest": f"{laboratory.archive}/runs/{newest}/_manifest.json",
+        "report": f"{laboratory.archive}/reports/invert.html",
+    }
+    keys = [f"{laboratory.archive}/{key}" for key in laboratory.contents()]
+    for place in locations.values():
+        assert any(key == place or key.startswith(place + "/") for key in keys), place
+
+
+# --- rows ---------------------------------------------------------------------------------------------
+
+
+def test_rows_of_other_anchors_and_methods_are_left_out(laboratory: Any) -> None:
+    laboratory.fill(2)
+    one = invert(laboratory)
+    other = invert(laboratory, anchor=AnchorOptions(num_samples=65))
+    archive = open_archive(laboratory.archive)
+    assert archive.rows().num_rows == 8
+    for prepared in (one, other):
+        rows = current_rows(archive, (BASE, ALIGNED), prepared.anchor)
+        assert set(rows.column("run_id").to_pylist()) == set(prepared.runs)
+        assert rows.num_rows == 4
+    rows = current_rows(archive, (ALIGNED,), one.anchor)
+    assert rows.column("method").to_pylist() == ["lsap_o_w"] * 2
+    assert current_rows(archive, tuple(METHODS.values()), "nobody's").num_rows == 0
+
+
+# --- the contact sheet --------------------------------------------------------------------------------
+
+
+def test_images_that_all_methods_have_come_first(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.put("c.png", laboratory.picture(1))
+    laboratory.put("d.png", laboratory.picture(2))
+    invert(laboratory)
+    laboratory.put("a.png", laboratory.picture(3))
+    laboratory.put("b.png", laboratory.picture(4))
+    prepared = invert(laboratory, methods=(BASE,))
+    both = {"stylegan2_w", "lsap_o_w"}
+    assert Written(laboratory, prepared, monkeypatch, num_images=2).shown == {"c.png": both, "d.png": both}
+    shown = Written(laboratory, prepared, monkeypatch, num_images=3).shown
+    assert list(shown.items()) == [("c.png", both), ("d.png", both), ("a.png", {"stylegan2_w"})]
+    assert Written(laboratory, prepared, monkeypatch, num_images=0).shown == {}
+
+
+def test_pictures_are_those_of_the_method_above_them(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(2)
+    prepared = invert(laboratory)
+    (row, _) = Written(laboratory, prepared, monkeypatch).data.contact
+    worker = laboratory.worker(prepared)
+    images = open_archive(laboratory.archive).rows(["image_id", "uri", "digest"]).to_pylist()[:2]
+    assert gray(row.original_png).tolist() == gray(laboratory.picture(0)).tolist()
+    for each in (BASE, ALIGNED):
+        wanted = worker.preview(each.name, images)[row.image_id]
+        assert row.cells[each.name].reconstruction_png == wanted.reconstruction
+        assert row.cells[each.name].difference_png == wanted.difference
+    assert row.cells["stylegan2_w"].reconstruction_png != row.cells["lsap_o_w"].reconstruction_png
+
+
+def test_failed_images_and_duplicates_are_not_shown(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.put("a.png", b"no picture")
+    laboratory.put("b.png", laboratory.picture(1))
+    laboratory.put("c.png", laboratory.picture(1))
+    prepared = invert(laboratory)
+    assert list(Written(laboratory, prepared, monkeypatch).shown) == ["b.png"]
+
+
+def test_an_image_that_went_bad_is_not_shown_by_its_old_result(
+    laboratory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.fill(2)
+    invert(laboratory)
+    laboratory.put("0.png", b"overwritten with rubbish")
+    prepared = invert(laboratory)
+    assert list(Written(laboratory, prepared, monkeypatch).shown) == ["1.png"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "array"])
+def test_originals_of_another_source_are_left_out(
+    laboratory: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """An archive takes in one source after the other; each report can show only what its workers can read."""
+    laboratory.fill(2)
+    invert(laboratory, methods=(BASE,))
+    other, wanted = {
+        "folder": (tmp_path / "other images", "z.png"),
+        "array": (tmp_path / "other.npy", "000000"),
+    }[kind]
+    if kind == "folder":
+        other.mkdir()
+        (other / wanted).write_bytes(laboratory.picture(7))
+    else:
+        np.save(other, np.full((1, 32, 32), 99, np.uint8))
+    laboratory.source = other
+    prepared = invert(laboratory, methods=(BASE,))
+    written = Written(laboratory, prepared, monkeypatch, num_images=1)
+    assert list(written.shown) == [wanted]  # what was inverted last comes first
+    assert list(Written(laboratory, prepared, monkeypatch, num_images=3).shown) == [wanted]
+    assert written.data.rows.num_rows == 3  # the numbers are of the whole archive
+
+
+def test_pictures_and_rows_are_of_the_same_anchor(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(1)
+    one = invert(laboratory, methods=(ALIGNED,))
+    before = Written(laboratory, one, monkeypatch, methods=(ALIGNED,)).data.contact
+    invert(laboratory, methods=(ALIGNED,), anchor=AnchorOptions(num_samples=8, seed=5), seed=1)
+    again = laboratory.prepare(methods=(ALIGNED,))
+    assert again.shards == ()
+    assert Written(laboratory, again, monkeypatch, methods=(ALIGNED,)).data.contact == before
