@@ -150,11 +150,11 @@ def measure_domain(parsed: argparse.Namespace) -> int:
 
 
 def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
-    from flows.invert_errors import is_wrong_request
+    from flows.exit_codes import is_wrong_request
 
     try:
         return command(parsed)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, and what Ray and Prefect make of SIGTERM
         print("lsap: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return FAILED
     except Exception as error:

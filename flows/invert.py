@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import yaml
@@ -17,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import InvertRun, ResolvedRun
 from flows.progress import shown_progress
+from flows.run_report import Embedded, RunReport, check_failures, check_finished
 from lsap_archive import RunWriter, StoreUnavailableError
 from tasks.embed import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
 from tasks.errors import SourceError
@@ -30,82 +30,34 @@ RETRY_DELAY_SECONDS = 2
 MAX_WAITING_SHARDS = 64  # tasks that wait for a worker at the same time
 
 
-class TooManyFailuresError(RuntimeError):
-    """The share of images that could not be inverted is above the run's limit."""
-
-
-class UnfinishedError(RuntimeError):
-    """Some shards could not be embedded; the same command goes on where this one stopped."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What a run did, in numbers.
-
-    Attributes:
-        archive: URL of the archive.
-        report: URL of the HTML report.
-        num_images: images in the source.
-        embedded: image-method pairs embedded by this command.
-        by_status: image-method pairs of this command by status.
-        by_reason: failed ones by reason.
-        seconds: wall time of this command.
-        images_per_second: image-method pairs embedded per second of embedding.
-        table: the comparison table, Markdown.
-    """
-
-    archive: str
-    report: str
-    num_images: int
-    embedded: int
-    by_status: dict[str, int]
-    by_reason: dict[str, int]
-    seconds: float
-    images_per_second: float
-    table: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-
 @flow(name="invert", task_runner=ThreadPoolTaskRunner(max_workers=MAX_WAITING_SHARDS))  # type: ignore[arg-type]
 def invert(run: InvertRun) -> RunReport:
     """Embed every image of a source with every method, and compare the methods."""
     started = time.monotonic()
-    settings = Settings.from_environment()
-    resolved = run.resolve(settings)
+    resolved = run.resolve(Settings.from_environment())
     prepared = plan(resolved)
     get_run_logger().info(
-        "%s; %d shards to embed in %d runs", prepared.source, len(prepared.shards), len(prepared.runs)
+        "%s; %d shards in %d runs to embed", prepared.source, len(prepared.shards), len(prepared.runs)
     )
-    pool = open_pool(resolved, prepared, settings)
-    try:
-        embedding_started = time.monotonic()
-        outcomes, problems = embed_all(resolved, prepared, pool)
-        seconds = time.monotonic() - embedding_started
+    with opened_pool(resolved, prepared) as pool:
+        embedded = embed_all(resolved, prepared, pool)
         for run_id in prepared.runs:
             publish(run.archive, run_id)
-        by_status = _count(outcome.by_status for outcome in outcomes)
-        by_reason = _count(outcome.by_reason for outcome in outcomes)
-        embedded = by_status.get("ok", 0)
-        written = report(resolved, prepared.anchor, pool, {"seconds": seconds, "embedded": embedded})
-    finally:
-        pool.close()
+        written = report(resolved, prepared.anchor, pool, embedded)
+    create_markdown_artifact(key="inversion", markdown=f"{written.table}\n\nReport: {written.url}")
     result = RunReport(
         archive=run.archive,
         report=written.url,
         num_images=prepared.num_images,
-        embedded=embedded,
-        by_status=by_status,
-        by_reason=by_reason,
+        embedded=embedded.num_ok,
+        by_status=embedded.by_status,
+        by_reason=embedded.by_reason,
         seconds=time.monotonic() - started,
-        images_per_second=embedded / seconds if seconds and embedded else 0.0,
+        images_per_second=embedded.num_ok / embedded.seconds if embedded.num_ok else 0.0,
         table=written.table,
     )
-    create_markdown_artifact(key="inversion", markdown=f"{written.table}\n\nReport: {written.url}")
-    _check_finished(problems, prepared)
-    _check_failures(result, run.max_failed_share)
+    check_finished(embedded)
+    check_failures(result, run.max_failed_share)
     return result
 
 
@@ -131,9 +83,10 @@ def request_of(resolved: ResolvedRun) -> Request:
     )
 
 
-def open_pool(resolved: ResolvedRun, prepared: Prepared, settings: Settings) -> Pool:
+@contextlib.contextmanager
+def opened_pool(resolved: ResolvedRun, prepared: Prepared) -> Iterator[Pool]:
     """Long-lived Ray actors, each with its own networks; this process alone when only the report is left to do."""
-    run = resolved.run
+    run, workers = resolved.run, resolved.run.workers
     spec = EmbedSpec(
         archive=run.archive,
         generator=resolved.generator,
@@ -142,27 +95,33 @@ def open_pool(resolved: ResolvedRun, prepared: Prepared, settings: Settings) -> 
         source=run.source,
         fit=run.fit,
         batch_size=resolved.batch_size,
-        device=run.workers.device,
+        device=workers.device,
     )
     build_worker = functools.partial(EmbedWorker, spec)
-    if not prepared.shards:
-        return LocalPool(build_worker)
-    return RayPool(
-        build_worker,
-        num_workers=run.workers.count,
-        address=settings.ray_address,
-        gpus_per_worker=0.0 if run.workers.device == "cpu" else run.workers.gpus_each,
-        num_threads=run.workers.threads,
-    )
+    pool: Pool
+    if prepared.shards:
+        pool = RayPool(
+            build_worker,
+            num_workers=workers.count,
+            address=Settings.from_environment().ray_address,
+            gpus_per_worker=0.0 if workers.device == "cpu" else workers.gpus_each,
+            num_threads=workers.threads,
+        )
+    else:
+        pool = LocalPool(build_worker)
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
-def embed_all(resolved: ResolvedRun, prepared: Prepared, pool: Pool) -> tuple[list[ShardOutcome], list[str]]:
-    """One task for every shard that is left; returns the outcomes, and a sentence for every shard that failed."""
-    total = sum(shard.num_images for shard in prepared.shards)
+def embed_all(resolved: ResolvedRun, prepared: Prepared, pool: Pool) -> Embedded:
+    """One task for every shard that is left; a shard that fails does not stop the others."""
+    started = time.monotonic()
     shard_task = embed.with_options(retries=resolved.run.retries)
     outcomes: list[ShardOutcome] = []
     problems: list[str] = []
-    with shown_progress(pool, total) as advance:
+    with shown_progress(pool, sum(shard.num_images for shard in prepared.shards)) as advance:
         futures = [shard_task.submit(pool, shard, advance) for shard in prepared.shards]
         for future, shard in zip(futures, prepared.shards, strict=True):
             result = future.result(raise_on_failure=False)
@@ -170,7 +129,7 @@ def embed_all(resolved: ResolvedRun, prepared: Prepared, pool: Pool) -> tuple[li
                 outcomes.append(result)
             else:
                 problems.append(f"shard {shard.shard} of {shard.run_id}: {result}")
-    return outcomes, problems
+    return Embedded(outcomes, problems, time.monotonic() - started)
 
 
 def is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
@@ -208,7 +167,7 @@ def publish(archive: str, run_id: str) -> bool:
 
 
 @task(name="report", cache_policy=NO_CACHE)
-def report(resolved: ResolvedRun, anchor: str, pool: Pool, measured: dict[str, Any]) -> Report:
+def report(resolved: ResolvedRun, anchor: str, pool: Pool, embedded: Embedded) -> Report:
     """The HTML report of everything that the archive shows of these methods."""
     run = resolved.run
     request = ReportRequest(
@@ -221,32 +180,11 @@ def report(resolved: ResolvedRun, anchor: str, pool: Pool, measured: dict[str, A
         anchor=anchor,
         config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
         num_images=run.report_images,
-        measured={**measured, "num_workers": run.workers.count, "device": run.workers.device},
+        measured={
+            "seconds": embedded.seconds,
+            "embedded": embedded.num_ok,
+            "num_workers": run.workers.count,
+            "device": run.workers.device,
+        },
     )
     return write_report(request, pool)
-
-
-def _count(counts: Any) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(total)
-
-
-def _check_finished(problems: list[str], prepared: Prepared) -> None:
-    if problems:
-        raise UnfinishedError(
-            f"{len(problems)} of {len(prepared.shards)} shards could not be embedded ({problems[0]}); "
-            "the others are kept: run the same command again once the cause is mended"
-        )
-
-
-def _check_failures(result: RunReport, limit: float) -> None:
-    failed = result.by_status.get("failed", 0)
-    total = sum(result.by_status.values())
-    if total and failed / total > limit:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.by_reason.items()))
-        raise TooManyFailuresError(
-            f"{failed} of {total} images failed ({reasons}), above the limit of {limit:.0%}; everything else is in "
-            f"{result.archive}, see {result.report}: mend the images or raise max_failed_share"
-        )

@@ -203,6 +203,8 @@ class RayPool:
 
     def _take(self) -> Any:
         while True:
+            if self._closed.is_set():  # such as by Ctrl-C, while others still wait in their threads
+                raise NoWorkerLeftError("the pool was closed")
             with self._lock:
                 if self._num_usable == 0:
                     raise NoWorkerLeftError(f"no worker is left of {self.num_workers}: {self._failure}")
@@ -225,7 +227,7 @@ class RayPool:
                 problem = _one_line(error)
                 time.sleep(POLL_SECONDS)
                 continue
-            except RayActorError as error:
+            except ray.exceptions.RayError as error:  # the actor is dead, or all of Ray is
                 problem = _one_line(error)
                 break
             self._free.put(actor)

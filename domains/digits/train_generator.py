@@ -57,22 +57,22 @@ class Recipe:
 
     seed: int = 3
     batch_size: int = 32
-    reconstruction_images: int = 60_000
-    adversarial_images: int = 240_000
+    reconstruction_images: int = 120_000
+    adversarial_images: int = 200_000
     code_noise: float = 0.25
     wasserstein_weight: float = 1.0
     wasserstein_batch: int = 128
     pixel_weight: float = 2.0
     reconstruction_every: int = 2
-    adversarial_weight_start: float = 0.1
-    adversarial_weight_end: float = 0.3
+    adversarial_weight_start: float = 0.3
+    adversarial_weight_end: float = 1.5
     r1_weight: float = 1.0
     r1_every: int = 12
     style_mixing: float = 0.2
     generator_learning_rate: float = 1.5e-3
     discriminator_learning_rate: float = 1.5e-3
-    decay_from: float = 0.6
-    ema_half_life: float = 5_000
+    decay_from: float = 0.5
+    ema_half_life: float = 10_000
 
 
 class CodeEncoder(nn.Module):

@@ -230,10 +230,16 @@ def test_a_worker_that_never_gets_ready_is_given_up(two_actors: RayPool, monkeyp
 
 
 @pytest.mark.ray
-def test_a_share_of_a_gpu_is_asked_for(two_actors: RayPool) -> None:
-    pool = RayPool(Clerk, num_workers=1, gpus_per_worker=0.5)
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "num_workers", "share"),
+    [pytest.param(0.25, 1, 0.25, id="as asked for"), pytest.param(None, 2, 0.5, id="the cluster's shared out")],
+)
+def test_a_share_of_a_gpu_is_asked_for(
+    two_actors: RayPool, gpus_per_worker: float | None, num_workers: int, share: float
+) -> None:
+    pool = RayPool(Clerk, num_workers=num_workers, gpus_per_worker=gpus_per_worker)
     try:
-        assert pool.call("resources") == {"GPU": 0.5}  # and no CPU: GPU machines have few for each GPU
+        assert pool.call("resources") == {"GPU": share}  # and no CPU: GPU machines have few for each GPU
     finally:
         pool.close()
     assert two_actors.call("divide", 6, 2) == 3  # a pool that joined a cluster leaves it to the others
