@@ -26,7 +26,8 @@ from tasks.prepare import Prepared, Request, prepare
 from tasks.settings import Settings
 from tasks.summarize import Report, ReportRequest, write_report
 
-RETRY_DELAY_SECONDS = 2
+RETRIES = 3  # of what is cheap to repeat; a run says how often it tries a shard
+RETRY_DELAYS_SECONDS = [2, 10, 60]  # a lost worker is soon back, a store or network may take its time
 MAX_WAITING_SHARDS = 64  # tasks that wait for a worker at the same time
 
 
@@ -144,7 +145,7 @@ def is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     name="embed",
     task_run_name="embed-{shard.method}-{shard.shard:05d}",
     cache_policy=NO_CACHE,
-    retry_delay_seconds=RETRY_DELAY_SECONDS,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
     retry_condition_fn=is_worth_another_try,
 )
 def embed(pool: Pool, shard: PlannedShard, advance: Callable[[int], None]) -> ShardOutcome:
@@ -155,7 +156,13 @@ def embed(pool: Pool, shard: PlannedShard, advance: Callable[[int], None]) -> Sh
     return outcome
 
 
-@task(name="publish", cache_policy=NO_CACHE)
+@task(
+    name="publish",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
 def publish(archive: str, run_id: str) -> bool:
     """Check every object of a finished run and make it visible to readers; an unfinished one stays invisible."""
     run = RunWriter.open(archive, run_id)
@@ -166,7 +173,13 @@ def publish(archive: str, run_id: str) -> bool:
     return True
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task(
+    name="report",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
 def report(resolved: ResolvedRun, anchor: str, pool: Pool, embedded: Embedded) -> Report:
     """The HTML report of everything that the archive shows of these methods."""
     run = resolved.run

@@ -16,12 +16,14 @@ QUIET = {
 }
 
 
+for variable, quiet_value in QUIET.items():
+    os.environ.setdefault(variable, quiet_value)  # at import: a folder's own conftest may import torch at once
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the run off from the settings, servers and databases of whoever starts it."""
     for name in [name for name in os.environ if name.startswith("LSAP_")]:
         del os.environ[name]
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     home = tempfile.TemporaryDirectory(prefix="lsap-prefect-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
     os.environ["PREFECT_HOME"] = home.name

@@ -228,6 +228,8 @@ class Generator(nn.Module):
             ShapeError: styles, noise maps or the starting features have another shape.
         """
         self._check_styles(styles)
+        if not isinstance(noise, str):
+            self.check_noise(noise, len(styles[0]))
         if start is not None:
             self._check_start(start)
         return self.synthesis(  # type: ignore[no-any-return]
@@ -246,12 +248,22 @@ class Generator(nn.Module):
             if noise == "constant":
                 return [layer.noise_const for layer in self.synthesis.conv_layers()]
             raise ConfigError(f'noise is "{noise}"; wanted "constant", "none" or a list of maps')
+        return list(noise)
+
+    def check_noise(self, noise: Sequence[Tensor], num_images: int) -> None:
+        """Make sure that noise maps fit the convolutions and the images.
+
+        Raises:
+            ShapeError: another number of maps, or a map of another shape than [N or 1, 1, side, side].
+        """
         if len(noise) != self.config.num_convs:
             raise ShapeError(f"{len(noise)} noise maps; this generator wants {self.config.num_convs}")
         for index, (given, side) in enumerate(zip(noise, self.config.noise_sides, strict=True)):
-            if given.ndim != 4 or given.shape[1:] != (1, side, side):
-                raise ShapeError(f"noise map {index} is {list(given.shape)}; wanted [N, 1, {side}, {side}]")
-        return list(noise)
+            if given.ndim != 4 or given.shape[1:] != (1, side, side) or given.shape[0] not in (1, num_images):
+                raise ShapeError(
+                    f"noise map {index} is {list(given.shape)}; "
+                    f"wanted [N, 1, {side}, {side}] with N = {num_images} or 1"
+                )
 
     def _check_styles(self, styles: Sequence[Tensor]) -> None:
         widths = style_widths(self.config)

@@ -161,14 +161,9 @@ class OptimizationState:
         Raises:
             ShapeError: the state belongs to another batch, space or generator.
         """
+        self._check_tensors(tensors)
         for index, parameter in enumerate(self.parameters):
-            saved = tensors.get(f"parameter.{index:02d}")
-            if saved is None or saved.shape != parameter.shape:
-                raise ShapeError(
-                    f"saved parameter {index} is {None if saved is None else list(saved.shape)}; "
-                    f"this optimization has {list(parameter.shape)}"
-                )
-            parameter.copy_(saved)
+            parameter.copy_(tensors[f"parameter.{index:02d}"])
             prefix = f"adam.{index:02d}."
             self.optimizer.state[parameter] = {
                 name.removeprefix(prefix): (value.to(parameter.device) if value.ndim else value).clone()
@@ -181,6 +176,16 @@ class OptimizationState:
         self.trace.copy_(tensors["trace"])
         for stream, saved in zip(self.streams, tensors["streams"], strict=True):
             stream.set_state(saved.clone())  # a row of a larger tensor makes torch 2.15 crash
+
+    def _check_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        wanted = {f"parameter.{index:02d}": parameter.shape for index, parameter in enumerate(self.parameters)}
+        for name, shape in {**wanted, "trace": self.trace.shape}.items():
+            saved = tensors.get(name)
+            if saved is None or saved.shape != shape:
+                raise ShapeError(
+                    f"saved {name} is {None if saved is None else list(saved.shape)}; this optimization has "
+                    f"{list(shape)}: the state is of another batch, generator or settings"
+                )
 
 
 class OptimizationEmbedder:
@@ -232,12 +237,15 @@ class OptimizationEmbedder:
             noise: first noise maps, one [N, 1, side, side] for each convolution; drawn by default.
 
         Raises:
-            ShapeError: codes of another shape.
+            ShapeError: codes or noise maps of another shape.
         """
         config, reference = self.generator.config, self.generator.mapping.w_avg
         streams = random_streams(seeds)
         drawn = draw_noise(config, streams)
-        first_noise = drawn if noise is None else list(noise)
+        first_noise = drawn
+        if noise is not None:
+            self.generator.check_noise(noise, len(seeds))
+            first_noise = [maps.expand(len(seeds), -1, -1, -1) for maps in noise]
         w_shape = (config.w_dim,) if self.settings.space == "w" else (config.num_ws, config.w_dim)
         if codes is None:
             codes = self.anchor.w_avg.to(reference).expand(len(seeds), *w_shape)

@@ -27,6 +27,11 @@ class LpipsDistance(nn.Module):
         super().__init__()
         self.network: Any = network.requires_grad_(False).eval()
 
+    def train(self, mode: bool = True) -> LpipsDistance:
+        """The network stays in eval mode: dropout would make distances random."""
+        self.training = mode
+        return self
+
     def features(self, images: Tensor) -> list[Tensor]:
         """Normalized trunk features of images [N, 1 or 3, H, W] in [-1, 1]."""
         rgb = images.expand(-1, 3, -1, -1)

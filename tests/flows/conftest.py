@@ -27,7 +27,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from domains.digits.data import load_split
@@ -139,26 +141,39 @@ def prefect_server(starting_prefect_server: PrefectServer | None) -> PrefectServ
     return starting_prefect_server
 
 
+class ObjectStore:
+    """An S3 server in this process; what it holds outlives its pauses."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Refuse every connection from now on."""
+        self._server.stop()
+
+
 @pytest.fixture(scope="package")
-def s3_endpoint() -> Iterator[str]:
+def object_store() -> Iterator[ObjectStore]:
     """An S3 server of our own with a bucket named lsap."""
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each of thousands of requests
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "endpoint_url": endpoint}
+    store = ObjectStore()
+    options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "endpoint_url": store.endpoint}
     fsspec.filesystem("s3", **options, use_listings_cache=False).mkdir("lsap")
-    globals()["SRV"]=(server,port)
-    yield endpoint
-    server.stop()
+    yield store
+    store.stop()
 
-@pytest.fixture
-def s3_server(s3_endpoint):
-    return SRV
+
+@pytest.fixture(scope="package")
+def s3_endpoint(object_store: ObjectStore) -> str:
+    """Where the S3 server is."""
+    return object_store.endpoint
 
 
 @pytest.fixture(scope="package")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -175,3 +177,37 @@ def test_a_kill_in_the_middle_of_promotion_leaves_nothing_half_visible(
         obstacle.unlink()
     finished = lsap_on_cluster.invert("--json", source=images, archive=archive.folder, **FIELDS).wait()
     check_finished(archive, markers, finished, undisturbed)
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
+def test_an_interrupted_command_ends_soon_and_leaves_no_worker(
+    by: signal.Signals, lsap_on_cluster: Any, ray_cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C, or a scheduler's first warning: the threads that wait for a worker must not wait for ever."""
+    command = lsap_on_cluster.invert(source=images, archive=tmp_path / "archive", embedding__num_steps=2000)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not ray_cluster.workers(at_work=True):
+        assert not command.has_ended and time.monotonic() < deadline, command.text("err")
+        time.sleep(0.02)
+    os.kill(command.pid, by)
+    finished = command.wait(timeout_seconds=60)
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
+    while ray_cluster.workers(at_work=False):
+        assert time.monotonic() < deadline, "workers outlived the command that they worked for"
+        time.sleep(0.05)
+
+
+def test_two_commands_at_once_make_one_archive(
+    lsap_on_cluster: Any, images: Path, undisturbed: Watched, tmp_path: Path
+) -> None:
+    archive = Watched(tmp_path / "archive")
+    commands = [lsap_on_cluster.invert(source=images, archive=archive.folder, **FIELDS) for _ in range(2)]
+    for command in commands:
+        finished = command.wait()
+        assert finished.code == 0, finished.err
+    assert verify_archive(str(archive.folder)).problems == []
+    assert {row["attempt"] for row in archive.rows()} == {
+        ShardCommit.decode(path.read_bytes(), str(path)).attempt for path in archive.markers
+    }
+    check_same_values(archive, undisturbed)

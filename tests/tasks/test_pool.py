@@ -98,10 +98,19 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def processes_at_work(pool: Pool) -> set[int]:
-    """The processes that serve two callers who come at once."""
-    with ThreadPoolExecutor(2) as callers:
-        return {stay.process for stay in callers.map(lambda _: pool.call("stay", 0.2), range(2))}
+def all_processes(pool: Pool) -> set[int]:
+    """The processes of all workers, once as many callers who come at once are served by as many of them."""
+    found: set[int] = set()
+
+    def are_found() -> bool:
+        with ThreadPoolExecutor(pool.num_workers) as callers:
+            stays = callers.map(lambda _: pool.call("stay", 0.2), range(pool.num_workers))
+            found.clear()
+            found.update(stay.process for stay in stays)
+        return len(found) == pool.num_workers
+
+    wait_for(are_found)
+    return found
 
 
 def within_patience(call: Callable[[], Any]) -> Any:
@@ -151,11 +160,11 @@ def test_an_error_tells_where_in_the_worker_it_was_raised(pool: Pool) -> None:
 
 
 def test_callers_never_share_a_worker(pool: Pool) -> None:
+    all_processes(pool)  # everybody is there
     num_calls = 8
     with ThreadPoolExecutor(num_calls) as callers:
         stays = list(callers.map(lambda _: pool.call("stay", 0.1), range(num_calls)))
     by_worker = {process: [s for s in stays if s.process == process] for process in {s.process for s in stays}}
-    assert len(by_worker) == pool.num_workers
     for own in by_worker.values():
         own.sort(key=lambda s: s.began)
         assert all(first.ended <= second.began for first, second in itertools.pairwise(own))
@@ -183,8 +192,7 @@ def test_progress_is_told_while_a_worker_is_busy_and_only_then(pool: Pool, tmp_p
 
 @pytest.mark.ray
 def test_a_killed_worker_is_told_to_its_caller_alone_and_comes_back(two_actors: RayPool, tmp_path: Path) -> None:
-    before = processes_at_work(two_actors)
-    assert len(before) == 2
+    before = all_processes(two_actors)
     release = tmp_path / "release"
     with ThreadPoolExecutor(1) as caller:
         try:
@@ -195,8 +203,7 @@ def test_a_killed_worker_is_told_to_its_caller_alone_and_comes_back(two_actors: 
         finally:
             release.touch()
         assert neighbour.result(timeout=PATIENCE_SECONDS) == "released"
-    wait_for(lambda: len(processes_at_work(two_actors)) == 2)
-    assert len(processes_at_work(two_actors) & before) == 1
+    assert len(all_processes(two_actors) & before) == 1
 
 
 @pytest.mark.ray

@@ -487,7 +487,7 @@ def test_a_state_of_another_space_or_batch_is_refused(other: dict[str, Any], emb
     state = embedder.start(SEEDS)
     embedder.advance(state, target, until=1)
     resumed = embed(space=other.get("space", "w_plus")).start(SEEDS[: other.get("batch", 3)])
-    with pytest.raises(ShapeError, match=r"saved parameter 0 is \[3, 8, 24\]; this optimization has"):
+    with pytest.raises(ShapeError, match=r"saved parameter.00 is \[3, 8, 24\]; this optimization has"):
         resumed.load_tensors(state.to_tensors())
 
 
