@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,7 +129,8 @@ class RayPool:
             gpus_per_worker: GPUs, or the share of one, for each; None shares out what the cluster has.
             num_threads: CPU threads for each.
         """
-        self._owns_cluster = _join(address, num_workers, wants_gpus=gpus_per_worker != 0)
+        environment = {"OMP_NUM_THREADS": str(num_threads), **KEEP_HEAP}
+        self._owns_cluster = _join(address, num_workers, environment, wants_gpus=gpus_per_worker != 0)
         if gpus_per_worker is None:
             gpus_per_worker = min(1.0, ray.cluster_resources().get("GPU", 0.0) / num_workers)
         actor_class = ray.remote(_Host)
@@ -138,7 +141,7 @@ class RayPool:
                 max_restarts=-1,
                 max_task_retries=0,
                 max_concurrency=2,  # progress() is answered while call() runs
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(num_threads), **KEEP_HEAP}},
+                runtime_env={} if self._owns_cluster or " " in sys.executable else {"env_vars": environment},
             ).remote(factory, num_threads)
             for _ in range(num_workers)
         ]
@@ -240,13 +243,18 @@ class RayPool:
             self._num_usable -= 1
 
 
-def _join(address: str, num_workers: int, *, wants_gpus: bool) -> bool:
-    """Connect to a cluster, or start a small one in this process; returns whether it was started here."""
+def _join(address: str, num_workers: int, environment: dict[str, str], *, wants_gpus: bool) -> bool:
+    """Connect to a cluster, or start a small one in this process; returns whether it was started here.
+
+    Workers of a cluster started here inherit this process's environment. Ray's own way to set variables, a runtime
+    environment, waits for ever where the path of the interpreter has a space.
+    """
     if ray.is_initialized():
         return False
     if address != "local":
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         return False
+    os.environ.update(environment)
     ray.init(
         address="local",
         num_cpus=max(num_workers, 1),

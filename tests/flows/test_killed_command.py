@@ -171,7 +171,7 @@ def test_a_kill_in_the_middle_of_promotion_leaves_nothing_half_visible(
         obstacle.parent.mkdir(parents=True)
         obstacle.write_text("in the way")
     command = lsap.invert(source=images, archive=archive.folder, **FIELDS)
-    markers = kill_when(lambda archive: len(archive.markers) == 2, command, archive)
+    markers = kill_when(lambda archive: len(archive.markers) >= 2, command, archive)
     assert open_archive(str(archive.folder)).runs == []
     for obstacle in obstacles:
         obstacle.unlink()
