@@ -165,7 +165,7 @@ def object_store() -> Iterator[ObjectStore]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each of thousands of requests
     store = ObjectStore()
     options = {"key": ACCESS_KEY, "secret": SECRET_KEY, "endpoint_url": store.endpoint}
-    fsspec.filesystem("s3", **options, use_listings_cache=False).mkdir("lsap")
+    fsspec.filesystem("s3", **options, use_listings_cache=False).makedirs("lsap", exist_ok=True)
     yield store
     store.stop()
 
@@ -283,6 +283,7 @@ def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_server.url)
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default, with which tests crawl on a busy machine
         multiprocessing.forkserver.ensure_running()
     return context
 

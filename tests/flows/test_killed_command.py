@@ -190,7 +190,7 @@ def test_an_interrupted_command_ends_soon_and_leaves_no_worker(
         assert not command.has_ended and time.monotonic() < deadline, command.text("err")
         time.sleep(0.02)
     os.kill(command.pid, by)
-    finished = command.wait(timeout_seconds=60)
+    finished = command.wait(timeout_seconds=150)
     assert (finished.code, finished.out) == (1, "")
     assert finished.err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
     while ray_cluster.workers(at_work=False):

@@ -16,8 +16,7 @@ from tasks.prepare import Prepared
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-METHODS = "[stylegan2_w_plus]"
-FIELDS = {"methods": METHODS, "embedding.num_steps": 2}
+FIELDS = {"methods": "[stylegan2_w_plus]", "embedding.num_steps": 2, "workers.count": 1}
 PlanHere = Callable[..., tuple[Prepared, EmbedSpec]]
 SaveDigits = Callable[[Path, Iterable[int]], list[str]]
 

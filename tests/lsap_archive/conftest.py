@@ -48,7 +48,7 @@ def s3_options() -> Iterator[dict[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     options = {"key": "AKIAEXAMPLE", "secret": SECRET, "endpoint_url": f"http://{host}:{port}"}
-    fsspec.filesystem("s3", **options, use_listings_cache=False).mkdir("lsap")
+    fsspec.filesystem("s3", **options, use_listings_cache=False).makedirs("lsap", exist_ok=True)
     yield options
     server.stop()
 
