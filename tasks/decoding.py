@@ -191,7 +191,7 @@ def _check_header(image: ImageFile.ImageFile, fit: Fit, min_side: int, max_pixel
         raise BadImageError(
             "not_square",
             f"the image is {width}x{height} pixels, a square was wanted: align and crop the images "
-            "beforehand, or set `source.fit: crop` (cut off the longer side) or `source.fit: letterbox` (add "
+            "beforehand, or set `fit: crop` (cut off the longer side) or `fit: letterbox` (add "
             "black bars)",
         )
 

@@ -68,8 +68,9 @@ class NetworkChoice:
             MissingWeightsError: a trunk is not on this machine.
             ConfigError: an embedded network was trained on images of another size.
         """
-        for name in {self.perceptual, self.metric_perceptual, self.identity, self.judge} - {None}:
-            assert name is not None
+        for name in dict.fromkeys((self.perceptual, self.metric_perceptual, self.identity, self.judge)):
+            if name is None:
+                continue
             if name in LPIPS_TRUNKS:
                 find_trunk(name, self.backbones)
                 continue

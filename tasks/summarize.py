@@ -89,11 +89,18 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
 
 
 def current_rows(archive: Archive, methods: Sequence[Method], anchor: str) -> pa.Table:
-    """All rows of these methods with this anchor, the oldest run first; of several for one image the last counts."""
+    """All rows of these methods with these settings and this anchor, the oldest run first.
+
+    Of several rows for one image the last counts.
+    """
+    settings = {method.name: asdict(method.settings) for method in methods}
+    wanted = {
+        run.run_id
+        for run in archive.runs
+        if run.config.get("anchor") == anchor and run.config.get("settings") == settings.get(run.method, {})
+    }
     rows = archive.rows()
-    wanted = {run.run_id for run in archive.runs if run.config.get("anchor") == anchor}
-    rows = rows.filter(pc.is_in(rows.column("run_id"), pa.array(sorted(wanted), pa.string())))
-    return rows.filter(pc.is_in(rows.column("method"), pa.array([method.name for method in methods])))
+    return rows.filter(pc.is_in(rows.column("run_id"), pa.array(sorted(wanted), pa.string())))
 
 
 def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerator, pool: Pool) -> ReportData:

@@ -170,6 +170,13 @@ def test_a_method_added_is_the_only_one_that_runs(story: Story, first: Any) -> N
     assert verify_archive(URL, storage_options=story.options).problems == []
 
 
+def test_a_bucket_that_does_not_exist_is_one_sentence(story: Story, first: Any) -> None:
+    finished = story.invert(archive="s3://nowhere/archive")
+    assert (finished.code, finished.out) == (1, "")
+    (line,) = finished.err.splitlines()
+    assert "bucket nowhere" in line and "does not exist" in line and "create it" in line
+
+
 def test_an_outage_of_the_store_is_waited_for(
     story: Story, object_store: Any, save_digits: Callable[[Path, Iterable[int]], list[str]], tmp_path: Path
 ) -> None:

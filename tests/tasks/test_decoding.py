@@ -98,8 +98,8 @@ def test_not_square_names_the_remedies() -> None:
     error = refuse(save(Image.fromarray(gradient(32, 33))))
     assert error.reason == "not_square"
     assert "33x32" in error.message
-    assert "`source.fit: crop`" in error.message
-    assert "`source.fit: letterbox`" in error.message
+    assert "`fit: crop`" in error.message
+    assert "`fit: letterbox`" in error.message
 
 
 def test_crop_of_a_very_long_strip_is_refused_before_memory_is_spent() -> None:
