@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from domains.domain import Domain, load_domain
 from lsap_core.errors import ConfigError
-from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.presets import METHODS, Method
 from tasks.anchor import AnchorOptions
 from tasks.networks import NetworkChoice
@@ -94,10 +93,11 @@ class InvertRun(_Parameters):
             raise ParameterError(f"methods: {', '.join(self.methods)} names a method twice")
         if unknown := sorted(set(self.method_settings) - set(self.methods)):
             raise ParameterError(f'method_settings: "{unknown[0]}" is not among the methods of this run')
-        shared = _typed("embedding", self.embedding)
-        own = {name: _typed(f"method_settings.{name}", values) for name, values in self.method_settings.items()}
         methods = tuple(
-            _refused(f"methods[{name}]", lambda name=name: domain.method(name, {**shared, **own.get(name, {})}))
+            _refused(
+                f"methods[{name}]",
+                lambda name=name: domain.method(name, {**self.embedding, **self.method_settings.get(name, {})}),
+            )
             for name in self.methods
         )
         shard_rows = self.shard_rows or domain.shard_rows
@@ -186,18 +186,6 @@ def _problem(item: Any) -> str:
         return f"{field}: missing"
     found = f"{item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
     return f"{field}: {found}" if field else found
-
-
-def _typed(field: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in the types that a method wants, so that 1e5, which YAML takes for text, is the number."""
-    types = get_type_hints(OptimizationSettings)
-    typed = {}
-    for name, value in settings.items():
-        try:
-            typed[name] = TypeAdapter(types.get(name, Any)).validate_python(value)
-        except ValidationError as error:
-            raise ParameterError(f"{field}.{name}: {_problem(error.errors()[0])}") from error
-    return typed
 
 
 def _refused(field: str, build: Callable[[], Value]) -> Value:

@@ -9,7 +9,6 @@ from lsap_archive.layout import ARCHIVE_KEY
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import Method
 from tasks.anchor import AnchorOptions, keep_anchor
-from tasks.errors import SourceError
 from tasks.networks import NetworkChoice
 from tasks.planning import MethodPlan, PlannedShard, missing_shards, plan_method, plan_runs, run_plan
 from tasks.sources import PlannedImage, open_source, plan_items
@@ -100,8 +99,6 @@ def list_images(spec: str) -> tuple[list[PlannedImage], str]:
     with open_source(spec) as source:
         images = list(plan_items(source))
         description = str(source.describe())
-    if not images:
-        raise SourceError(f"{spec} holds no image; wanted at least one ({description})")
     return images, description
 
 

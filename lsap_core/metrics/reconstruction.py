@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lsap_core.errors import ShapeError
+from lsap_core.objectives.terms import pixel_error
 
 SQUARED_RANGE = 4.0
 
@@ -25,7 +26,7 @@ def mse(reconstruction: Tensor, target: Tensor) -> Tensor:
     """
     if reconstruction.shape != target.shape:
         raise ShapeError(f"reconstruction is {list(reconstruction.shape)}, target {list(target.shape)}")
-    return (reconstruction - target).square().mean(dim=(1, 2, 3))
+    return pixel_error(reconstruction, target)
 
 
 def psnr(reconstruction: Tensor, target: Tensor) -> Tensor:

@@ -238,11 +238,11 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
         ({"methods": ("e4e",)}, 'methods[e4e]: method "e4e" is not known'),
         ({"methods": ("lsap_o_w",), "method_settings": {"l2_w_plus": {}}}, 'method_settings: "l2_w_plus" is not among'),
         ({"embedding": {"steps": 5}}, "methods[stylegan2_w_plus]: method stylegan2_w_plus has no setting 'steps'"),
-        ({"embedding": {"num_steps": "many"}}, "embedding.num_steps: 'many': input should be a valid integer"),
+        ({"embedding": {"num_steps": "many"}}, "methods[stylegan2_w_plus]: num_steps is 'many'; wanted a whole number"),
         ({"embedding": {"num_steps": 0}}, "methods[stylegan2_w_plus]: num_steps is 0; wanted at least 1"),
         (
             {"method_settings": {"lsap_o_w_plus": {"sncd_weight": None}}},
-            "method_settings.lsap_o_w_plus.sncd_weight: None: input should be a valid number",
+            "methods[lsap_o_w_plus]: sncd_weight is None; wanted a number",
         ),
         ({"shard_rows": 24}, "shard_rows: 24; wanted 1 to 16, or a multiple of 16"),
         ({"perceptual": "vgg"}, 'perceptual: perceptual network "vgg" is not known'),
