@@ -12,8 +12,11 @@ from torch import nn
 from domains.domain import HERE as DOMAINS
 from domains.network_files import load_network
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.images import COMPARISON_SIDE
 from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
+from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, build_arcface, build_moco
 from lsap_core.perceptual.judge import JudgeNet
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
 
@@ -23,10 +26,17 @@ LPIPS_TRUNKS = {
     "lpips-alex": "alexnet-owt-7be5be79.pth",
     "lpips-squeeze": "squeezenet1_1-b8a52dc0.pth",
 }
+# Published networks of identity, by the names that their files are passed around with; the first is the usual one.
+IDENTITY_FILES = {
+    "arcface": ("model_ir_se50.pth",),
+    "moco": ("moco_v2_800ep_pretrain.pth", "moco_v2_800ep_pretrain.pth.tar"),
+}
 EMBEDDED = {
     "digits-features": (DOMAINS / "digits" / "features.safetensors", FeatureNet),
     "digits-judge": (DOMAINS / "digits" / "judge.safetensors", JudgeNet),
 }
+
+Identity = EmbeddingSimilarity | ArcFaceSimilarity | MocoSimilarity
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class NetworkChoice:
         metric_perceptual: of the reported LPIPS.
         identity: of the identity similarity, or None.
         judge: in no loss, or None.
-        backbones: folder of the LPIPS trunks, or None for torch's cache.
+        backbones: folder of the LPIPS trunks and of the published identity networks, or None for torch's cache.
     """
 
     perceptual: str
@@ -54,8 +64,11 @@ class NetworkChoice:
                 raise ConfigError(
                     f'perceptual network "{name}" is not known; wanted one of {", ".join([*LPIPS_TRUNKS, *EMBEDDED])}'
                 )
-        if self.identity is not None and EMBEDDED.get(self.identity, (None, None))[1] is not FeatureNet:
-            raise ConfigError(f'identity network "{self.identity}" is not known; wanted "digits-features" or none')
+        identities = [*IDENTITY_FILES, *(name for name, (_, kind) in EMBEDDED.items() if kind is FeatureNet)]
+        if self.identity is not None and self.identity not in identities:
+            raise ConfigError(
+                f'identity network "{self.identity}" is not known; wanted one of {", ".join(identities)} or none'
+            )
         if self.judge is not None and self.judge not in EMBEDDED:
             raise ConfigError(f'judge "{self.judge}" is not known; wanted one of {", ".join(EMBEDDED)} or none')
         if self.judge is not None and self.judge == self.perceptual:
@@ -65,21 +78,27 @@ class NetworkChoice:
         """Make sure before any work that every network exists and fits the generator's images.
 
         Raises:
-            MissingWeightsError: a trunk is not on this machine.
-            ConfigError: an embedded network was trained on images of another size.
+            MissingWeightsError: a published network is not on this machine.
+            ConfigError: a network looks at images of another size.
         """
         for name in dict.fromkeys((self.perceptual, self.metric_perceptual, self.identity, self.judge)):
             if name is None:
                 continue
-            if name in LPIPS_TRUNKS:
-                find_trunk(name, self.backbones)
+            if name not in EMBEDDED:
+                find_weights(name, self.backbones)
+                if name == "arcface" and (config.resolution < COMPARISON_SIDE or config.content_box is not None):
+                    box = "" if config.content_box is None else f" with the content box {config.content_box}"
+                    raise ConfigError(
+                        f"arcface looks at aligned faces of {COMPARISON_SIDE} px; the generator makes images of "
+                        f"{config.resolution} px{box}: choose moco, or no identity network"
+                    )
                 continue
-            sizes = load_network(*EMBEDDED[name]).config
-            wanted = (config.resolution, config.image_channels)
-            if (sizes.resolution, sizes.image_channels) != wanted:
+            sizes, (height, width) = load_network(*EMBEDDED[name]).config, config.content_size
+            if (sizes.resolution, sizes.resolution, sizes.image_channels) != (height, width, config.image_channels):
+                shown = f"{width} px" if height == width else f"{width}x{height} px"
                 raise ConfigError(
                     f"{name} looks at {sizes.image_channels}-channel images of {sizes.resolution} px; the generator "
-                    f"makes {wanted[1]}-channel images of {wanted[0]} px: choose an lpips network"
+                    f"makes {config.image_channels}-channel images of {shown}: choose an lpips network"
                 )
 
 
@@ -89,7 +108,7 @@ class Networks:
 
     perceptual: LpipsDistance | FeatureDistance
     metric_perceptual: LpipsDistance | FeatureDistance
-    identity: EmbeddingSimilarity | None
+    identity: Identity | None
     judge: FeatureDistance | None
 
 
@@ -109,7 +128,7 @@ def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
     return Networks(
         perceptual.to(device),
         metric.to(device),
-        None if choice.identity is None else EmbeddingSimilarity(load_network(*EMBEDDED[choice.identity])).to(device),
+        None if choice.identity is None else load_identity(choice.identity, choice.backbones).to(device),
         None if choice.judge is None else FeatureDistance(load_network(*EMBEDDED[choice.judge])).to(device),
     )
 
@@ -118,7 +137,7 @@ def load_perceptual(name: str, backbones: Path | None) -> LpipsDistance | Featur
     """A perceptual distance by name."""
     if name in EMBEDDED:
         return FeatureDistance(load_network(*EMBEDDED[name]))
-    path = find_trunk(name, backbones)
+    path = find_weights(name, backbones)
     try:
         trunk = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -126,25 +145,44 @@ def load_perceptual(name: str, backbones: Path | None) -> LpipsDistance | Featur
     return build_lpips(name.removeprefix("lpips-"), trunk)  # type: ignore[arg-type]
 
 
-def find_trunk(name: str, backbones: Path | None) -> Path:
-    """The file with the trunk of an LPIPS network.
+def load_identity(name: str, backbones: Path | None) -> Identity:
+    """A network of identity by name, frozen.
+
+    Raises:
+        MissingWeightsError: it is not on this machine.
+        CheckpointError: its file holds something else.
+    """
+    if name in EMBEDDED:
+        return EmbeddingSimilarity(load_network(*EMBEDDED[name]))
+    path = find_weights(name, backbones)
+    try:
+        document = read_torch(path.read_bytes())
+        return build_arcface(document) if name == "arcface" else build_moco(document)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def find_weights(name: str, backbones: Path | None) -> Path:
+    """The file of a published network: the trunk of an LPIPS network, or a network of identity.
 
     Raises:
         MissingWeightsError: it is not there; nothing is ever downloaded.
     """
     folder = backbones or Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / LPIPS_TRUNKS[name]
-    if not path.is_file():
-        raise MissingWeightsError(
-            f"{name} needs torchvision's {path.name}, which is not in {folder}; nothing is downloaded at run time: "
-            "copy the file there, or name its folder in the variable LSAP_BACKBONES"
-        )
-    return path
+    files = IDENTITY_FILES.get(name) or (LPIPS_TRUNKS[name],)
+    for file in files:
+        if (folder / file).is_file():
+            return folder / file
+    origin = "torchvision's " if name in LPIPS_TRUNKS else ""
+    raise MissingWeightsError(
+        f"{name} needs {origin}{' or '.join(files)}, which is not in {folder}; nothing is downloaded at run time: "
+        "copy the file there, or name its folder in the variable LSAP_BACKBONES"
+    )
 
 
 def network_digest(name: str, backbones: Path | None) -> str:
     """SHA-256 of a network's weights as they lie on this machine, 16 hexadecimal digits."""
-    path = EMBEDDED[name][0] if name in EMBEDDED else find_trunk(name, backbones)
+    path = EMBEDDED[name][0] if name in EMBEDDED else find_weights(name, backbones)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -127,6 +127,10 @@ class EmbeddingSimilarity(nn.Module):
         super().__init__()
         self.network = network
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors [N, embedding_dim] of images [N, C, R, R] in [-1, 1]."""
+        return F.normalize(self.network.embed(images), dim=1)
+
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """Similarity of images [N, C, R, R] to target, the same shape, both in [-1, 1]: [N]."""
-        return F.cosine_similarity(self.network.embed(images), self.network.embed(target), dim=1)
+        return (self.embed(images) * self.embed(target)).sum(dim=1)

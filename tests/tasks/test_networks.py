@@ -16,9 +16,11 @@ from lsap_core.perceptual.judge import JudgeNet
 from tasks import networks as networks_module
 from tasks.networks import (
     EMBEDDED,
+    IDENTITY_FILES,
     LPIPS_TRUNKS,
     NetworkChoice,
-    find_trunk,
+    find_weights,
+    load_identity,
     load_networks,
     load_perceptual,
     module_device,
@@ -35,8 +37,8 @@ CPU = torch.device("cpu")
     [
         ({"perceptual": "lpips-vg"}, '"lpips-vg" is not known; wanted one of lpips-vgg'),
         ({"metric_perceptual": "vgg"}, '"vgg" is not known'),
-        ({"identity": "arcface"}, '"arcface" is not known; wanted "digits-features"'),
-        ({"identity": "digits-judge"}, '"digits-judge" is not known; wanted "digits-features"'),  # it embeds nothing
+        ({"identity": "arc"}, '"arc" is not known; wanted one of arcface, moco, digits-features or none'),
+        ({"identity": "digits-judge"}, '"digits-judge" is not known; wanted one of arcface'),  # it embeds nothing
         ({"identity": "lpips-vgg"}, '"lpips-vgg" is not known'),
         ({"judge": "somebody"}, '"somebody" is not known; wanted one of digits-features, digits-judge'),
         ({"judge": "digits-features"}, '"digits-features" is the network of the loss, so it cannot judge'),
@@ -90,6 +92,34 @@ def test_a_network_for_other_images_is_refused(
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", IDENTITY_FILES)
+def test_a_missing_network_of_identity_is_told_with_its_files(name: str, tmp_path: Path) -> None:
+    choice = NetworkChoice("digits-features", "digits-features", identity=name, backbones=tmp_path)
+    with pytest.raises(MissingWeightsError) as caught:
+        choice.check(DIGITS)
+    for part in (name, *IDENTITY_FILES[name], str(tmp_path), "LSAP_BACKBONES", "nothing is downloaded"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "made"),
+    [
+        (GeneratorConfig.config_f(128), "images of 128 px: choose moco"),
+        (GeneratorConfig.config_f(512, content_box=(64, 448, 0, 512)), r"512 px with the content box \(64, 448"),
+    ],
+)
+def test_arcface_is_refused_for_what_cannot_be_aligned_faces(
+    tmp_path: Path, config: GeneratorConfig, made: str
+) -> None:
+    for name in ("lpips-alex", "arcface", "moco"):
+        (tmp_path / {**LPIPS_TRUNKS, **{k: v[0] for k, v in IDENTITY_FILES.items()}}[name]).touch()
+    choice = NetworkChoice("lpips-alex", "lpips-alex", identity="arcface", backbones=tmp_path)
+    with pytest.raises(ConfigError, match=f"arcface looks at aligned faces of 256 px; the generator makes .*{made}"):
+        choice.check(config)
+    choice.check(GeneratorConfig.config_f(256))
+    NetworkChoice("lpips-alex", "lpips-alex", identity="moco", backbones=tmp_path).check(config)
+
+
 @pytest.mark.parametrize("name", LPIPS_TRUNKS)
 def test_a_missing_trunk_is_told_with_its_file_and_the_variable(name: str, tmp_path: Path) -> None:
     for role in ("perceptual", "metric_perceptual"):
@@ -104,7 +134,7 @@ def test_the_variable_of_the_message_is_the_one_that_is_read(tmp_path: Path, mon
     path = tmp_path / LPIPS_TRUNKS["lpips-alex"]
     path.touch()
     monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
-    assert find_trunk("lpips-alex", Settings.from_environment().backbones) == path
+    assert find_weights("lpips-alex", Settings.from_environment().backbones) == path
 
 
 def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +143,7 @@ def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypa
     path = tmp_path / "hub" / "checkpoints" / LPIPS_TRUNKS["lpips-vgg"]
     path.parent.mkdir(parents=True)
     path.touch()
-    assert find_trunk("lpips-vgg", Settings.from_environment().backbones) == path
+    assert find_weights("lpips-vgg", Settings.from_environment().backbones) == path
 
 
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +194,19 @@ def test_a_trunk_that_carries_code_is_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(("name", "reason"), [("arcface", "wanted ArcFace"), ("moco", "wanted MoCo v2")])
+def test_another_network_in_the_place_of_an_identity_is_refused_by_its_path(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / IDENTITY_FILES[name][-1]
+    torch.save({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "fc.bias": 0}, path)
+    with pytest.raises(CheckpointError, match=f"{path}: {reason}.*found the weights of a ResNet"):
+        load_identity(name, tmp_path)
+    path.write_bytes(b"half a download")
+    with pytest.raises(CheckpointError, match=f"{path}: PyTorch cannot read it"):
+        load_identity(name, tmp_path)
+
+
 # --- digests ------------------------------------------------------------------------------------------
 
 
@@ -188,6 +231,16 @@ def test_the_digest_of_a_trunk_covers_all_of_a_large_file(tmp_path: Path) -> Non
     assert len(digests) == 2
     with pytest.raises(MissingWeightsError):
         network_digest("lpips-vgg", tmp_path)
+
+
+def test_the_digest_of_an_identity_follows_the_file_under_either_name(tmp_path: Path) -> None:
+    for file in IDENTITY_FILES["moco"]:
+        (tmp_path / file).write_bytes(b"same")
+    usual = network_digest("moco", tmp_path)
+    (tmp_path / IDENTITY_FILES["moco"][0]).unlink()
+    assert network_digest("moco", tmp_path) == usual
+    (tmp_path / IDENTITY_FILES["moco"][1]).write_bytes(b"other")
+    assert network_digest("moco", tmp_path) != usual
 
 
 def test_the_device_of_a_name() -> None:

@@ -300,5 +300,5 @@ def _check_opcodes(data: bytes) -> None:
 
 def _refusal(name: str) -> CheckpointError:
     return CheckpointError(
-        f"the file wants to use {name}, which no generator's weights need; it was refused and nothing was run"
+        f"the file wants to use {name}, which no weights need; it was refused and nothing was run"
     )

@@ -86,6 +86,7 @@ def test_the_gradient_is_finite_where_no_feature_is_active(network: FeatureNet, 
 def test_identity_similarity_is_the_cosine_of_embeddings(network: FeatureNet, images: Tensor) -> None:
     similarity, target = EmbeddingSimilarity(network), images.roll(1, 0)
     torch.testing.assert_close(similarity(images, images), torch.ones(3))
+    torch.testing.assert_close(similarity.embed(images).norm(dim=1), torch.ones(3))
     a, b = network.embed(images), network.embed(target)
     expected = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
     torch.testing.assert_close(similarity(images, target), expected)

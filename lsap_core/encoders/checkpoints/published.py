@@ -1,0 +1,423 @@
+"""The `.pt` layouts of pSp, e4e, ReStyle, W encoders, HFGI and GANInverter (LSAP_E)."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsap_core.encoders.checkpoints.canonical import EncoderCheckpoint, canonical_encoder_state
+from lsap_core.encoders.config import Backbone, EncoderConfig, Heads
+from lsap_core.encoders.latent_discriminator import LatentDiscriminator
+from lsap_core.errors import CheckpointError, ConfigError
+from lsap_core.generators.checkpoints.canonical import CanonicalCheckpoint, check_tensors, first_size, largest_index
+from lsap_core.generators.checkpoints.rosinality import describe_torch_document, from_rosinality
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.images import COMPARISON_SIDE
+
+WHAT = "the encoder"
+HEAD = r"styles\.(\d+)\."
+LARGEST_SIDE = 1 << 16
+OPTIONS_DEPTH = 4
+FACES = (COMPARISON_SIDE, COMPARISON_SIDE)
+CARS = (192, 256)
+
+HEADS_OF_TYPE: dict[str, Heads] = {
+    "GradualStyleEncoder": "direct",
+    "ResNetGradualStyleEncoder": "direct",
+    "BackboneEncoder": "direct",
+    "ResNetBackboneEncoder": "direct",
+    "Encoder4Editing": "offsets",
+    "ProgressiveBackboneEncoder": "offsets",
+    "ResNetProgressiveBackboneEncoder": "offsets",
+    "BackboneEncoderUsingLastLayerIntoW": "single",
+    "SingleStyleCodeEncoder": "single",
+    "WEncoder": "single",
+}
+"""How the classes of the published programs, by name, make rows of W+."""
+
+PREFIXES = {
+    "input_layer.": "backbone.input_layer.",
+    "body.": "backbone.body.",
+    "conv1.": "backbone.conv1.",
+    "bn1.": "backbone.bn1.",
+    "relu.": "backbone.relu.",
+    "latlayer1.": "pyramid.lateral1.",
+    "latlayer2.": "pyramid.lateral2.",
+    "styles.": "heads.",
+    "linear.": "heads.0.linear.",
+}
+"""Published names -> ours, by their beginnings."""
+
+LEFT_ALONE = {
+    "residue": "HFGI's consultation encoder",
+    "grid_align": "HFGI's alignment network",
+    "res": "HFGI's consultation encoder",
+    "align": "HFGI's alignment network",
+}
+
+
+@dataclass
+class _Parts:
+    """What a document holds, sorted: tensors of encoder and decoder under published names, and the rest."""
+
+    encoder: dict[str, Any]
+    decoder: dict[str, Any]
+    discriminator: Any
+    latent_avg: Any
+    options: dict[str, Any]
+    is_ganinverter: bool
+    is_hfgi: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def is_encoder_document(document: object) -> bool:
+    """Whether what `read_torch` found in a file looks like one of the published encoder layouts."""
+    if not isinstance(document, Mapping):
+        return False
+    if isinstance(document.get("encoder"), Mapping):
+        return True
+    state = document.get("state_dict")
+    return isinstance(state, Mapping) and any(_plain_name(name).startswith("encoder.") for name in state)
+
+
+def from_encoder_document(
+    document: object,
+    *,
+    input_size: tuple[int, int] | None = None,
+    generator_config: GeneratorConfig | None = None,
+    heads: Heads | None = None,
+) -> EncoderCheckpoint:
+    """The encoder of a published checkpoint, with its generator and discriminator where they are in the file.
+
+    Names may carry the `module.` of distributed training at any level. Of more heads than the generator has rows
+    the first are used, and a note says so. `w_avg` is the file's `latent_avg`, or zeros where its options say
+    that codes do not start from it. Training state (optimizers, counters) is left alone.
+
+    Args:
+        document: what `read_torch` found in the file.
+        input_size: height and width of the images it reads. By default what the options say (cars: 192 x 256),
+            else the shape of the generator's content box with 256 on its longer side, else 256 x 256.
+        generator_config: the generator it is wanted for; by default the one in the file.
+        heads: how its heads make rows of W+, for files that do not say it.
+
+    Raises:
+        CheckpointError: the file is another kind of checkpoint, it does not say what it must, or its tensors do
+            not fit; missing and unexpected ones are named.
+    """
+    parts = _sort(document)
+    decoder = _read_decoder(parts)
+    generator = generator_config or (decoder.config if decoder else None)
+    config = _read_config(parts, _read_heads(parts, heads), generator, input_size, generator_config)
+    state = {_our_name(name): tensor for name, tensor in _first_heads(config, parts).items()}
+    state["w_avg"] = _read_w_avg(config, parts)
+    return EncoderCheckpoint(
+        config,
+        canonical_encoder_state(config, state, what=WHAT),
+        layout=_layout(config, parts),
+        options=parts.options,
+        notes=(*parts.notes, *(f"generator: {note}" for note in (decoder.notes if decoder else ()))),
+        decoder=decoder,
+        discriminator=_read_discriminator(parts.discriminator, config.w_dim),
+    )
+
+
+def _sort(document: object) -> _Parts:
+    """The parts of either layout, `state_dict` with prefixes or entries of their own.
+
+    Raises:
+        CheckpointError: the document is neither.
+    """
+    if not is_encoder_document(document):
+        raise CheckpointError(
+            "wanted an encoder checkpoint (pSp, e4e, ReStyle, W encoder: state_dict with encoder.*; GANInverter: "
+            f"entry encoder); found {_describe(document)}"
+        )
+    assert isinstance(document, Mapping)
+    is_ganinverter = isinstance(document.get("encoder"), Mapping)
+    if is_ganinverter:
+        tables = _by_module(document["encoder"])
+        decoder = document.get("decoder")
+        if isinstance(decoder, Mapping):
+            tables["decoder"] = _by_module({f"decoder.{name}": tensor for name, tensor in decoder.items()})["decoder"]
+        if "encoder" not in tables:
+            raise CheckpointError(
+                f"the entry encoder holds no encoder.*; found {', '.join(sorted(tables)[:6]) or 'nothing'}: "
+                "it is no checkpoint of GANInverter"
+            )
+        others = set(document)
+    else:
+        tables = _by_module(document["state_dict"])
+        others = set(tables)
+    latent_avg = document.get("latent_avg")
+    if latent_avg is None:
+        latent_avg = tables.get("latent_avg", {}).get("")
+    if isinstance(latent_avg, Tensor):
+        check_tensors({"latent_avg": latent_avg}, {"latent_avg": tuple(latent_avg.shape)}, what=WHAT)
+    found = [name for name in LEFT_ALONE if name in others]
+    return _Parts(
+        encoder=tables["encoder"],
+        decoder=tables.get("decoder", {}),
+        discriminator=document.get("discriminator_state_dict"),
+        latent_avg=latent_avg,
+        options=_read_options(document.get("opts")),
+        is_ganinverter=is_ganinverter,
+        is_hfgi=bool(found),
+        notes=[f"{LEFT_ALONE[name]} ({name}) is in the file too and was left alone" for name in found],
+    )
+
+
+def _by_module(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Tensors by the first part of their names, without `module.`."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, tensor in state.items():
+        module, _, rest = _plain_name(name).partition(".")
+        table = tables.setdefault(module, {})
+        if rest in table:
+            raise CheckpointError(f"{WHAT}: {module}.{rest} is there twice, with and without module.")
+        table[rest] = tensor
+    return tables
+
+
+def _plain_name(name: object) -> str:
+    """A name without the `module.` of distributed training, wherever it stands."""
+    return re.sub(r"(?:^|(?<=\.))module\.", "", str(name)[:500])
+
+
+def _describe(document: object) -> str:
+    if isinstance(document, Mapping):
+        keys = {_plain_name(key).split(".")[0] for key in document}
+        state = document.get("state_dict")
+        modules = {_plain_name(key).split(".")[0] for key in state} if isinstance(state, Mapping) else set()
+        if "g_ema" in keys:
+            return "a generator checkpoint (entry g_ema): pass it as the generator"
+        if "hypernet" in modules:
+            return "a HyperStyle checkpoint, whose hypernetwork changes the generator; it is not supported"
+        if {"input_layer", "body", "output_layer"} <= keys:
+            return "the face recognition network that encoders start from (ArcFace): pass it as the backbone"
+        if {"input_layer", "body"} <= keys or {"conv1", "body"} <= keys:
+            return 'the bare weights of an encoder: save them as {"state_dict": {"encoder." + name: tensor}, ...}'
+    return describe_torch_document(document)
+
+
+def _read_options(options: object) -> dict[str, Any]:
+    """The options of the training, as plain values."""
+    if isinstance(options, argparse.Namespace):
+        options = vars(options)
+    if not isinstance(options, Mapping):
+        return {}
+    return {str(name)[:100]: _as_plain(value, OPTIONS_DEPTH) for name, value in options.items()}
+
+
+def _as_plain(value: object, depth: int) -> Any:
+    """Values of JSON; of everything else, and of what is nested deeper (or in itself), the type."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping) and depth > 0:
+        return {str(name): _as_plain(item, depth - 1) for name, item in value.items()}
+    if isinstance(value, list | tuple) and depth > 0:
+        return [_as_plain(item, depth - 1) for item in value]
+    return f"({type(value).__name__})"
+
+
+def _read_decoder(parts: _Parts) -> CanonicalCheckpoint | None:
+    if not parts.decoder:
+        return None
+    latent_avg = parts.latent_avg
+    if isinstance(latent_avg, Tensor) and latent_avg.ndim == 2:
+        # A mean for each row is the mean of W only where all rows are equal.
+        latent_avg = latent_avg[0] if bool((latent_avg == latent_avg[:1]).all()) else None
+    try:
+        return from_rosinality(parts.decoder, latent_avg)
+    except CheckpointError as error:
+        raise CheckpointError(f"the decoder in the file: {error}") from error
+
+
+def _read_heads(parts: _Parts, wanted: Heads | None) -> Heads:
+    """How the heads make rows, from the class that the options name, the tensors, or other options."""
+    found = _heads_of_file(parts)
+    if found is not None and wanted is not None and found != wanted:
+        raise CheckpointError(f'{WHAT}: its file says "{found}" heads, "{wanted}" were asked for: leave heads out')
+    heads = found or wanted
+    if heads is None:
+        raise CheckpointError(
+            f"{WHAT}: the file does not say whether its heads give rows of W+ or offsets to the first row "
+            '(opts have no encoder_type): pass heads="direct" for pSp or heads="offsets" for e4e and LSAP_E'
+        )
+    return heads
+
+
+def _heads_of_file(parts: _Parts) -> Heads | None:
+    named = parts.options.get("encoder_type")
+    if named is not None:
+        if named not in HEADS_OF_TYPE:
+            raise CheckpointError(
+                f"{WHAT} is a {str(named)[:100]}; supported are {', '.join(HEADS_OF_TYPE)}: convert it to one of them"
+            )
+        return HEADS_OF_TYPE[named]
+    if "linear.weight" in parts.encoder and not any(name.startswith("styles.") for name in parts.encoder):
+        return "single"
+    if parts.is_ganinverter:
+        parts.notes.append("the file names no encoder_type; Encoder4Editing, the default of GANInverter, was assumed")
+        return "offsets"
+    if "stylegan_size" in parts.options or parts.discriminator is not None:
+        parts.notes.append("the file names no encoder_type; Encoder4Editing was assumed, as it looks like e4e's")
+        return "offsets"
+    return None
+
+
+def _read_config(
+    parts: _Parts,
+    heads: Heads,
+    generator: GeneratorConfig | None,
+    input_size: tuple[int, int] | None,
+    wanted_generator: GeneratorConfig | None,
+) -> EncoderConfig:
+    backbone: Backbone = "resnet_34" if "conv1.weight" in parts.encoder else "ir_se_50"
+    image_channels, is_iterative = _read_channels(parts.encoder, generator)
+    try:
+        return EncoderConfig(
+            heads,
+            backbone,
+            num_ws=_read_rows(parts, heads, generator),
+            w_dim=first_size(parts.encoder, ("styles.0.linear.weight", 0), ("linear.weight", 0)),
+            input_size=_read_input_size(parts, input_size, wanted_generator),
+            image_channels=image_channels,
+            is_iterative=is_iterative,
+            has_pyramid="latlayer1.weight" in parts.encoder,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{WHAT}: {error}") from error
+
+
+def _read_input_size(
+    parts: _Parts, wanted: tuple[int, int] | None, generator_config: GeneratorConfig | None
+) -> tuple[int, int]:
+    if wanted is not None:
+        return wanted
+    dataset = parts.options.get("dataset_type")
+    if isinstance(dataset, str) and "cars" in dataset:
+        return CARS
+    if generator_config is None or generator_config.content_box is None:
+        return FACES
+    top, bottom, left, right = generator_config.content_box
+    longest = max(bottom - top, right - left)
+    return ((bottom - top) * COMPARISON_SIDE // longest, (right - left) * COMPARISON_SIDE // longest)
+
+
+def _read_channels(encoder: Mapping[str, Any], generator: GeneratorConfig | None) -> tuple[int, bool]:
+    """Channels of one image, and whether the first layer reads two of them."""
+    found = first_size(encoder, ("input_layer.0.weight", 1), ("conv1.weight", 1))
+    choices = (generator.image_channels,) if generator else (1, 3)
+    for channels in choices:
+        if found in (channels, 2 * channels):
+            return channels, found != channels
+    raise CheckpointError(
+        f"{WHAT} reads {found} channels; wanted {' or '.join(map(str, choices))} for images of the generator, or "
+        "twice as many (ReStyle). Encoders of sketches and label maps are not for inversion"
+    )
+
+
+def _read_rows(parts: _Parts, heads: Heads, generator: GeneratorConfig | None) -> int:
+    """The number of rows: the generator's, else that of the heads, the mean, or the resolution in the options."""
+    if heads == "single":
+        rows = generator.num_ws if generator else _rows_of_mean(parts.latent_avg) or _rows_of_options(parts.options)
+        if rows is None:
+            raise CheckpointError(f"{WHAT} gives one w and does not say for how many rows: pass its generator")
+        return rows
+    heads_in_file = sorted({largest_index(HEAD, [name], default=-1) for name in parts.encoder} - {-1})
+    in_file = len(heads_in_file)
+    if heads_in_file != list(range(in_file)):
+        raise CheckpointError(f"{WHAT} has the heads {heads_in_file[:20]}; wanted them from 0 on without gaps")
+    rows = generator.num_ws if generator else in_file
+    if in_file < rows:
+        raise CheckpointError(
+            f"{WHAT} has {in_file} heads, the generator has {rows} rows of W+: pass the generator that it was "
+            "trained with"
+        )
+    if in_file > rows:
+        parts.notes.append(f"the file has {in_file} heads; the generator has {rows} rows, so the first were used")
+    return rows
+
+
+def _rows_of_mean(latent_avg: object) -> int | None:
+    if isinstance(latent_avg, Tensor) and latent_avg.ndim == 2 and latent_avg.shape[0] > 1:
+        return latent_avg.shape[0]
+    return None
+
+
+def _rows_of_options(options: Mapping[str, Any]) -> int | None:
+    for name in ("output_size", "stylegan_size", "resolution"):
+        side = options.get(name)
+        if isinstance(side, int) and 8 <= side <= LARGEST_SIDE:
+            return 2 * (side.bit_length() - 1) - 2
+    return None
+
+
+def _first_heads(config: EncoderConfig, parts: _Parts) -> dict[str, Any]:
+    """The tensors without heads that the generator has no row for."""
+    if config.heads == "single":
+        return parts.encoder
+    last = config.num_ws - 1
+    return {name: tensor for name, tensor in parts.encoder.items() if largest_index(HEAD, [name], default=-1) <= last}
+
+
+def _our_name(name: str) -> str:
+    """Our name of a published tensor; what nobody knows keeps its name, and is refused by it."""
+    for published, ours in PREFIXES.items():
+        if name.startswith(published):
+            return ours + name.removeprefix(published)
+    return name
+
+
+def _read_w_avg(config: EncoderConfig, parts: _Parts) -> Tensor:
+    """Where codes start, [K, w_dim], from [w_dim], [1, w_dim] or [K' >= K, w_dim]."""
+    wanted = (config.num_ws, config.w_dim)
+    # ReStyle starts from the mean whatever its options say.
+    if parts.options.get("start_from_latent_avg") is False and not config.is_iterative:
+        return torch.zeros(wanted)
+    found = parts.latent_avg
+    if found is None:
+        raise CheckpointError(
+            f"{WHAT} starts from the mean of W and the file has no latent_avg: add that of its generator as the "
+            "entry latent_avg, or start_from_latent_avg = False to its opts if it was trained without"
+        )
+    if isinstance(found, Tensor) and 1 <= found.ndim <= 2 and found.numel() > 0:
+        rows = found.detach().reshape(-1, found.shape[-1])
+        if config.heads == "single":
+            rows = rows[:1]
+        if rows.shape[1] == config.w_dim and (rows.shape[0] == 1 or rows.shape[0] >= config.num_ws):
+            return rows.to(torch.float32).expand(max(rows.shape[0], config.num_ws), -1)[: config.num_ws].clone()
+    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    raise CheckpointError(
+        f"{WHAT}: latent_avg is {shape}; wanted the mean of W, [{config.w_dim}], or one for each row, {list(wanted)}"
+    )
+
+
+def _read_discriminator(state: object, w_dim: int) -> dict[str, Tensor] | None:
+    """The latent discriminator that was trained beside the encoder."""
+    if not isinstance(state, Mapping):
+        return None
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in LatentDiscriminator(w_dim).state_dict().items()}
+    tensors = {_plain_name(name): tensor for name, tensor in state.items()}
+    check_tensors(tensors, shapes, what="the latent discriminator in the file")
+    return {name: tensors[name].detach().to(device="cpu", dtype=torch.float32).contiguous() for name in shapes}
+
+
+def _layout(config: EncoderConfig, parts: _Parts) -> str:
+    if parts.is_ganinverter:
+        return "ganinverter"
+    if parts.is_hfgi:
+        return "hfgi"
+    if config.is_iterative:
+        return "restyle"
+    return {"direct": "psp", "offsets": "e4e", "single": "w_encoder"}[config.heads]

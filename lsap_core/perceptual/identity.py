@@ -1,0 +1,198 @@
+"""Whether two images show the same face (ArcFace) or the same thing (MoCo)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lsap_core.errors import CheckpointError, ShapeError
+from lsap_core.generators.checkpoints.canonical import check_tensors
+from lsap_core.images import COMPARISON_SIDE, comparison_view
+from lsap_core.perceptual.ir_se import IR_SE_50, IrSeTrunk
+from lsap_core.perceptual.resnet_50 import ResNet50Trunk
+
+FACE_ROWS = slice(35, 223)
+FACE_COLUMNS = slice(32, 220)
+FACE_SIDE = 112
+FACE_MAP_SIDE = 7
+EMBEDDING_DIM = 512
+DROPOUT = 0.6
+MOCO_SIDE = 224
+MOCO_PREFIX = "encoder_q."
+COUNTER = "num_batches_tracked"
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class ArcFace(nn.Module):
+    """IR-SE-50 with the embedding head of ArcFace (Deng et al. 2019), 43.8 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = IR_SE_50.widths[-1]
+        self.trunk = IrSeTrunk(IR_SE_50, in_channels=3)
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(width),
+            nn.Dropout(DROPOUT),
+            nn.Flatten(),
+            nn.Linear(width * FACE_MAP_SIDE**2, EMBEDDING_DIM),
+            nn.BatchNorm1d(EMBEDDING_DIM),
+        )
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Aligned faces [N, 3, 112, 112] in [-1, 1] -> unit vectors [N, 512]."""
+        return F.normalize(self.output_layer(self.trunk(faces)[-1]), dim=1)
+
+
+class ArcFaceSimilarity(nn.Module):
+    """Identity similarity of aligned faces: cosine of their ArcFace embeddings, in [-1, 1]; higher is closer."""
+
+    def __init__(self, network: ArcFace):
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ArcFaceSimilarity:
+        """The network stays in eval mode."""
+        self.training = mode
+        return self
+
+    def faces(self, images: Tensor) -> Tensor:
+        """What ArcFace sees of FFHQ-aligned images: rows 35-223, columns 32-220 of 256, pooled to 112 x 112.
+
+        Raises:
+            ShapeError: the images are not square, or smaller than 256 pixels.
+        """
+        height, width = images.shape[-2:]
+        if images.ndim != 4 or height != width or height < COMPARISON_SIDE:
+            raise ShapeError(
+                f"images are {list(images.shape)}; ArcFace wants aligned faces [N, 3, {COMPARISON_SIDE}, "
+                f"{COMPARISON_SIDE}] or larger squares: choose another identity network for other images"
+            )
+        face = comparison_view(images)[:, :, FACE_ROWS, FACE_COLUMNS].expand(-1, 3, -1, -1)
+        return F.adaptive_avg_pool2d(face, FACE_SIDE)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors [N, 512] of aligned images [N, 1 or 3, R, R] in [-1, 1], R at least 256."""
+        embedding: Tensor = self.network(self.faces(images))
+        return embedding
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """Similarity of images [N, 1 or 3, R, R] to target, the same shape, both in [-1, 1]: [N]."""
+        return (self.embed(images) * self.embed(target)).sum(dim=1)
+
+
+class MocoSimilarity(nn.Module):
+    """Similarity of images of any kind: cosine of their MoCo v2 features (Chen et al. 2020), in [-1, 1].
+
+    As pSp, e4e and LSAP use it: resized to 224 x 224 by taking nearest pixels, without ImageNet's normalization.
+    """
+
+    def __init__(self, network: ResNet50Trunk):
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> MocoSimilarity:
+        """The network stays in eval mode."""
+        self.training = mode
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors [N, 2048] of images [N, 1 or 3, H, W] in [-1, 1]."""
+        view = comparison_view(images).expand(-1, 3, -1, -1)
+        return F.normalize(self.network(F.interpolate(view, (MOCO_SIDE, MOCO_SIDE), mode="nearest")), dim=1)
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """Similarity of images [N, 1 or 3, H, W] to target, the same shape, both in [-1, 1]: [N]."""
+        return (self.embed(images) * self.embed(target)).sum(dim=1)
+
+
+def build_arcface(state: object) -> ArcFaceSimilarity:
+    """ArcFace with the weights of `model_ir_se50.pth`.
+
+    Args:
+        state: tensors by name (`input_layer.0.weight`, `body.0...`, `output_layer.3.weight`).
+
+    Raises:
+        CheckpointError: the weights are another network's.
+    """
+    tensors = _tensors(state)
+    if not {"input_layer.0.weight", "output_layer.3.weight"} <= tensors.keys():
+        raise CheckpointError(
+            "wanted ArcFace with its head (input_layer, body and output_layer); found "
+            f"{_describe(state)}: put model_ir_se50.pth in its place"
+        )
+    ours = {name if name.startswith("output_layer.") else f"trunk.{name}": value for name, value in tensors.items()}
+    with torch.device("meta"):
+        network = ArcFace()
+    return ArcFaceSimilarity(_with_weights(network, ours, "ArcFace (model_ir_se50.pth)"))
+
+
+def build_moco(document: object) -> MocoSimilarity:
+    """The query encoder of a MoCo v2 checkpoint, `moco_v2_800ep_pretrain.pth` or `.pth.tar`.
+
+    Args:
+        document: what `read_torch` found in the file: `state_dict` with `module.encoder_q.*`. Its last layer
+            (`fc`), the key encoder and the queue are left alone.
+
+    Raises:
+        CheckpointError: the file is another kind of checkpoint, or a tensor is missing or does not fit.
+    """
+    tensors = _tensors(document.get("state_dict") if isinstance(document, Mapping) else None)
+    ours = {
+        name.removeprefix(MOCO_PREFIX): value
+        for name, value in tensors.items()
+        if name.startswith(MOCO_PREFIX) and not name.startswith(f"{MOCO_PREFIX}fc")
+    }
+    if not ours:
+        raise CheckpointError(
+            "wanted MoCo v2 (state_dict with module.encoder_q.*); found "
+            f"{_describe(document)}: put moco_v2_800ep_pretrain.pth in its place"
+        )
+    with torch.device("meta"):
+        network = ResNet50Trunk()
+    return MocoSimilarity(_with_weights(network, ours, "MoCo v2 (moco_v2_800ep_pretrain.pth)"))
+
+
+def _tensors(state: object) -> dict[str, object]:
+    """Entries by name, without the `module.` of distributed training and without counters of batches."""
+    if not isinstance(state, Mapping):
+        return {}
+    names = {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {name: value for name, value in names.items() if not name.endswith(COUNTER)}
+
+
+def _with_weights(network: Network, tensors: Mapping[str, object], what: str) -> Network:
+    """A network that was made without memory, with these weights."""
+    own = network.state_dict()
+    check_tensors(tensors, {n: tuple(t.shape) for n, t in own.items() if not n.endswith(COUNTER)}, what=what)
+    state = {name: torch.zeros((), dtype=torch.long) for name in own if name.endswith(COUNTER)}
+    for name, tensor in tensors.items():
+        assert isinstance(tensor, Tensor)
+        state[name] = tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def _describe(document: object) -> str:
+    """What a file holds, in words, for whoever put it in the place of another."""
+    if not isinstance(document, Mapping):
+        return f"a single {type(document).__name__}"
+    state = document.get("state_dict")
+    names = [re.sub(r"^module\.", "", str(name))[:100] for name in (state if isinstance(state, Mapping) else document)]
+    modules = set(name.split(".")[0] for name in names)
+    if {"encoder", "decoder"} <= modules:
+        return "the checkpoint of an encoder of images"
+    if {"encoder_q"} <= modules:
+        return "a MoCo checkpoint"
+    if {"conv1", "layer1", "fc"} <= modules:
+        return "the weights of a ResNet trained to classify"
+    if {"input_layer", "body", "output_layer"} <= modules:
+        return "a face recognition network (ArcFace, CurricularFace)"
+    if {"input_layer", "body"} <= modules:
+        return "a backbone without the head that makes embeddings"
+    return f"{len(names)} entries ({', '.join(names[:4]) or 'nothing'}{', ...' if len(names) > 4 else ''})"
