@@ -19,3 +19,7 @@ class CheckpointError(LsapError, ValueError):
 
 class MissingWeightsError(LsapError, FileNotFoundError):
     """Weights that a network needs are not on this machine."""
+
+
+class TrainingDivergedError(LsapError, ArithmeticError):
+    """A loss or gradient is no longer finite; the weights are those before the step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -45,3 +46,41 @@ def noise_regularization(noise: Sequence[Tensor]) -> Tensor:
                 break
             maps = F.avg_pool2d(maps, 2)
     return total
+
+
+def delta_distance(codes: Tensor, stage: int) -> Tensor:
+    """How far the offsets of active heads lead from one w: sum_(i = 1 ... stage) ||w_i - w_0||.
+
+    Args:
+        codes: W+ codes [N, K, w_dim].
+        stage: the last active head, 0 to K - 1; at stage 0 the distance is 0.
+
+    Returns:
+        One value for each image, [N].
+    """
+    lengths: Tensor = torch.linalg.vector_norm(codes[:, 1 : stage + 1] - codes[:, :1], dim=-1)
+    return lengths.sum(dim=1)
+
+
+def w_norm(codes: Tensor, w_avg: Tensor) -> Tensor:
+    """Length of W+ codes [N, K, w_dim] less the mean code [w_dim] or [K, w_dim], over all layers: [N]."""
+    length: Tensor = torch.linalg.vector_norm(codes - w_avg, dim=(1, 2))
+    return length
+
+
+def realness_loss(logits: Tensor) -> Tensor:
+    """softplus(-D), of the same shape: what a discriminator loses on real codes, and an encoder on its own.
+
+    The non-saturating loss (Goodfellow et al. 2014). On fake codes the discriminator loses softplus(D), which is this
+    of -D.
+    """
+    return F.softplus(-logits)
+
+
+def r1_penalty(logits: Tensor, codes: Tensor) -> Tensor:
+    """||grad_w D(w)||^2 at each of the real codes [N, w_dim] that the logits [N] are of (Mescheder et al. 2018): [N].
+
+    Differentiable in the weights of D; the codes must require a gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), codes, create_graph=True)
+    return gradient.square().sum(dim=1)

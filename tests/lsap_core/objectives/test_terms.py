@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsap_core.objectives.terms import mean_code_distance, noise_regularization, pixel_error
+from lsap_core.encoders import LatentDiscriminator
+from lsap_core.objectives.terms import (
+    delta_distance,
+    mean_code_distance,
+    noise_regularization,
+    pixel_error,
+    r1_penalty,
+    realness_loss,
+    w_norm,
+)
 
 
 def test_noise_regularization_of_each_map_is_the_published_one(reference: Callable[[str], Any]) -> None:
@@ -75,3 +84,64 @@ def test_mean_code_distance_averages_over_rows_of_w_plus(numbers: Callable[..., 
     torch.testing.assert_close(mean_code_distance(repeated, w_avg, 3.0), mean_code_distance(w, w_avg, 3.0))
     repeated[:, 1:] = w_avg
     torch.testing.assert_close(mean_code_distance(repeated, w_avg, 3.0), mean_code_distance(w, w_avg, 3.0) / 8)
+
+
+def test_delta_distance_at_each_stage_is_the_published_one(reference: Callable[[str], Any]) -> None:
+    numbers = reference("latent_losses")
+    found = [2e-4 * delta_distance(numbers["latent"], stage).mean() for stage in numbers["stages"].tolist()]
+    numbers.check("e4e_delta", torch.stack(found))
+    numbers.check("ganinverter_delta", torch.stack(found))
+
+
+def test_delta_distance_of_equal_rows_is_0_with_a_finite_gradient() -> None:
+    codes = torch.ones(2, 8, 12, requires_grad=True)
+    distance = delta_distance(codes, 7)
+    distance.sum().backward()
+    assert torch.equal(distance, torch.zeros(2)) and torch.equal(codes.grad, torch.zeros(2, 8, 12))
+
+
+def test_w_norm_is_the_published_one(reference: Callable[[str], Any]) -> None:
+    numbers = reference("latent_losses")
+    numbers.check("w_norm", w_norm(numbers["latent"], numbers["latent_avg"]).mean())
+    numbers.check("w_norm_plain", w_norm(numbers["latent"], torch.zeros(512)).mean())
+
+
+@pytest.fixture
+def published_discriminator(filled: Callable[..., dict[str, Tensor]]) -> LatentDiscriminator:
+    """The latent discriminator that the published program ran."""
+    discriminator = LatentDiscriminator(512)
+    discriminator.load_state_dict(filled("latent_discriminator", "plain"))
+    return discriminator
+
+
+def test_adversarial_loss_over_active_rows_is_the_published_one(
+    reference: Callable[[str], Any], published_discriminator: LatentDiscriminator
+) -> None:
+    numbers = reference("latent_losses")
+    per_row = realness_loss(published_discriminator(numbers["latent"].flatten(0, 1)).view(2, 18))
+    found = [0.1 * per_row[:, : stage + 1].mean() for stage in numbers["stages"].tolist()]
+    numbers.check("e4e_adv", torch.stack(found))
+
+
+def test_losses_of_the_latent_discriminator_are_the_published_ones(
+    reference: Callable[[str], Any], published_discriminator: LatentDiscriminator
+) -> None:
+    numbers = reference("latent_disc")
+    real, fake = (published_discriminator(numbers[name]) for name in ("real_w", "fake_w"))
+    parts = torch.stack([realness_loss(real).mean(), realness_loss(-fake).mean()])
+    numbers.check("d_real_fake", parts)
+    numbers.check("d_loss", parts.sum())
+    numbers.check("g_loss", realness_loss(fake).mean())
+
+
+def test_r1_penalty_and_its_gradient_are_the_published_ones(
+    reference: Callable[[str], Any], published_discriminator: LatentDiscriminator
+) -> None:
+    numbers = reference("latent_disc")
+    real = numbers["real_w"].requires_grad_()
+    penalty = r1_penalty(published_discriminator(real), real)
+    assert penalty.shape == (5,)
+    numbers.check("r1", penalty.mean())
+    numbers.check("r1_weighted", 10.0 / 2 * 16 * penalty.mean())
+    (gradient,) = torch.autograd.grad(penalty.mean(), next(published_discriminator.parameters()))
+    numbers.check("r1_grad_first_weight", gradient[:8, :8])
