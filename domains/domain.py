@@ -4,17 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lsap_core.errors import ConfigError
+from lsap_core.images import ContentBox
+from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
-from lsap_core.presets import METHODS, Method, method
+from lsap_core.presets import METHODS, TRAININGS, Method, Training, method_of_encoder, training
 
 HERE = Path(__file__).parent
+SHARED = "all"
+"""Under this name stand the settings of every method that has them."""
+
+
+@dataclass(frozen=True)
+class TrainingPresets:
+    """How encoders of a domain are trained, where that differs from the published settings.
+
+    Attributes:
+        backbone: "ir_se_50", "resnet_34" or "small".
+        augmentation: what is changed at random in a training image: "flip", "digits" or "none".
+        perceptual: network of the training's LPIPS; the domain's by default.
+        identity: network of the training's identity term, or None where the run has to choose.
+        methods: settings by name of the training; those under "all" hold for every one.
+    """
+
+    backbone: str = "ir_se_50"
+    augmentation: str = "flip"
+    perceptual: str | None = None
+    identity: str | None = None
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def method(self, name: str, changes: Mapping[str, Any] | None = None) -> Training:
+        """The named training with these settings, and further changes on top.
+
+        Raises:
+            ConfigError: no such training, or no such setting.
+        """
+        published = training(name)
+        known = {setting.name: getattr(published.settings, setting.name) for setting in fields(published.settings)}
+        values = {**self.methods.get(SHARED, {}), **self.methods.get(name, {}), **(changes or {})}
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(f"training {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        return published.with_settings(
+            {setting: _checked_training(setting, value, known[setting]) for setting, value in values.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -29,9 +67,15 @@ class Domain:
         metric_perceptual: network of the reported LPIPS; the loss's own by default.
         identity: network of the identity similarity, or None.
         judge: a network that is in no loss, for a second opinion, or None.
-        methods: settings by method name that differ from the published ones; those under "all" hold for every one.
+        methods: settings by method name that differ from the published ones; those under "all" hold for every method
+            that has them.
+        encoders: paths or URLs of encoders by name. A published name, such as "e4e", gives that method its weights;
+            any other is a method of its own.
+        content_box: (top, bottom, left, right) of the generator's pixels that carry the picture; None for what the
+            file of its weights says.
         shard_rows: images of a shard.
         batch_size: images optimized together on one device.
+        encoder_training: how its encoders are trained.
     """
 
     name: str
@@ -42,20 +86,58 @@ class Domain:
     identity: str | None = None
     judge: str | None = None
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    content_box: ContentBox | None = None
     shard_rows: int = 512
     batch_size: int = 16
+    encoder_training: TrainingPresets = TrainingPresets()
 
-    def method(self, name: str, changes: Mapping[str, Any] | None = None) -> Method:
-        """The named method with this domain's settings, and further changes on top.
+    def __post_init__(self) -> None:
+        """Refuse encoders and a content box that cannot be meant."""
+        for name, place in self.encoders.items():
+            if not isinstance(name, str) or not isinstance(place, str) or name == SHARED:
+                raise ConfigError(f'encoders has {name!r}: {place!r}; wanted names (not "{SHARED}") and paths')
+            method_of_encoder(name)
+        if self.content_box is not None:
+            object.__setattr__(self, "content_box", _checked_box(self.content_box))
+        if isinstance(self.encoder_training, Mapping):  # as YAML gives it
+            object.__setattr__(self, "encoder_training", TrainingPresets(**self.encoder_training))
+
+    def with_encoders(self, encoders: Mapping[str, str]) -> Domain:
+        """The domain with further encoders, or others in the place of its own.
+
+        Raises:
+            ConfigError: a name that another kind of method has.
+        """
+        return replace(self, encoders={**self.encoders, **encoders})
+
+    def method(
+        self, name: str, changes: Mapping[str, Any] | None = None, *, shared: Mapping[str, Any] | None = None
+    ) -> Method:
+        """The named method, or that of an encoder of this name, with this domain's settings.
+
+        Args:
+            name: of a published method or of an encoder.
+            changes: further settings on top.
+            shared: settings for every method that has them, between the domain's and the changes.
 
         Raises:
             ConfigError: no such method, or no such setting.
         """
-        known = {setting.name: setting.default for setting in fields(OptimizationSettings)}
-        preset = {**self.methods.get("all", {}), **self.methods.get(name, {}), **(changes or {})}
-        if unknown := sorted(set(preset) - set(known)):
+        if name not in METHODS and name not in self.encoders:
+            raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join({**METHODS, **self.encoders})}')
+        chosen = METHODS[name] if name in METHODS else method_of_encoder(name)
+        known = _settings_of(type(chosen.settings))
+        others = {*_settings_of(OptimizationSettings), *_settings_of(EncoderSettings)} - set(known)
+        values: dict[str, Any] = {}
+        for for_all, own in ((self.methods.get(SHARED, {}), self.methods.get(name, {})), (shared or {}, changes or {})):
+            values |= {setting: value for setting, value in for_all.items() if setting not in others}
+            values |= own
+        if unknown := sorted(set(values) - set(known)):
             raise ConfigError(f"method {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
-        return method(name, **{setting: _checked(setting, value, known[setting]) for setting, value in preset.items()})
+        return chosen.with_settings(
+            {setting: _checked(setting, value, known[setting]) for setting, value in values.items()}
+        )
 
 
 def load_domain(name_or_path: str) -> Domain:
@@ -77,15 +159,56 @@ def load_domain(name_or_path: str) -> Domain:
     try:
         values = yaml.safe_load(path.read_text())
         domain = Domain(**values)
-        if unknown := sorted(set(domain.methods) - set(METHODS) - {"all"}):
-            raise ConfigError(f'{path} has settings for "{unknown[0]}"; methods are {", ".join(METHODS)} or "all"')
-        for name in METHODS:
+        names = {**METHODS, **domain.encoders}
+        if unknown := sorted(set(domain.methods) - set(names) - {SHARED}):
+            raise ConfigError(f'{path} has settings for "{unknown[0]}"; methods are {", ".join(names)} or "{SHARED}"')
+        for name in names:
             domain.method(name)
-    except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        trained = domain.encoder_training
+        if unknown := sorted(set(trained.methods) - set(TRAININGS) - {SHARED}):
+            raise ConfigError(
+                f'{path} trains "{unknown[0]}"; what can be trained is {", ".join(TRAININGS)} or "{SHARED}"'
+            )
+        for name in TRAININGS:
+            trained.method(name)
+    except (AttributeError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} does not describe a domain: {error}") from error
-    if domain.generator and "://" not in domain.generator and not Path(domain.generator).is_absolute():
-        values["generator"] = str(path.parent / domain.generator)
-    return Domain(**values)
+    return replace(
+        domain,
+        generator=domain.generator and _beside(path, domain.generator),
+        encoders={name: _beside(path, place) for name, place in domain.encoders.items()},
+    )
+
+
+def _beside(file: Path, place: str) -> str:
+    """A path that starts at the file's folder; URLs and absolute paths as they are."""
+    return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)
+
+
+def _settings_of(kind: type[OptimizationSettings] | type[EncoderSettings]) -> dict[str, Any]:
+    """What can be set of a method, and the defaults."""
+    return {"encoder": "", **{setting.name: setting.default for setting in fields(kind)}}
+
+
+def _checked_box(value: Any) -> ContentBox:
+    is_box = isinstance(value, list | tuple) and len(value) == 4 and all(type(edge) is int for edge in value)
+    if not is_box or not (0 <= value[0] < value[1] and 0 <= value[2] < value[3]):
+        raise ConfigError(
+            f"content_box is {value!r}; wanted [top, bottom, left, right] in pixels, such as [64, 448, 0, 512]"
+        )
+    top, bottom, left, right = value
+    return top, bottom, left, right
+
+
+def _checked_training(setting: str, value: Any, default: Any) -> Any:
+    """As `_checked`, with what only trainings have: claims, and a step that may be none."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{setting} is {value!r}; wanted true or false")
+        return value
+    if setting == "progressive_start":
+        return None if value is None else _checked(setting, value, 0)
+    return _checked(setting, value, default)
 
 
 def _checked(setting: str, value: Any, default: Any) -> Any:

@@ -44,7 +44,7 @@ def invert(run: InvertRun) -> RunReport:
         embedded = embed_all(resolved, prepared, pool)
         for run_id in prepared.runs:
             publish(run.archive, run_id)
-        written = report(resolved, prepared.anchor, pool, embedded)
+        written = report(resolved, prepared, pool, embedded)
     create_markdown_artifact(key="inversion", markdown=f"{written.table}\n\nReport: {written.url}")
     result = RunReport(
         archive=run.archive,
@@ -81,6 +81,8 @@ def request_of(resolved: ResolvedRun) -> Request:
         fit=run.fit,
         seed=run.seed,
         shard_rows=resolved.shard_rows,
+        encoders=resolved.encoders,
+        content_box=resolved.domain.content_box,
     )
 
 
@@ -97,6 +99,8 @@ def opened_pool(resolved: ResolvedRun, prepared: Prepared) -> Iterator[Pool]:
         fit=run.fit,
         batch_size=resolved.batch_size,
         device=workers.device,
+        encoders=resolved.encoders,
+        content_box=resolved.domain.content_box,
     )
     build_worker = functools.partial(EmbedWorker, spec)
     pool: Pool
@@ -180,7 +184,7 @@ def publish(archive: str, run_id: str) -> bool:
     retry_delay_seconds=RETRY_DELAYS_SECONDS,
     retry_condition_fn=is_worth_another_try,
 )
-def report(resolved: ResolvedRun, anchor: str, pool: Pool, embedded: Embedded) -> Report:
+def report(resolved: ResolvedRun, prepared: Prepared, pool: Pool, embedded: Embedded) -> Report:
     """The HTML report of everything that the archive shows of these methods."""
     run = resolved.run
     request = ReportRequest(
@@ -188,9 +192,9 @@ def report(resolved: ResolvedRun, anchor: str, pool: Pool, embedded: Embedded) -
         archive=run.archive,
         generator=resolved.generator,
         domain=resolved.domain.name,
-        methods=resolved.methods,
+        methods=prepared.methods,
         networks=resolved.networks,
-        anchor=anchor,
+        anchor=prepared.anchor,
         config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
         num_images=run.report_images,
         measured={
@@ -199,5 +203,7 @@ def report(resolved: ResolvedRun, anchor: str, pool: Pool, embedded: Embedded) -
             "num_workers": run.workers.count,
             "device": run.workers.device,
         },
+        encoders=prepared.encoders,
+        content_box=resolved.domain.content_box,
     )
     return write_report(request, pool)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from domains.domain import Domain, load_domain
-from lsap_core.errors import ConfigError
+from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.presets import METHODS, Method
 from tasks.anchor import AnchorOptions
 from tasks.networks import NetworkChoice
 from tasks.settings import Settings
 
-Value = TypeVar("Value")
 
-
-class ParameterError(ValueError):
-    """A configuration that cannot be run; the message names the field."""
-
-
-class _Parameters(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AnchorParameters(_Parameters):
+class AnchorParameters(Parameters):
     """How the anchor of synthetic codes is estimated."""
 
     num_samples: int = Field(50_000, ge=2, description="codes to sample; the paper evaluates with 50,000")
@@ -35,7 +23,7 @@ class AnchorParameters(_Parameters):
     seed: int = Field(0, description="of the sampled codes")
 
 
-class WorkerParameters(_Parameters):
+class WorkerParameters(Parameters):
     """How many workers embed, and on what."""
 
     count: int = Field(2, ge=1, description="workers, each with its own networks")
@@ -46,7 +34,7 @@ class WorkerParameters(_Parameters):
     device: str = Field("auto", description='"auto", "cpu", "cuda", ...')
 
 
-class InvertRun(_Parameters):
+class InvertRun(Parameters):
     """Invert a set of images with one or more methods into an archive."""
 
     source: str = Field(description="folder, glob, .zip, .npy, .csv or .parquet manifest, or digits:test")
@@ -54,19 +42,25 @@ class InvertRun(_Parameters):
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights, .pt, .pkl or .safetensors; the domain's by default")
     methods: tuple[str, ...] = Field(("stylegan2_w_plus", "lsap_o_w_plus"), description="by published name")
-    embedding: dict[str, Any] = Field(default_factory=dict, description="settings for every method, over the domain's")
+    embedding: dict[str, Any] = Field(
+        default_factory=dict, description="settings for every method that has them, over the domain's"
+    )
     method_settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by method name, over all others"
+    )
+    encoders: dict[str, str] = Field(
+        default_factory=dict,
+        description="weights of encoders by name, over the domain's; a name that is no method's is a method of its own",
     )
     perceptual: str | None = Field(None, description="network of the loss; the domain's by default")
     metric_perceptual: str | None = Field(None, description="network of the reported LPIPS")
     fit: Literal["refuse", "crop", "letterbox", "stretch"] = Field(
-        "refuse", description="what to do with images that are not square"
+        "refuse", description="what to do with images that are not square, or not of the shape of the content box"
     )
     seed: int = Field(0, ge=0, description="of every image's own random state, together with its id")
     anchor: AnchorParameters = AnchorParameters()
     shard_rows: int | None = Field(None, ge=1, description="images of a shard; below 16 or a multiple of 16")
-    batch_size: int | None = Field(None, ge=1, description="images optimized together; the domain's by default")
+    batch_size: int | None = Field(None, ge=1, description="images embedded together; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
     max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
     retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
@@ -83,20 +77,21 @@ class InvertRun(_Parameters):
                 f"archive: {self.archive} lives in one process, and workers are processes of their own; "
                 "wanted a folder or s3://bucket/prefix"
             )
-        domain = _refused("domain", lambda: load_domain(self.domain))
+        domain = refused("domain", lambda: load_domain(self.domain))
         generator = self.generator or domain.generator
         if generator is None:
             raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
+        domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
         if not self.methods:
-            raise ParameterError(f"methods: none given; wanted some of {', '.join(METHODS)}")
+            raise ParameterError(f"methods: none given; wanted some of {', '.join({**METHODS, **domain.encoders})}")
         if len(set(self.methods)) != len(self.methods):
             raise ParameterError(f"methods: {', '.join(self.methods)} names a method twice")
         if unknown := sorted(set(self.method_settings) - set(self.methods)):
             raise ParameterError(f'method_settings: "{unknown[0]}" is not among the methods of this run')
         methods = tuple(
-            _refused(
+            refused(
                 f"methods[{name}]",
-                lambda name=name: domain.method(name, {**self.embedding, **self.method_settings.get(name, {})}),
+                lambda name=name: domain.method(name, self.method_settings.get(name), shared=self.embedding),
             )
             for name in self.methods
         )
@@ -105,7 +100,7 @@ class InvertRun(_Parameters):
             raise ParameterError(f"shard_rows: {shard_rows}; wanted 1 to 16, or a multiple of 16")
         perceptual = self.perceptual or domain.perceptual
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
-        networks = _refused(
+        networks = refused(
             "perceptual",
             lambda: NetworkChoice(perceptual, metric, domain.identity, domain.judge, settings.backbones),
         )
@@ -114,6 +109,7 @@ class InvertRun(_Parameters):
             domain=domain,
             generator=generator,
             methods=methods,
+            encoders=_places_of_encoders(methods, domain),
             networks=networks,
             shard_rows=shard_rows,
             batch_size=self.batch_size or domain.batch_size,
@@ -124,7 +120,7 @@ class InvertRun(_Parameters):
         return AnchorOptions(**self.anchor.model_dump())
 
 
-class ResolvedRun(_Parameters):
+class ResolvedRun(Parameters):
     """A run whose every open choice has been taken from its domain."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -133,6 +129,7 @@ class ResolvedRun(_Parameters):
     domain: Domain
     generator: str
     methods: tuple[Method, ...]
+    encoders: dict[str, str]
     networks: NetworkChoice
     shard_rows: int
     batch_size: int
@@ -144,53 +141,19 @@ def read_run(path: str, changes: Iterable[str] = ()) -> InvertRun:
     Raises:
         ParameterError: the file or a field is wrong; the message names it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ParameterError(f"{path} does not exist; wanted a YAML file that describes a run")
-    try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ParameterError(f"{path} holds a {type(values).__name__}; wanted fields and their values")
-    for change in changes:
-        _apply(values, change)
-    try:
-        return InvertRun(**values)
-    except ValidationError as error:
-        raise ParameterError("; ".join(_problem(item) for item in error.errors())) from error
-    except TypeError as error:
-        raise ParameterError(f"{path}: {error}") from error
+    return read_run_file(path, InvertRun, changes)
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise ParameterError(f'"{change}" is no change; wanted key=value, such as embedding.num_steps=50')
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ParameterError(f"{key}: {parent} is a plain value and has no fields")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{key}: {text!r} is not a YAML value") from error
-
-
-def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{field}: there is no such field"
-    if item["type"] == "missing":
-        return f"{field}: missing"
-    found = f"{item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
-    return f"{field}: {found}" if field else found
-
-
-def _refused(field: str, build: Callable[[], Value]) -> Value:
-    """What `build` returns; what it refuses is told under the name of the field."""
-    try:
-        return build()
-    except ConfigError as error:
-        raise ParameterError(f"{field}: {error}") from error
+def _places_of_encoders(methods: Iterable[Method], domain: Domain) -> dict[str, str]:
+    """Where the weights of every encoder lie that a method names."""
+    places = {}
+    for method in methods:
+        if method.encoder is None:
+            continue
+        if method.encoder not in domain.encoders:
+            raise ParameterError(
+                f'methods[{method.name}]: domain "{domain.name}" has no encoder {method.encoder}; name a file: '
+                f"encoders.{method.encoder}=..."
+            )
+        places[method.encoder] = domain.encoders[method.encoder]
+    return places

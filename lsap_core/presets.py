@@ -1,11 +1,15 @@
-"""The methods by their published names, as settings of the one algorithm."""
+"""The methods by their published names, as settings of optimization, of encoding and of training encoders."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lsap_core.errors import ConfigError
+from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
+from lsap_core.training.settings import EncoderTrainingSettings
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,46 @@ class Method:
         name: what configurations call it.
         title: what the paper calls it.
         settings: its constants at full scale.
-        base: name of the method that it adds a term to, or None.
+        base: name of the method that it adds something to, or None.
+        encoder: name of the encoder whose codes it gives or starts from, or None.
+
+    Raises:
+        ConfigError: an encoder is named and not asked, or asked and not named.
     """
 
     name: str
     title: str
-    settings: OptimizationSettings
+    settings: OptimizationSettings | EncoderSettings
     base: str | None = None
+    encoder: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a method with an encoder too many or too few."""
+        needs_encoder = isinstance(self.settings, EncoderSettings) or self.settings.start == "encoder"
+        if needs_encoder and self.encoder is None:
+            raise ConfigError(
+                f'method {self.name}: start is "encoder" and no encoder is named; set `encoder` to the name of one, or '
+                'start to "mean"'
+            )
+        if self.encoder is not None and not needs_encoder:
+            raise ConfigError(
+                f'method {self.name}: start is "mean", so its encoder {self.encoder} has nothing to do; set start to '
+                '"encoder", or name no encoder'
+            )
+
+    def with_settings(self, changes: Mapping[str, Any]) -> Method:
+        """The method with some of its settings, or its `encoder`, changed.
+
+        Raises:
+            ConfigError: no such setting, or a value outside its range.
+        """
+        others = {name: value for name, value in changes.items() if name != "encoder"}
+        try:
+            return replace(
+                self, settings=replace(self.settings, **others), encoder=changes.get("encoder", self.encoder)
+            )
+        except TypeError as error:
+            raise ConfigError(f"method {self.name}: {error}") from error
 
 
 METHODS: dict[str, Method] = {
@@ -44,6 +81,19 @@ METHODS: dict[str, Method] = {
             OptimizationSettings(space="w_plus", mean_code_weight=1.0),
             base="stylegan2_w_plus",
         ),
+        # Not in the paper: the same loss in fewer steps, because the encoder has explored what is to be explored.
+        Method(
+            "lsap_o_w_plus_from_lsap_e",
+            "LSAP_O-W+ from LSAP_E",
+            OptimizationSettings(space="w_plus", sncd_weight=20.0, start="encoder", num_steps=200, exploration=0.0),
+            base="lsap_o_w_plus",
+            encoder="lsap_e",
+        ),
+        Method("psp", "pSp", EncoderSettings(), encoder="psp"),
+        Method("e4e", "e4e", EncoderSettings(), encoder="e4e"),
+        Method("lsap_e", "LSAP_E", EncoderSettings(), base="e4e", encoder="lsap_e"),
+        Method("restyle_psp", "ReStyle-pSp", EncoderSettings(num_refinements=5), base="psp", encoder="restyle_psp"),
+        Method("restyle_e4e", "ReStyle-e4e", EncoderSettings(num_refinements=5), base="e4e", encoder="restyle_e4e"),
     )
 }
 
@@ -62,8 +112,78 @@ def method(name: str, **changes: object) -> Method:
     """
     if name not in METHODS:
         raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join(METHODS)}')
-    chosen = METHODS[name]
-    try:
-        return replace(chosen, settings=replace(chosen.settings, **changes))  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ConfigError(f"method {name}: {error}") from error
+    return METHODS[name].with_settings(changes)
+
+
+def method_of_encoder(name: str) -> Method:
+    """The method that embeds with an encoder of one's own; a published name gives the published method.
+
+    Raises:
+        ConfigError: a method of that name does something else.
+
+    Example:
+        >>> method_of_encoder("lsap_e_seed1").encoder
+        'lsap_e_seed1'
+    """
+    own = METHODS.get(name, Method(name, name, EncoderSettings(), encoder=name))
+    if own.encoder != name:
+        raise ConfigError(f'an encoder is named "{name}", which is a method of another kind; give it another name')
+    return own
+
+
+@dataclass(frozen=True)
+class Training:
+    """A named way to train an encoder.
+
+    Attributes:
+        name: what configurations call it; the method that embeds with the result has the same name.
+        title: what its paper calls it.
+        settings: its constants at full scale, for faces.
+        has_pyramid: whether its heads read maps of three sizes.
+    """
+
+    name: str
+    title: str
+    settings: EncoderTrainingSettings
+    has_pyramid: bool = True
+
+    def with_settings(self, changes: Mapping[str, Any]) -> Training:
+        """The training with some of its settings changed.
+
+        Raises:
+            ConfigError: no such setting, or a value outside its range.
+        """
+        try:
+            return replace(self, settings=replace(self.settings, **changes))
+        except TypeError as error:
+            raise ConfigError(f"training {self.name}: {error}") from error
+
+
+_PSP = EncoderTrainingSettings(heads="direct", progressive_start=None, sncd_weight=0.0, delta_weight=0.0)
+_E4E = EncoderTrainingSettings(sncd_weight=0.0, adversarial_weight=0.1)
+
+TRAININGS: dict[str, Training] = {
+    training.name: training
+    for training in (
+        Training("psp", "pSp", _PSP),
+        Training("e4e", "e4e", _E4E),
+        Training("lsap_e", "LSAP_E", EncoderTrainingSettings(sncd_weight=0.5)),
+        Training("restyle_psp", "ReStyle-pSp", replace(_PSP, is_iterative=True, num_refinements=5), has_pyramid=False),
+        Training("restyle_e4e", "ReStyle-e4e", replace(_E4E, is_iterative=True, num_refinements=5), has_pyramid=False),
+    )
+}
+
+
+def training(name: str, **changes: object) -> Training:
+    """The named training, with some of its settings changed.
+
+    Raises:
+        ConfigError: no such training, or no such setting.
+
+    Example:
+        >>> training("e4e").settings.adversarial_weight
+        0.1
+    """
+    if name not in TRAININGS:
+        raise ConfigError(f'no training is called "{name}"; wanted one of {", ".join(TRAININGS)}')
+    return TRAININGS[name].with_settings(changes)

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the square uint8 pixels that a network reads, or a reason why not."""
+"""From the bytes of an image file to the uint8 pixels that a network reads, or a reason why not."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from lsap_core.images import ContentBox
 from tasks.errors import BadImageError
 
 Fit = Literal["refuse", "crop", "letterbox", "stretch"]
@@ -31,7 +32,7 @@ MAX_PIXELS = 89_478_485  # 9459 x 9459: where Pillow begins to warn of decompres
 MIN_SIDE = 8
 
 _ALPHA_BACKGROUND = (255, 255, 255, 255)
-_LETTERBOX_COLOUR = 0
+_BACKGROUND = 0  # of letterboxed images, as the published car generator was trained
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,10 +47,10 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as a network of one resolution reads it.
+    """An image as a network of one size reads it.
 
     Attributes:
-        pixels: uint8 [R, R, C], C = 1 (luminance) or 3 (RGB).
+        pixels: uint8 [H, W, C] of that size, C = 1 (luminance) or 3 (RGB).
         width: pixels across of the file's image as a viewer shows it, that is after EXIF rotation.
         height: pixels down, likewise.
         notes: codes of what was done beyond plain decoding and shrinking: "first_of_several_pictures",
@@ -67,27 +68,28 @@ class DecodedImage:
 def decode_image(
     data: bytes,
     *,
-    resolution: int,
+    size: tuple[int, int],
     channels: int,
     fit: Fit = "refuse",
     min_side: int = MIN_SIDE,
     max_pixels: int = MAX_PIXELS,
 ) -> DecodedImage:
-    """Decode one image file to the resolution and channels of a generator.
+    """Decode one image file to the size and channels that a network reads.
 
     Size, frames and shape are judged from the header, before any pixel is decoded. Then, in this order:
     EXIF rotation, depth to 8 bits (the high byte of 16), alpha over white (as browsers show it), colour to
     RGB or to luminance (ITU-R 601, Pillow's "L"), and resizing with Pillow's antialiased BILINEAR, which is
-    what published encoders read. An image that has the resolution already keeps its pixels. Embedded colour
-    profiles are not applied, as in the published protocols.
+    what published encoders read. An image that has the size already keeps its pixels. Embedded colour profiles
+    are not applied, as in the published protocols.
 
     Args:
         data: the whole file.
-        resolution: side R of the result, in pixels.
+        size: height and width of the result, in pixels: the side of a generator's images twice, the size of its
+            content box (see `place_content`), or what an encoder reads.
         channels: 3 for RGB, 1 for luminance.
-        fit: what to do with an image that is not square. "refuse" it; "crop": shorter side to R, then the
-            centre; "letterbox": longer side to R, centred on black; "stretch": each side to R, aspect
-            ratio not kept.
+        fit: what to do with an image of another aspect ratio than the size, that is with a side that is off by a
+            pixel or more. "refuse" it; "crop": the least that covers the size, then the centre; "letterbox": the
+            most that fits into the size, centred on black; "stretch": each side for itself, aspect ratio not kept.
         min_side: refuse images with a shorter side than this, in pixels.
         max_pixels: refuse images with more pixels than this.
 
@@ -96,17 +98,17 @@ def decode_image(
 
     Raises:
         BadImageError: the file cannot be used; its reason is one of "empty", "not_an_image", "truncated",
-            "corrupt", "too_large", "too_small", "animated" (more than one frame), "multipage", "not_square",
-            "unsupported_colour", "unsupported_depth".
+            "corrupt", "too_large", "too_small", "animated" (more than one frame), "multipage", "not_square" or,
+            where no square is wanted, "wrong_aspect", "unsupported_colour", "unsupported_depth".
         ValueError: fit, channels or a number is outside what is described here.
     """
-    _check_arguments(resolution, channels, fit, min_side, max_pixels)
+    _check_arguments(size, channels, fit, min_side, max_pixels)
     if not data:
         raise BadImageError("empty", "the file holds 0 bytes, an image was wanted: copy it again from where it came")
     notes: list[str] = []
     with _reading(data):
         file = _open_header(data)
-        _check_header(file, fit, min_side, max_pixels, notes)
+        _check_header(file, size, fit, min_side, max_pixels, notes)
         if any(";16" in str(tile.args) for tile in file.tile):
             notes.append("16_bit_to_8_bit")
         file.load()
@@ -115,17 +117,36 @@ def decode_image(
         image = _flatten_alpha(image, notes)
         image = _to_colour(image, channels, notes)
     width, height = image.size
-    fitted = _fit(image, resolution, fit, max_pixels, notes)
-    pixels = np.array(fitted, dtype=np.uint8).reshape(resolution, resolution, channels)
+    if fit == "refuse" and not _has_aspect(image.size, size):
+        raise _wrong_aspect(image.size, size)
+    fitted = _fit(image, size, fit, max_pixels, notes)
+    pixels = np.array(fitted, dtype=np.uint8).reshape(*size, channels)
     return DecodedImage(pixels, width, height, tuple(notes))
 
 
-def _check_arguments(resolution: int, channels: int, fit: str, min_side: int, max_pixels: int) -> None:
+def place_content(pixels: NDArray[np.uint8], *, resolution: int, content_box: ContentBox | None) -> NDArray[np.uint8]:
+    """Pixels [H, W, C] of a content box within a generator's square [R, R, C]; around them is its background, black.
+
+    Args:
+        pixels: uint8, of the box's size; those of the whole square pass when there is no box.
+        resolution: side R of the square.
+        content_box: (top, bottom, left, right), or None.
+    """
+    if content_box is None:
+        return pixels
+    top, bottom, left, right = content_box
+    square = np.full((resolution, resolution, pixels.shape[2]), _BACKGROUND, np.uint8)
+    square[top:bottom, left:right] = pixels
+    return square
+
+
+def _check_arguments(size: tuple[int, int], channels: int, fit: str, min_side: int, max_pixels: int) -> None:
     if fit not in FITS:
         raise ValueError(f"fit is {fit!r}: choose one of {', '.join(FITS)}")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}: choose 3 (RGB) or 1 (luminance)")
-    for name, value in (("resolution", resolution), ("min_side", min_side), ("max_pixels", max_pixels)):
+    height, width = size
+    for name, value in (("height", height), ("width", width), ("min_side", min_side), ("max_pixels", max_pixels)):
         if value < 1:
             raise ValueError(f"{name} is {value}: give a number of pixels above 0")
 
@@ -163,7 +184,9 @@ def _open_header(data: bytes) -> ImageFile.ImageFile:
     )
 
 
-def _check_header(image: ImageFile.ImageFile, fit: Fit, min_side: int, max_pixels: int, notes: list[str]) -> None:
+def _check_header(
+    image: ImageFile.ImageFile, size: tuple[int, int], fit: Fit, min_side: int, max_pixels: int, notes: list[str]
+) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise BadImageError(
@@ -187,13 +210,31 @@ def _check_header(image: ImageFile.ImageFile, fit: Fit, min_side: int, max_pixel
             f"the {image.format} file holds {num_frames} frames or pages, one image per file was wanted: "
             "save each one as a file of its own",
         )
-    if width != height and fit == "refuse":
-        raise BadImageError(
+    # EXIF may turn the image, so only what fits neither way is refused before its pixels are decoded.
+    if fit == "refuse" and not (_has_aspect((width, height), size) or _has_aspect((height, width), size)):
+        raise _wrong_aspect(image.size, size)
+
+
+def _has_aspect(found: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether an image, width and height, has the aspect ratio of a size, height and width, within a pixel."""
+    (width, height), (wanted_height, wanted_width) = found, size
+    return abs(width * wanted_height - height * wanted_width) < max(size)
+
+
+def _wrong_aspect(found: tuple[int, int], size: tuple[int, int]) -> BadImageError:
+    height, width = size
+    ways = "or set `fit: crop` (cut off the longer side) or `fit: letterbox` (add black bars)"
+    if width == height:
+        return BadImageError(
             "not_square",
-            f"the image is {width}x{height} pixels, a square was wanted: align and crop the images "
-            "beforehand, or set `fit: crop` (cut off the longer side) or `fit: letterbox` (add "
-            "black bars)",
+            f"the image is {found[0]}x{found[1]} pixels, a square was wanted: align and crop the images beforehand, "
+            f"{ways}",
         )
+    return BadImageError(
+        "wrong_aspect",
+        f"the image is {found[0]}x{found[1]} pixels, {width}x{height} or the same aspect ratio was wanted, that of the "
+        f"generator's content box: crop the images beforehand, {ways}",
+    )
 
 
 @contextmanager
@@ -316,48 +357,48 @@ def _to_colour(image: Image.Image, channels: int, notes: list[str]) -> Image.Ima
     return image if image.mode == "L" else image.convert("RGB").convert("L")
 
 
-def _fit(image: Image.Image, resolution: int, fit: Fit, max_pixels: int, notes: list[str]) -> Image.Image:
-    width, height = image.size
-    if min(width, height) < resolution:
+def _fit(image: Image.Image, size: tuple[int, int], fit: Fit, max_pixels: int, notes: list[str]) -> Image.Image:
+    (width, height), (wanted_height, wanted_width) = image.size, size
+    if width < wanted_width or height < wanted_height:
         notes.append("upsampled")
-    if width == height or fit == "stretch":
-        if width != height:
+    has_aspect = _has_aspect(image.size, size)
+    if has_aspect or fit == "stretch":
+        if not has_aspect:
             notes.append("stretched")
-        return _resize(image, resolution, resolution)
+        return _resize(image, wanted_width, wanted_height)
     if fit == "letterbox":
         notes.append("letterboxed")
-        return _letterbox(image, resolution)
+        return _letterbox(image, wanted_width, wanted_height)
     notes.append("cropped")
-    return _crop(image, resolution, max_pixels)
+    return _crop(image, wanted_width, wanted_height, max_pixels)
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _crop(image: Image.Image, resolution: int, max_pixels: int) -> Image.Image:
-    """Shorter side to the resolution, then the centre, rounded as torchvision rounds."""
-    width, height = image.size
-    if width < height:
-        new_width, new_height = resolution, int(resolution * height / width)
+def _crop(image: Image.Image, width: int, height: int, max_pixels: int) -> Image.Image:
+    """The least that covers the wanted size, then the centre, rounded as torchvision rounds."""
+    own_width, own_height = image.size
+    if own_width * height < own_height * width:
+        new_width, new_height = width, int(width * own_height / own_width)
     else:
-        new_width, new_height = int(resolution * width / height), resolution
+        new_width, new_height = int(height * own_width / own_height), height
     if new_width * new_height > max_pixels:
         raise BadImageError(
-            "not_square",
-            f"the image is {width}x{height} pixels, too far from a square to be scaled to a shorter side of "
-            f"{resolution} and cropped: cut out the part that matters beforehand",
+            "not_square" if width == height else "wrong_aspect",
+            f"the image is {own_width}x{own_height} pixels, too far from the shape of {width}x{height} to be scaled "
+            "until it covers that and cropped: cut out the part that matters beforehand",
         )
-    left = round((new_width - resolution) / 2)
-    top = round((new_height - resolution) / 2)
-    return _resize(image, new_width, new_height).crop((left, top, left + resolution, top + resolution))
+    left = round((new_width - width) / 2)
+    top = round((new_height - height) / 2)
+    return _resize(image, new_width, new_height).crop((left, top, left + width, top + height))
 
 
-def _letterbox(image: Image.Image, resolution: int) -> Image.Image:
-    """Longer side to the resolution, centred on black, as the published car generator was trained."""
-    width, height = image.size
-    scale = resolution / max(width, height)
-    inner = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new(image.mode, (resolution, resolution), _LETTERBOX_COLOUR)
-    canvas.paste(inner, ((resolution - inner.width) // 2, (resolution - inner.height) // 2))
+def _letterbox(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The most that fits into the wanted size, centred on black, as the published car generator was trained."""
+    scale = min(width / image.width, height / image.height)
+    inner = _resize(image, max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new(image.mode, (width, height), _BACKGROUND)
+    canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
     return canvas

@@ -1,4 +1,4 @@
-"""Embed one shard: read its images, optimize their codes, measure, write codes and rows to the archive."""
+"""Embed one shard: read its images, find their codes, measure, write codes and rows to the archive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,20 @@ from torch import Tensor
 
 from lsap_archive import ROW_SCHEMA, ArchiveNotFoundError, RunWriter, open_archive
 from lsap_archive.layout import noise_name, staging_prefix
-from lsap_core.images import from_uint8, to_uint8
+from lsap_core.encoders.encoder import Encoder
+from lsap_core.errors import CheckpointError
+from lsap_core.generators.generator import Noise
+from lsap_core.images import ContentBox, from_uint8, to_uint8
+from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
 from lsap_core.inversion.inversion import Inversion
 from tasks.anchor import open_anchor
-from tasks.decoding import DecodedImage, Fit, decode_image
+from tasks.decoding import DecodedImage, Fit, decode_image, place_content
+from tasks.encoders import load_encoder
 from tasks.errors import BadImageError
 from tasks.measure import measure
 from tasks.networks import NetworkChoice, load_networks, module_device, place
+from tasks.planning import encoder_settings, has_noise_maps, settings_of
 from tasks.sources import SourceItem, digest_bytes, open_source
 from tasks.weights import load_generator
 
@@ -46,9 +52,11 @@ class EmbedSpec:
         networks: what compares images.
         anchor: digest of the kept anchor.
         source: where images are read from.
-        fit: what to do with images that are not square.
-        batch_size: images optimized together.
+        fit: what to do with images that are not square, or not of the shape of the content box.
+        batch_size: images embedded together.
         device: "auto", "cpu", "cuda", ...
+        encoders: path or URL of encoders by name.
+        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
     """
 
     archive: str
@@ -59,6 +67,8 @@ class EmbedSpec:
     fit: Fit
     batch_size: int
     device: str = "auto"
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    content_box: ContentBox | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,13 @@ class EmbedWorker:
         self.spec = spec
         self.save_every_seconds = save_every_seconds
         self.device = module_device(spec.device)
-        generator = load_generator(spec.generator).generator
+        generator = load_generator(spec.generator, content_box=spec.content_box).generator
         self.generator = place(generator, self.device).freeze()  # type: ignore[operator]
         self.networks = load_networks(spec.networks, self.device)
         self.anchor = open_anchor(spec.archive, spec.anchor).to(self.device)
         self.source = open_source(spec.source)
         self._runs: dict[str, RunWriter] = {}
+        self._encoders: dict[tuple[str, str], Encoder] = {}  # loaded by the first shard that needs one
         self._progress = 0.0
 
     def progress(self) -> float:
@@ -171,7 +182,9 @@ class EmbedWorker:
         archive = open_archive(self.spec.archive)
         ids = [row.columns["image_id"] for row in shown]
         codes = torch.from_numpy(archive.codes(ids, method)).to(self.device)
-        noise = [torch.from_numpy(maps)[:, None].to(self.device) for maps in archive.noise(ids, method)]
+        noise: Noise = "constant"
+        if all(has_noise_maps(run.config) for run in archive.runs if method in (run.method, run.method_digest)):
+            noise = [torch.from_numpy(maps)[:, None].to(self.device) for maps in archive.noise(ids, method)]
         with torch.no_grad():
             reconstruction = self.generator.synthesize(codes, noise=noise)
         target = from_uint8(np.stack([row.pixels for row in shown])).to(self.device)
@@ -211,12 +224,15 @@ class EmbedWorker:
 
     def _decode(self, data: bytes) -> DecodedImage:
         config = self.generator.config
-        return decode_image(data, resolution=config.resolution, channels=config.image_channels, fit=self.spec.fit)
+        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.spec.fit)
+        pixels = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+        return replace(image, pixels=pixels)
 
     def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
         config, plan = self.generator.config, run.plan
-        shapes = {"w_plus": (config.num_ws, config.w_dim)}
-        shapes |= {noise_name(index): (side, side) for index, side in enumerate(config.noise_sides)}
+        shapes: dict[str, tuple[int, ...]] = {"w_plus": (config.num_ws, config.w_dim)}
+        if has_noise_maps(plan["config"]):
+            shapes |= {noise_name(index): (side, side) for index, side in enumerate(config.noise_sides)}
         if plan["trace_steps"]:
             shapes["trace"] = (len(plan["trace_steps"]), len(plan["trace_terms"]))
         return {name: np.full((count, *shape), np.nan, np.float32) for name, shape in shapes.items()}
@@ -230,30 +246,71 @@ class EmbedWorker:
         places: list[int],
     ) -> int:
         """Fill the arrays at `places` and the columns of `rows`; returns the step it was resumed at."""
+        settings = settings_of(run.plan["config"])
+        encoder = self._encoder(run) if "encoder" in run.plan["config"] else None
         started = time.monotonic()
-        settings = OptimizationSettings(**run.plan["config"]["settings"])
-        embedder = OptimizationEmbedder(self.generator, self.anchor, self.networks.perceptual, settings)
         target = from_uint8(np.stack([row.pixels for row in rows])).to(self.device)
         seeds = [image_seed(run.plan["config"]["seed"], row.columns["image_id"]) for row in rows]
-        state = embedder.start(seeds)
-        key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
+        done_before, resumed_at = self._progress, 0
+        if isinstance(settings, OptimizationSettings):
+            key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
+            codes = None if encoder is None else encoder.codes(target)
+            inversion, resumed_at = self._optimize(run, key, settings, target, seeds, codes)
+        else:
+            assert encoder is not None
+            inversion = encoder(target, seeds)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else the time would be that of asking
+        seconds = (time.monotonic() - started) / len(rows)
+        self._fill(run, rows, arrays, places, inversion, target, seconds)
+        self._progress = done_before + len(rows)
+        return resumed_at
+
+    def _optimize(
+        self,
+        run: RunWriter,
+        key: str,
+        settings: OptimizationSettings,
+        target: Tensor,
+        seeds: list[int],
+        codes: Tensor | None,
+    ) -> tuple[Inversion, int]:
+        """The inversion of a batch, and the step it was resumed at; the state is saved under `key` now and then."""
+        embedder = OptimizationEmbedder(self.generator, self.anchor, self.networks.perceptual, settings)
+        state = embedder.start(seeds, codes=codes)
         resumed_at = self._restore(run, key, state)
         done_before = self._progress
         last_saved = time.monotonic()
 
         def after_step(state: OptimizationState) -> None:
             nonlocal last_saved
-            self._progress = done_before + len(rows) * state.step / settings.num_steps
+            self._progress = done_before + len(seeds) * state.step / settings.num_steps
             if time.monotonic() - last_saved > self.save_every_seconds:
                 run.store.put(key, safetensors.torch.save(state.to_tensors()))
                 last_saved = time.monotonic()
 
         embedder.advance(state, target, after_step=after_step)
-        inversion = embedder.finish(state)
-        seconds = (time.monotonic() - started) / len(rows)
-        self._fill(rows, arrays, places, inversion, target, seconds)
-        self._progress = done_before + len(rows)
-        return resumed_at
+        return embedder.finish(state), resumed_at
+
+    def _encoder(self, run: RunWriter) -> EncoderEmbedder:
+        """The encoder of a run's method.
+
+        Raises:
+            CheckpointError: the file holds another encoder than the one that the run was planned with.
+        """
+        config = run.plan["config"]
+        name, digest = config["encoder"]["name"], config["encoder"]["digest"]
+        settings = encoder_settings(settings_of(config), name)
+        if (name, digest) not in self._encoders:
+            loaded = load_encoder(self.spec.encoders[name], generator_config=self.generator.config)
+            if loaded.digest != digest:
+                raise CheckpointError(
+                    f"{self.spec.encoders[name]} holds encoder {loaded.digest}, run {run.run_id} was planned with "
+                    f"{digest}: run the same command again"
+                )
+            encoder = loaded.encoder.requires_grad_(False)
+            self._encoders[name, digest] = place(encoder, self.device)  # type: ignore[assignment]
+        return EncoderEmbedder(self.generator, self._encoders[name, digest], settings)
 
     def _restore(self, run: RunWriter, key: str, state: OptimizationState) -> int:
         try:
@@ -265,6 +322,7 @@ class EmbedWorker:
 
     def _fill(
         self,
+        run: RunWriter,
         rows: list[_Row],
         arrays: dict[str, np.ndarray],
         places: list[int],
@@ -281,8 +339,9 @@ class EmbedWorker:
             networks=self.networks,
         )
         arrays["w_plus"][places] = inversion.w_plus.cpu().numpy()
-        for index, maps in enumerate(inversion.noise):
-            arrays[noise_name(index)][places] = maps[:, 0].cpu().numpy()
+        if has_noise_maps(run.plan["config"]):
+            for index, maps in enumerate(inversion.noise):
+                arrays[noise_name(index)][places] = maps[:, 0].cpu().numpy()
         trace = inversion.trace.cpu().numpy()
         if "trace" in arrays:
             arrays["trace"][places] = trace
@@ -290,15 +349,12 @@ class EmbedWorker:
             stopped_at = int(inversion.stopped_at[index])
             row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
             if stopped_at >= 0:
-                row.columns |= {
-                    "status": "failed",
-                    "reason": "non_finite_loss",
-                    "message": f"the loss was no longer finite at step {stopped_at} of {inversion.num_steps}: "
-                    "lower learning_rate or the weights of the terms",
-                }
+                reason, message = _why_stopped(stopped_at, inversion)
+                row.columns |= {"status": "failed", "reason": reason, "message": message}
                 continue
             row.columns |= {name: values[index] for name, values in metrics.items()}
-            row.columns["final_loss"] = float(trace[index, -1, inversion.trace_terms.index("loss")])
+            if inversion.trace_steps:
+                row.columns["final_loss"] = float(trace[index, -1, inversion.trace_terms.index("loss")])
 
 
 @dataclass
@@ -318,6 +374,19 @@ def image_seed(seed: int, image_id: str) -> int:
     """The random state of one image: the same in every shard, batch and run with this seed."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _why_stopped(step: int, inversion: Inversion) -> tuple[str, str]:
+    """Reason and message of an image whose codes could not be found."""
+    if not inversion.trace_steps:
+        return "non_finite_code", (
+            f"the encoder's code was no longer finite in pass {step + 1} of {inversion.num_steps}: take this image "
+            "out, or another encoder"
+        )
+    return "non_finite_loss", (
+        f"the loss was no longer finite at step {step} of {inversion.num_steps}: lower learning_rate or the weights of "
+        "the terms"
+    )
 
 
 def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:

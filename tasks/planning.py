@@ -11,8 +11,9 @@ from typing import Any
 from lsap_archive import ArchiveWriter, PlannedRow, Provenance, RunPlan, RunWriter
 from lsap_archive.layout import manifest_key
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.inversion.by_optimization import TRACE_TERMS
-from lsap_core.presets import Method
+from lsap_core.inversion.by_encoder import EncoderSettings
+from lsap_core.inversion.by_optimization import TRACE_TERMS, OptimizationSettings
+from lsap_core.presets import Method, method_of_encoder
 from tasks.networks import NetworkChoice, network_digest
 from tasks.sources import PlannedImage
 
@@ -63,8 +64,19 @@ def plan_method(
     networks: NetworkChoice,
     fit: str,
     seed: int,
+    encoder: str | None = None,
 ) -> MethodPlan:
-    """Put together what decides a method's result, and digest it."""
+    """Put together what decides a method's result, and digest it.
+
+    Args:
+        method: name and settings.
+        generator_digest: of the generator.
+        anchor: digest of the anchor.
+        networks: what compares images.
+        fit: what is done with images of another shape.
+        seed: of the run.
+        encoder: digest of the method's encoder, if it has one.
+    """
     names = {
         "perceptual": networks.perceptual,
         "metric_perceptual": networks.metric_perceptual,
@@ -75,7 +87,7 @@ def plan_method(
         "method": method.name,
         "title": method.title,
         "base": method.base,
-        "settings": asdict(method.settings),
+        "settings": recorded_settings(method.settings),
         "generator": generator_digest,
         "anchor": anchor,
         "networks": {
@@ -85,7 +97,38 @@ def plan_method(
         "fit": fit,
         "seed": seed,
     }
+    # Only where they say something: methods of archives that know neither keep their digests.
+    if method.encoder is not None:
+        config["encoder"] = {"name": method.encoder, "digest": encoder}
+    if isinstance(method.settings, EncoderSettings):
+        config["noise"] = "constant"
     return MethodPlan(method, config, _digest(config))
+
+
+def recorded_settings(settings: OptimizationSettings | EncoderSettings) -> dict[str, Any]:
+    """Settings as an archive keeps them; where codes start is told only when it is not the mean, as it always was."""
+    values = asdict(settings)
+    if values.get("start") == "mean":
+        del values["start"]
+    return values
+
+
+def settings_of(config: Mapping[str, Any]) -> OptimizationSettings | EncoderSettings:
+    """The settings of a run, from what the archive keeps of its method."""
+    values = config["settings"]
+    return EncoderSettings(**values) if "num_refinements" in values else OptimizationSettings(**values)
+
+
+def encoder_settings(settings: OptimizationSettings | EncoderSettings, encoder: str | None) -> EncoderSettings:
+    """How a method asks its encoder: as it says, or where it only starts there, as published for the encoder's name."""
+    own = settings if isinstance(settings, EncoderSettings) else method_of_encoder(encoder or "").settings
+    assert isinstance(own, EncoderSettings)
+    return own
+
+
+def has_noise_maps(config: Mapping[str, Any]) -> bool:
+    """Whether images have noise maps of their own, rather than the generator's constant ones."""
+    return config.get("noise") != "constant"
 
 
 def plan_runs(
@@ -169,9 +212,12 @@ def missing_shards(run: RunWriter, images: Sequence[PlannedImage] = ()) -> list[
     return shards
 
 
-def bytes_per_image(config: GeneratorConfig) -> int:
-    """Archive bytes of one image before compression: codes and noise maps in float32."""
-    return 4 * (config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides))
+def bytes_per_image(config: GeneratorConfig, *, has_noise: bool = True) -> int:
+    """Archive bytes of one image before compression: codes and, of an optimization, noise maps in float32."""
+    num_values = config.num_ws * config.w_dim
+    if has_noise:
+        num_values += sum(side * side for side in config.noise_sides)
+    return 4 * num_values
 
 
 def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0) -> RunPlan:
@@ -192,7 +238,7 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
         rows=rows,
         shard_rows=shard_rows,
         trace_steps=settings.trace_steps,
-        trace_terms=TRACE_TERMS,
+        trace_terms=TRACE_TERMS if settings.trace_steps else (),
     )
 
 

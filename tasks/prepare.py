@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from lsap_archive import ArchiveWriter, Geometry, RunPlan, RunWriter, Store
 from lsap_archive.layout import ARCHIVE_KEY
+from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.presets import Method
+from lsap_core.images import ContentBox
+from lsap_core.inversion.by_encoder import EncoderEmbedder
+from lsap_core.presets import METHODS, Method
 from tasks.anchor import AnchorOptions, keep_anchor
+from tasks.encoders import LoadedEncoder, check_generator, load_encoder
 from tasks.networks import NetworkChoice
-from tasks.planning import MethodPlan, PlannedShard, missing_shards, plan_method, plan_runs, run_plan
+from tasks.planning import (
+    MethodPlan,
+    PlannedShard,
+    encoder_settings,
+    missing_shards,
+    plan_method,
+    plan_runs,
+    run_plan,
+)
 from tasks.sources import PlannedImage, open_source, plan_items
 from tasks.weights import LoadedGenerator, load_generator
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, as the tasks take it."""
+    """What is asked for, as the tasks take it.
+
+    Attributes:
+        source: where the images are.
+        archive: URL of the archive.
+        generator: path or URL of the generator's weights.
+        methods: what to run, in order.
+        networks: what compares images.
+        anchor: what decides the anchor.
+        fit: what to do with images of another shape.
+        seed: of the run.
+        shard_rows: images of a shard.
+        encoders: path or URL of every encoder that a method names.
+        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
+    """
 
     source: str
     archive: str
@@ -28,6 +55,8 @@ class Request:
     fit: str
     seed: int
     shard_rows: int
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    content_box: ContentBox | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +69,8 @@ class Prepared:
         shards: the shards that still need work.
         num_images: images in the source.
         source: one sentence about the source.
+        methods: what is run, with the titles that files of encoders give.
+        encoders: digest of each encoder by name.
     """
 
     anchor: str
@@ -47,6 +78,8 @@ class Prepared:
     shards: tuple[PlannedShard, ...]
     num_images: int
     source: str
+    methods: tuple[Method, ...]
+    encoders: Mapping[str, str]
 
 
 def prepare(request: Request) -> Prepared:
@@ -57,13 +90,15 @@ def prepare(request: Request) -> Prepared:
         ArchiveMismatchError: the archive belongs to another generator.
         MissingWeightsError, CheckpointError, ConfigError: a network is not there or does not fit.
     """
-    loaded = _checked_generator(request)
+    parts = _checked(request)
+    loaded = parts.generator
     images, description = list_images(request.source)
     archive = open_writer(request.archive, loaded)
     anchor = keep_anchor(archive, loaded.generator, loaded.digest, request.anchor)
-    runs, _ = plan_runs(archive, _method_plans(request, loaded), images, shard_rows=request.shard_rows)
+    runs, _ = plan_runs(archive, _method_plans(request, parts), images, shard_rows=request.shard_rows)
     shards = tuple(shard for run in runs for shard in missing_shards(run, images))
-    return Prepared(anchor, tuple(run.run_id for run in runs), shards, len(images), description)
+    run_ids = tuple(run.run_id for run in runs)
+    return Prepared(anchor, run_ids, shards, len(images), description, parts.methods, parts.encoders)
 
 
 @dataclass(frozen=True)
@@ -79,9 +114,10 @@ class DryPlan:
 
 def prepare_dry(request: Request) -> DryPlan:
     """The same checks and the same plan, without writing anything."""
-    loaded = _checked_generator(request)
+    parts = _checked(request)
+    loaded = parts.generator
     images, description = list_images(request.source)
-    plans = _method_plans(request, loaded)
+    plans = _method_plans(request, parts)
     if Store.from_url(request.archive).exists(ARCHIVE_KEY):
         archive = open_writer(request.archive, loaded)
         runs, new = plan_runs(archive, plans, images, shard_rows=request.shard_rows, start=False)
@@ -113,24 +149,61 @@ def open_writer(url: str, loaded: LoadedGenerator) -> ArchiveWriter:
     )
 
 
-def _checked_generator(request: Request) -> LoadedGenerator:
-    loaded = load_generator(request.generator)
+@dataclass(frozen=True)
+class _Parts:
+    """What was looked at before any work, and fits together."""
+
+    generator: LoadedGenerator
+    methods: tuple[Method, ...]
+    encoders: dict[str, str]  # digest by name
+
+
+def _checked(request: Request) -> _Parts:
+    loaded = load_generator(request.generator, content_box=request.content_box)
     request.networks.check(loaded.config)
-    return loaded
+    digests: dict[str, str] = {}
+    titles: dict[str, str] = {}
+    for name in dict.fromkeys(method.encoder for method in request.methods if method.encoder is not None):
+        encoder = _load_fitting(request.encoders[name], loaded)
+        for method in request.methods:
+            if method.encoder == name:
+                _check_settings(method, encoder, loaded)
+        digests[name] = encoder.digest
+        titles[name] = f"{encoder.title} ({name})" if encoder.title else name
+    methods = (
+        replace(method, title=titles[method.name]) if method.name in titles.keys() - METHODS.keys() else method
+        for method in request.methods
+    )
+    return _Parts(loaded, tuple(methods), digests)
 
 
-def _method_plans(request: Request, loaded: LoadedGenerator) -> list[MethodPlan]:
-    anchor = request.anchor.digest(loaded.digest)
+def _load_fitting(location: str, generator: LoadedGenerator) -> LoadedEncoder:
+    encoder = load_encoder(location, generator_config=generator.config)
+    check_generator(encoder, generator, location)
+    return encoder
+
+
+def _check_settings(method: Method, encoder: LoadedEncoder, generator: LoadedGenerator) -> None:
+    try:
+        EncoderEmbedder(generator.generator, encoder.encoder, encoder_settings(method.settings, method.encoder))
+    except ConfigError as error:
+        raise ConfigError(f"method {method.name}: {error}") from error
+
+
+def _method_plans(request: Request, parts: _Parts) -> list[MethodPlan]:
+    digest = parts.generator.digest
+    anchor = request.anchor.digest(digest)
     return [
         plan_method(
             method,
-            generator_digest=loaded.digest,
+            generator_digest=digest,
             anchor=anchor,
             networks=request.networks,
             fit=request.fit,
             seed=request.seed,
+            encoder=parts.encoders.get(method.encoder or ""),
         )
-        for method in request.methods
+        for method in parts.methods
     ]
 
 
@@ -140,7 +213,7 @@ def check(request: Request) -> None:
     Raises:
         As `prepare`.
     """
-    loaded = _checked_generator(request)
+    loaded = _checked(request).generator
     if Store.from_url(request.archive).exists(ARCHIVE_KEY):
         open_writer(request.archive, loaded)
     with open_source(request.source) as source:

@@ -264,6 +264,11 @@ def _snippets(data: ReportData, tables: Mapping[str, pa.Table]) -> list[tuple[st
 
 
 def _differing_settings(methods: Sequence[MethodInfo]) -> list[str]:
-    """Settings that are not the same for all methods."""
+    """Settings that are not the same for all methods; those of an optimization are not asked of an encoder."""
     names = dict.fromkeys(name for method in methods for name in method.settings)
-    return [name for name in names if len({repr(method.settings.get(name)) for method in methods}) > 1]
+
+    def differs(name: str) -> bool:
+        asked = [method for method in methods if name in method.settings or method.is_optimization]
+        return len({repr(method.settings.get(name)) for method in asked}) > 1
+
+    return [name for name in names if differs(name)]

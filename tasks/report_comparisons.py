@@ -163,10 +163,13 @@ def comparison_notes(data: ReportData) -> list[str]:
         for method in data.methods
         if method.base and method.base not in names
     ]
+    aligned = {method.name for method in data.methods if method.is_aligned}
     uncontrolled = [
         method.title
         for method in data.methods
-        if method.is_aligned and not any(other.is_control and other.base == method.base for other in data.methods)
+        if method.is_aligned
+        and method.base not in aligned  # what its base has is compared there
+        and not any(other.is_control and other.base == method.base for other in data.methods)
     ]
     if uncontrolled:
         notes.append(

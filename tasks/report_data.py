@@ -16,13 +16,20 @@ class MethodInfo:
         name: as in the column `method` of the rows, such as "lsap_o_w".
         title: what the paper calls it, such as "LSAP_O-W".
         settings: its constants; `sncd_weight` and `mean_code_weight` say which methods align and which only shrink.
-        base: name of the method that it adds a term to, or None.
+        base: name of the method that it adds something to, or None.
+        encoder: name and digest of the encoder that gives codes or where they start, or None.
     """
 
     name: str
     title: str
     settings: dict[str, Any]
     base: str | None
+    encoder: str | None = None
+
+    @property
+    def is_optimization(self) -> bool:
+        """It minimizes a loss for every image; an encoder has done that before."""
+        return "num_refinements" not in self.settings
 
     @property
     def is_aligned(self) -> bool:

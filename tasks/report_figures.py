@@ -21,9 +21,9 @@ from tasks.report_data import MethodInfo
 from tasks.report_statistics import column_values
 from tasks.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title, visible
 
-# Okabe and Ito's palette: told apart with every common colour blindness, and visible on light and dark.
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_MARKERS = "osD^vP"
+# Okabe and Ito's palette, then Tol's: told apart with every common colour blindness, and visible on light and dark.
+_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#882255", "#999933", "#44AA99", "#777777")
+_MARKERS = "osD^vPX*<>"
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SCATTER_POINTS = 20_000  # per method
 _REFERENCE_LINE: dict[str, Any] = {"color": _INK, "alpha": 0.45, "linewidth": 0.8, "linestyle": (0, (3, 2))}

@@ -50,7 +50,7 @@ class MethodSummary:
         num_ok: images with a code.
         num_failed: images with a reason instead.
         num_duplicate: images that share the code of another one; they enter no mean.
-        num_steps: the largest number of steps taken, or None.
+        num_steps: the largest number of steps taken, passes through the encoder included, or None.
         mse: in the range [-1, 1].
         lpips: by the network in the loss.
         lpips_judge: by the network that no method has seen.
@@ -58,7 +58,7 @@ class MethodSummary:
         sncd: to be read beside its references.
         w_distance: from the code to the mean code.
         seconds: wall time per image.
-        final_loss: value of the objective at the last step.
+        final_loss: value of the objective at the last step; an encoder has none.
     """
 
     method: str

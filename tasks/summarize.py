@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 from lsap_archive import Archive, open_archive
 from lsap_archive.schema import OK
 from lsap_core.alignment.references import reference_rows
+from lsap_core.images import ContentBox
 from lsap_core.presets import Method
 from tasks.anchor import open_anchor
 from tasks.embed import Preview
 from tasks.networks import NetworkChoice
+from tasks.planning import recorded_settings
 from tasks.pool import Pool
 from tasks.prepare import open_writer
 from tasks.report import (
@@ -49,6 +51,8 @@ class ReportRequest:
         config_yaml: the configuration, for print.
         num_images: images on the contact sheet.
         measured: numbers of the command: seconds, embedded, num_workers, device.
+        encoders: digest of each encoder by name.
+        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
     """
 
     title: str
@@ -61,6 +65,8 @@ class ReportRequest:
     config_yaml: str
     num_images: int
     measured: dict[str, Any]
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    content_box: ContentBox | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Report:
 def write_report(request: ReportRequest, pool: Pool) -> Report:
     """Render the report and put it into the archive under `reports/`."""
     archive = open_archive(request.archive)
-    loaded = load_generator(request.generator)
+    loaded = load_generator(request.generator, content_box=request.content_box)
     data = _report_data(request, archive, loaded, pool)
     table = render_markdown_table(data)
     writer = open_writer(request.archive, loaded)
@@ -88,16 +94,23 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
     return Report(url, table)
 
 
-def current_rows(archive: Archive, methods: Sequence[Method], anchor: str) -> pa.Table:
-    """All rows of these methods with these settings and this anchor, the oldest run first.
+def current_rows(
+    archive: Archive, methods: Sequence[Method], anchor: str, encoders: Mapping[str, str] | None = None
+) -> pa.Table:
+    """All rows of these methods with these settings, encoders and this anchor, the oldest run first.
 
     Of several rows for one image the last counts.
     """
-    settings = {method.name: asdict(method.settings) for method in methods}
+    digests = encoders or {}
+    decisive = {
+        method.name: (recorded_settings(method.settings), digests.get(method.encoder or ""), anchor)
+        for method in methods
+    }
     wanted = {
         run.run_id
         for run in archive.runs
-        if run.config.get("anchor") == anchor and run.config.get("settings") == settings.get(run.method, {})
+        if decisive.get(run.method)
+        == (run.config.get("settings"), run.config.get("encoder", {}).get("digest"), run.config.get("anchor"))
     }
     rows = archive.rows()
     return rows.filter(pc.is_in(rows.column("run_id"), pa.array(sorted(wanted), pa.string())))
@@ -106,7 +119,7 @@ def current_rows(archive: Archive, methods: Sequence[Method], anchor: str) -> pa
 def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerator, pool: Pool) -> ReportData:
     config = loaded.config
     anchor = open_anchor(request.archive, request.anchor)
-    rows = current_rows(archive, request.methods, request.anchor)
+    rows = current_rows(archive, request.methods, request.anchor, request.encoders)
     seconds, embedded = request.measured["seconds"], request.measured["embedded"]
     return ReportData(
         title=request.title,
@@ -126,7 +139,14 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
         judge=request.networks.judge,
         identity=request.networks.identity,
         methods=tuple(
-            MethodInfo(method.name, method.title, asdict(method.settings), method.base) for method in request.methods
+            MethodInfo(
+                method.name,
+                method.title,
+                asdict(method.settings),
+                method.base,
+                method.encoder and f"{method.encoder}, {request.encoders[method.encoder]}",
+            )
+            for method in request.methods
         ),
         rows=rows,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import posixpath
-import struct
-import uuid
-import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import fsspec
 import safetensors.torch
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError
@@ -34,15 +28,21 @@ from lsap_core.generators.checkpoints import (
 )
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
+from lsap_core.images import ContentBox
+from tasks.weight_files import (
+    check_torch_zip,
+    describe_other,
+    is_safetensors,
+    is_torch_file,
+    read_bytes,
+    read_safetensors,
+    write_verified,
+)
 
 KINDS = "a rosinality .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetensors of this project"
 SAMPLE_SEED = 0
 
-_ZIP = b"PK\x03\x04"
-_OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the magic number of old torch.save
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-_PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,27 @@ class LoadedGenerator:
     notes: tuple[str, ...]
 
 
-def load_generator(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> LoadedGenerator:
+def load_generator(
+    path_or_url: str,
+    *,
+    content_box: ContentBox | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> LoadedGenerator:
     """The generator of a file, without running any code that the file holds.
 
     Args:
         path_or_url: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
+        content_box: rows and columns that carry the picture, for files that cannot say it; it belongs to the
+            configuration, and so to the digest. None for what the file says.
         storage_options: passed to fsspec.
 
     Raises:
         CheckpointError: there is no such file, or it is no generator that can be read.
+        ConfigError: the content box lies outside its images.
     """
-    format_name, checkpoint = _read_checkpoint(path_or_url, _read(path_or_url, storage_options))
+    format_name, checkpoint = _read_checkpoint(path_or_url, read_bytes(path_or_url, storage_options, wanted=KINDS))
+    if content_box is not None:
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, content_box=content_box))
     return LoadedGenerator(
         build_generator(checkpoint), checkpoint.config, checkpoint.digest, format_name, checkpoint.notes
     )
@@ -86,7 +96,7 @@ def describe_generator(path_or_url: str, *, storage_options: Mapping[str, Any] |
     Raises:
         CheckpointError: as `load_generator`.
     """
-    data = _read(path_or_url, storage_options)
+    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
     format_name, checkpoint = _read_checkpoint(path_or_url, data)
     config, state = checkpoint.config, checkpoint.state
     buffers = {"w_avg", "noise_const"}
@@ -136,81 +146,26 @@ def convert_generator(
             not read back as it was written.
     """
     _encoder(destination)  # refuse a wrong name before the work
-    _, checkpoint = _read_checkpoint(source, _read(source, storage_options))
+    _, checkpoint = _read_checkpoint(source, read_bytes(source, storage_options, wanted=KINDS))
     return _write_verified(checkpoint, destination, storage_options)
-
-
-def _read(location: str, storage_options: Mapping[str, Any] | None) -> bytes:
-    filesystem, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
-    try:
-        data: bytes = filesystem.cat_file(path)
-    except (FileNotFoundError, IsADirectoryError):
-        if filesystem.isdir(path):
-            raise CheckpointError(f"{location} is a folder; wanted one file: {KINDS}") from None
-        raise CheckpointError(
-            f"{location} does not exist; wanted {KINDS}. Nothing is downloaded by itself: put the file there "
-            "or pass another path"
-        ) from None
-    return data
 
 
 def _read_checkpoint(location: str, data: bytes) -> tuple[str, CanonicalCheckpoint]:
     """The name of the format, and the checkpoint, by the content of the file."""
     try:
-        if data.startswith((_ZIP, _OLD_TORCH)):
-            _check_torch_zip(data)
+        if is_torch_file(data):
+            check_torch_zip(data, wanted=KINDS)
             return "rosinality", from_rosinality_document(read_torch(data))
         if data.startswith(_PICKLES):
             document = read_records(data)
             if is_tensorflow(document):
                 return "tensorflow", from_tensorflow_document(document)
             return "nvlabs", from_nvlabs_document(document)
-        if data[8:9] == b"{":
-            return "safetensors", from_canonical(*_read_safetensors(data))
-        raise CheckpointError(f"it is {_describe_other(data)}; wanted {KINDS}")
+        if is_safetensors(data):
+            return "safetensors", from_canonical(*read_safetensors(data))
+        raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
     except CheckpointError as error:
         raise CheckpointError(f"{location}: {error}") from error
-
-
-def _check_torch_zip(data: bytes) -> None:
-    """Refuse zip archives that `torch.save` did not write; one that is cut short is for PyTorch to name."""
-    try:
-        if not zipfile.is_zipfile(io.BytesIO(data)):
-            return
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-    except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
-        raise CheckpointError(f"it is truncated or damaged: {error}") from error
-    if any(posixpath.basename(name) == "constants.pkl" for name in names):
-        raise CheckpointError(f"it is a TorchScript program, not weights; wanted {KINDS}")
-    if not any(posixpath.basename(name) == "data.pkl" for name in names):
-        raise CheckpointError(f"it is a zip archive of {', '.join(names[:4]) or 'nothing'}; wanted {KINDS}")
-
-
-def _read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
-    try:
-        tensors = safetensors.torch.load(data)
-        (length,) = struct.unpack("<Q", data[:8])
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:  # as above
-        raise CheckpointError(f"it is truncated or no safetensors file: {error}") from error
-    return tensors, metadata
-
-
-def _describe_other(data: bytes) -> str:
-    if not data:
-        return "empty (0 bytes): the download or copy failed"
-    start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith(_PAGES):
-        return "a web page: a download page was saved instead of the file behind it; download it again"
-    if start.startswith(_LFS_POINTER):
-        return "a Git LFS pointer, not the file that it points to: run `git lfs pull`"
-    if data.startswith(b"\x1f\x8b"):
-        return "compressed with gzip: unpack it first"
-    if data.startswith(b"\x89HDF"):
-        return "an HDF5 file, as Keras writes"
-    return f"no known file of weights (it begins with {data[:16]!r})"
 
 
 def _encoder(location: str) -> Callable[[CanonicalCheckpoint], bytes]:
@@ -237,23 +192,14 @@ def _encode_torch(checkpoint: CanonicalCheckpoint) -> bytes:
 def _write_verified(
     checkpoint: CanonicalCheckpoint, location: str, storage_options: Mapping[str, Any] | None
 ) -> LoadedGenerator:
-    """Write under a name of its own, read back, compare, and only then move to the wanted name."""
-    data = _encoder(location)(checkpoint)
-    filesystem, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
-    if filesystem.exists(path):
-        raise CheckpointError(f"{location} exists already: remove it or name another file")
-    unverified = f"{path}.{uuid.uuid4().hex}.unverified"
-    if isinstance(filesystem, LocalFileSystem):
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-    try:
-        filesystem.pipe_file(unverified, data)
-        format_name, written = _read_checkpoint(location, filesystem.cat_file(unverified))
+    encode = _encoder(location)
+
+    def read_back(data: bytes) -> LoadedGenerator:
+        format_name, written = _read_checkpoint(location, data)
         generator = _check_same(location, checkpoint, written)
-        filesystem.mv(unverified, path)
-    finally:
-        if filesystem.exists(unverified):
-            filesystem.rm_file(unverified)
-    return LoadedGenerator(generator, written.config, written.digest, format_name, written.notes)
+        return LoadedGenerator(generator, written.config, written.digest, format_name, written.notes)
+
+    return write_verified(location, encode(checkpoint), read_back, storage_options)
 
 
 def _check_same(location: str, wanted: CanonicalCheckpoint, written: CanonicalCheckpoint) -> Generator:

@@ -72,6 +72,14 @@ class GeneratorConfig:
         return 2 * len(self.channels)
 
     @property
+    def content_size(self) -> tuple[int, int]:
+        """Height and width of what carries the picture: the content box, or the whole image."""
+        if self.content_box is None:
+            return self.resolution, self.resolution
+        top, bottom, left, right = self.content_box
+        return bottom - top, right - left
+
+    @property
     def num_convs(self) -> int:
         """Style convolutions, each with a noise map: K - 1."""
         return self.num_ws - 1

@@ -51,6 +51,7 @@ class OptimizationSettings:
         noise_normalization: "unbiased" or "biased" deviation.
         downsampling: how outputs above 256 pixels are brought to 256.
         record_every: steps between recorded loss terms; the last step is always recorded.
+        start: where codes start, at the "mean" of W or at the codes of an "encoder".
 
     Raises:
         ConfigError: a value lies outside its range.
@@ -69,6 +70,7 @@ class OptimizationSettings:
     noise_normalization: NoiseNormalization = "unbiased"
     downsampling: Downsampling = "area"
     record_every: int = 10
+    start: Literal["mean", "encoder"] = "mean"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -96,6 +98,7 @@ class OptimizationSettings:
             ("sncd_on", ("clean", "explored")),
             ("noise_normalization", ("unbiased", "biased")),
             ("downsampling", ("area", "bilinear", "bilinear_noaa")),
+            ("start", ("mean", "encoder")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {", ".join(allowed)}')
@@ -217,6 +220,7 @@ class OptimizationEmbedder:
 
         Raises:
             ShapeError: the images do not fit the generator, or there are not as many seeds.
+            ConfigError: codes start at an encoder's: call `start` with them, then `advance` and `finish`.
         """
         state = self.start(seeds)
         self.advance(state, target)
@@ -233,11 +237,13 @@ class OptimizationEmbedder:
 
         Args:
             seeds: one for each image.
-            codes: where to start, [N, w_dim] or [N, K, w_dim] as the space wants; the mean code by default.
+            codes: where to start, [N, w_dim] or [N, K, w_dim] as the space wants; the mean code by default. When
+                the settings start at an encoder, its codes [N, K, w_dim]; in W the mean of their rows is taken.
             noise: first noise maps, one [N, 1, side, side] for each convolution; drawn by default.
 
         Raises:
             ShapeError: codes or noise maps of another shape.
+            ConfigError: no codes, and the settings start at those of an encoder.
         """
         config, reference = self.generator.config, self.generator.mapping.w_avg
         streams = random_streams(seeds)
@@ -247,6 +253,13 @@ class OptimizationEmbedder:
             self.generator.check_noise(noise, len(seeds))
             first_noise = [maps.expand(len(seeds), -1, -1, -1) for maps in noise]
         w_shape = (config.w_dim,) if self.settings.space == "w" else (config.num_ws, config.w_dim)
+        if self.settings.start == "encoder":
+            if codes is None:
+                raise ConfigError(
+                    'start is "encoder" and no codes were given: pass those of `EncoderEmbedder.codes` to `start`'
+                )
+            if self.settings.space == "w" and codes.shape == (len(seeds), config.num_ws, config.w_dim):
+                codes = codes.mean(dim=1)
         if codes is None:
             codes = self.anchor.w_avg.to(reference).expand(len(seeds), *w_shape)
         if codes.shape != (len(seeds), *w_shape):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import yaml
 
 from domains.domain import Domain, builtin_domains, load_domain
 from lsap_core.errors import ConfigError
+from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
-from lsap_core.presets import METHODS
+from lsap_core.presets import METHODS, TRAININGS
 from tasks.networks import NetworkChoice
 from tasks.weights import load_generator
 
+KINDS = (OptimizationSettings, EncoderSettings)
+FROM_ENCODER = "lsap_o_w_plus_from_lsap_e"
 OWN = {"name": "own", "description": "of this test", "perceptual": "lpips-vgg"}
 
 
@@ -50,14 +54,20 @@ def test_at_full_scale_the_constants_are_those_of_the_paper() -> None:
     domain = load_domain("full_scale")
     assert domain.generator is None
     settings = {name: domain.method(name).settings for name in METHODS}
-    assert {name: each.sncd_weight for name, each in settings.items()} == {
+    optimizations = {name: each for name, each in settings.items() if isinstance(each, OptimizationSettings)}
+    assert {name: each.sncd_weight for name, each in optimizations.items()} == {
         "stylegan2_w": 0,
         "stylegan2_w_plus": 0,
         "lsap_o_w": 5,
         "lsap_o_w_plus": 20,
         "l2_w_plus": 0,
+        "lsap_o_w_plus_from_lsap_e": 20,
     }
-    assert {(each.num_steps, each.learning_rate, each.lpips_weight) for each in settings.values()} == {(1000, 0.1, 1)}
+    assert {each.num_steps for name, each in optimizations.items() if each.start == "mean"} == {1000}
+    assert optimizations["lsap_o_w_plus_from_lsap_e"].num_steps == 200
+    assert {(each.learning_rate, each.lpips_weight) for each in optimizations.values()} == {(0.1, 1)}
+    passes = {name: each.num_refinements for name, each in settings.items() if isinstance(each, EncoderSettings)}
+    assert passes == {"psp": 1, "e4e": 1, "lsap_e": 1, "restyle_psp": 5, "restyle_e4e": 5}
 
 
 # --- one's own ----------------------------------------------------------------------------------------
@@ -155,13 +165,136 @@ def test_what_is_no_domain_is_refused_by_its_path(tmp_path: Path, text: str) -> 
 
 def test_an_unknown_method_or_setting_of_a_run_is_refused_by_name() -> None:
     domain = Domain(**OWN)
-    with pytest.raises(ConfigError, match='method "e4e" is not known; wanted one of stylegan2_w'):
-        domain.method("e4e")
+    with pytest.raises(ConfigError, match='method "lsap" is not known; wanted one of stylegan2_w'):
+        domain.method("lsap")
     with pytest.raises(ConfigError, match="method lsap_o_w has no setting 'nums_steps'"):
         domain.method("lsap_o_w", {"nums_steps": 3})
 
 
 def test_every_setting_can_be_set(tmp_path: Path) -> None:
-    values = {each.name: getattr(OptimizationSettings(), each.name) for each in fields(OptimizationSettings)}
+    defaults = {kind: {each.name: getattr(kind(), each.name) for each in fields(kind)} for kind in KINDS}
+    values = {**defaults[OptimizationSettings], **defaults[EncoderSettings]}
+    del values["start"]  # a method without an encoder cannot take that of the others
     domain = load_domain(write(tmp_path, methods={"all": values}))
-    assert {domain.method(name).settings for name in METHODS} == {OptimizationSettings()}
+    for name in METHODS:
+        settings = domain.method(name).settings
+        assert settings == replace(type(settings)(), start=settings.start) if name == FROM_ENCODER else type(settings)()
+
+
+# --- encoders -----------------------------------------------------------------------------------------
+
+
+def test_what_is_for_all_methods_is_for_those_that_have_it(tmp_path: Path) -> None:
+    """An encoder takes no steps and an optimization no passes; a setting that nobody has is a mistake."""
+    domain = load_domain(write(tmp_path, methods={"all": {"num_steps": 7, "num_refinements": 3}}))
+    assert domain.method("lsap_o_w").settings.num_steps == 7
+    assert domain.method("restyle_e4e").settings == EncoderSettings(num_refinements=3)
+    assert domain.method("restyle_e4e", shared={"num_steps": 9, "num_refinements": 4}).settings.num_refinements == 4
+    assert domain.method("lsap_o_w", {"num_steps": 5}, shared={"num_steps": 9}).settings.num_steps == 5
+    with pytest.raises(ConfigError, match="method e4e has no setting 'num_steps'; it has encoder, num_refinements"):
+        domain.method("e4e", {"num_steps": 9})
+    with pytest.raises(ConfigError, match="method e4e has no setting 'steps'"):
+        domain.method("e4e", shared={"steps": 9})
+
+
+def test_encoders_start_at_the_file_and_give_methods(tmp_path: Path) -> None:
+    places = {"e4e": "weights/e4e.pt", "seed_1": "s3://bucket/1.safetensors", "seed_2": "/data/2.safetensors"}
+    domain = load_domain(write(tmp_path, encoders=places, methods={"seed_1": {"num_refinements": 2}}))
+    assert domain.encoders == {**places, "e4e": str(tmp_path / "weights" / "e4e.pt")}
+    own = domain.method("seed_1")
+    assert (own.name, own.title, own.encoder, own.base) == ("seed_1", "seed_1", "seed_1", None)
+    assert own.settings == EncoderSettings(num_refinements=2)
+    assert domain.method("e4e") == METHODS["e4e"]
+    changed = domain.with_encoders({"seed_2": "other.pt", "seed_3": "3.pt"})
+    assert changed.encoders == {**domain.encoders, "seed_2": "other.pt", "seed_3": "3.pt"}
+    assert changed.method("seed_3").encoder == "seed_3"
+    with pytest.raises(ConfigError, match=r'"seed_3" is not known; wanted one of .*restyle_e4e, seed_1, seed_2'):
+        domain.method("seed_3")
+
+
+def test_any_optimization_can_start_at_an_encoder() -> None:
+    domain = Domain(**OWN, encoders={"e4e": "e4e.pt"})
+    chosen = domain.method("stylegan2_w", {"start": "encoder", "encoder": "e4e", "num_steps": 20})
+    assert (chosen.settings.start, chosen.encoder, chosen.settings.num_steps) == ("encoder", "e4e", 20)
+    with pytest.raises(ConfigError, match='stylegan2_w: start is "encoder" and no encoder is named'):
+        domain.method("stylegan2_w", {"start": "encoder"})
+    with pytest.raises(ConfigError, match='start is "mean", so its encoder e4e has nothing to do'):
+        domain.method("stylegan2_w", {"encoder": "e4e"})
+    with pytest.raises(ConfigError, match='start is "middle"; wanted one of mean, encoder'):
+        domain.method("stylegan2_w", {"start": "middle"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoders": {"lsap_o_w": "a.pt"}}, 'an encoder is named "lsap_o_w", which is a method of another kind'),
+        ({"encoders": {"all": "a.pt"}}, "encoders has 'all': 'a.pt'; wanted names"),
+        ({"encoders": {"e4e": 5}}, "encoders has 'e4e': 5"),
+        ({"encoders": ["e4e.pt"]}, "own.yaml does not describe a domain"),
+        ({"encoders": {"mine": "a.pt"}, "methods": {"yours": {}}}, 'settings for "yours"; methods are .*mine or "all"'),
+        ({"encoders": {"mine": "a.pt"}, "methods": {"mine": {"num_steps": 3}}}, "method mine has no setting"),
+        ({"methods": {"e4e": {"num_refinements": 0}}}, "num_refinements is 0; wanted at least 1"),
+        ({"content_box": 5}, r"content_box is 5; wanted \[top, bottom, left, right\]"),
+        ({"content_box": [0, 10, 0]}, r"content_box is \[0, 10, 0\]"),
+        ({"content_box": [0, 10, 0, 9.5]}, "content_box is"),
+        ({"content_box": [10, 10, 0, 9]}, "content_box is"),
+        ({"content_box": [-1, 10, 0, 9]}, "content_box is"),
+    ],
+)
+def test_wrong_encoders_and_boxes_are_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_domain(write(tmp_path, **values))
+
+
+def test_a_content_box_is_that_of_the_generator(tmp_path: Path) -> None:
+    domain = load_domain(write(tmp_path, content_box=[4, 28, 0, 32]))
+    assert domain.content_box == (4, 28, 0, 32)
+    digits = load_domain("digits").generator
+    assert digits is not None
+    plain, boxed = load_generator(digits), load_generator(digits, content_box=domain.content_box)
+    assert (plain.config.content_box, boxed.config.content_box) == (None, (4, 28, 0, 32))
+    assert boxed.generator.config == boxed.config and boxed.digest != plain.digest
+    with pytest.raises(ConfigError, match="lies outside 32 pixels"):
+        load_generator(digits, content_box=(0, 33, 0, 32))
+
+
+# --- trainings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", builtin_domains())
+def test_a_built_in_domain_trains_every_kind_of_encoder(name: str) -> None:
+    presets = load_domain(name).encoder_training
+    for known in TRAININGS:
+        assert presets.method(known).name == known
+
+
+def test_at_full_scale_encoders_are_trained_as_published() -> None:
+    presets = load_domain("full_scale").encoder_training
+    assert {name: presets.method(name) for name in TRAININGS} == TRAININGS
+    assert (presets.backbone, presets.augmentation, presets.perceptual) == ("ir_se_50", "flip", "lpips-alex")
+    assert presets.identity is None  # faces or not: the run has to say
+
+
+def test_settings_of_a_training_win_as_those_of_a_method_do(tmp_path: Path) -> None:
+    methods = {"all": {"batch_size": "16", "learning_rate": 1}, "e4e": {"batch_size": 4, "progressive_start": None}}
+    presets = load_domain(write(tmp_path, encoder_training={"backbone": "small", "methods": methods})).encoder_training
+    found = presets.method("lsap_e", {"sncd_weight": 1}).settings
+    assert (found.batch_size, found.learning_rate, found.sncd_weight) == (16, 1.0, 1.0)
+    assert (presets.method("e4e").settings.batch_size, presets.method("e4e").settings.progressive_start) == (4, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": {"hfgi": {}}}, 'trains "hfgi"; what can be trained is psp'),
+        ({"methods": {"e4e": {"lr": 1}}}, "training e4e has no setting 'lr'; it has .*learning_rate"),
+        ({"methods": {"all": {"num_steps": "many"}}}, "num_steps is 'many'; wanted a whole number"),
+        ({"methods": {"all": {"is_iterative": 1}}}, "is_iterative is 1; wanted true or false"),
+        ({"methods": {"e4e": {"progressive_start": 0.5}}}, "progressive_start is 0.5; wanted a whole number"),
+        ({"methods": {"psp": {"progressive_start": 5}}}, "progressive_start"),
+        ({"backbones": "small"}, "own.yaml does not describe a domain: .*backbones"),
+        ({"methods": 3}, "own.yaml does not describe a domain"),
+    ],
+)
+def test_a_wrong_training_is_refused_by_what_is_wrong(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    assert re.search(message, refused(write(tmp_path, encoder_training=values)))

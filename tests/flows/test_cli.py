@@ -20,9 +20,11 @@ import torch
 from flows.cli import main
 from flows.parameters import read_run
 from lsap_archive import RunWriter
+from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
+from tasks.encoders import save_encoder
 from tasks.prepare import Prepared
 from tasks.settings import Settings
 from tasks.weights import load_generator, save_generator
@@ -93,7 +95,7 @@ WRONG = {
     "out of range": ({"max_failed_share": 1.5}, ["max_failed_share", "1.5", "less than or equal to 1"]),
     "unknown fit": ({"fit": "squeeze"}, ["fit", "'squeeze'", "'crop'"]),
     "no methods": ({"methods": "[]"}, ["methods", "stylegan2_w_plus"]),
-    "unknown method": ({"methods": "[e4e]"}, ["methods[e4e]", '"e4e"', "lsap_o_w_plus"]),
+    "unknown method": ({"methods": "[e5e]"}, ["methods[e5e]", '"e5e"', "lsap_o_w_plus"]),
     "a method twice": ({"methods": "[l2_w_plus, l2_w_plus]"}, ["methods", "twice"]),
     "unknown domain": ({"domain": "faces"}, ["domain", '"faces"', "digits", ".yaml"]),
     "missing domain file": ({"domain": "nowhere.yaml"}, ["domain", "nowhere.yaml"]),
@@ -255,6 +257,27 @@ def test_a_dry_run_for_people_names_shards_bytes_and_hours(invert: Callable[...,
     assert answer.code == DONE, answer.err
     for word in ("shards left: 2", "archive bytes", "device hours"):
         assert word in answer.out
+
+
+def test_a_dry_run_times_encoders_too_and_refuses_those_of_others(
+    invert: Callable[..., Answer], tmp_path: Path
+) -> None:
+    loaded = load_generator(DIGITS_GENERATOR)
+    sizes = EncoderConfig.for_generator(loaded.config, heads="offsets", backbone="small")
+    torch.manual_seed(0)
+    for name, digest in (("own", loaded.digest), ("other", "0" * 64)):
+        save_encoder(str(tmp_path / f"{name}.safetensors"), Encoder(sizes), generator_digest=digest)
+    asked = {"methods": "[mine, lsap_o_w_plus_from_lsap_e]", "encoders__lsap_e": tmp_path / "own.safetensors"}
+    answer = invert("--dry-run", "--json", **asked, encoders__mine=tmp_path / "own.safetensors")
+    assert answer.code == DONE, answer.err
+    told = json.loads(answer.out)
+    assert told["images left by method"] == {"mine": 4, "lsap_o_w_plus_from_lsap_e": 4}
+    codes, maps = loaded.config.num_ws * loaded.config.w_dim, sum(side * side for side in loaded.config.noise_sides)
+    assert told["archive bytes, before compression"] == 4 * 4 * (codes + maps) + 4 * 4 * codes
+    for flags in ((), ("--dry-run",)):
+        answer = invert(*flags, **asked, encoders__mine=tmp_path / "other.safetensors")
+        assert answer.code == ASKED_WRONGLY
+        assert "other.safetensors holds an encoder of generator 0000" in answer.error_line
 
 
 def test_a_dry_run_counts_what_an_unfinished_run_still_lacks(

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.parameters import InvertRun, ParameterError, read_run
+from flows.invert import request_of
+from flows.parameters import InvertRun, read_run
+from flows.run_file import ParameterError
+from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +214,32 @@ def test_the_run_wins_over_its_domain(tmp_path: Path) -> None:
     assert settings["lsap_o_w"].record_every == resolved.domain.method("lsap_o_w").settings.record_every
 
 
+def test_encoders_are_methods_and_starts(tmp_path: Path) -> None:
+    methods = ["e4e", "seed_1", "lsap_o_w_plus_from_lsap_e", "stylegan2_w"]
+    path = write(tmp_path, {**DIGITS, "methods": methods, "encoders": {"lsap_e": "l.pt", "unused": "u.pt"}})
+    changes = ["encoders.e4e=e.pt", "encoders.seed_1=s3://b/1.safetensors", "embedding={num_steps: 4}"]
+    changes += ["method_settings.stylegan2_w={start: encoder, encoder: seed_1}", "embedding.num_refinements=2"]
+    resolved = read_run(path, changes).resolve(SETTINGS)
+    assert [(method.name, method.encoder) for method in resolved.methods] == [
+        ("e4e", "e4e"),
+        ("seed_1", "seed_1"),
+        ("lsap_o_w_plus_from_lsap_e", "lsap_e"),
+        ("stylegan2_w", "seed_1"),
+    ]
+    assert resolved.encoders == {"e4e": "e.pt", "seed_1": "s3://b/1.safetensors", "lsap_e": "l.pt"}
+    passes, _, started, other = (method.settings for method in resolved.methods)
+    assert passes == EncoderSettings(num_refinements=2)
+    assert (started.num_steps, started.start, other.start) == (4, "encoder", "encoder")
+    assert request_of(resolved).encoders == resolved.encoders
+
+
+def test_the_content_box_of_the_domain_reaches_the_tasks(tmp_path: Path) -> None:
+    domain = {"name": "cars", "description": "d", "perceptual": "lpips-vgg", "content_box": [64, 448, 0, 512]}
+    (tmp_path / "cars.yaml").write_text(yaml.safe_dump(domain))
+    run = InvertRun(**SMALLEST, domain=str(tmp_path / "cars.yaml"), generator="g.pt")
+    assert request_of(run.resolve(SETTINGS)).content_box == (64, 448, 0, 512)
+
+
 def test_the_metric_of_the_domain_stays_when_the_run_changes_the_loss() -> None:
     values = {**SMALLEST, "generator": "g.pt"}
     networks = InvertRun(**values, perceptual="lpips-squeeze").resolve(SETTINGS).networks
@@ -235,7 +264,14 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
         ({"archive": "memory://a"}, "archive: memory://a lives in one process"),
         ({"methods": ()}, "methods: none given; wanted some of stylegan2_w"),
         ({"methods": ("lsap_o_w", "lsap_o_w")}, "methods: lsap_o_w, lsap_o_w names a method twice"),
-        ({"methods": ("e4e",)}, 'methods[e4e]: method "e4e" is not known'),
+        ({"methods": ("lsap",)}, 'methods[lsap]: method "lsap" is not known'),
+        ({"methods": ("e4e",)}, 'methods[e4e]: domain "digits" has no encoder e4e; name a file: encoders.e4e=...'),
+        (
+            {"methods": ("lsap_o_w",), "method_settings": {"lsap_o_w": {"start": "encoder", "encoder": "mine"}}},
+            'methods[lsap_o_w]: domain "digits" has no encoder mine',
+        ),
+        ({"encoders": {"lsap_o_w": "a.pt"}}, 'encoders: an encoder is named "lsap_o_w"'),
+        ({"embedding": {"start": "encoder"}}, 'methods[stylegan2_w_plus]: method stylegan2_w_plus: start is "encoder"'),
         ({"methods": ("lsap_o_w",), "method_settings": {"l2_w_plus": {}}}, 'method_settings: "l2_w_plus" is not among'),
         ({"embedding": {"steps": 5}}, "methods[stylegan2_w_plus]: method stylegan2_w_plus has no setting 'steps'"),
         ({"embedding": {"num_steps": "many"}}, "methods[stylegan2_w_plus]: num_steps is 'many'; wanted a whole number"),

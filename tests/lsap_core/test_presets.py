@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lsap_core.errors import ConfigError
-from lsap_core.presets import METHODS, method
+from lsap_core.inversion.by_encoder import EncoderSettings
+from lsap_core.presets import METHODS, TRAININGS, Method, method, method_of_encoder, training
 
 
 def test_methods_have_the_titles_of_the_paper() -> None:
@@ -15,6 +16,12 @@ def test_methods_have_the_titles_of_the_paper() -> None:
         "lsap_o_w": "LSAP_O-W",
         "lsap_o_w_plus": "LSAP_O-W+",
         "l2_w_plus": "W+ with L2 to the mean code",
+        "lsap_o_w_plus_from_lsap_e": "LSAP_O-W+ from LSAP_E",
+        "psp": "pSp",
+        "e4e": "e4e",
+        "lsap_e": "LSAP_E",
+        "restyle_psp": "ReStyle-pSp",
+        "restyle_e4e": "ReStyle-e4e",
     }
     assert all(each.name == name for name, each in METHODS.items())
 
@@ -46,6 +53,48 @@ def test_the_l2_control_differs_from_its_base_in_that_penalty_alone() -> None:
     assert control.settings == replace(METHODS[control.base].settings, mean_code_weight=1.0)
 
 
+def test_encoders_are_asked_once_and_restyle_five_times() -> None:
+    found = {name: each.settings for name, each in METHODS.items() if isinstance(each.settings, EncoderSettings)}
+    assert {name: settings.num_refinements for name, settings in found.items()} == {
+        "psp": 1,
+        "e4e": 1,
+        "lsap_e": 1,
+        "restyle_psp": 5,
+        "restyle_e4e": 5,
+    }
+    assert all(METHODS[name].encoder == name and settings.trace_steps == () for name, settings in found.items())
+
+
+def test_the_start_from_an_encoder_changes_start_length_and_exploration_alone() -> None:
+    chosen = METHODS["lsap_o_w_plus_from_lsap_e"]
+    base = METHODS[chosen.base or ""]
+    assert chosen.settings == replace(base.settings, start="encoder", num_steps=200, exploration=0.0)
+    assert (base.name, chosen.encoder) == ("lsap_o_w_plus", "lsap_e")
+
+
+def test_every_base_is_a_method() -> None:
+    assert {each.base for each in METHODS.values()} - {None} <= set(METHODS)
+
+
+def test_an_encoder_of_ones_own_is_a_method() -> None:
+    own = method_of_encoder("lsap_e_seed1")
+    assert (own.name, own.title, own.encoder, own.settings) == (*["lsap_e_seed1"] * 3, EncoderSettings())
+    assert method_of_encoder("restyle_psp") == METHODS["restyle_psp"]
+    for name in ("lsap_o_w", "lsap_o_w_plus_from_lsap_e"):
+        with pytest.raises(ConfigError, match=f'an encoder is named "{name}", which is a method of another kind'):
+            method_of_encoder(name)
+
+
+def test_an_encoder_is_named_by_those_who_ask_one() -> None:
+    with pytest.raises(ConfigError, match='lsap_o_w: start is "encoder" and no encoder is named'):
+        method("lsap_o_w", start="encoder")
+    assert method("lsap_o_w", start="encoder", encoder="e4e").encoder == "e4e"
+    with pytest.raises(ConfigError, match='start is "mean", so its encoder lsap_e has nothing to do'):
+        method("lsap_o_w_plus_from_lsap_e", start="mean")
+    with pytest.raises(ConfigError, match="no encoder is named"):
+        Method("mine", "mine", EncoderSettings())
+
+
 def test_settings_can_be_changed_without_changing_the_method_itself() -> None:
     changed = method("lsap_o_w", num_steps=7)
     assert changed.settings == replace(METHODS["lsap_o_w"].settings, num_steps=7)
@@ -68,3 +117,42 @@ def test_an_unknown_setting_is_refused_with_its_name() -> None:
 def test_a_bad_value_is_refused_with_the_name_of_its_field() -> None:
     with pytest.raises(ConfigError, match="num_steps is 0; wanted at least 1"):
         method("lsap_o_w", num_steps=0)
+
+
+# --- trainings ----------------------------------------------------------------------------------------
+
+
+def test_trainings_have_the_constants_of_their_papers() -> None:
+    assert set(TRAININGS) <= set(METHODS)
+    for name, each in TRAININGS.items():
+        settings = each.settings
+        assert (each.name, each.title) == (name, METHODS[name].title)
+        assert (settings.l2_weight, settings.lpips_weight, settings.identity_weight) == (1.0, 0.8, 0.1)
+        assert (settings.learning_rate, settings.batch_size, settings.w_norm_weight) == (1e-4, 8, 0.0)
+        is_restyle = name.startswith("restyle")
+        assert (settings.is_iterative, each.has_pyramid) == (is_restyle, not is_restyle)
+        assert settings.num_refinements == (5 if is_restyle else 1)
+    by_name = {name: each.settings for name, each in TRAININGS.items()}
+    terms = ("heads", "delta_weight", "adversarial_weight", "sncd_weight", "progressive_start")
+    assert {name: tuple(getattr(settings, term) for term in terms) for name, settings in by_name.items()} == {
+        "psp": ("direct", 0.0, 0.0, 0.0, None),
+        "e4e": ("offsets", 2e-4, 0.1, 0.0, 20_000),
+        "lsap_e": ("offsets", 2e-4, 0.0, 0.5, 20_000),
+        "restyle_psp": ("direct", 0.0, 0.0, 0.0, None),
+        "restyle_e4e": ("offsets", 2e-4, 0.1, 0.0, 20_000),
+    }
+
+
+def test_lsap_e_is_e4e_with_sncd_in_the_place_of_the_discriminator() -> None:
+    e4e, lsap_e = TRAININGS["e4e"].settings, TRAININGS["lsap_e"].settings
+    assert replace(e4e, adversarial_weight=0.0, sncd_weight=0.5) == lsap_e
+
+
+def test_a_training_can_be_changed_and_refuses_what_it_has_not() -> None:
+    assert training("lsap_e", sncd_weight=0.25).settings.sncd_weight == 0.25
+    with pytest.raises(ConfigError, match='no training is called "hfgi"; wanted one of psp'):
+        training("hfgi")
+    with pytest.raises(ConfigError, match=r"training psp: .*'weight'"):
+        training("psp", weight=1)
+    with pytest.raises(ConfigError, match="progressive_start"):
+        training("psp", progressive_start=5)

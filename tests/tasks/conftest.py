@@ -15,15 +15,17 @@ import torch
 from PIL import Image
 
 from lsap_archive import Archive, RunWriter, Store, open_archive
+from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import Method, method
 from tasks.anchor import AnchorOptions
 from tasks.embed import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
+from tasks.encoders import save_encoder
 from tasks.networks import NetworkChoice
 from tasks.planning import PlannedShard
 from tasks.prepare import Prepared, Request, prepare
-from tasks.weights import save_generator
+from tasks.weights import load_generator, save_generator
 
 CONFIG = GeneratorConfig(
     32, (8, 8, 8, 8), z_dim=6, w_dim=8, num_mapping_layers=2, image_channels=1, mapping_lr_multiplier=0.1
@@ -41,6 +43,17 @@ def random_generator(config: GeneratorConfig = CONFIG, seed: int = 0) -> Generat
     return generator
 
 
+def random_encoder(config: GeneratorConfig = CONFIG, seed: int = 0, *, is_iterative: bool = False) -> Encoder:
+    """A small encoder with random weights, and statistics that batch normalization has seen."""
+    sizes = EncoderConfig.for_generator(config, heads="offsets", backbone="small", is_iterative=is_iterative)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        encoder = Encoder(sizes)
+        encoder.w_avg.normal_()
+        encoder.train()(torch.randn(4, sizes.in_channels, *sizes.input_size))
+    return encoder.eval()
+
+
 @dataclass
 class Laboratory:
     """What the tasks are tried on."""
@@ -50,6 +63,7 @@ class Laboratory:
     networks: NetworkChoice = NETWORKS
     archive: str = field(default_factory=lambda: f"memory://test-{uuid.uuid4().hex}")
     methods: tuple[Method, ...] = (method("stylegan2_w_plus", num_steps=3, record_every=2),)
+    encoders: dict[str, str] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
@@ -86,6 +100,7 @@ class Laboratory:
             "fit": "refuse",
             "seed": 0,
             "shard_rows": 4,
+            "encoders": self.encoders,
         }
         return Request(**{**values, **changes})
 
@@ -102,6 +117,7 @@ class Laboratory:
             "fit": "refuse",
             "batch_size": 4,
             "device": "cpu",
+            "encoders": self.encoders,
         }
         return EmbedWorker(EmbedSpec(**{**values, **changes}), save_every_seconds=save_every_seconds)
 
@@ -131,6 +147,19 @@ def generator_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("generator") / "random.safetensors"
     save_generator(random_generator(), str(path))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def new_encoder(generator_file: str) -> Callable[..., str]:
+    """Writes the file of a random encoder of the random generator: `new_encoder(path, seed=1, title="e4e")`."""
+    digest = load_generator(generator_file).digest
+
+    def make(path: Path, *, seed: int = 0, is_iterative: bool = False, **told: Any) -> str:
+        encoder = random_encoder(seed=seed, is_iterative=is_iterative)
+        save_encoder(str(path), encoder, **{"generator_digest": digest, **told})
+        return str(path)
+
+    return make
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.decoding import DecodedImage, decode_image
+from tasks.decoding import DecodedImage, decode_image, place_content
 from tasks.errors import BadImageError, TaskError
 
 # Made with PIL and torchvision, as the published encoders and projector preprocess (see tests/reference).
@@ -32,7 +32,7 @@ def gradient(height: int = 32, width: int = 32) -> NDArray[np.uint8]:
 
 
 def decode(data: bytes, **options: Any) -> DecodedImage:
-    return decode_image(data, **{"resolution": 32, "channels": 3} | options)
+    return decode_image(data, **{"size": (32, 32), "channels": 3} | options)
 
 
 def refuse(data: bytes, **options: Any) -> BadImageError:
@@ -59,14 +59,14 @@ def sixteen_bit_png(values: NDArray[np.uint16], *extra: bytes) -> bytes:
 
 def test_stretch_equals_the_published_encoders() -> None:
     reference = np.load(REFERENCE)
-    decoded = decode(save(Image.fromarray(reference["in.image"])), resolution=256, fit="stretch")
+    decoded = decode(save(Image.fromarray(reference["in.image"])), size=(256, 256), fit="stretch")
     np.testing.assert_array_equal(decoded.pixels, reference["out.u8_encoder"])
     assert decoded.notes == ("stretched",)
 
 
 def test_crop_equals_the_published_projector() -> None:
     reference = np.load(REFERENCE)
-    decoded = decode(save(Image.fromarray(reference["in.image"])), resolution=256, fit="crop")
+    decoded = decode(save(Image.fromarray(reference["in.image"])), size=(256, 256), fit="crop")
     np.testing.assert_array_equal(decoded.pixels[::2, ::2], reference["out.u8_projector_sub"])
     assert (decoded.width, decoded.height) == (420, 300)
 
@@ -103,13 +103,74 @@ def test_not_square_names_the_remedies() -> None:
 
 
 def test_crop_of_a_very_long_strip_is_refused_before_memory_is_spent() -> None:
-    error = refuse(save(Image.new("L", (60_000, 8))), fit="crop", resolution=1024)
+    error = refuse(save(Image.new("L", (60_000, 8))), fit="crop", size=(1024, 1024))
     assert error.reason == "not_square"
     assert "cut out" in error.message
 
 
 def test_small_image_is_enlarged_with_a_note() -> None:
     assert decode(save(Image.fromarray(gradient(16, 16)))).notes == ("upsampled",)
+
+
+# --- sizes that are not square -------------------------------------------------------------------
+
+CARS = (24, 32)  # height, width
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(24, 32), (48, 64), (15, 20), (250, 333), (249, 333), (12, 15), (13, 18)]
+)
+def test_an_image_of_the_wanted_aspect_is_taken_with_less_than_a_pixel_off(height: int, width: int) -> None:
+    decoded = decode(save(Image.fromarray(gradient(height, width))), size=CARS)
+    assert decoded.pixels.shape == (24, 32, 3)
+    assert (decoded.width, decoded.height) == (width, height)
+    assert decoded.notes == (("upsampled",) if height < 24 else ())
+    if (height, width) == CARS:
+        np.testing.assert_array_equal(decoded.pixels, gradient(*CARS))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 24), (251, 333), (12, 18), (24, 34)])
+def test_an_image_of_another_aspect_is_refused_with_the_remedies(height: int, width: int) -> None:
+    error = refuse(save(Image.fromarray(gradient(height, width))), size=CARS)
+    assert error.reason == "wrong_aspect"
+    assert f"{width}x{height} pixels, 32x24 or the same aspect ratio was wanted" in error.message
+    assert "`fit: crop`" in error.message and "`fit: letterbox`" in error.message
+
+
+def test_the_aspect_is_that_of_the_image_as_it_is_shown() -> None:
+    """EXIF may stand it on its side, which the header's width and height do not tell."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying, standing = (save(Image.fromarray(gradient(*size)), exif=exif) for size in ((24, 32), (32, 24)))
+    assert refuse(lying, size=CARS).reason == "wrong_aspect"
+    assert refuse(lying, size=CARS).message.startswith("the image is 24x32 pixels")
+    np.testing.assert_array_equal(decode(standing, size=CARS).pixels, np.rot90(gradient(32, 24), -1))
+
+
+def test_crop_and_letterbox_are_relative_to_the_wanted_size() -> None:
+    tall, wide = (Image.fromarray(gradient(*size) // 2 + 100) for size in ((32, 32), (24, 40)))
+    cropped = decode(save(tall), size=CARS, fit="crop")
+    np.testing.assert_array_equal(cropped.pixels, np.asarray(tall)[4:28])
+    np.testing.assert_array_equal(decode(save(wide), size=CARS, fit="crop").pixels, np.asarray(wide)[:, 4:36])
+    boxed = decode(save(tall), size=CARS, fit="letterbox")
+    assert not boxed.pixels[:, :4].any() and not boxed.pixels[:, 28:].any() and boxed.pixels[:, 4:28].all()
+    stretched = decode(save(tall), size=CARS, fit="stretch")
+    np.testing.assert_array_equal(stretched.pixels, np.asarray(tall.resize((32, 24), Image.Resampling.BILINEAR)))
+    assert [each.notes for each in (cropped, boxed, stretched)] == [("cropped",), ("letterboxed",), ("stretched",)]
+
+
+def test_a_strip_that_would_be_cropped_from_too_many_pixels_has_the_wrong_aspect() -> None:
+    error = refuse(save(Image.new("L", (60_000, 8))), fit="crop", size=(768, 1024))
+    assert error.reason == "wrong_aspect" and "shape of 1024x768" in error.message
+
+
+def test_content_is_placed_into_the_generators_square_and_the_rest_is_black() -> None:
+    pixels = gradient(24, 32) // 2 + 100
+    square = place_content(pixels, resolution=32, content_box=(4, 28, 0, 32))
+    assert (square.shape, square.dtype) == ((32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(square[4:28], pixels)
+    assert not square[:4].any() and not square[28:].any()
+    assert place_content(square, resolution=32, content_box=None) is square
 
 
 # --- what files hold -----------------------------------------------------------------------------
@@ -378,7 +439,7 @@ def test_error_survives_the_way_between_processes() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"fit": "cover"}, "'cover'.*letterbox"), ({"channels": 4}, "4.*RGB"), ({"resolution": 0}, "resolution is 0")],
+    [({"fit": "cover"}, "'cover'.*letterbox"), ({"channels": 4}, "4.*RGB"), ({"size": (0, 32)}, "height is 0")],
 )
 def test_wrong_arguments_are_not_booked_on_the_image(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match) as caught:

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,18 @@ from PIL import Image
 from torch import Tensor
 
 from lsap_archive import ArchiveKeyError, RunWriter, Store, StoreUnavailableError, open_archive
+from lsap_core.encoders import Encoder
+from lsap_core.errors import CheckpointError
+from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.images import from_uint8, to_uint8
+from lsap_core.inversion import EncoderEmbedder, EncoderSettings
 from lsap_core.perceptual.features import FeatureDistance
-from lsap_core.presets import method
+from lsap_core.presets import METHODS, method
 from tasks.embed import EmbedWorker, ShardWork, image_seed
+from tasks.encoders import load_encoder
 from tasks.networks import NetworkChoice
 from tasks.pool import LocalPool
-from tasks.weights import load_generator
+from tasks.weights import load_generator, save_generator
 
 METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd", "w_distance")
 # Exploration draws random numbers at every step, so a state that forgets its streams goes another way.
@@ -332,6 +338,140 @@ def test_progress_counts_images(laboratory: Any) -> None:
     assert worker.progress() == 4
 
 
+# --- encoders -----------------------------------------------------------------------------------------
+
+FROM_ENCODER = method("lsap_o_w_plus_from_lsap_e", num_steps=6, record_every=2, sncd_weight=0.5)
+
+
+def encoded(laboratory: Any, name: str, ids: list[str], *, passes: int = 1) -> Tensor:
+    """What an encoder of the laboratory says of images, [N, K, w_dim]."""
+    generator = load_generator(laboratory.generator).generator
+    encoder = load_encoder(laboratory.encoders[name]).encoder
+    target = torch.stack([pixels_of((laboratory.source / image_id).read_bytes()) for image_id in ids])
+    return EncoderEmbedder(generator, encoder, EncoderSettings(num_refinements=passes)).codes(target)
+
+
+def test_an_encoder_gives_codes_and_nothing_that_an_optimization_leaves(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "e4e.safetensors")}
+    laboratory.fill(3)
+    laboratory.put("bad.png", b"no picture")
+    prepared = laboratory.prepare(methods=(METHODS["e4e"],))
+    (outcome,) = laboratory.embed(prepared, batch_size=2)
+    assert (outcome.by_status, outcome.resumed_at) == ({"ok": 3, "failed": 1}, 0)
+    archive = laboratory.publish(prepared)
+    rows = {image_id: row for image_id, row in rows_of(archive).items() if row["status"] == "ok"}
+    ids = list(rows)
+    np.testing.assert_allclose(archive.codes(ids, "e4e"), encoded(laboratory, "e4e", ids), atol=1e-4, rtol=1e-4)
+    for row in rows.values():
+        assert (row["num_steps"], row["final_loss"]) == (1, None)
+        assert row["seconds"] > 0 and all(np.isfinite(row[name]) for name in METRICS)
+    with pytest.raises(ArchiveKeyError):
+        archive.trace(ids, "e4e")
+    with pytest.raises(ArchiveKeyError):
+        archive.noise(ids, "e4e")
+    assert archive.runs[0].config["noise"] == "constant"
+    assert not [key for key in laboratory.contents() if "/noise_" in key and "/c/" in key]
+
+
+def test_restyle_takes_its_passes(laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]) -> None:
+    laboratory.encoders = {"restyle_e4e": new_encoder(tmp_path / "r.safetensors", is_iterative=True)}
+    laboratory.fill(2)
+    archive = laboratory.invert(methods=(method("restyle_e4e", num_refinements=3),))
+    ids = ["0.png", "1.png"]
+    wanted = encoded(laboratory, "restyle_e4e", ids, passes=3)
+    np.testing.assert_allclose(archive.codes(ids, "restyle_e4e"), wanted, atol=1e-3, rtol=1e-3)
+    assert [row["num_steps"] for row in rows_of(archive).values()] == [3, 3]
+
+
+def test_a_code_that_is_not_finite_fails_its_image_alone(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "e4e.safetensors")}
+    laboratory.fill(2)
+    spoiled = pixels_of(laboratory.picture(1))
+    offsets = Encoder.offsets
+
+    def some_not_finite(self: Encoder, images: Tensor, **options: Any) -> Tensor:
+        is_spoiled = (images == spoiled).flatten(1).all(dim=1)[:, None, None]
+        return torch.where(is_spoiled, torch.nan, offsets(self, images, **options))
+
+    monkeypatch.setattr(Encoder, "offsets", some_not_finite)
+    archive = laboratory.invert(methods=(METHODS["e4e"],))
+    good, bad = rows_of(archive).values()
+    assert (good["status"], bad["status"], bad["reason"]) == ("ok", "failed", "non_finite_code")
+    assert "no longer finite in pass 1 of 1" in bad["message"]
+
+
+def test_an_optimization_starts_where_its_encoder_says(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    laboratory.encoders = {"lsap_e": new_encoder(tmp_path / "lsap_e.safetensors")}
+    laboratory.fill(2)
+    still = FROM_ENCODER.with_settings({"num_steps": 1})  # the rate begins at 0: this step moves nothing
+    archive = laboratory.invert(methods=(still,))
+    ids = ["0.png", "1.png"]
+    codes = archive.codes(ids, still.name)
+    np.testing.assert_allclose(codes, encoded(laboratory, "lsap_e", ids), atol=1e-4, rtol=1e-4)
+    assert len(archive.noise(ids, still.name)) == 7
+    moved = laboratory.invert(methods=(FROM_ENCODER,))
+    assert not np.allclose(moved.codes(ids, FROM_ENCODER.name), codes, atol=1e-3)
+
+
+def test_work_from_an_encoder_is_taken_up_where_it_stopped(
+    new_laboratory: Callable[[], Any],
+    tmp_path: Path,
+    new_encoder: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    through, broken = new_laboratory(), new_laboratory()
+    through.encoders = broken.encoders = {"lsap_e": new_encoder(tmp_path / "lsap_e.safetensors")}
+    through.fill(2)
+    wanted = through.invert(methods=(FROM_ENCODER,))
+    prepared = broken.prepare(methods=(FROM_ENCODER,))
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=3)
+    (outcome,) = broken.embed(prepared)
+    assert outcome.resumed_at == 3
+    ids = ["0.png", "1.png"]
+    found = broken.publish(prepared)
+    assert_same_bits(*(everything(archive, ids, FROM_ENCODER.name) for archive in (found, wanted)))
+
+
+def test_a_worker_refuses_an_encoder_that_was_exchanged(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "one.safetensors")}
+    laboratory.fill(1)
+    prepared = laboratory.prepare(methods=(METHODS["e4e"],))
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "other.safetensors", seed=1)}
+    with pytest.raises(CheckpointError, match=r"other\.safetensors holds encoder .*: run the same command again"):
+        laboratory.embed(prepared)
+
+
+# --- content boxes ------------------------------------------------------------------------------------
+
+
+def test_images_are_placed_into_the_content_box(new_laboratory: Callable[[], Any], tmp_path: Path) -> None:
+    laboratory = new_laboratory()
+    laboratory.generator = str(tmp_path / "boxed.safetensors")
+    config = GeneratorConfig(64, (4,) * 5, z_dim=3, w_dim=4, num_mapping_layers=1, image_channels=1)
+    save_generator(Generator(config), laboratory.generator)
+    box = (8, 40, 16, 48)
+    laboratory.put("a.png", laboratory.picture(1, 32, 32))
+    laboratory.put("b wide.png", laboratory.picture(2, 32, 48))
+    methods = (method("stylegan2_w_plus", num_steps=2),)
+    prepared = laboratory.prepare(methods=methods, content_box=box)
+    laboratory.embed(prepared, content_box=box)
+    archive = laboratory.publish(prepared)
+    assert [row["reason"] for row in rows_of(archive).values()] == [None, "not_square"]
+    preview = laboratory.worker(prepared, content_box=box).preview("stylegan2_w_plus", images_of(archive))
+    original = read_png(preview["a.png"].original)
+    assert original.shape == (64, 64)
+    np.testing.assert_array_equal(original[8:40, 16:48], read_png(laboratory.picture(1)))
+    assert original.sum() == original[8:40, 16:48].sum()  # black around it
+
+
 # --- previews -----------------------------------------------------------------------------------------
 
 
@@ -365,6 +505,23 @@ def test_a_preview_shows_what_the_archive_holds(laboratory: Any) -> None:
         assert np.abs(reconstruction - to_uint8(wanted)[index, :, :, 0].astype(int)).max() <= 1
         assert np.abs(difference - np.abs(original - reconstruction)).max() <= 2
         assert difference.max() > 50
+
+
+def test_a_preview_of_an_encoder_has_the_generators_noise(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "e4e.safetensors")}
+    laboratory.fill(2)
+    prepared = laboratory.prepare(methods=(METHODS["e4e"],))
+    laboratory.embed(prepared)
+    archive = laboratory.publish(prepared)
+    previews = laboratory.worker(prepared).preview(archive.runs[0].method_digest, images_of(archive))
+    codes = torch.from_numpy(archive.codes(list(previews), "e4e"))
+    with torch.no_grad():
+        wanted = load_generator(laboratory.generator).generator.synthesize(codes)
+    for index, preview in enumerate(previews.values()):
+        found = read_png(preview.reconstruction)
+        assert np.abs(found - to_uint8(wanted)[index, :, :, 0].astype(int)).max() <= 1
 
 
 def test_a_preview_leaves_out_originals_that_are_gone_or_others_now(laboratory: Any) -> None:

@@ -13,16 +13,29 @@ import pytest
 
 from lsap_archive import ArchiveWriter, Geometry, RunWriter, open_archive
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
-from lsap_core.presets import method
+from lsap_core.presets import METHODS, Method, method
 from tasks.errors import BadImageError
 from tasks.networks import LPIPS_TRUNKS, NetworkChoice
-from tasks.planning import MethodPlan, bytes_per_image, missing_shards, plan_method, plan_runs, run_plan
+from tasks.planning import (
+    MethodPlan,
+    bytes_per_image,
+    encoder_settings,
+    has_noise_maps,
+    missing_shards,
+    plan_method,
+    plan_runs,
+    recorded_settings,
+    run_plan,
+    settings_of,
+)
 from tasks.sources import PlannedImage
 
 CONFIG = GeneratorConfig(8, (3, 2), z_dim=3, w_dim=5, num_mapping_layers=1)
 NETWORKS = NetworkChoice("digits-features", "digits-features")
 METHOD = method("stylegan2_w_plus", num_steps=3)
+FROM_ENCODER = METHODS["lsap_o_w_plus_from_lsap_e"]
 
 # Another value for every setting, so that a new one cannot be forgotten.
 CHANGED = {
@@ -39,6 +52,7 @@ CHANGED = {
     "noise_normalization": "biased",
     "downsampling": "bilinear",
     "record_every": 2,
+    "start": "encoder",
 }
 
 
@@ -96,7 +110,8 @@ def test_everything_is_planned_in_an_empty_archive(archive: ArchiveWriter) -> No
     runs, plans = plan_runs(archive, [planned()], [image("a"), image("b"), image("c")], shard_rows=2)
     assert [ids_of(run) for run in runs] == [["a", "b", "c"]]
     assert [(plan.run_id, plan.num_rows, plan.num_shards) for plan in plans] == [(runs[0].run_id, 3, 2)]
-    assert runs[0].plan["config"]["settings"] == asdict(METHOD.settings)
+    assert runs[0].plan["config"]["settings"] == recorded_settings(METHOD.settings)
+    assert settings_of(runs[0].plan["config"]) == METHOD.settings
 
 
 def test_what_is_published_with_the_same_content_is_skipped(archive: ArchiveWriter) -> None:
@@ -165,7 +180,8 @@ def test_the_same_request_has_the_same_digest() -> None:
 @pytest.mark.parametrize("setting", [setting.name for setting in fields(OptimizationSettings)])
 def test_every_setting_changes_the_digest(setting: str) -> None:
     assert CHANGED[setting] != getattr(METHOD.settings, setting)
-    changed = replace(METHOD, settings=replace(METHOD.settings, **{setting: CHANGED[setting]}))
+    encoder = "e4e" if setting == "start" else None
+    changed = replace(METHOD, settings=replace(METHOD.settings, **{setting: CHANGED[setting]}), encoder=encoder)
     assert planned(method=changed).digest != planned().digest
 
 
@@ -197,6 +213,43 @@ def test_the_weights_of_a_network_change_the_digest_and_not_the_folder_they_lie_
         networks = NetworkChoice("lpips-vgg", "digits-features", backbones=path.parent)
         digests.append(planned(networks=networks).digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_method_of_an_archive_from_before_there_were_encoders_is_still_the_same() -> None:
+    """Or all its images would be embedded again."""
+    config = planned().config
+    assert "start" not in config["settings"] and not {"encoder", "noise"} & set(config)
+    assert settings_of(config) == METHOD.settings
+    started = planned(method=FROM_ENCODER, encoder="encoder-1").config
+    assert started["settings"] == asdict(FROM_ENCODER.settings) and settings_of(started) == FROM_ENCODER.settings
+
+
+@pytest.mark.parametrize("chosen", [METHODS["e4e"], FROM_ENCODER], ids=lambda chosen: chosen.name)
+def test_another_encoder_is_another_method(chosen: Method) -> None:
+    one, other = (planned(method=chosen, encoder=digest) for digest in ("encoder-1", "encoder-2"))
+    assert one.digest != other.digest
+    assert one.config["encoder"] == {"name": chosen.encoder, "digest": "encoder-1"}
+    assert settings_of(one.config) == chosen.settings
+    assert has_noise_maps(one.config) == isinstance(chosen.settings, OptimizationSettings)
+
+
+def test_passes_through_an_encoder_change_the_digest() -> None:
+    digests = {
+        planned(method=method("restyle_e4e", num_refinements=count), encoder="encoder-1").digest for count in (1, 2, 5)
+    }
+    assert len(digests) == 3
+
+
+def test_a_method_without_steps_has_no_trace() -> None:
+    plan = run_plan(planned(method=METHODS["e4e"], encoder="encoder-1"), [image("a")], 4)
+    assert (plan.trace_steps, plan.trace_terms) == ((), ())
+
+
+def test_an_optimization_asks_its_encoder_as_published_for_the_name() -> None:
+    assert encoder_settings(EncoderSettings(num_refinements=3), "restyle_e4e").num_refinements == 3
+    assert encoder_settings(FROM_ENCODER.settings, "lsap_e").num_refinements == 1
+    assert encoder_settings(FROM_ENCODER.settings, "restyle_e4e").num_refinements == 5
+    assert encoder_settings(FROM_ENCODER.settings, "own").num_refinements == 1
 
 
 def test_the_same_images_and_method_give_the_same_run() -> None:
@@ -252,4 +305,5 @@ def test_bytes_per_image_are_what_the_arrays_hold(archive: ArchiveWriter) -> Non
     opened = open_archive(archive.store.url)
     names = [name for name in run.layouts if name != "trace"]
     assert len(names) == 1 + CONFIG.num_convs
+    assert 2 * bytes_per_image(CONFIG, has_noise=False) == opened.array(run.run_id, "w_plus").nbytes
     assert 2 * bytes_per_image(CONFIG) == sum(opened.array(run.run_id, name).nbytes for name in names)

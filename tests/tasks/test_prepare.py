@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from lsap_archive import ArchiveMismatchError, ArchiveWriter, Geometry, RunWrite
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from lsap_core.presets import method
+from lsap_core.presets import METHODS as METHODS_BY_NAME
+from lsap_core.presets import method, method_of_encoder
 from tasks.anchor import AnchorOptions, open_anchor
+from tasks.encoders import load_encoder
 from tasks.errors import SourceError
 from tasks.networks import NetworkChoice
 from tasks.prepare import Request, check, prepare, prepare_dry
@@ -91,6 +94,80 @@ def test_a_dry_plan_of_an_archive_in_use_writes_nothing(laboratory: Any) -> None
     assert [run.run_id for run in dry.unfinished] == [unfinished]
     assert [[row.image_id for row in plan.rows] for plan in dry.new] == [["b.png"]]
     assert laboratory.prepare().runs == (unfinished, dry.new[0].run_id)
+
+
+# --- encoders -----------------------------------------------------------------------------------------
+
+
+def test_files_give_methods_their_digests_and_own_methods_their_titles(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    laboratory.fill(1)
+    laboratory.encoders = {
+        "e4e": new_encoder(tmp_path / "a.safetensors", title="another title"),
+        "seed_1": new_encoder(tmp_path / "b.safetensors", seed=1, title="LSAP_E"),
+        "seed_2": new_encoder(tmp_path / "c.safetensors", seed=2),
+        "unused": str(tmp_path / "not there"),
+    }
+    methods = (METHODS_BY_NAME["e4e"], method_of_encoder("seed_1"), method_of_encoder("seed_2"))
+    prepared = laboratory.prepare(methods=methods)
+    assert [each.title for each in prepared.methods] == ["e4e", "LSAP_E (seed_1)", "seed_2"]
+    used = {name: load_encoder(laboratory.encoders[name]).digest for name in ("e4e", "seed_1", "seed_2")}
+    assert prepared.encoders == used
+    runs = [RunWriter.open(laboratory.archive, run_id) for run_id in prepared.runs]
+    assert {run.plan["method"]: run.plan["config"]["encoder"]["digest"] for run in runs} == used
+    assert [run.plan["config"]["title"] for run in runs] == [each.title for each in prepared.methods]
+
+
+def test_another_file_under_the_same_name_is_embedded_anew(
+    laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    laboratory.fill(1)
+    methods = (METHODS_BY_NAME["e4e"],)
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "a.safetensors")}
+    laboratory.invert(methods=methods)
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "copy.safetensors")}
+    assert laboratory.prepare(methods=methods).shards == ()
+    laboratory.encoders = {"e4e": new_encoder(tmp_path / "b.safetensors", seed=1)}
+    assert len(laboratory.prepare(methods=methods).shards) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "error", "message"),
+    [
+        ({"generator_digest": "0" * 64}, "e4e", CheckpointError, r"e\.safetensors holds an encoder of generator 000"),
+        ({}, "restyle_e4e", ConfigError, "method restyle_e4e: num_refinements is 5, and this encoder reads the image"),
+        (None, "e4e", CheckpointError, r"e\.safetensors does not exist; wanted a released \.pt"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(
+    laboratory: Any,
+    tmp_path: Path,
+    new_encoder: Callable[..., str],
+    told: dict[str, Any] | None,
+    name: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    laboratory.fill(1)
+    path = tmp_path / "e.safetensors"
+    if told is not None:
+        new_encoder(path, **told)
+    request = laboratory.request(methods=(METHODS_BY_NAME[name],), encoders={name: str(path)})
+    refused(request, error, message)
+    assert laboratory.contents() == {}
+
+
+def test_the_content_box_of_a_domain_is_part_of_the_generator(laboratory: Any, tmp_path: Path) -> None:
+    """An encoder, an archive and an anchor of one box are not those of another."""
+    laboratory.generator = str(tmp_path / "large.safetensors")
+    config = GeneratorConfig(64, (2,) * 5, z_dim=2, w_dim=2, num_mapping_layers=1, image_channels=1)
+    save_generator(Generator(config), laboratory.generator)
+    laboratory.fill(1)
+    laboratory.prepare(content_box=(0, 32, 0, 32))
+    refused(laboratory.request(content_box=(1, 33, 0, 32)), ArchiveMismatchError, "this run has")
+    refused(laboratory.request(content_box=(0, 65, 0, 32)), ConfigError, "lies outside 64 pixels")
+    refused(laboratory.request(content_box=(0, 24, 0, 32)), ConfigError, "makes 1-channel images of 32x24 px")
 
 
 # --- refusals -----------------------------------------------------------------------------------------

@@ -517,7 +517,7 @@ def test_failures_are_counted_by_image_and_the_first_are_listed() -> None:
 
 
 def test_snippets_run_as_they_are_copied(data: ReportData, tmp_path) -> None:
-    archive = tmp_path / "it's \"here\" $HOME"
+    archive = tmp_path / 'it\'s "here" $HOME'
     rows = archive / "runs" / "run" / "rows"
     rows.mkdir(parents=True)
     pq.write_table(data.rows, rows / "shard-00000.parquet")
@@ -566,6 +566,25 @@ def test_places_settings_and_provenance_are_on_the_page(page: Page) -> None:
         ["W+ with L2", "–", "–", "0.1"],
     ]
     assert "domain: digits\nmethods: [lsap_o_w_plus]\n" in page.text
+
+
+def test_an_encoder_is_not_asked_for_the_settings_of_an_optimization(data: ReportData) -> None:
+    encoder = MethodInfo("e4e", "e4e", {"num_refinements": 1}, None, encoder="e4e, 9f86d08")
+    page = Page(render_report(replace(data, methods=(BASE, LSAP, encoder))))
+    (settings,) = [one for one in page.tables if "num_refinements" in one[0]]
+    assert settings[0] == ["Method", "sncd_weight", "num_refinements"]
+    assert settings[1:] == [["StyleGAN2-W+", "–", "–"], ["LSAP_O-W+", "0.5", "–"], ["e4e", "–", "1"]]
+    assert "encoder of e4e" in page.words and "e4e, 9f86d08" in page.words
+    alone = Page(render_report(replace(data, methods=(encoder,))))
+    assert "What differs between the methods" not in alone.words
+
+
+def test_a_control_is_missed_where_a_method_begins_to_align_and_not_after(data: ReportData) -> None:
+    faster = MethodInfo("faster", "LSAP_O-W+ from LSAP_E", LSAP.settings, LSAP.name)
+    words = Page(render_report(replace(data, methods=(BASE, LSAP, faster)))).words
+    assert "No control for LSAP_O-W+:" in words
+    words = Page(render_report(replace(data, methods=(*METHODS, faster)))).words
+    assert "No control for" not in words
 
 
 # --- Markdown ----------------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def test_array_gives_its_pixels(tmp_path: Path, shape: tuple[int, ...]) -> None:
         items = list(source.items())
         assert [item.image_id for item in items] == ["000000", "000001", "000002"]
         channels = 3 if shape[3:] == (3,) else 1
-        decoded = [decode_image(source.read(item), resolution=16, channels=channels, fit="letterbox") for item in items]
+        decoded = [decode_image(source.read(item), size=(16, 16), channels=channels, fit="letterbox") for item in items]
     for image, pixels in zip(decoded, images.reshape(3, 9, 16, channels), strict=True):
         np.testing.assert_array_equal(image.pixels[3:12], pixels)
 
@@ -471,7 +471,7 @@ def test_digits_are_built_in() -> None:
     split = load_split("test")
     with open_source("digits:test[:256]") as source:
         items = list(source.items())
-        decoded = decode_image(source.read(items[13]), resolution=32, channels=1)
+        decoded = decode_image(source.read(items[13]), size=(32, 32), channels=1)
     assert [item.image_id for item in items] == split.ids[:256]
     np.testing.assert_array_equal(decoded.pixels[..., 0], split.images[13])
     assert decoded.notes == ()

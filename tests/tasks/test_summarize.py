@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lsap_core.presets import METHODS, method
 from tasks import summarize
 from tasks.anchor import AnchorOptions, open_anchor
 from tasks.pool import LocalPool
-from tasks.report import ReportData, render_report
+from tasks.report import ReportData, compare_pairs, render_report, summarize_rows
 from tasks.summarize import ReportRequest, current_rows, write_report
 from tasks.weights import load_generator
 
@@ -134,6 +135,50 @@ def test_rows_of_other_anchors_and_methods_are_left_out(laboratory: Any) -> None
     rows = current_rows(archive, (ALIGNED,), one.anchor)
     assert rows.column("method").to_pylist() == ["lsap_o_w"] * 2
     assert current_rows(archive, tuple(METHODS.values()), "nobody's").num_rows == 0
+
+
+def test_rows_of_another_encoder_are_left_out(laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]) -> None:
+    laboratory.fill(2)
+    methods = (METHODS["e4e"],)
+    seen = []
+    for seed in (0, 1):
+        laboratory.encoders = {"e4e": new_encoder(tmp_path / f"{seed}.safetensors", seed=seed)}
+        seen.append(invert(laboratory, methods=methods))
+    archive = open_archive(laboratory.archive)
+    assert archive.rows().num_rows == 4
+    for prepared in seen:
+        rows = current_rows(archive, methods, prepared.anchor, prepared.encoders)
+        assert set(rows.column("run_id").to_pylist()) == set(prepared.runs)
+
+
+def test_encoders_and_optimizations_stand_side_by_side(
+    laboratory: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_encoder: Callable[..., str]
+) -> None:
+    """Methods without a trace, a loss or noise maps, with their pictures, bases and costs."""
+    laboratory.fill(3)
+    laboratory.encoders = {name: new_encoder(tmp_path / f"{name}.safetensors") for name in ("e4e", "lsap_e")}
+    from_encoder = method("lsap_o_w_plus_from_lsap_e", num_steps=2, sncd_weight=0.5)
+    base = method("lsap_o_w_plus", num_steps=3, sncd_weight=0.5)
+    methods = (base, from_encoder, METHODS["e4e"], METHODS["lsap_e"])
+    prepared = invert(laboratory, methods=methods)
+    written = Written(laboratory, prepared, monkeypatch, methods=prepared.methods, encoders=prepared.encoders)
+    assert set(written.shown) == {"0.png", "1.png", "2.png"}
+    assert all(shown == {each.name for each in methods} for shown in written.shown.values())
+    compared = {(one.method, one.other) for one in compare_pairs(written.data.rows, written.data.methods)}
+    assert compared == {("lsap_e", "e4e"), (from_encoder.name, base.name)}
+    summaries = {one.method: one for one in summarize_rows(written.data.rows, written.data.methods)}
+    assert {name: one.num_steps for name, one in summaries.items()} == {
+        base.name: 3,
+        from_encoder.name: 2,
+        "e4e": 1,
+        "lsap_e": 1,
+    }
+    assert all(one.seconds.mean > 0 for one in summaries.values())
+    assert summaries["e4e"].final_loss.num_values == 0 and summaries[base.name].final_loss.num_values == 3
+    page = laboratory.store.get("reports/invert.html").decode()
+    assert "encoder of e4e" in page and prepared.encoders["e4e"] in page
+    assert "LSAP_E against e4e, its base" in page
+    assert "e4e" in written.report.table and "LSAP_O-W+ from LSAP_E" in written.report.table
 
 
 # --- the contact sheet --------------------------------------------------------------------------------

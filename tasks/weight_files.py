@@ -1,0 +1,143 @@
+"""Files of weights as bytes: fetched from anywhere, told apart by content, and written so that they read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+import struct
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import fsspec
+import safetensors.torch
+from fsspec.implementations.local import LocalFileSystem
+from torch import Tensor
+
+from lsap_core.errors import CheckpointError
+
+Loaded = TypeVar("Loaded")
+
+_ZIP = b"PK\x03\x04"
+_OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the magic number of old torch.save
+_PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def read_bytes(location: str, storage_options: Mapping[str, Any] | None, *, wanted: str) -> bytes:
+    """The content of a file of weights.
+
+    Args:
+        location: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
+        storage_options: passed to fsspec.
+        wanted: the kinds of file that would do, for the message.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    filesystem, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
+    try:
+        data: bytes = filesystem.cat_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        if filesystem.isdir(path):
+            raise CheckpointError(f"{location} is a folder; wanted one file: {wanted}") from None
+        raise CheckpointError(
+            f"{location} does not exist; wanted {wanted}. Nothing is downloaded by itself: put the file there "
+            "or pass another path"
+        ) from None
+    return data
+
+
+def is_torch_file(data: bytes) -> bool:
+    """Whether bytes begin as files of `torch.save` do, old and new."""
+    return data.startswith((_ZIP, _OLD_TORCH))
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether bytes begin as a safetensors file does."""
+    return data[8:9] == b"{"
+
+
+def check_torch_zip(data: bytes, *, wanted: str) -> None:
+    """Refuse zip archives that `torch.save` did not write; one that is cut short is for PyTorch to name.
+
+    Raises:
+        CheckpointError: saying what the archive is.
+    """
+    try:
+        if not zipfile.is_zipfile(io.BytesIO(data)):
+            return
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
+        raise CheckpointError(f"it is truncated or damaged: {error}") from error
+    if any(posixpath.basename(name) == "constants.pkl" for name in names):
+        raise CheckpointError(f"it is a TorchScript program, not weights; wanted {wanted}")
+    if not any(posixpath.basename(name) == "data.pkl" for name in names):
+        raise CheckpointError(f"it is a zip archive of {', '.join(names[:4]) or 'nothing'}; wanted {wanted}")
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: the bytes are none.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        (length,) = struct.unpack("<Q", data[:8])
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except Exception as error:  # as above
+        raise CheckpointError(f"it is truncated or no safetensors file: {error}") from error
+    return tensors, metadata
+
+
+def describe_other(data: bytes) -> str:
+    """What bytes are that hold no weights."""
+    if not data:
+        return "empty (0 bytes): the download or copy failed"
+    start = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(_PAGES):
+        return "a web page: a download page was saved instead of the file behind it; download it again"
+    if start.startswith(_LFS_POINTER):
+        return "a Git LFS pointer, not the file that it points to: run `git lfs pull`"
+    if data.startswith(b"\x1f\x8b"):
+        return "compressed with gzip: unpack it first"
+    if data.startswith(b"\x89HDF"):
+        return "an HDF5 file, as Keras writes"
+    return f"no known file of weights (it begins with {data[:16]!r})"
+
+
+def write_verified(
+    location: str, data: bytes, read_back: Callable[[bytes], Loaded], storage_options: Mapping[str, Any] | None
+) -> Loaded:
+    """Write under a name of its own, read back, and only then move to the wanted name.
+
+    Args:
+        location: a path or URL where nothing is yet.
+        data: the file.
+        read_back: takes the bytes that were found there; raises when they are not what was meant.
+        storage_options: passed to fsspec.
+
+    Returns:
+        What `read_back` returned.
+
+    Raises:
+        CheckpointError: the file exists already.
+    """
+    filesystem, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
+    if filesystem.exists(path):
+        raise CheckpointError(f"{location} exists already: remove it or name another file")
+    unverified = f"{path}.{uuid.uuid4().hex}.unverified"
+    if isinstance(filesystem, LocalFileSystem):
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+    try:
+        filesystem.pipe_file(unverified, data)
+        loaded = read_back(filesystem.cat_file(unverified))
+        filesystem.mv(unverified, path)
+    finally:
+        if filesystem.exists(unverified):
+            filesystem.rm_file(unverified)
+    return loaded

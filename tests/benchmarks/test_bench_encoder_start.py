@@ -1,0 +1,66 @@
+"""The benchmark of encoder starts at hardly any size: its line holds every start and length, and the ratios."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from domains.domain import load_domain
+from lsap_core.encoders import Encoder, EncoderConfig
+from tasks.encoders import save_encoder
+from tasks.weights import load_generator
+
+ROOT = Path(__file__).parents[2]
+BENCHMARK = ROOT / "benchmarks" / "bench_encoder_start.py"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(BENCHMARK), "--device=cpu", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_both_starts_are_measured_in_one_run(tmp_path: Path) -> None:
+    loaded = load_generator(str(load_domain("digits").generator))
+    torch.manual_seed(0)
+    sizes = EncoderConfig.for_generator(loaded.config, heads="offsets", backbone="small")
+    encoder, output = str(tmp_path / "e.safetensors"), tmp_path / "new" / "e.jsonl"
+    digest = save_encoder(encoder, Encoder(sizes), generator_digest=loaded.digest)
+    options = ["--num-images=2", "--repeats=2", "--anchor-samples=16", f"--encoder={encoder}", f"--output={output}"]
+    ended = run(*options, "--steps", "2", "1", "--lpips=1e9")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (line,) = map(json.loads, output.read_text().splitlines())
+    assert (line["benchmark"], line["encoder"]["digest"], line["threads"], line["repeats"]) == (
+        "encoder_start",
+        digest,
+        1,
+        2,
+    )
+    runs = {(each["start"], each["num_steps"]): each for each in line["runs"]}
+    starts = ["mean", "mean, no exploration", "encoder"]
+    assert list(runs) == [("encoder", 0), *((start, count) for count in (1, 2) for start in starts)]
+    for each in runs.values():
+        assert 0 < each["min_seconds_per_image"] <= each["seconds_per_image"] <= each["max_seconds_per_image"]
+        assert each["lpips"] > 0 and each["sncd"] > 0
+    assert line["targets"]["lpips"] == 1e9
+    assert line["targets"]["sncd"] == pytest.approx(1.02 * runs["mean", 2]["sncd"])
+    times = line["time_to"]
+    assert list(times) == ["lpips", "sncd", "lpips and sncd"]
+    seconds, ratio = times["lpips"]["seconds"], times["lpips"]["ratio"]
+    assert seconds["encoder"] == runs["encoder", 0]["seconds_per_image"]  # everything is below 1e9
+    assert ratio == {start: seconds[start] / seconds["encoder"] for start in starts}
+    assert line["settings"]["encoder"]["start"] == "encoder"
+    assert len(ended.stdout.splitlines()) == 2 + len(runs) + len(times)
+
+
+def test_a_domain_without_the_encoder_says_what_to_name(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("{name: own, description: of this test, perceptual: digits-features}")
+    ended = run(f"--domain={path}")
+    assert ended.returncode == 2
+    assert "name a file with --encoder" in ended.stderr
