@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lsap_core.errors import ConfigError
 LOOKAHEAD_EVERY = 6
 LOOKAHEAD_RATE = 0.5
 RECTIFIED_ABOVE = 5.0
+BLOCK_ELEMENTS = 2**24
 
 
 class Ranger(torch.optim.Optimizer):
@@ -80,7 +81,8 @@ class Ranger(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_step[self._count(parameter)].append(parameter)
             for step, parameters in by_step.items():
-                self._update(parameters, step, group)
+                for block in blocks_of(parameters):
+                    self._update(block, step, group)
         return loss
 
     def _count(self, parameter: Tensor) -> int:
@@ -113,6 +115,17 @@ class Ranger(torch.optim.Optimizer):
         if step % LOOKAHEAD_EVERY == 0:
             torch._foreach_add_(slow, torch._foreach_sub(parameters, slow), alpha=LOOKAHEAD_RATE)
             torch._foreach_copy_(parameters, slow)
+
+
+def blocks_of(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The same tensors in their order, in blocks that bound the memory of one update (two copies of a block)."""
+    block: list[Tensor] = []
+    for parameter in parameters:
+        if block and sum(one.numel() for one in block) + parameter.numel() > BLOCK_ELEMENTS:
+            yield block
+            block = []
+        block.append(parameter)
+    yield block
 
 
 def centralized(gradient: Tensor) -> Tensor:

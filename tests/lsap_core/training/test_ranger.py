@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lsap_core.errors import ConfigError
-from lsap_core.training import Ranger
+from lsap_core.training import Ranger, ranger
 from lsap_core.training.ranger import LOOKAHEAD_EVERY, centralized, step_size
 
 NAMES = ("conv", "linear", "bias", "prelu")
@@ -86,6 +86,15 @@ def test_a_parameter_without_gradient_is_left_alone_and_later_starts_with_its_ow
         run(parameters, optimizer, range(step, step + 1))
         fresh.step()
     assert torch.equal(late, alone) and not torch.equal(late, torch.ones(3, 2))
+
+
+def test_parameters_moved_block_by_block_move_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, in_blocks = make(), make()
+    run(at_once, Ranger(at_once), range(8))
+    monkeypatch.setattr(ranger, "BLOCK_ELEMENTS", 40)
+    assert len(list(ranger.blocks_of(in_blocks))) > 1
+    run(in_blocks, Ranger(in_blocks), range(8))
+    assert all(torch.equal(one, other) for one, other in zip(at_once, in_blocks, strict=True))
 
 
 def test_gradients_of_weights_have_mean_0_for_each_output_and_vectors_stay() -> None:
