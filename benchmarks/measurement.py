@@ -1,9 +1,11 @@
-"""Time, memory, environment and result lines: what the benchmarks of the two generator forms share."""
+"""Time, memory, environment and result lines: what the benchmarks that compare two forms of one thing share."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import gc
 import json
 import math
 import multiprocessing
@@ -13,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from lsap_core.generators import Modulation
 
-FORMS: tuple[Modulation, ...] = ("activations", "weights")
+FORMS: tuple[Modulation, Modulation] = ("activations", "weights")
 MIN_SAMPLE_SECONDS = 0.05
 REPOSITORY = Path(__file__).parents[1]
 
@@ -57,22 +59,29 @@ class Benchmark(Generic[C]):
         difference_of: what the work returns, to compare the two forms by.
         build: (cell, form, device) -> work; called in this process and, for memory, in a fresh one.
         smallest: a cell that does everything once at hardly any size.
+        forms: ours, and what it is compared with.
+        agreement: largest relative difference between what the two forms return in their first call; where it is
+            larger, they do not do the same thing and nothing is timed. None only reports the difference.
+        counts_state: whether memory is also what the work keeps from call to call, such as weights and their
+            gradients; otherwise only what a call needs above that.
+        is_rate: whether the table shows units per second instead of milliseconds.
     """
 
     name: str
     per: str
     difference_of: str
-    build: Callable[[C, Modulation, torch.device], Work]
+    build: Callable[[C, Any, torch.device], Work]
     smallest: C
+    forms: tuple[str, str] = FORMS
+    agreement: float | None = None
+    counts_state: bool = False
+    is_rate: bool = False
 
 
-def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that both benchmarks have."""
+def shared_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=["digits", "config_f"], help="channel tables")
-    parser.add_argument("--resolutions", nargs="+", type=int, help="32 64 on a CPU, 32 64 256 on CUDA when not given")
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5, help="samples of each form, taken alternately")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="file of JSON lines to append to; the screen when not given")
@@ -80,17 +89,34 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, with device and resolutions decided and the threads set."""
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of the benchmarks that go through generators of several sizes."""
+    parser = shared_parser(description)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=["digits", "config_f"], help="channel tables")
+    parser.add_argument("--resolutions", nargs="+", type=int, help="32 64 on a CPU, 32 64 256 on CUDA when not given")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
+    return parser
+
+
+def parse_shared(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with the device decided and the threads set."""
     options = parser.parse_args(arguments)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if min(options.repeats, options.threads) < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The same of `argument_parser`, with the resolutions decided too."""
+    options = parse_shared(parser, arguments)
     options.resolutions = options.resolutions or ([32, 64] if options.device == "cpu" else [32, 64, 256])
-    if min(options.repeats, options.threads, *options.batch_sizes) < 1:
-        parser.error("--repeats, --threads and --batch-sizes must be at least 1")
+    if min(options.batch_sizes) < 1:
+        parser.error("--batch-sizes must be at least 1")
     if not generators(options):
         parser.error(f"no table of {options.tables} has a resolution of {options.resolutions}; digits are 32 pixels")
-    torch.set_num_threads(options.threads)
     return options
 
 
@@ -103,8 +129,10 @@ def run(benchmark: Benchmark[C], cells: Sequence[C], options: argparse.Namespace
     """Measure every cell: a row of the table and a JSON line, written as soon as the cell is done."""
     device = torch.device(options.device)
     surroundings = environment(device, options.commit)
-    print(f"{benchmark.name} on {surroundings['device_name']}, {options.threads} thread(s); ms per {benchmark.per}")
-    print(_header(cells[0]), flush=True)
+    unit = f"{benchmark.per}s per second" if benchmark.is_rate else f"ms per {benchmark.per}"
+    print(f"{benchmark.name} on {surroundings['device_name']}, {options.threads} thread(s); {unit}")
+    widths = _widths(cells)
+    print(_line([*asdict(cells[0]), *_columns(benchmark.forms)], widths), flush=True)
     lines: list[str] = []
     for cell in cells:
         result = {
@@ -114,7 +142,7 @@ def run(benchmark: Benchmark[C], cells: Sequence[C], options: argparse.Namespace
             "sizes": asdict(cell),
             **compare(benchmark, cell, repeats=options.repeats, device=device),
         }
-        print(_row(result), flush=True)
+        print(_row(result, widths, is_rate=benchmark.is_rate), flush=True)
         lines.append(json.dumps(result))
         if options.output is not None:
             options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -125,23 +153,25 @@ def run(benchmark: Benchmark[C], cells: Sequence[C], options: argparse.Namespace
 
 
 def compare(benchmark: Benchmark[C], cell: C, *, repeats: int, device: torch.device) -> dict[str, Any]:
-    """Both forms side by side: seconds per unit, memory, the ratio weights / activations, and how far they differ.
+    """Both forms side by side: seconds per unit, memory, the ratio second / first, and how far they differ.
 
     Samples alternate and change order (AB BA AB ...), so that what slows the machine down meets both forms.
     """
-    memory = {form: peak_memory(benchmark, cell, form, device) for form in FORMS}
-    works = {form: benchmark.build(cell, form, device) for form in FORMS}
-    results = {form: work() for form, work in works.items()}  # the first warm-up
+    forms = benchmark.forms
+    memory = {form: peak_memory(benchmark, cell, form, device) for form in forms}
+    works = {form: benchmark.build(cell, form, device) for form in forms}
+    results = first_results(benchmark, cell, works)
     calls = {form: math.ceil(MIN_SAMPLE_SECONDS / _seconds(work, 1, device)) for form, work in works.items()}
-    samples: dict[Modulation, list[float]] = {form: [] for form in FORMS}
+    samples: dict[str, list[float]] = {form: [] for form in forms}
     for repeat in range(repeats):
-        for form in FORMS if repeat % 2 == 0 else reversed(FORMS):
+        for form in forms if repeat % 2 == 0 else reversed(forms):
             samples[form].append(_seconds(works[form], calls[form], device) / cell.units)
-    activations, weights = (samples[form] for form in FORMS)
-    paired = [b / a for a, b in zip(activations, weights, strict=True)]
+    first, second = (samples[form] for form in forms)
+    paired = [b / a for a, b in zip(first, second, strict=True)]
     return {
         "per": benchmark.per,
         "repeats": repeats,
+        "clock": _clock(device).__name__,
         "forms": {
             form: {
                 "median_seconds": median(samples[form]),
@@ -149,22 +179,50 @@ def compare(benchmark: Benchmark[C], cell: C, *, repeats: int, device: torch.dev
                 "max_seconds": max(samples[form]),
                 **memory[form],
             }
-            for form in FORMS
+            for form in forms
         },
         "ratio": {
-            "of_medians": median(weights) / median(activations),
+            "of_medians": median(second) / median(first),
             "paired_min": min(paired),
             "paired_median": median(paired),
             "paired_max": max(paired),
         },
         "difference_of": benchmark.difference_of,
-        "max_abs_difference": (results["activations"] - results["weights"]).abs().max().item(),
-        "max_abs_value": results["activations"].abs().max().item(),
+        "max_abs_difference": (results[0] - results[1]).abs().max().item(),
+        "max_abs_value": results[0].abs().max().item(),
     }
 
 
-def peak_memory(benchmark: Benchmark[C], cell: C, form: Modulation, device: torch.device) -> dict[str, int | str]:
-    """Bytes that one call of the work needs at its peak, above what was held before it.
+def first_results(benchmark: Benchmark[C], cell: C, works: dict[str, Work]) -> list[Tensor]:
+    """What both forms return in their first call, which is also the first warm-up."""
+    if benchmark.agreement is None:
+        return [work() for work in works.values()]
+    with _exact_convolutions():
+        results = [work() for work in works.values()]
+    ours, other = results
+    if not torch.allclose(ours, other, rtol=benchmark.agreement, atol=0.0):  # NaN is close to nothing
+        raise SystemExit(
+            f"{benchmark.name}: in {cell} the two forms do not compute the same thing, so nothing was timed; "
+            f"{benchmark.difference_of}: {benchmark.forms[0]} {ours.tolist()}, {benchmark.forms[1]} {other.tolist()}; "
+            f"wanted a relative difference of at most {benchmark.agreement:g}"
+        )
+    return results
+
+
+@contextlib.contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Convolutions on CUDA without TF32, whose rounding would hide small mistakes."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def peak_memory(benchmark: Benchmark[C], cell: C, form: str, device: torch.device) -> dict[str, int | str]:
+    """Bytes that the work needs at its peak, above what was held before its call (with `counts_state`, before it was
+    built).
 
     On a CPU the call runs in a process of its own, forked from a small server: a process started from this one would
     inherit the maximum of this one.
@@ -179,11 +237,14 @@ def peak_memory(benchmark: Benchmark[C], cell: C, form: Modulation, device: torc
         return pool.submit(_peak_memory_here, benchmark, cell, form, device).result()
 
 
-def _peak_memory_here(benchmark: Benchmark[C], cell: C, form: Modulation, device: torch.device) -> dict[str, int | str]:
+def _peak_memory_here(benchmark: Benchmark[C], cell: C, form: str, device: torch.device) -> dict[str, int | str]:
     benchmark.build(benchmark.smallest, form, device)()  # what is paid once: libraries, imports, workspaces
-    work = benchmark.build(cell, form, device)
+    gc.collect()
+    work = None if benchmark.counts_state else benchmark.build(cell, form, device)
     _reset_peak(device)
     held = _peak_bytes(device)
+    if work is None:
+        work = benchmark.build(cell, form, device)
     work()
     measure = "max_memory_allocated" if device.type == "cuda" else "ru_maxrss of a process"
     return {"peak_memory_bytes": _peak_bytes(device) - held, "held_memory_bytes": held, "memory_measure": measure}
@@ -206,12 +267,19 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def _seconds(work: Work, calls: int, device: torch.device) -> float:
+    clock = _clock(device)
     _synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         work()
     _synchronize(device)
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """One thread is measured by the processor time it had: what else runs on the machine then matters little."""
+    is_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if is_one_thread else time.perf_counter
 
 
 def _synchronize(device: torch.device) -> None:
@@ -251,28 +319,33 @@ def _cpu_model() -> str:
     return models[0] if models else platform.processor()
 
 
-COLUMNS = ("activations", "weights", "ratio (paired)", "MiB act.", "MiB wts.", "max diff. / max")
+def _columns(forms: tuple[str, str]) -> list[str]:
+    return [*forms, "ratio (paired)", *(f"MiB {form[:5]}" for form in forms), "max diff. / max"]
 
 
-def _header(cell: Cell) -> str:
-    return _line([*asdict(cell), *COLUMNS], [*asdict(cell)])
+def _widths(cells: Sequence[Cell]) -> list[int]:
+    rows = [asdict(cell) for cell in cells]
+    return [max(len(name), 9, *(len(str(row[name])) for row in rows)) for name in rows[0]] + [24, 24, 18, 9, 9, 17]
 
 
-def _row(line: dict[str, Any]) -> str:
+def _row(line: dict[str, Any], widths: Sequence[int], *, is_rate: bool) -> str:
     forms, ratio = line["forms"].values(), line["ratio"]
     cells = [
         *(str(size) for size in line["sizes"].values()),
-        *(
-            f"{1e3 * form['median_seconds']:.4g} [{1e3 * form['min_seconds']:.4g}, {1e3 * form['max_seconds']:.4g}]"
-            for form in forms
-        ),
+        *(_time(form, is_rate) for form in forms),
         f"{ratio['of_medians']:.2f} [{ratio['paired_min']:.2f}, {ratio['paired_max']:.2f}]",
         *(f"{form['peak_memory_bytes'] / 2**20:.1f}" for form in forms),
         f"{line['max_abs_difference']:.1e} / {line['max_abs_value']:.3g}",
     ]
-    return _line(cells, [*line["sizes"]])
+    return _line(cells, widths)
 
 
-def _line(cells: Sequence[str], sizes: Sequence[str]) -> str:
-    widths = [max(len(size), 9) for size in sizes] + [24, 24, 18, 9, 9, 16]
+def _time(form: dict[str, Any], is_rate: bool) -> str:
+    middle, low, high = (form[f"{name}_seconds"] for name in ("median", "min", "max"))
+    if is_rate:
+        return f"{1 / middle:.4g} [{1 / high:.4g}, {1 / low:.4g}]"
+    return f"{1e3 * middle:.4g} [{1e3 * low:.4g}, {1e3 * high:.4g}]"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

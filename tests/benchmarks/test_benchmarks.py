@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-NOT_NEEDED = ("ray", "prefect", "zarr", "lpips", "torchvision", "mlxtend")
+NOT_NEEDED = ("ray", "prefect", "zarr", "lpips", "torchvision", "mlxtend", "safetensors", "yaml")
 SURROUNDINGS = {
     "commit",
     "dirty",
@@ -25,7 +27,7 @@ SURROUNDINGS = {
     "threads",
     "load_average",
 }
-MEASURED = {"forms", "ratio", "per", "repeats", "difference_of", "max_abs_difference", "max_abs_value"}
+MEASURED = {"forms", "ratio", "per", "repeats", "clock", "difference_of", "max_abs_difference", "max_abs_value"}
 OF_A_FORM = {
     "median_seconds",
     "min_seconds",
@@ -44,15 +46,15 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def measure(script: str, output: Path, *arguments: str) -> list[dict]:
-    run = python(
-        str(BENCHMARKS / script), "--device=cpu", "--tables=tiny", "--repeats=2", f"--output={output}", *arguments
-    )
+def measure(
+    script: str, output: Path, *arguments: str, forms: tuple[str, str] = ("activations", "weights")
+) -> list[dict]:
+    run = python(str(BENCHMARKS / script), "--device=cpu", "--repeats=2", f"--output={output}", *arguments)
     assert run.returncode == 0, run.stdout + run.stderr
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     for line in lines:
         assert set(line) == {"benchmark", "sizes", *SURROUNDINGS, *MEASURED}
-        assert list(line["forms"]) == ["activations", "weights"]
+        assert list(line["forms"]) == list(forms)
         for form in line["forms"].values():
             assert set(form) == OF_A_FORM
             assert 0 < form["min_seconds"] <= form["median_seconds"] <= form["max_seconds"]
@@ -60,13 +62,22 @@ def measure(script: str, output: Path, *arguments: str) -> list[dict]:
         assert set(line["ratio"]) == {"of_medians", "paired_min", "paired_median", "paired_max"}
         assert line["max_abs_difference"] <= 1e-4 * line["max_abs_value"]
         assert line["device"] == "cpu" and line["threads"] == 1 and line["repeats"] == 2
+        assert line["clock"] == "process_time"
     assert len(run.stdout.splitlines()) == 2 + len(lines)
     return lines
 
 
 @pytest.mark.slow
 def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_memory(tmp_path: Path) -> None:
-    lines = measure("bench_synthesis.py", tmp_path / "new" / "s.jsonl", "--resolutions=64", "--batch-sizes", "1", "64")
+    lines = measure(
+        "bench_synthesis.py",
+        tmp_path / "new" / "s.jsonl",
+        "--tables=tiny",
+        "--resolutions=64",
+        "--batch-sizes",
+        "1",
+        "64",
+    )
     assert [(line["sizes"]["batch_size"], line["sizes"]["passes"]) for line in lines] == [
         (1, "forward"),
         (1, "forward+backward"),
@@ -81,7 +92,8 @@ def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_me
 
 @pytest.mark.slow
 def test_embedding_is_measured_in_both_spaces(tmp_path: Path) -> None:
-    lines = measure("bench_embedding.py", tmp_path / "e.jsonl", "--resolutions=16", "--batch-sizes=2", "--steps=2")
+    sizes = ("--tables=tiny", "--resolutions=16", "--batch-sizes=2", "--steps=2")
+    lines = measure("bench_embedding.py", tmp_path / "e.jsonl", *sizes)
     assert [line["sizes"] for line in lines] == [
         {
             "table": "tiny",
@@ -96,7 +108,57 @@ def test_embedding_is_measured_in_both_spaces(tmp_path: Path) -> None:
     assert {line["per"] for line in lines} == {"image-step"}
 
 
-@pytest.mark.parametrize("script", ["bench_synthesis", "bench_embedding"])
+@pytest.mark.slow
+def test_training_is_measured_in_images_per_second(tmp_path: Path) -> None:
+    sizes = ("--preset=tiny", "--methods=e4e", "--steps=2")
+    (line,) = measure("bench_encoder_training.py", tmp_path / "t.jsonl", *sizes, forms=("ours", "plain"))
+    assert line["sizes"]["method"] == "e4e" and line["per"] == "image"
+    assert line["sizes"]["first_step"] == 28_000  # all of six rows, 20,000 + 4 * 2,000, and a multiple of 16
+
+
+@pytest.mark.parametrize("method", ["psp", "e4e", "lsap_e"])
+def test_both_loops_of_training_compute_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from bench_encoder_training import BENCHMARK, build, training_cell
+    from measurement import first_results
+
+    cell = training_cell("tiny", method, steps=1)
+    ours, plain = first_results(
+        BENCHMARK, cell, {form: build(cell, form, torch.device("cpu")) for form in BENCHMARK.forms}
+    )
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
+
+
+def test_nothing_is_timed_where_the_two_forms_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from bench_encoder_training import BENCHMARK
+    from measurement import first_results
+
+    def returns(*terms: float) -> Callable[[], torch.Tensor]:
+        return lambda: torch.tensor(terms)
+
+    works = {"ours": returns(1.0, 2.0), "plain": returns(1.0, 2.001)}
+    assert len(first_results(BENCHMARK, BENCHMARK.smallest, works)) == 2
+    for wrong in (2.01, float("nan")):
+        with pytest.raises(SystemExit, match=r"method='e4e'.* nothing was timed;.*ours \[1.0, 2.0\], plain \[1.0, "):
+            first_results(BENCHMARK, BENCHMARK.smallest, {**works, "plain": returns(1.0, wrong)})
+
+
+def test_digits_are_trained_with_the_settings_of_their_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    from domains.domain import load_domain
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from bench_encoder_training import METHODS, PRESETS, STANDING_STILL, method_settings
+
+    digits = load_domain("digits").encoder_training
+    still = {"learning_rate": STANDING_STILL, "discriminator_learning_rate": STANDING_STILL}
+    assert PRESETS["digits"].backbone == digits.backbone
+    for name in METHODS:
+        wanted = digits.method(name, still).settings
+        assert method_settings("digits", name, PRESETS["digits"].batch_size) == wanted
+
+
+@pytest.mark.parametrize("script", ["bench_synthesis", "bench_embedding", "bench_encoder_training"])
 def test_a_benchmark_imports_torch_and_numpy_alone(script: str) -> None:
     run = python("-c", f"import sys, {script}; print([name for name in {NOT_NEEDED} if name in sys.modules])")
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
