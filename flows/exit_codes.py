@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flows.parameters import ParameterError
+from flows.run_file import ParameterError
 from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from tasks.errors import SourceError
+from tasks.training_store import OtherRunError
 
 WRONG_REQUESTS = (
     ParameterError,
@@ -15,6 +16,7 @@ WRONG_REQUESTS = (
     ArchiveMismatchError,
     ArchiveNotFoundError,
     ArchiveKeyError,
+    OtherRunError,
 )
 
 

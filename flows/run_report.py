@@ -78,6 +78,17 @@ class RunReport:
         """Plain values, for JSON."""
         return asdict(self)
 
+    def summary(self) -> str:
+        """For people."""
+        lines = [self.table, ""]
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
+        lines.append(f"{self.num_images} images; this command: {counts or 'nothing was left to do'}")
+        lines += [f"  failed: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
+        if self.embedded:
+            lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
+        lines += [f"archive: {self.archive}", f"report:  {self.report}"]
+        return "\n".join(lines)
+
 
 def check_finished(embedded: Embedded) -> None:
     """Every shard is in the archive.

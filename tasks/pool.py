@@ -1,7 +1,7 @@
 """Where workers run: in this process, or as long-lived Ray actors.
 
 A worker is a plain class: networks in `__init__`, one piece of work in `__call__`. A pool builds it from a factory
-and lends it to one caller at a time. This is the only module that imports ray.
+and lends it to one caller at a time. Only this module and `training_cluster` import ray.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import shlex
 import sys
 import threading
 import time
@@ -130,9 +131,9 @@ class RayPool:
             num_threads: CPU threads for each.
         """
         environment = {"OMP_NUM_THREADS": str(num_threads), **KEEP_HEAP}
-        self._owns_cluster = _join(address, num_workers, environment, wants_gpus=gpus_per_worker != 0)
+        self._owns_cluster = join_cluster(address, num_workers, environment, wants_gpus=gpus_per_worker != 0)
         if gpus_per_worker is None:
-            gpus_per_worker = min(1.0, ray.cluster_resources().get("GPU", 0.0) / num_workers)
+            gpus_per_worker = share_of_gpus(num_workers)
         actor_class = ray.remote(_Host)
         self._actors = [
             actor_class.options(
@@ -243,11 +244,11 @@ class RayPool:
             self._num_usable -= 1
 
 
-def _join(address: str, num_workers: int, environment: dict[str, str], *, wants_gpus: bool) -> bool:
+def join_cluster(address: str, num_workers: int, environment: dict[str, str], *, wants_gpus: bool) -> bool:
     """Connect to a cluster, or start a small one in this process; returns whether it was started here.
 
-    Workers of a cluster started here inherit this process's environment. Ray's own way to set variables, a runtime
-    environment, waits for ever where the path of the interpreter has a space.
+    Workers of a cluster started here inherit this process's environment. What Ray starts with a runtime environment
+    goes through a shell, which takes the path of an interpreter apart where it has a space unless it is quoted.
     """
     if ray.is_initialized():
         return False
@@ -263,8 +264,26 @@ def _join(address: str, num_workers: int, environment: dict[str, str], *, wants_
         include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
+        runtime_env={"py_executable": shlex.quote(sys.executable)} if " " in sys.executable else None,
     )
     return True
+
+
+@contextlib.contextmanager
+def opened_cluster(address: str, num_workers: int, *, threads: int, device: str) -> Iterator[None]:
+    """A cluster for several pools and trainings, one after the other or at the same time; left as it was found."""
+    environment = {"OMP_NUM_THREADS": str(threads), **KEEP_HEAP}
+    owns_cluster = join_cluster(address, num_workers, environment, wants_gpus=device != "cpu")
+    try:
+        yield
+    finally:
+        if owns_cluster:
+            ray.shutdown()
+
+
+def share_of_gpus(num_workers: int) -> float:
+    """GPUs for each of some workers when what the joined cluster has is shared out; at most a whole one."""
+    return float(min(1.0, ray.cluster_resources().get("GPU", 0.0) / num_workers))
 
 
 def _one_line(error: BaseException) -> str:

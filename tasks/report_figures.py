@@ -22,7 +22,18 @@ from tasks.report_statistics import column_values
 from tasks.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title, visible
 
 # Okabe and Ito's palette, then Tol's: told apart with every common colour blindness, and visible on light and dark.
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#882255", "#999933", "#44AA99", "#777777")
+_PALETTE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#882255",
+    "#999933",
+    "#44AA99",
+    "#777777",
+)
 _MARKERS = "osD^vPX*<>"
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SCATTER_POINTS = 20_000  # per method

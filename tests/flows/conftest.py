@@ -279,7 +279,7 @@ class Lsap:
 def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     """Where commands are forked from, with the variables that libraries read while they are imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.cli", "flows.invert", "flows.dry_run"])
+    context.set_forkserver_preload(["flows.cli", "flows.invert", "flows.dry_run", "flows.train_encoder"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_server.url)
         patch.setenv("RAY_AUTH_MODE", "disabled")
@@ -297,10 +297,13 @@ class RayCluster:
 
     def workers(self, *, at_work: bool) -> list[int]:
         """Process ids of the actors, or only of those that are inside a call."""
+        return self.processes("ray::_Host.call" if at_work else "ray::_Host")
+
+    def processes(self, title: str) -> list[int]:
+        """Process ids of this cluster's actors whose title begins like this."""
         listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
         processes = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
         parents = {int(pid): int(parent) for pid, parent, *_ in processes}
-        title = "ray::_Host.call" if at_work else "ray::_Host"
         actors = [int(pid) for pid, _, *title_of in processes if title_of and title_of[0].startswith(title)]
         return [actor for actor in actors if parents.get(parents[actor]) == self.pid]  # actor < raylet < process
 

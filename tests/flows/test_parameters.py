@@ -67,7 +67,7 @@ def test_a_run_is_its_file_with_defaults_for_the_rest(tmp_path: Path) -> None:
 
 def test_the_example_can_be_run() -> None:
     run = read_run(str(ROOT / "examples" / "digits.yaml"))
-    assert len(run.resolve(SETTINGS).methods) == len(run.methods) == 5
+    assert len(run.resolve(SETTINGS).methods) == len(run.methods) == 9
 
 
 def test_a_run_survives_being_written_down(tmp_path: Path) -> None:
@@ -265,7 +265,10 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
         ({"methods": ()}, "methods: none given; wanted some of stylegan2_w"),
         ({"methods": ("lsap_o_w", "lsap_o_w")}, "methods: lsap_o_w, lsap_o_w names a method twice"),
         ({"methods": ("lsap",)}, 'methods[lsap]: method "lsap" is not known'),
-        ({"methods": ("e4e",)}, 'methods[e4e]: domain "digits" has no encoder e4e; name a file: encoders.e4e=...'),
+        (
+            {"methods": ("restyle_e4e",)},
+            'methods[restyle_e4e]: domain "digits" has no encoder restyle_e4e; name a file: encoders.restyle_e4e=...',
+        ),
         (
             {"methods": ("lsap_o_w",), "method_settings": {"lsap_o_w": {"start": "encoder", "encoder": "mine"}}},
             'methods[lsap_o_w]: domain "digits" has no encoder mine',

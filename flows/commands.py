@@ -1,0 +1,164 @@
+"""What each verb of `lsap` does. Each imports what it needs when it is called: help should not wait for torch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from typing import Any
+
+DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
+
+
+def run_invert(parsed: argparse.Namespace) -> int:
+    """`lsap run invert`."""
+    from flows.parameters import read_run
+    from tasks.settings import Settings
+
+    run = read_run(parsed.config, parsed.set)
+    resolved = run.resolve(Settings.from_environment())
+    from flows.invert import request_of
+
+    request = request_of(resolved)
+    if parsed.dry_run:
+        from flows.dry_run import dry_run
+
+        plan = dry_run(resolved)
+        _print(plan, parsed.json, _sentences(plan))
+        return DONE
+    from flows.invert import invert
+    from tasks.prepare import check
+
+    check(request)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
+        report = invert(run)
+    _print(report.to_dict(), parsed.json, report.summary())
+    return DONE
+
+
+def run_train_encoder(parsed: argparse.Namespace) -> int:
+    """`lsap run train_encoder`."""
+    from flows.training_parameters import read_training
+    from tasks.settings import Settings
+
+    run = read_training(parsed.config, parsed.set)
+    resolved = run.resolve(Settings.from_environment())
+    if parsed.dry_run:
+        from flows.training_dry_run import dry_run_training
+
+        plan = dry_run_training(resolved)
+        _print(plan, parsed.json, _sentences(plan))
+        return DONE
+    from tasks.prepare_training import prepare_training
+
+    prepare_training(resolved.spec, dry=True)
+    from flows.train_encoder import train_encoder
+
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
+        report = train_encoder(run)
+    _print(report.to_dict(), parsed.json, report.summary())
+    return DONE
+
+
+def reproduce(parsed: argparse.Namespace) -> int:
+    """`lsap run reproduce`."""
+    from flows.reproduce_parameters import read_reproduction
+    from tasks.settings import Settings
+
+    run = read_reproduction(parsed.config, parsed.set)
+    trainings = run.resolve(Settings.from_environment())
+    if parsed.dry_run:
+        from flows.training_dry_run import dry_run_trainings
+
+        plan = dry_run_trainings(trainings)
+        _print(plan, parsed.json, _sentences(plan))
+        return DONE
+    from tasks.prepare_training import check_apart, prepare_training
+
+    check_apart(run.source, run.evaluation_source)
+    for training in trainings.values():
+        prepare_training(training.spec, dry=True)
+    from flows.reproduce_table3 import reproduce_table3
+
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
+        report = reproduce_table3(run)
+    _print(report.to_dict(), parsed.json, report.summary())
+    return DONE
+
+
+def describe_archive(parsed: argparse.Namespace) -> int:
+    """`lsap archive describe`."""
+    from lsap_archive import open_archive
+
+    description = open_archive(parsed.url).describe()
+    _print(description, parsed.json, _sentences(description))
+    return DONE
+
+
+def check_archive(parsed: argparse.Namespace) -> int:
+    """`lsap archive verify`; fails when there is a problem."""
+    from lsap_archive import verify_archive
+
+    report = verify_archive(parsed.url)
+    document = dataclasses.asdict(report)
+    _print(document, parsed.json, _sentences(document))
+    return FAILED if report.problems else DONE
+
+
+def show_generator(parsed: argparse.Namespace) -> int:
+    """`lsap generator describe`."""
+    from tasks.weights import describe_generator
+
+    description = describe_generator(parsed.path)
+    _print(description, parsed.json, _sentences(description))
+    return DONE
+
+
+def rewrite_generator(parsed: argparse.Namespace) -> int:
+    """`lsap generator convert`."""
+    from tasks.weights import convert_generator, describe_generator
+
+    convert_generator(parsed.path, parsed.output)
+    description = describe_generator(parsed.output)
+    _print(description, parsed.json, _sentences(description))
+    return DONE
+
+
+def show_encoder(parsed: argparse.Namespace) -> int:
+    """`lsap encoder describe`."""
+    from tasks.encoders import describe_encoder
+
+    description = describe_encoder(parsed.path)
+    _print(description, parsed.json, _sentences(description))
+    return DONE
+
+
+def measure_domain(parsed: argparse.Namespace) -> int:
+    """`lsap domain quality`."""
+    from domains.digits.report_quality import measure_quality, write_sample_sheet
+
+    measured = measure_quality()
+    if parsed.sheet:
+        write_sample_sheet(parsed.sheet)
+    _print(measured.to_dict(), parsed.json, measured.table())
+    return DONE
+
+
+def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(document, indent=2, default=str) if as_json else text)
+
+
+def _sentences(document: dict[str, Any], indent: str = "") -> str:
+    lines: list[str] = []
+    for name, value in document.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", _sentences(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            lines.append(f"{indent}{name}:")
+            for item in value:
+                lines += [_sentences(item, indent + "  "), ""]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Train an encoder: check and prepare, train on Ray, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.training_parameters import ResolvedTraining, TrainEncoderRun
+from flows.training_report import TrainingReport, report_training
+from lsap_archive import StoreUnavailableError
+from tasks.prepare_training import PreparedTraining, prepare_training
+from tasks.settings import Settings
+from tasks.train_encoder import TrainingOutcome
+from tasks.training_cluster import train_on_cluster
+from tasks.training_store import TrainingStore
+
+TELL_EVERY_SECONDS = 15.0
+
+
+@flow(name="train_encoder")
+def train_encoder(run: TrainEncoderRun) -> TrainingReport:
+    """Train an encoder for a generator, from wherever its folder says."""
+    started = time.monotonic()
+    resolved = run.resolve(Settings.from_environment())
+    prepared = prepare(resolved)
+    if prepared.is_finished:
+        get_run_logger().info("%s is finished at step %d; nothing is left to do", run.output, prepared.step)
+    else:
+        train(resolved)
+    written = report(resolved, time.monotonic() - started)
+    create_markdown_artifact(
+        key="training", markdown=f"{resolved.spec.method.title} in {written.output}\n\n{written.table}\n"
+    )
+    return written
+
+
+@task(
+    name="prepare",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def prepare(resolved: ResolvedTraining) -> PreparedTraining:
+    """Check every file, list the images, claim the folder, estimate the anchor once."""
+    prepared = prepare_training(resolved.spec)
+    logger = get_run_logger()
+    for note in prepared.notes:
+        logger.warning(note)
+    logger.info(
+        "%d images to train on, %d held out; %.1f million parameters; step %d of %d",
+        prepared.num_images,
+        prepared.num_held_out,
+        prepared.num_parameters / 1e6,
+        prepared.step,
+        resolved.spec.method.settings.num_steps,
+    )
+    return prepared
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train(resolved: ResolvedTraining) -> TrainingOutcome:
+    """Train to the last step; lost workers are started again by Ray and go on from the newest complete state."""
+    outcome = train_on_cluster(resolved.spec, resolved.workers, watch=_teller(resolved))
+    get_run_logger().info("step %d; the last start was at step %d", outcome.step, outcome.resumed_at)
+    return outcome
+
+
+@task(
+    name="report",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def report(resolved: ResolvedTraining, seconds: float) -> TrainingReport:
+    """The curves and the numbers of the folder."""
+    return report_training(resolved.spec, seconds)
+
+
+def _teller(resolved: ResolvedTraining) -> Callable[[], None]:
+    """Logs now and then where the training is, as its folder says."""
+    store, logger = TrainingStore(resolved.spec.output), get_run_logger()
+    told_at, told = time.monotonic(), -1
+
+    def tell() -> None:
+        nonlocal told_at, told
+        if time.monotonic() - told_at < TELL_EVERY_SECONDS:
+            return
+        told_at = time.monotonic()
+        try:
+            progress = store.progress()
+        except StoreUnavailableError:  # the workers will say so if it lasts
+            return
+        if progress is None or progress["step"] == told:
+            return
+        told = progress["step"]
+        speed = progress.get("images_per_second")
+        left = (progress["num_steps"] - told) * resolved.spec.method.settings.batch_size
+        numbers = "" if speed is None else f", {speed:.1f} images/s, about {left / speed / 60:.0f} min left"
+        loss = "" if "loss" not in progress else f", loss {progress['loss']:.4f}"
+        logger.info("step %d of %d%s%s", told, progress["num_steps"], loss, numbers)
+
+    return tell

@@ -1,0 +1,95 @@
+"""What a training would do, without doing it: images, steps, parameters, bytes, device time."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from flows.training_parameters import ResolvedTraining
+from lsap_core.alignment.anchor import estimate_anchor
+from lsap_core.training.encoder_step import EncoderTraining
+from tasks.networks import module_device
+from tasks.prepare_training import prepare_training
+from tasks.training_parts import assemble, build_first_encoder
+from tasks.weights import load_generator
+
+PROBE_STEPS = 2
+PROBE_ANCHOR_SAMPLES = 1024
+
+
+def dry_run_training(resolved: ResolvedTraining) -> dict[str, Any]:
+    """Check everything, and time two steps on this machine; nothing is written."""
+    prepared = prepare_training(resolved.spec, dry=True)
+    settings = resolved.spec.method.settings
+    steps_left = max(settings.num_steps - prepared.step, 0)
+    training, seconds = _probe(resolved)
+    state = _CountedBytes()
+    torch.save(training.state_dict(), state)
+    return {
+        "method": resolved.spec.method.title,
+        "images to train on": prepared.num_images,
+        "images held out": prepared.num_held_out,
+        "parameters of the encoder": prepared.num_parameters,
+        "steps already taken": prepared.step,
+        "steps left": steps_left,
+        "epochs left": round(steps_left * settings.batch_size / prepared.num_images, 2),
+        "checkpoints left": -(-steps_left // resolved.spec.checkpoint_every),
+        "bytes of a checkpoint": state.count,
+        "hours on this machine, one worker": round(seconds * steps_left / 3600, 4),
+        "notes": list(prepared.notes),
+    }
+
+
+def dry_run_trainings(trainings: Mapping[str, ResolvedTraining]) -> dict[str, Any]:
+    """Check every training of a comparison, and time two steps of each method on this machine; nothing is written."""
+    left: dict[str, int] = {}
+    seconds_of: dict[str, float] = {}
+    seconds = 0.0
+    for name, resolved in trainings.items():
+        prepared = prepare_training(resolved.spec, dry=True)
+        method = resolved.spec.method
+        steps = max(method.settings.num_steps - prepared.step, 0)
+        if not steps:
+            continue
+        left[name] = steps
+        if method.name not in seconds_of:
+            _, seconds_of[method.name] = _probe(resolved)
+        seconds += steps * seconds_of[method.name]
+    return {
+        "encoders": len(trainings),
+        "encoders already trained": len(trainings) - len(left),
+        "steps left by encoder": left or "none",
+        "hours on this machine, one training at a time": round(seconds / 3600, 4),
+    }
+
+
+class _CountedBytes(io.RawIOBase):
+    """A file that keeps nothing but its length; a state can be larger than what is left of memory."""
+
+    count = 0
+
+    def write(self, data: Any) -> int:
+        self.count += len(data)
+        return len(data)
+
+
+def _probe(resolved: ResolvedTraining) -> tuple[EncoderTraining, float]:
+    """A training after a few steps on black images with all heads, and the seconds of one step."""
+    spec = resolved.spec
+    device = module_device(resolved.run.workers.device)
+    loaded = load_generator(spec.generator, content_box=spec.content_box)
+    anchor = estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES)
+    encoder, _ = build_first_encoder(spec, loaded, anchor)
+    training = assemble(spec, encoder, loaded, anchor, device)
+    training.step = max(training.schedule.stages())  # from here on every head is active
+    config, batch_size = encoder.config, spec.method.settings.batch_size
+    images = torch.zeros(batch_size, config.image_channels, *config.input_size)
+    training.advance(images, range(batch_size))  # the first step pays for what is paid once
+    started = time.monotonic()
+    for _ in range(PROBE_STEPS):
+        training.advance(images, range(batch_size))
+    return training, (time.monotonic() - started) / PROBE_STEPS
