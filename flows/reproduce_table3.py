@@ -1,0 +1,115 @@
+"""Reproduce the paper's comparison of encoders: the encoder rows of Table 1, and Table 3's sweep over lambda."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import State
+
+from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
+from flows.reproduce_parameters import ReproduceTable3
+from flows.run_report import UnfinishedError
+from flows.training_parameters import ResolvedTraining
+from tasks.pool import opened_cluster
+from tasks.prepare_training import prepare_training
+from tasks.settings import Settings
+from tasks.table3 import write_table3
+from tasks.training_cluster import train_on_cluster
+
+
+@dataclass(frozen=True)
+class Table3Report:
+    """What a reproduction came to.
+
+    Attributes:
+        output: URL of its folder.
+        archive: URL of the archive with a row for each image and encoder.
+        tables: URLs of the written tables and figures.
+        num_encoders: encoders compared.
+        table: both tables and the claims, Markdown.
+    """
+
+    output: str
+    archive: str
+    tables: tuple[str, ...]
+    num_encoders: int
+    table: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """For people."""
+        return "\n".join([self.table, f"{self.num_encoders} encoders; archive: {self.archive}", *self.tables])
+
+
+@flow(name="reproduce_table3")
+def reproduce_table3(run: ReproduceTable3) -> Table3Report:
+    """Train every encoder that is not there yet, invert the held-out images with each, and compare."""
+    settings = Settings.from_environment()
+    trainings = run.resolve(settings)
+    num_workers = max(run.parallel, run.workers.count)
+    with opened_cluster(settings.ray_address, num_workers, threads=run.workers.threads, device=run.workers.device):
+        train_all(run, trainings)
+        inversion = run.inversion()
+        invert(inversion)
+    table, urls = tabulate(run)
+    create_markdown_artifact(key="table3", markdown=table)
+    return Table3Report(run.output, inversion.archive, urls, len(trainings), table)
+
+
+def train_all(run: ReproduceTable3, trainings: dict[str, ResolvedTraining]) -> None:
+    """Train the encoders, so many at a time as the run says; one that fails does not stop the others.
+
+    Raises:
+        UnfinishedError: some failed.
+    """
+    waiting = deque(trainings.items())
+    running: list[PrefectFuture[int]] = []
+    problems: list[str] = []
+    while waiting or running:
+        while waiting and len(running) < run.parallel:
+            name, resolved = waiting.popleft()
+            running.append(train.submit(name, resolved))
+        ended = next(iter(as_completed(running)))
+        running.remove(ended)
+        if isinstance(ended.state, State) and not ended.state.is_completed():
+            problems.append(str(ended.state.message or ended.state.name))
+    if problems:
+        raise UnfinishedError(
+            f"{len(problems)} of {len(trainings)} trainings failed ({problems[0]}); the others are kept: run the same "
+            "command again once the cause is mended"
+        )
+
+
+@task(name="train", task_run_name="train-{name}", cache_policy=NO_CACHE)
+def train(name: str, resolved: ResolvedTraining) -> int:
+    """Train one encoder, from wherever its folder says; returns the step it had before."""
+    prepared = prepare_training(resolved.spec)
+    if prepared.is_finished:
+        get_run_logger().info("%s is finished", name)
+    else:
+        outcome = train_on_cluster(resolved.spec, resolved.workers)
+        get_run_logger().info("%s: step %d, lowest validation loss %.4f", name, outcome.step, outcome.best_loss or 0.0)
+    return prepared.step
+
+
+@task(
+    name="tabulate",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def tabulate(run: ReproduceTable3) -> tuple[str, tuple[str, ...]]:
+    """Means, spreads and claims from the archive's rows, as Markdown, a figure and Parquet."""
+    published, sweep = run.variants()
+    resolved = run.inversion().resolve(Settings.from_environment())
+    return write_table3(request_of(resolved), published, run.seeds, sweep, run.sweep_seeds or run.seeds)
