@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tasks.encoder_comparison import HIGHER_IS_BETTER, METRICS, EncoderComparison, Row, Spread
+from tasks.encoder_comparison import HIGHER_IS_BETTER, LEAST_CORRELATION, METRICS, EncoderComparison, Row, Spread
 
 TITLES = {
     "mse": "MSE",
@@ -120,7 +120,7 @@ def _claims(comparison: EncoderComparison) -> str:
     lines = [f"- {claim.text}: **{claim.outcome}** ({claim.numbers})." for claim in comparison.claims]
     rule = (
         "Of two encoders, confirmed means that every seed of the one stands below every seed of the other, refuted "
-        "the reverse. Of a trend, that every seed's sweep has a rank correlation of 0.8 or more in that direction. "
-        "Everything else is not decided by these seeds."
+        f"the reverse. Of a trend, that every seed's sweep has a rank correlation of {LEAST_CORRELATION} or more in "
+        "that direction. Everything else is not decided by these seeds."
     )
     return "\n".join([*lines, "", rule])

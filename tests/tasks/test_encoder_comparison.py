@@ -14,7 +14,9 @@ from tasks.encoder_tables import draw, to_markdown, to_parquet
 
 PSP = Variant("psp", "pSp", "psp", 0.0)
 E4E = Variant("e4e", "e4e", "e4e", 0.0)
-SWEEP = [Variant(f"lsap_e-{weight:g}", f"LSAP_E, λ = {weight:g}", "lsap_e", weight) for weight in (0.0, 0.5, 1.0)]
+SWEEP = [
+    Variant(f"lsap_e-{weight:g}", f"LSAP_E, λ = {weight:g}", "lsap_e", weight) for weight in (0.0, 0.25, 0.5, 0.75, 1.0)
+]
 SEEDS = (0, 1)
 REFERENCES = {"floor": 0.05, "synthetic, psi = 1": 0.10}
 # LPIPS and SNCD of each variant at seed 0; seed 1 lies .001 above.
@@ -22,7 +24,9 @@ LEVELS = {
     "psp": (0.060, 0.100),
     "e4e": (0.090, 0.080),
     "lsap_e-0": (0.070, 0.085),
+    "lsap_e-0.25": (0.072, 0.070),
     "lsap_e-0.5": (0.075, 0.062),
+    "lsap_e-0.75": (0.078, 0.061),
     "lsap_e-1": (0.080, 0.060),
 }
 
@@ -56,7 +60,7 @@ def rows_of(levels=LEVELS, *, images=("a", "b"), missing=()) -> pa.Table:
 
 
 def compared(**changes):
-    return compare_encoders(rows_of(**changes), [PSP, E4E, SWEEP[1]], SEEDS, SWEEP, SEEDS, REFERENCES)
+    return compare_encoders(rows_of(**changes), [PSP, E4E, SWEEP[2]], SEEDS, SWEEP, SEEDS, REFERENCES)
 
 
 def outcomes(comparison):
@@ -97,6 +101,14 @@ def test_seeds_that_overlap_or_a_single_one_decide_nothing():
     assert order_of(Spread((1.0, 3.1)), Spread((3.0, 4.0))) == "not decided"
     assert order_of(Spread((1.0,)), Spread((3.0,))) == "not decided"
     assert math.isnan(Spread((1.0,)).deviation)
+
+
+def test_a_short_sweep_makes_no_claim_of_a_trend_and_a_long_one_does_so_even_with_one_seed():
+    def claims(sweep):
+        return outcomes(compare_encoders(rows_of(), [], SEEDS, sweep, SEEDS[:1], REFERENCES))
+
+    assert claims(SWEEP[:4]) == {}
+    assert claims(SWEEP)["SNCD falls as lambda grows"] == "confirmed"
 
 
 def test_the_text_holds_both_tables_the_references_and_the_rule():
