@@ -133,7 +133,7 @@ class EmbedWorker:
         self.anchor = open_anchor(spec.archive, spec.anchor).to(self.device)
         self.source = open_source(spec.source)
         self._runs: dict[str, RunWriter] = {}
-        self._encoders: dict[tuple[str, str], Encoder] = {}  # loaded by the first shard that needs one
+        self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
         self._progress = 0.0
 
     def progress(self) -> float:
@@ -309,7 +309,7 @@ class EmbedWorker:
                     f"{digest}: run the same command again"
                 )
             encoder = loaded.encoder.requires_grad_(False)
-            self._encoders[name, digest] = place(encoder, self.device)  # type: ignore[assignment]
+            self._encoders = {(name, digest): place(encoder, self.device)}  # type: ignore[dict-item]
         return EncoderEmbedder(self.generator, self._encoders[name, digest], settings)
 
     def _restore(self, run: RunWriter, key: str, state: OptimizationState) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,9 @@ QUIET = {
     "MPLBACKEND": "Agg",
 }
 
+
+FLOWS = Path(__file__).parent / "flows"
+SERVERS = "servers"  # one process of several has Prefect, Ray and S3 running, and all the tests that need them
 
 for variable, quiet_value in QUIET.items():
     os.environ.setdefault(variable, quiet_value)  # at import: a folder's own conftest may import torch at once
@@ -32,7 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `gpu` where there is no CUDA device, and say so."""
+    """Keep together what shares servers or files, and skip what needs a GPU where there is none."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(SERVERS if FLOWS in item.path.parents else str(item.path)))
+    _skip_without_gpu(items)
+
+
+def _skip_without_gpu(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
