@@ -10,7 +10,6 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import State
 
 from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
 from flows.reproduce_parameters import ReproduceTable3
@@ -80,8 +79,9 @@ def train_all(run: ReproduceTable3, trainings: dict[str, ResolvedTraining]) -> N
             running.append(train.submit(name, resolved))
         ended = next(iter(as_completed(running)))
         running.remove(ended)
-        if isinstance(ended.state, State) and not ended.state.is_completed():
-            problems.append(str(ended.state.message or ended.state.name))
+        step = ended.result(raise_on_failure=False)
+        if not isinstance(step, int):
+            problems.append(str(step))
     if problems:
         raise UnfinishedError(
             f"{len(problems)} of {len(trainings)} trainings failed ({problems[0]}); the others are kept: run the same "
