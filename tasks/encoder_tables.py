@@ -71,18 +71,20 @@ def draw(comparison: EncoderComparison) -> bytes:
     for row in comparison.encoders:
         if row.variant.method != "lsap_e" or not comparison.sweep:
             _points(ax, row, _COLORS.get(row.variant.method, "#555555"), row.variant.title)
-    top = ax.get_ylim()[1]
+    ax.margins(0.08)
     low, high = ax.get_xlim()
     for label, value in comparison.references.items():
         if low <= value <= high:
             ax.axvline(value, color="#888888", linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
-            ax.text(value, top, f" {label}", fontsize=7, color="#555555", rotation=90, va="top", ha="right")
-    ax.margins(0.08)
+            above = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            ax.text(value, 1.01, label.replace("psi", "ψ"), fontsize=7, color="#555555", **above)
     ax.set_xlabel("SNCD (lower: codes closer to the mean style)")
     ax.set_ylabel("LPIPS (lower: closer to the image)")
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    ax.set_title("Held-out images; a small point for each seed, a large one for their mean", fontsize=9, loc="left")
+    ax.set_title(
+        "Held-out images; a small point for each seed, a large one for their mean", fontsize=9, loc="left", pad=16
+    )
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
