@@ -49,7 +49,7 @@ demo: $(INSTALLED)
 	@archive="$$(sed -n 's/^archive: *//p' $(DEMO))" && echo "Report:" && find "$$archive/reports" -type f | sort
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

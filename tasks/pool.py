@@ -248,12 +248,14 @@ def join_cluster(address: str, num_workers: int, environment: dict[str, str], *,
     """Connect to a cluster, or start a small one in this process; returns whether it was started here.
 
     Workers of a cluster started here inherit this process's environment. What Ray starts with a runtime environment
-    goes through a shell, which takes the path of an interpreter apart where it has a space unless it is quoted.
+    goes through a shell, which takes the path of an interpreter apart where it has a space unless it is quoted; the
+    machines of a joined cluster are taken to have it at the same place then.
     """
     if ray.is_initialized():
         return False
+    runtime_env = {"py_executable": shlex.quote(sys.executable)} if " " in sys.executable else None
     if address != "local":
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=runtime_env)
         return False
     os.environ.update(environment)
     ray.init(
@@ -264,7 +266,7 @@ def join_cluster(address: str, num_workers: int, environment: dict[str, str], *,
         include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
-        runtime_env={"py_executable": shlex.quote(sys.executable)} if " " in sys.executable else None,
+        runtime_env=runtime_env,
     )
     return True
 

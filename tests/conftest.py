@@ -2,9 +2,9 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Before anything imports torch, Ray or Prefect. `make test` exports the same values.
 QUIET = {
@@ -16,9 +16,6 @@ QUIET = {
     "MPLBACKEND": "Agg",
 }
 
-
-FLOWS = Path(__file__).parent / "flows"
-SERVERS = "servers"  # one process of several has Prefect, Ray and S3 running, and all the tests that need them
 
 for variable, quiet_value in QUIET.items():
     os.environ.setdefault(variable, quiet_value)  # at import: a folder's own conftest may import torch at once
@@ -35,14 +32,21 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PREFECT_PROFILE", None)
 
 
+class ByFileAndServers(LoadScopeScheduling):
+    """A file's tests stay in one process, and one process has Prefect, Ray, S3 and all the tests that need them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "servers" if file.startswith("tests/flows/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFileAndServers:
+    """How tests are shared out where there are several processes."""
+    return ByFileAndServers(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares servers or files, and skip what needs a GPU where there is none."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(SERVERS if FLOWS in item.path.parents else str(item.path)))
-    _skip_without_gpu(items)
-
-
-def _skip_without_gpu(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` where there is no CUDA device, and say so."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
