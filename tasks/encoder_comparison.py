@@ -15,7 +15,6 @@ from lsap_archive.schema import OK
 from tasks.report_statistics import column_values, newest_rows, with_status
 
 METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd")
-HIGHER_IS_BETTER = frozenset({"identity_similarity"})
 LEAST_WEIGHTS = 5  # of a sweep: a rank correlation of 0.9 over five is found by chance in 4 % of cases
 LEAST_CORRELATION = 0.9
 

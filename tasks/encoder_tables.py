@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tasks.encoder_comparison import HIGHER_IS_BETTER, LEAST_CORRELATION, METRICS, EncoderComparison, Row, Spread
+from tasks.encoder_comparison import LEAST_CORRELATION, METRICS, EncoderComparison, Row, Spread
+from tasks.report_statistics import HIGHER_IS_BETTER
 
 TITLES = {
     "mse": "MSE",
@@ -95,11 +97,11 @@ def _seeds(rows: Sequence[Row]) -> str:
     return f", seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _points(ax: object, row: Row, color: str, label: str) -> None:
+def _points(ax: Axes, row: Row, color: str, label: str) -> None:
     sncd, lpips = row.metrics["sncd"], row.metrics["lpips"]
-    ax.scatter(sncd.values, lpips.values, s=14, color=color, alpha=0.5, linewidths=0, zorder=2)  # type: ignore[attr-defined]
-    ax.scatter([sncd.mean], [lpips.mean], s=46, color=color, zorder=3)  # type: ignore[attr-defined]
-    ax.annotate(label, (sncd.mean, lpips.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)  # type: ignore[attr-defined]
+    ax.scatter(sncd.values, lpips.values, s=14, color=color, alpha=0.5, linewidths=0, zorder=2)
+    ax.scatter([sncd.mean], [lpips.mean], s=46, color=color, zorder=3)
+    ax.annotate(label, (sncd.mean, lpips.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
 
 
 def _table(rows: Sequence[Row]) -> str:
