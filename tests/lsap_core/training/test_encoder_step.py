@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
@@ -155,6 +156,20 @@ def test_noise_follows_from_seed_step_and_sample(small: ModuleType) -> None:
 
     assert loss() == loss()
     assert len({loss(), loss(step=1), loss(seeds=[seed + 1 for seed in seeds]), loss(seed=6)}) == 4
+
+
+def test_a_falling_rate_moves_weights_by_so_much_less(small: ModuleType) -> None:
+    def moves(**changes: Any) -> list[Tensor]:
+        training = small.make_training("psp", num_steps=4, **changes)
+        found = [torch.cat([weight.detach().flatten() for weight in training.encoder.parameters()])]
+        for step in range(2):
+            small.train(training, [step])
+            found.append(torch.cat([weight.detach().flatten() for weight in training.encoder.parameters()]))
+        return [after - before for before, after in itertools.pairwise(found)]
+
+    constant, falling = moves(), moves(decay_steps=4)
+    assert torch.equal(falling[0], constant[0])  # the first step has the whole rate
+    torch.testing.assert_close(falling[1], 0.75 * constant[1], rtol=1e-3, atol=1e-6)
 
 
 def test_heads_join_one_after_another(small: ModuleType) -> None:
