@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
@@ -26,16 +27,12 @@ def run_invert(parsed: argparse.Namespace) -> int:
         from flows.dry_run import dry_run
 
         plan = dry_run(resolved)
-        _print(plan, parsed.json, _sentences(plan))
-        return DONE
+        return _show(plan, parsed)
     from flows.invert import invert
     from tasks.prepare import check
 
     check(request)
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
-        report = invert(run)
-    _print(report.to_dict(), parsed.json, report.summary())
-    return DONE
+    return _run(invert, run, parsed)
 
 
 def run_train_encoder(parsed: argparse.Namespace) -> int:
@@ -49,17 +46,13 @@ def run_train_encoder(parsed: argparse.Namespace) -> int:
         from flows.training_dry_run import dry_run_training
 
         plan = dry_run_training(resolved)
-        _print(plan, parsed.json, _sentences(plan))
-        return DONE
+        return _show(plan, parsed)
     from tasks.prepare_training import prepare_training
 
     prepare_training(resolved.spec, dry=True)
     from flows.train_encoder import train_encoder
 
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
-        report = train_encoder(run)
-    _print(report.to_dict(), parsed.json, report.summary())
-    return DONE
+    return _run(train_encoder, run, parsed)
 
 
 def reproduce(parsed: argparse.Namespace) -> int:
@@ -69,23 +62,19 @@ def reproduce(parsed: argparse.Namespace) -> int:
 
     run = read_reproduction(parsed.config, parsed.set)
     trainings = run.resolve(Settings.from_environment())
+    from tasks.prepare_training import check_apart, prepare_training
+
+    check_apart(run.source, run.evaluation_source)
     if parsed.dry_run:
         from flows.training_dry_run import dry_run_trainings
 
         plan = dry_run_trainings(trainings)
-        _print(plan, parsed.json, _sentences(plan))
-        return DONE
-    from tasks.prepare_training import check_apart, prepare_training
-
-    check_apart(run.source, run.evaluation_source)
+        return _show(plan, parsed)
     for training in trainings.values():
         prepare_training(training.spec, dry=True)
     from flows.reproduce_table3 import reproduce_table3
 
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
-        report = reproduce_table3(run)
-    _print(report.to_dict(), parsed.json, report.summary())
-    return DONE
+    return _run(reproduce_table3, run, parsed)
 
 
 def describe_archive(parsed: argparse.Namespace) -> int:
@@ -93,8 +82,7 @@ def describe_archive(parsed: argparse.Namespace) -> int:
     from lsap_archive import open_archive
 
     description = open_archive(parsed.url).describe()
-    _print(description, parsed.json, _sentences(description))
-    return DONE
+    return _show(description, parsed)
 
 
 def check_archive(parsed: argparse.Namespace) -> int:
@@ -112,8 +100,7 @@ def show_generator(parsed: argparse.Namespace) -> int:
     from tasks.weights import describe_generator
 
     description = describe_generator(parsed.path)
-    _print(description, parsed.json, _sentences(description))
-    return DONE
+    return _show(description, parsed)
 
 
 def rewrite_generator(parsed: argparse.Namespace) -> int:
@@ -122,8 +109,7 @@ def rewrite_generator(parsed: argparse.Namespace) -> int:
 
     convert_generator(parsed.path, parsed.output)
     description = describe_generator(parsed.output)
-    _print(description, parsed.json, _sentences(description))
-    return DONE
+    return _show(description, parsed)
 
 
 def show_encoder(parsed: argparse.Namespace) -> int:
@@ -131,8 +117,7 @@ def show_encoder(parsed: argparse.Namespace) -> int:
     from tasks.encoders import describe_encoder
 
     description = describe_encoder(parsed.path)
-    _print(description, parsed.json, _sentences(description))
-    return DONE
+    return _show(description, parsed)
 
 
 def measure_domain(parsed: argparse.Namespace) -> int:
@@ -143,6 +128,19 @@ def measure_domain(parsed: argparse.Namespace) -> int:
     if parsed.sheet:
         write_sample_sheet(parsed.sheet)
     _print(measured.to_dict(), parsed.json, measured.table())
+    return DONE
+
+
+def _run(flow: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
+    """Run a flow and print its report."""
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
+        report = flow(run)
+    _print(report.to_dict(), parsed.json, report.summary())
+    return DONE
+
+
+def _show(document: dict[str, Any], parsed: argparse.Namespace) -> int:
+    _print(document, parsed.json, _sentences(document))
     return DONE
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field
 
 from domains.domain import Domain, load_domain
+from flows.parameters import AnchorParameters, WorkerParameters
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
@@ -21,22 +22,16 @@ from tasks.training_parts import TrainingSpec, TrainingWorkers
 NONE = "none"
 
 
-class TrainingAnchorParameters(Parameters):
+class TrainingAnchorParameters(AnchorParameters):
     """How the anchor of SNCD is estimated."""
 
     num_samples: int = Field(100_000, ge=2, description="codes to sample; LSAP's authors train with 100,000")
-    style_set: Literal["authors", "conv", "full"] = Field("authors", description="which style vectors form S")
-    seed: int = Field(0, description="of the sampled codes")
 
 
-class TrainingWorkerParameters(Parameters):
+class TrainingWorkerParameters(WorkerParameters):
     """How many processes share each batch, and on what."""
 
     count: int = Field(1, ge=1, description="processes; batch_size has to be a multiple")
-    gpus_each: float | None = Field(
-        None, ge=0.0, description="GPUs, or the share of one, for each; by default the cluster's are shared out"
-    )
-    threads: int = Field(1, ge=1, description="CPU threads for each")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto takes GPUs if there are")
 
 
