@@ -56,6 +56,29 @@ class TrainingPresets:
 
 
 @dataclass(frozen=True)
+class WeightFile:
+    """A published file of weights that a domain wants, and how to know that it is the right one.
+
+    Attributes:
+        file: the name that it is passed around with, looked for in the folder of published networks.
+        sha256: its SHA-256, or as many of its first hexadecimal digits as are known; empty if nothing is.
+        note: what it is, and whose.
+
+    Raises:
+        ConfigError: the hash is none.
+    """
+
+    file: str
+    sha256: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be the beginning of a hash."""
+        if len(self.sha256) > 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ConfigError(f"the SHA-256 of {self.file} is {self.sha256!r}; wanted hexadecimal digits, or none")
+
+
+@dataclass(frozen=True)
 class Domain:
     """What a run needs to know about a kind of images; read from a small YAML file.
 
@@ -76,6 +99,9 @@ class Domain:
         shard_rows: images of a shard.
         batch_size: images optimized together on one device.
         encoder_training: how its encoders are trained.
+        directions: paths or URLs of directions and components to edit along, by name.
+        attributes: what can be measured of its images, by name.
+        weights: published files that it needs, by role, such as "generator", "psp" or "identity".
     """
 
     name: str
@@ -91,6 +117,9 @@ class Domain:
     shard_rows: int = 512
     batch_size: int = 16
     encoder_training: TrainingPresets = TrainingPresets()
+    directions: Mapping[str, str] = field(default_factory=dict)
+    attributes: tuple[str, ...] = ()
+    weights: Mapping[str, WeightFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse encoders and a content box that cannot be meant."""
@@ -100,6 +129,14 @@ class Domain:
             method_of_encoder(name)
         if self.content_box is not None:
             object.__setattr__(self, "content_box", _checked_box(self.content_box))
+        for name, place in self.directions.items():
+            if not isinstance(name, str) or not isinstance(place, str):
+                raise ConfigError(f"directions has {name!r}: {place!r}; wanted names and paths")
+        object.__setattr__(self, "attributes", tuple(self.attributes))
+        weights = {
+            role: WeightFile(**file) if isinstance(file, Mapping) else file for role, file in self.weights.items()
+        }
+        object.__setattr__(self, "weights", weights)
         if isinstance(self.encoder_training, Mapping):  # as YAML gives it
             object.__setattr__(self, "encoder_training", TrainingPresets(**self.encoder_training))
 
@@ -177,6 +214,7 @@ def load_domain(name_or_path: str) -> Domain:
         domain,
         generator=domain.generator and _beside(path, domain.generator),
         encoders={name: _beside(path, place) for name, place in domain.encoders.items()},
+        directions={name: _beside(path, place) for name, place in domain.directions.items()},
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from domains.domain import Domain, load_domain
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
+from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
 from tasks.anchor import AnchorOptions
 from tasks.networks import NetworkChoice
@@ -48,6 +50,11 @@ class InvertRun(Parameters):
     method_settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings by method name, over all others"
     )
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="methods of one's own by name: a published one, and what is different about it, such as "
+        "{method: lsap_o_w_plus, sncd_weight: 2}",
+    )
     encoders: dict[str, str] = Field(
         default_factory=dict,
         description="weights of encoders by name, over the domain's; a name that is no method's is a method of its own",
@@ -82,18 +89,15 @@ class InvertRun(Parameters):
         if generator is None:
             raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
         domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
+        known = {**METHODS, **domain.encoders, **self.variants}
         if not self.methods:
-            raise ParameterError(f"methods: none given; wanted some of {', '.join({**METHODS, **domain.encoders})}")
+            raise ParameterError(f"methods: none given; wanted some of {', '.join(known)}")
         if len(set(self.methods)) != len(self.methods):
             raise ParameterError(f"methods: {', '.join(self.methods)} names a method twice")
         if unknown := sorted(set(self.method_settings) - set(self.methods)):
             raise ParameterError(f'method_settings: "{unknown[0]}" is not among the methods of this run')
         methods = tuple(
-            refused(
-                f"methods[{name}]",
-                lambda name=name: domain.method(name, self.method_settings.get(name), shared=self.embedding),
-            )
-            for name in self.methods
+            refused(f"methods[{name}]", lambda name=name: self._method(name, domain)) for name in self.methods
         )
         shard_rows = self.shard_rows or domain.shard_rows
         if shard_rows > 16 and shard_rows % 16:
@@ -118,6 +122,30 @@ class InvertRun(Parameters):
     def anchor_options(self) -> AnchorOptions:
         """The anchor's part as the tasks take it."""
         return AnchorOptions(**self.anchor.model_dump())
+
+    def _method(self, name: str, domain: Domain) -> Method:
+        """A published method, one of an encoder, or a variant of one of them, with its settings filled in."""
+        changes = self.method_settings.get(name, {})
+        if name not in self.variants:
+            return domain.method(name, changes, shared=self.embedding)
+        if name in {**METHODS, **domain.encoders}:
+            raise ConfigError("a method of that name is there already; give the variant a name of its own")
+        own = dict(self.variants[name])
+        published = own.pop("method", None)
+        if published is None:
+            raise ConfigError(f'the variant does not say of what; wanted "method": one of {", ".join(METHODS)}')
+        base = domain.method(published, {**own, **changes}, shared=self.embedding)
+        return replace(base, name=name, title=own_title(base.title, own))
+
+
+def own_title(title: str, settings: Mapping[str, Any]) -> str:
+    """What a variant is called: its published title, and what is different about it.
+
+    Example:
+        >>> own_title("LSAP_O-W+", {"sncd_weight": 2})
+        'LSAP_O-W+ (sncd_weight 2)'
+    """
+    return f"{title} ({', '.join(f'{name} {value}' for name, value in settings.items())})" if settings else title
 
 
 class ResolvedRun(Parameters):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,21 @@ def test_the_run_wins_over_its_domain(tmp_path: Path) -> None:
     assert settings["lsap_o_w"].record_every == resolved.domain.method("lsap_o_w").settings.record_every
 
 
+def test_a_variant_is_a_published_method_under_its_own_name(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {
+            **DIGITS,
+            "methods": ["lsap_o_w_plus", "strong"],
+            "variants": {"strong": {"method": "lsap_o_w_plus", "sncd_weight": 2}},
+            "embedding": {"num_steps": 7},
+        },
+    )
+    published, strong = read_run(path).resolve(SETTINGS).methods
+    assert (strong.name, strong.title, strong.base) == ("strong", "LSAP_O-W+ (sncd_weight 2)", published.base)
+    assert strong.settings == replace(published.settings, sncd_weight=2.0)
+
+
 def test_encoders_are_methods_and_starts(tmp_path: Path) -> None:
     methods = ["e4e", "seed_1", "lsap_o_w_plus_from_lsap_e", "stylegan2_w"]
     path = write(tmp_path, {**DIGITS, "methods": methods, "encoders": {"lsap_e": "l.pt", "unused": "u.pt"}})
@@ -276,6 +292,12 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
         ({"encoders": {"lsap_o_w": "a.pt"}}, 'encoders: an encoder is named "lsap_o_w"'),
         ({"embedding": {"start": "encoder"}}, 'methods[stylegan2_w_plus]: method stylegan2_w_plus: start is "encoder"'),
         ({"methods": ("lsap_o_w",), "method_settings": {"l2_w_plus": {}}}, 'method_settings: "l2_w_plus" is not among'),
+        (
+            {"methods": ("mine",), "variants": {"mine": {"num_steps": 3}}},
+            "methods[mine]: the variant does not say",
+        ),
+        ({"methods": ("mine",), "variants": {"mine": {"method": "lsap"}}}, 'methods[mine]: method "lsap" is not known'),
+        ({"methods": ("e4e",), "variants": {"e4e": {"method": "psp"}}}, "methods[e4e]: a method of that name is there"),
         ({"embedding": {"steps": 5}}, "methods[stylegan2_w_plus]: method stylegan2_w_plus has no setting 'steps'"),
         ({"embedding": {"num_steps": "many"}}, "methods[stylegan2_w_plus]: num_steps is 'many'; wanted a whole number"),
         ({"embedding": {"num_steps": 0}}, "methods[stylegan2_w_plus]: num_steps is 0; wanted at least 1"),

@@ -1,0 +1,53 @@
+"""Attributes by name: what an edit is meant to change, as one number for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from domains.digits.attributes import slant, stroke_width
+from lsap_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Something that can be measured of an image.
+
+    Attributes:
+        name: what configurations call it.
+        title: what people call it.
+        unit: of the values.
+        measure: images [N, C, R, R] in about [-1, 1] to one value each, [N]; NaN where there is nothing to measure.
+    """
+
+    name: str
+    title: str
+    unit: str
+    measure: Callable[[Tensor], Tensor]
+
+
+DIGITS = {
+    "slant": Attribute("slant", "slant", "degrees", slant),
+    "stroke_width": Attribute("stroke_width", "stroke width", "pixels", stroke_width),
+}
+
+
+def load_attribute(name: str, *, device: torch.device, backbones: Path | None) -> Attribute:
+    """An attribute with the networks that it needs.
+
+    Args:
+        name: of the attribute.
+        device: where its networks go.
+        backbones: folder of published networks, or None for torch's cache.
+
+    Raises:
+        ConfigError: no such attribute.
+        MissingWeightsError: one of its networks is not on this machine.
+    """
+    if name in DIGITS:
+        return DIGITS[name]
+    raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join(DIGITS)}')
