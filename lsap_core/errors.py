@@ -13,6 +13,10 @@ class ConfigError(LsapError, ValueError):
     """A setting contradicts another one, or lies outside its range."""
 
 
+class OutOfReachError(LsapError, ValueError):
+    """What was asked for cannot be reached by any setting within its range."""
+
+
 class CheckpointError(LsapError, ValueError):
     """A file of weights is not what it should be: wrong kind, truncated, or hostile."""
 

@@ -48,6 +48,19 @@ def crop(images: Tensor, content_box: ContentBox | None) -> Tensor:
     return images[:, :, top:bottom, left:right]
 
 
+def comparison_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width in which images are compared: at most 256 pixels on the longer side, smaller ones as they are.
+
+    Example:
+        >>> comparison_size(384, 512), comparison_size(32, 32)
+        ((192, 256), (32, 32))
+    """
+    longest = max(height, width)
+    if longest <= COMPARISON_SIDE:
+        return height, width
+    return height * COMPARISON_SIDE // longest, width * COMPARISON_SIDE // longest
+
+
 def comparison_view(
     images: Tensor, *, content_box: ContentBox | None = None, downsampling: Downsampling = "area"
 ) -> Tensor:
@@ -69,11 +82,9 @@ def comparison_view(
     if downsampling not in ("area", "bilinear", "bilinear_noaa"):
         raise ConfigError(f'downsampling is "{downsampling}"; wanted "area", "bilinear" or "bilinear_noaa"')
     images = crop(images, content_box)
-    height, width = images.shape[-2:]
-    longest = max(height, width)
-    if longest <= COMPARISON_SIDE:
+    size = comparison_size(*images.shape[-2:])
+    if size == tuple(images.shape[-2:]):
         return images
-    size = (height * COMPARISON_SIDE // longest, width * COMPARISON_SIDE // longest)
     if downsampling == "area":
         return F.interpolate(images, size, mode="area")
     if downsampling == "bilinear":

@@ -103,6 +103,15 @@ class EncoderEmbedder:
         """
         return self._refine(target)[0]
 
+    @torch.no_grad()
+    def codes_of_view(self, view: Tensor) -> Tensor:
+        """The codes [N, K, w_dim] of images [N, C, h, w] in about [-1, 1] that have the encoder's input size already.
+
+        Raises:
+            ShapeError: they have another size.
+        """
+        return self._refine_view(view)[0]
+
     def _refine(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Codes, and the pass in which they were no longer finite (then the last finite ones are kept)."""
         config = self.generator.config
@@ -110,9 +119,13 @@ class EncoderEmbedder:
         if target.ndim != 4 or target.shape[1:] != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {[len(target), *wanted]}")
         # Files are read antialiased, as in the published training; reconstructions are averaged, as there.
-        view = comparison_view(target.to(self.encoder.w_avg), content_box=config.content_box, downsampling="bilinear")
-        codes = self.encoder.w_avg.expand(len(target), -1, -1)
-        stopped_at = torch.full((len(target),), NOT_STOPPED, device=codes.device)
+        return self._refine_view(
+            comparison_view(target.to(self.encoder.w_avg), content_box=config.content_box, downsampling="bilinear")
+        )
+
+    def _refine_view(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        codes = self.encoder.w_avg.expand(len(view), -1, -1)
+        stopped_at = torch.full((len(view),), NOT_STOPPED, device=codes.device)
         for step in range(self.settings.num_refinements):
             moved = codes + self.encoder.offsets(self._seen(view, codes))
             is_finite = moved.isfinite().flatten(1).all(dim=1)
