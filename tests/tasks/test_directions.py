@@ -1,0 +1,260 @@
+"""Files of directions and components: ours, those in circulation, and those that are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lsap_core.editing import Components, Direction, factorize, fit_pca
+from lsap_core.errors import CheckpointError, ConfigError, ShapeError
+from lsap_core.generators.config import GeneratorConfig
+from tasks.directions import (
+    UNKNOWN_GENERATOR,
+    describe_direction,
+    load_components,
+    load_direction,
+    save_components,
+    save_direction,
+)
+from tasks.weights import load_generator
+
+HOSTILE = Path(__file__).parents[1] / "reference" / "pickles" / "hostile" / "hostile_checkpoint.pt"
+FACES = GeneratorConfig.config_f(1024)  # 18 rows of 512
+CONFIG = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=8, image_channels=1)
+OURS, OTHER = "9f" * 32, "4a" * 32
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def load(path: Path | str, **changes: Any) -> Direction:
+    return load_direction(str(path), **{"config": CONFIG, "generator_digest": OURS, **changes})
+
+
+@pytest.fixture
+def direction() -> Direction:
+    return Direction("slant", numbers(1, 8), OURS, "w", {"found_by": "interfacegan", "seed": 0})
+
+
+@pytest.fixture
+def pca() -> Components:
+    return fit_pca([numbers(50, 8)], num_components=3, generator=OURS, provenance={"seed": 0})
+
+
+# --- our own files ------------------------------------------------------------------------------------
+
+
+def test_a_direction_comes_back_as_it_was_saved(tmp_path: Path, direction: Direction) -> None:
+    save_direction(str(tmp_path / "new" / "d.safetensors"), direction)
+    loaded = load(tmp_path / "new" / "d.safetensors")
+    assert torch.equal(loaded.vectors, direction.vectors)
+    assert (loaded.name, loaded.generator, loaded.space) == ("slant", OURS, "w")
+    assert (loaded.provenance, loaded.digest) == (direction.provenance, direction.digest)
+    many = replace(direction, vectors=numbers(8, 8), space="w_plus")
+    save_direction(str(tmp_path / "many.safetensors"), many)
+    assert torch.equal(load(tmp_path / "many.safetensors").vectors, many.vectors)
+
+
+@pytest.mark.parametrize("kind", ["pca", "sefa"])
+def test_components_come_back_as_they_were_saved(
+    kind: str, tmp_path: Path, pca: Components, generator_file: str
+) -> None:
+    generator = load_generator(generator_file)
+    components = pca if kind == "pca" else factorize(generator.generator, [1, 3], digest=OURS)
+    save_components(str(tmp_path / "c.safetensors"), components)
+    loaded = load_components(str(tmp_path / "c.safetensors"), config=CONFIG, generator_digest=OURS)
+    for name in ("vectors", "deviations", "eigenvalues", "mean"):
+        ours, theirs = getattr(components, name), getattr(loaded, name)
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs), name
+    assert (loaded.kind, loaded.layers, loaded.digest) == (kind, components.layers, components.digest)
+    assert loaded.provenance == components.provenance and loaded.generator == OURS
+
+
+def test_equal_directions_are_equal_files(tmp_path: Path, direction: Direction) -> None:
+    for name in ("a", "b"):
+        save_direction(str(tmp_path / f"{name}.safetensors"), replace(direction))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert torch.equal(safetensors.torch.load_file(tmp_path / "a.safetensors")["vectors"], direction.vectors)
+
+
+def test_a_file_is_written_once_and_by_its_suffix(tmp_path: Path, direction: Direction, pca: Components) -> None:
+    with pytest.raises(CheckpointError, match=r"d\.pt does not end in \.safetensors"):
+        save_direction(str(tmp_path / "d.pt"), direction)
+    save_components(str(tmp_path / "d.safetensors"), pca)
+    with pytest.raises(CheckpointError, match="exists already"):
+        save_direction(str(tmp_path / "d.safetensors"), direction)
+
+
+def test_a_file_whose_numbers_were_changed_is_refused(tmp_path: Path, direction: Direction) -> None:
+    path = tmp_path / "d.safetensors"
+    save_direction(str(path), direction)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckpointError, match=r"d\.safetensors: it is damaged.*was written"):
+        load(path)
+
+
+# --- whose direction it is ----------------------------------------------------------------------------
+
+
+def test_a_direction_of_another_generator_is_refused_unless_asked_for(tmp_path: Path, direction: Direction) -> None:
+    path = tmp_path / "d.safetensors"
+    save_direction(str(path), replace(direction, generator=OTHER))
+    with pytest.raises(CheckpointError, match=r"found on generator 4a4a.*this is 9f9f.*lsap direction fit"):
+        load(path)
+    loaded = load(path, any_generator=True)
+    assert loaded.generator == OTHER and loaded.provenance["warning"].startswith("found on generator 4a4a")
+
+
+def test_components_of_another_generator_are_refused_unless_asked_for(tmp_path: Path, pca: Components) -> None:
+    path = str(tmp_path / "c.safetensors")
+    save_components(path, replace(pca, generator=OTHER))
+    with pytest.raises(CheckpointError, match="found on generator 4a4a"):
+        load_components(path, config=CONFIG, generator_digest=OURS)
+    loaded = load_components(path, config=CONFIG, generator_digest=OURS, any_generator=True)
+    assert "warning" in loaded.provenance
+
+
+def test_a_direction_of_other_sizes_is_refused(tmp_path: Path, direction: Direction) -> None:
+    path = tmp_path / "d.safetensors"
+    save_direction(str(path), replace(direction, vectors=numbers(1, 512)))
+    with pytest.raises(ShapeError, match=r'd\.safetensors: direction "slant" is \[1, 512\].*wants width 8'):
+        load(path, any_generator=True)
+
+
+# --- files in circulation -----------------------------------------------------------------------------
+
+
+def _torch(values: Tensor, path: Path) -> Path:
+    torch.save(values, path.with_suffix(".pt"))
+    return path.with_suffix(".pt")
+
+
+def _numpy(values: Tensor, path: Path) -> Path:
+    np.save(path.with_suffix(".npy"), values.numpy())
+    return path.with_suffix(".npy")
+
+
+def _npz(values: Tensor, path: Path) -> Path:
+    np.savez(path.with_suffix(".npz"), boundary=values.numpy())
+    return path.with_suffix(".npz")
+
+
+@pytest.mark.parametrize("write", [_torch, _numpy, _npz])
+@pytest.mark.parametrize(("shape", "rows"), [((1, 512), 1), ((512,), 1), ((1, 18, 512), 18), ((18, 512), 18)], ids=str)
+def test_released_shapes_are_read(
+    write: Callable[[Tensor, Path], Path], shape: tuple[int, ...], rows: int, tmp_path: Path
+) -> None:
+    values = numbers(*shape)
+    loaded = load(write(values, tmp_path / "age"), config=FACES)
+    assert torch.equal(loaded.vectors, values.reshape(rows, 512))
+    assert (loaded.name, loaded.generator) == ("age", None)
+    assert loaded.provenance["warning"] == UNKNOWN_GENERATOR and len(loaded.provenance["file_sha256"]) == 64
+
+
+def test_a_direction_of_equal_rows_fits_generators_of_other_sizes(tmp_path: Path) -> None:
+    row = numbers(1, 1, 512)
+    path = _torch(row.expand(1, 18, 512).clone(), tmp_path / "pose")
+    for resolution in (1024, 256):
+        assert torch.equal(load(path, config=GeneratorConfig.config_f(resolution)).vectors, row[0])
+    different = _torch(numbers(1, 18, 512), tmp_path / "csc")
+    with pytest.raises(ShapeError, match="18 different rows; this generator has 14"):
+        load(different, config=GeneratorConfig.config_f(256))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "npz"])
+def test_components_of_ganspace_are_read(suffix: str, tmp_path: Path) -> None:
+    document = {"mean": numbers(1, 512), "comp": numbers(80, 1, 512, seed=1), "std": numbers(80, seed=2).abs()}
+    path = tmp_path / f"ffhq_pca.{suffix}"
+    if suffix == "pt":
+        torch.save(document, path)
+    else:
+        np.savez(path, **{name: values.numpy() for name, values in document.items()})
+    loaded = load_components(str(path), config=FACES, generator_digest=OURS)
+    assert torch.equal(loaded.vectors, document["comp"][:, 0]) and torch.equal(loaded.mean, document["mean"][0])
+    assert torch.equal(loaded.deviations, document["std"]) and loaded.kind == "pca"
+    assert loaded.provenance["warning"] == UNKNOWN_GENERATOR
+    with pytest.raises(CheckpointError, match="holds components, not one direction"):
+        load(path, config=FACES)
+
+
+# --- what is refused ----------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_direction_is_refused_with_its_name(tmp_path: Path, direction: Direction) -> None:
+    def refuse(name: str, content: bytes, match: str) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises((CheckpointError, ShapeError), match=f"{name}: .*{match}"):
+            load(tmp_path / name)
+
+    refuse("empty.pt", b"", "empty")
+    refuse("page.pt", b"<!doctype html><title>Quota exceeded</title>", "web page")
+    refuse("pointer.npy", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")
+    refuse("cut.npy", b"\x93NUMPY\x01\x00v\x00", "NumPy cannot read it")
+    objects, batch = tmp_path / "o.npy", tmp_path / "b.npy"
+    np.save(objects, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    refuse("objects.npy", objects.read_bytes(), "plain numbers")
+    np.save(batch, np.ones((2, 3, 8)))
+    refuse("batch.npy", batch.read_bytes(), r"\[2, 3, 8\]")
+    torch.save({"a": torch.ones(8), "b": torch.ones(8)}, tmp_path / "t.pt")
+    refuse("two.pt", (tmp_path / "t.pt").read_bytes(), "holds a, b; wanted one array")
+    torch.save("age", tmp_path / "t.pt")
+    refuse("text.pt", (tmp_path / "t.pt").read_bytes(), "holds a str")
+    refuse("network.safetensors", safetensors.torch.save({"w": torch.ones(8)}), 'kind "none"')
+    future = safetensors.torch.save({"vectors": torch.ones(1, 8)}, {"kind": "direction", "format_version": "2"})
+    refuse("future.safetensors", future, "format version is 2")
+    with pytest.raises(CheckpointError, match=r"missing\.pt does not exist"):
+        load(tmp_path / "missing.pt")
+
+
+def test_a_file_runs_nothing(tmp_path: Path) -> None:
+    shutil.copy(HOSTILE, tmp_path / "age.pt")
+    with pytest.raises(CheckpointError, match=r"age\.pt: .*refused"):
+        load(tmp_path / "age.pt")
+
+
+def test_values_that_are_no_direction_are_refused_with_the_files_name(tmp_path: Path) -> None:
+    for values in (torch.zeros(1, 8), torch.full((1, 8), torch.nan)):
+        with pytest.raises(ConfigError, match=r"d\.pt: direction"):
+            load(_torch(values, tmp_path / "d"))
+
+
+def test_a_direction_is_no_components(tmp_path: Path, direction: Direction, pca: Components) -> None:
+    ours, theirs = tmp_path / "d.safetensors", tmp_path / "c.safetensors"
+    save_direction(str(ours), direction)
+    save_components(str(theirs), pca)
+    with pytest.raises(CheckpointError, match="one direction, not components"):
+        load_components(str(ours), config=CONFIG, generator_digest=OURS)
+    with pytest.raises(CheckpointError, match="components, not one direction"):
+        load(theirs)
+    with pytest.raises(ShapeError, match="width 8; this generator wants 512"):
+        load_components(str(theirs), config=FACES, generator_digest=OURS)
+
+
+# --- descriptions -------------------------------------------------------------------------------------
+
+
+def test_descriptions_are_plain_values(tmp_path: Path, direction: Direction, pca: Components) -> None:
+    save_direction(str(tmp_path / "d.safetensors"), direction)
+    save_components(str(tmp_path / "c.safetensors"), pca)
+    ours = describe_direction(str(tmp_path / "d.safetensors"))
+    assert (ours["kind"], ours["shape"], ours["generator"]) == ("direction", [1, 8], OURS)
+    assert ours["norms"] == pytest.approx([direction.vectors.norm().item()], abs=1e-5)
+    theirs = describe_direction(str(_torch(numbers(1, 18, 512), tmp_path / "csc")))
+    assert (theirs["shape"], theirs["space"]) == ([18, 512], "w_plus")
+    assert theirs["provenance"]["warning"] == UNKNOWN_GENERATOR
+    several = describe_direction(str(tmp_path / "c.safetensors"))
+    assert (several["components"], several["shape"]) == ("pca", [3, 8])
+    assert several["deviations"] == pytest.approx(pca.deviations.tolist(), abs=1e-4)
+    for one in (ours, theirs, several):
+        assert json.loads(json.dumps(one)) == one
