@@ -11,6 +11,8 @@ from torch import Tensor
 
 from domains.digits.attributes import slant, stroke_width
 from lsap_core.errors import ConfigError
+from tasks.face_attributes import face_points, smile, yaw
+from tasks.faces import load_face_detector
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ DIGITS = {
     "stroke_width": Attribute("stroke_width", "stroke width", "pixels", stroke_width),
 }
 
+FACES = {  # title, unit, and what the five points of a face tell
+    "yaw": ("turn of the head", "degrees", yaw),
+    "smile": ("width of the mouth", "distances between the eyes", smile),
+}
+
 
 def load_attribute(name: str, *, device: torch.device, backbones: Path | None) -> Attribute:
     """An attribute with the networks that it needs.
@@ -50,4 +57,8 @@ def load_attribute(name: str, *, device: torch.device, backbones: Path | None) -
     """
     if name in DIGITS:
         return DIGITS[name]
-    raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join(DIGITS)}')
+    if name in FACES:
+        title, unit, of_points = FACES[name]
+        detector = load_face_detector(backbones).to(device)
+        return Attribute(name, title, unit, lambda images: of_points(face_points(detector, images)))
+    raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join((*DIGITS, *FACES))}')

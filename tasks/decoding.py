@@ -103,25 +103,25 @@ def decode_image(
         ValueError: fit, channels or a number is outside what is described here.
     """
     _check_arguments(size, channels, fit, min_side, max_pixels)
-    if not data:
-        raise BadImageError("empty", "the file holds 0 bytes, an image was wanted: copy it again from where it came")
     notes: list[str] = []
-    with _reading(data):
-        file = _open_header(data)
-        _check_header(file, size, fit, min_side, max_pixels, notes)
-        if any(";16" in str(tile.args) for tile in file.tile):
-            notes.append("16_bit_to_8_bit")
-        file.load()
-        image = _turn_upright(file, notes)
-        image = _to_eight_bits(image, file.format, notes)
-        image = _flatten_alpha(image, notes)
-        image = _to_colour(image, channels, notes)
+    image = _decode(data, size if fit == "refuse" else None, channels, min_side, max_pixels, notes)
     width, height = image.size
     if fit == "refuse" and not _has_aspect(image.size, size):
         raise _wrong_aspect(image.size, size)
     fitted = _fit(image, size, fit, max_pixels, notes)
     pixels = np.array(fitted, dtype=np.uint8).reshape(*size, channels)
     return DecodedImage(pixels, width, height, tuple(notes))
+
+
+def decode_photo(data: bytes, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode one image file at its own size, upright, in RGB: as `decode_image` does, but for the resizing.
+
+    Raises:
+        BadImageError: the file cannot be used.
+    """
+    notes: list[str] = []
+    image = _decode(data, None, 3, min_side, max_pixels, notes)
+    return DecodedImage(np.array(image, dtype=np.uint8), *image.size, tuple(notes))
 
 
 def place_content(pixels: NDArray[np.uint8], *, resolution: int, content_box: ContentBox | None) -> NDArray[np.uint8]:
@@ -149,6 +149,24 @@ def _check_arguments(size: tuple[int, int], channels: int, fit: str, min_side: i
     for name, value in (("height", height), ("width", width), ("min_side", min_side), ("max_pixels", max_pixels)):
         if value < 1:
             raise ValueError(f"{name} is {value}: give a number of pixels above 0")
+
+
+def _decode(
+    data: bytes, size: tuple[int, int] | None, channels: int, min_side: int, max_pixels: int, notes: list[str]
+) -> Image.Image:
+    """The whole image, upright, "RGB" or "L"; one without a size's aspect ratio is refused where a size is given."""
+    if not data:
+        raise BadImageError("empty", "the file holds 0 bytes, an image was wanted: copy it again from where it came")
+    with _reading(data):
+        file = _open_header(data)
+        _check_header(file, size, min_side, max_pixels, notes)
+        if any(";16" in str(tile.args) for tile in file.tile):
+            notes.append("16_bit_to_8_bit")
+        file.load()
+        image = _turn_upright(file, notes)
+        image = _to_eight_bits(image, file.format, notes)
+        image = _flatten_alpha(image, notes)
+        return _to_colour(image, channels, notes)
 
 
 # --- the header --------------------------------------------------------------------------------
@@ -185,7 +203,7 @@ def _open_header(data: bytes) -> ImageFile.ImageFile:
 
 
 def _check_header(
-    image: ImageFile.ImageFile, size: tuple[int, int], fit: Fit, min_side: int, max_pixels: int, notes: list[str]
+    image: ImageFile.ImageFile, size: tuple[int, int] | None, min_side: int, max_pixels: int, notes: list[str]
 ) -> None:
     width, height = image.size
     if width * height > max_pixels:
@@ -211,7 +229,7 @@ def _check_header(
             "save each one as a file of its own",
         )
     # EXIF may turn the image, so only what fits neither way is refused before its pixels are decoded.
-    if fit == "refuse" and not (_has_aspect((width, height), size) or _has_aspect((height, width), size)):
+    if size is not None and not (_has_aspect((width, height), size) or _has_aspect((height, width), size)):
         raise _wrong_aspect(image.size, size)
 
 

@@ -15,10 +15,12 @@ from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import COMPARISON_SIDE
+from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
 from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, build_arcface, build_moco
 from lsap_core.perceptual.judge import JudgeNet
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
+from tasks.faces import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
 
 # Names of the trunks in torch's cache, as torchvision writes them.
 LPIPS_TRUNKS = {
@@ -27,16 +29,18 @@ LPIPS_TRUNKS = {
     "lpips-squeeze": "squeezenet1_1-b8a52dc0.pth",
 }
 # Published networks of identity, by the names that their files are passed around with; the first is the usual one.
+# CurricularFace finds the faces first, with the files of the face detector beside it.
 IDENTITY_FILES = {
     "arcface": ("model_ir_se50.pth",),
     "moco": ("moco_v2_800ep_pretrain.pth", "moco_v2_800ep_pretrain.pth.tar"),
+    "curricularface": (CURRICULAR_FACE_FILE,),
 }
 EMBEDDED = {
     "digits-features": (DOMAINS / "digits" / "features.safetensors", FeatureNet),
     "digits-judge": (DOMAINS / "digits" / "judge.safetensors", JudgeNet),
 }
 
-Identity = EmbeddingSimilarity | ArcFaceSimilarity | MocoSimilarity
+Identity = EmbeddingSimilarity | ArcFaceSimilarity | MocoSimilarity | FaceIdentity
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class NetworkChoice:
                 raise ConfigError(
                     f'perceptual network "{name}" is not known; wanted one of {", ".join([*LPIPS_TRUNKS, *EMBEDDED])}'
                 )
-        identities = [*IDENTITY_FILES, *(name for name, (_, kind) in EMBEDDED.items() if kind is FeatureNet)]
+        everywhere = [name for name in IDENTITY_FILES if name != "curricularface"]  # it has no value without a face
+        identities = [*everywhere, *(name for name, (_, kind) in EMBEDDED.items() if kind is FeatureNet)]
         if self.identity is not None and self.identity not in identities:
             raise ConfigError(
                 f'identity network "{self.identity}" is not known; wanted one of {", ".join(identities)} or none'
@@ -82,24 +87,8 @@ class NetworkChoice:
             ConfigError: a network looks at images of another size.
         """
         for name in dict.fromkeys((self.perceptual, self.metric_perceptual, self.identity, self.judge)):
-            if name is None:
-                continue
-            if name not in EMBEDDED:
-                find_weights(name, self.backbones)
-                if name == "arcface" and (config.resolution < COMPARISON_SIDE or config.content_box is not None):
-                    box = "" if config.content_box is None else f" with the content box {config.content_box}"
-                    raise ConfigError(
-                        f"arcface looks at aligned faces of {COMPARISON_SIDE} px; the generator makes images of "
-                        f"{config.resolution} px{box}: choose moco, or no identity network"
-                    )
-                continue
-            sizes, (height, width) = load_network(*EMBEDDED[name]).config, config.content_size
-            if (sizes.resolution, sizes.resolution, sizes.image_channels) != (height, width, config.image_channels):
-                shown = f"{width} px" if height == width else f"{width}x{height} px"
-                raise ConfigError(
-                    f"{name} looks at {sizes.image_channels}-channel images of {sizes.resolution} px; the generator "
-                    f"makes {config.image_channels}-channel images of {shown}: choose an lpips network"
-                )
+            if name is not None:
+                check_network(name, config, self.backbones)
 
 
 @dataclass(frozen=True)
@@ -110,6 +99,31 @@ class Networks:
     metric_perceptual: LpipsDistance | FeatureDistance
     identity: Identity | None
     judge: FeatureDistance | None
+
+
+def check_network(name: str, config: GeneratorConfig, backbones: Path | None) -> None:
+    """Make sure that a network exists and fits the generator's images.
+
+    Raises:
+        MissingWeightsError: a published network is not on this machine.
+        ConfigError: it looks at images of another size.
+    """
+    if name not in EMBEDDED:
+        find_weights(name, backbones)
+        if name == "arcface" and (config.resolution < COMPARISON_SIDE or config.content_box is not None):
+            box = "" if config.content_box is None else f" with the content box {config.content_box}"
+            raise ConfigError(
+                f"arcface looks at aligned faces of {COMPARISON_SIDE} px; the generator makes images of "
+                f"{config.resolution} px{box}: choose moco, or no identity network"
+            )
+        return
+    sizes, (height, width) = load_network(*EMBEDDED[name]).config, config.content_size
+    if (sizes.resolution, sizes.resolution, sizes.image_channels) != (height, width, config.image_channels):
+        shown = f"{width} px" if height == width else f"{width}x{height} px"
+        raise ConfigError(
+            f"{name} looks at {sizes.image_channels}-channel images of {sizes.resolution} px; the generator "
+            f"makes {config.image_channels}-channel images of {shown}: choose an lpips network"
+        )
 
 
 def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
@@ -154,6 +168,8 @@ def load_identity(name: str, backbones: Path | None) -> Identity:
     """
     if name in EMBEDDED:
         return EmbeddingSimilarity(load_network(*EMBEDDED[name]))
+    if name == "curricularface":
+        return load_face_identity(backbones)
     path = find_weights(name, backbones)
     try:
         document = read_torch(path.read_bytes())
@@ -168,6 +184,8 @@ def find_weights(name: str, backbones: Path | None) -> Path:
     Raises:
         MissingWeightsError: it is not there; nothing is ever downloaded.
     """
+    if name == "curricularface":
+        return find_face_files(backbones, FACE_IDENTITY_FILES, what=name)[-1]
     folder = backbones or Path(torch.hub.get_dir()) / "checkpoints"
     files = IDENTITY_FILES.get(name) or (LPIPS_TRUNKS[name],)
     for file in files:
@@ -182,7 +200,15 @@ def find_weights(name: str, backbones: Path | None) -> Path:
 
 def network_digest(name: str, backbones: Path | None) -> str:
     """SHA-256 of a network's weights as they lie on this machine, 16 hexadecimal digits."""
+    if name == "curricularface":  # whose faces it embeds is up to the detector
+        files = find_face_files(backbones, FACE_IDENTITY_FILES, what=name)
+        return hashlib.sha256("".join(map(digest_of_file, files)).encode()).hexdigest()[:16]
     path = EMBEDDED[name][0] if name in EMBEDDED else find_weights(name, backbones)
+    return digest_of_file(path)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

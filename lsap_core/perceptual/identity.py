@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError, ShapeError
-from lsap_core.generators.checkpoints.canonical import check_tensors
 from lsap_core.images import COMPARISON_SIDE, comparison_view
 from lsap_core.perceptual.ir_se import IR_SE_50, IrSeTrunk
+from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 from lsap_core.perceptual.resnet_50 import ResNet50Trunk
 
 FACE_ROWS = slice(35, 223)
@@ -24,9 +22,6 @@ EMBEDDING_DIM = 512
 DROPOUT = 0.6
 MOCO_SIDE = 224
 MOCO_PREFIX = "encoder_q."
-COUNTER = "num_batches_tracked"
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class ArcFace(nn.Module):
@@ -120,16 +115,16 @@ def build_arcface(state: object) -> ArcFaceSimilarity:
     Raises:
         CheckpointError: the weights are another network's.
     """
-    tensors = _tensors(state)
+    tensors = named_tensors(state)
     if not {"input_layer.0.weight", "output_layer.3.weight"} <= tensors.keys():
         raise CheckpointError(
             "wanted ArcFace with its head (input_layer, body and output_layer); found "
-            f"{_describe(state)}: put model_ir_se50.pth in its place"
+            f"{describe_document(state)}: put model_ir_se50.pth in its place"
         )
     ours = {name if name.startswith("output_layer.") else f"trunk.{name}": value for name, value in tensors.items()}
     with torch.device("meta"):
         network = ArcFace()
-    return ArcFaceSimilarity(_with_weights(network, ours, "ArcFace (model_ir_se50.pth)"))
+    return ArcFaceSimilarity(with_weights(network, ours, "ArcFace (model_ir_se50.pth)"))
 
 
 def build_moco(document: object) -> MocoSimilarity:
@@ -142,7 +137,7 @@ def build_moco(document: object) -> MocoSimilarity:
     Raises:
         CheckpointError: the file is another kind of checkpoint, or a tensor is missing or does not fit.
     """
-    tensors = _tensors(document.get("state_dict") if isinstance(document, Mapping) else None)
+    tensors = named_tensors(document.get("state_dict") if isinstance(document, Mapping) else None)
     ours = {
         name.removeprefix(MOCO_PREFIX): value
         for name, value in tensors.items()
@@ -151,48 +146,8 @@ def build_moco(document: object) -> MocoSimilarity:
     if not ours:
         raise CheckpointError(
             "wanted MoCo v2 (state_dict with module.encoder_q.*); found "
-            f"{_describe(document)}: put moco_v2_800ep_pretrain.pth in its place"
+            f"{describe_document(document)}: put moco_v2_800ep_pretrain.pth in its place"
         )
     with torch.device("meta"):
         network = ResNet50Trunk()
-    return MocoSimilarity(_with_weights(network, ours, "MoCo v2 (moco_v2_800ep_pretrain.pth)"))
-
-
-def _tensors(state: object) -> dict[str, object]:
-    """Entries by name, without the `module.` of distributed training and without counters of batches."""
-    if not isinstance(state, Mapping):
-        return {}
-    names = {str(name).removeprefix("module."): value for name, value in state.items()}
-    return {name: value for name, value in names.items() if not name.endswith(COUNTER)}
-
-
-def _with_weights(network: Network, tensors: Mapping[str, object], what: str) -> Network:
-    """A network that was made without memory, with these weights."""
-    own = network.state_dict()
-    check_tensors(tensors, {n: tuple(t.shape) for n, t in own.items() if not n.endswith(COUNTER)}, what=what)
-    state = {name: torch.zeros((), dtype=torch.long) for name in own if name.endswith(COUNTER)}
-    for name, tensor in tensors.items():
-        assert isinstance(tensor, Tensor)
-        state[name] = tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
-    network.load_state_dict(state, assign=True)
-    return network
-
-
-def _describe(document: object) -> str:
-    """What a file holds, in words, for whoever put it in the place of another."""
-    if not isinstance(document, Mapping):
-        return f"a single {type(document).__name__}"
-    state = document.get("state_dict")
-    names = [re.sub(r"^module\.", "", str(name))[:100] for name in (state if isinstance(state, Mapping) else document)]
-    modules = set(name.split(".")[0] for name in names)
-    if {"encoder", "decoder"} <= modules:
-        return "the checkpoint of an encoder of images"
-    if {"encoder_q"} <= modules:
-        return "a MoCo checkpoint"
-    if {"conv1", "layer1", "fc"} <= modules:
-        return "the weights of a ResNet trained to classify"
-    if {"input_layer", "body", "output_layer"} <= modules:
-        return "a face recognition network (ArcFace, CurricularFace)"
-    if {"input_layer", "body"} <= modules:
-        return "a backbone without the head that makes embeddings"
-    return f"{len(names)} entries ({', '.join(names[:4]) or 'nothing'}{', ...' if len(names) > 4 else ''})"
+    return MocoSimilarity(with_weights(network, ours, "MoCo v2 (moco_v2_800ep_pretrain.pth)"))

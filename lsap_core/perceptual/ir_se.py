@@ -1,4 +1,4 @@
-"""The residual trunk of ArcFace, with squeeze-and-excitation (IR-SE); the image encoders read its maps too.
+"""The residual trunk of ArcFace, with squeeze-and-excitation (IR-SE) or without (IR); the image encoders read it too.
 
 Layers carry the names of the published weights (`input_layer`, `body`, `res_layer`, `shortcut_layer`).
 """
@@ -22,14 +22,17 @@ class IrSeSizes:
         stem: channels after the first convolution.
         widths: channels of each group.
         units: residual units of each group.
+        has_squeeze: whether units scale their channels (IR-SE) or not (IR).
     """
 
     stem: int
     widths: tuple[int, ...]
     units: tuple[int, ...]
+    has_squeeze: bool = True
 
 
 IR_SE_50 = IrSeSizes(64, (64, 128, 256, 512), (3, 4, 14, 3))
+IR_101 = IrSeSizes(64, (64, 128, 256, 512), (3, 13, 30, 3), has_squeeze=False)
 
 
 class SqueezeExcitation(nn.Module):
@@ -49,9 +52,12 @@ class SqueezeExcitation(nn.Module):
 
 
 class IrSeUnit(nn.Module):
-    """y = SE(BN conv PReLU conv BN x) + shortcut(x), without an activation after the sum (Deng et al. 2019)."""
+    """y = SE(BN conv PReLU conv BN x) + shortcut(x), without an activation after the sum (Deng et al. 2019).
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    Without squeeze-and-excitation, SE is the identity.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, has_squeeze: bool = True):
         super().__init__()
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_channels),
@@ -59,7 +65,7 @@ class IrSeUnit(nn.Module):
             nn.PReLU(out_channels),
             nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
-            SqueezeExcitation(out_channels),
+            *((SqueezeExcitation(out_channels),) if has_squeeze else ()),
         )
         self.shortcut_layer: nn.Module = (
             nn.MaxPool2d(1, stride)  # takes every stride-th entry
@@ -95,7 +101,10 @@ class IrSeTrunk(nn.Module):
         units: list[IrSeUnit] = []
         before = sizes.stem
         for width, count in zip(sizes.widths, sizes.units, strict=True):
-            units += [IrSeUnit(before if unit == 0 else width, width, 2 if unit == 0 else 1) for unit in range(count)]
+            units += [
+                IrSeUnit(before if unit == 0 else width, width, 2 if unit == 0 else 1, has_squeeze=sizes.has_squeeze)
+                for unit in range(count)
+            ]
             before = width
         self.body = nn.Sequential(*units)
         self._last_units = {last - 1 for last in itertools.accumulate(sizes.units)}

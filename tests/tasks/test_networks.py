@@ -92,7 +92,7 @@ def test_a_network_for_other_images_is_refused(
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("name", IDENTITY_FILES)
+@pytest.mark.parametrize("name", ["arcface", "moco"])
 def test_a_missing_network_of_identity_is_told_with_its_files(name: str, tmp_path: Path) -> None:
     choice = NetworkChoice("digits-features", "digits-features", identity=name, backbones=tmp_path)
     with pytest.raises(MissingWeightsError) as caught:
@@ -246,3 +246,29 @@ def test_the_digest_of_an_identity_follows_the_file_under_either_name(tmp_path: 
 def test_the_device_of_a_name() -> None:
     assert module_device("cpu") == torch.device("cpu")
     assert module_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# --- faces that are found first ---------------------------------------------------------------------
+
+
+def test_curricularface_reports_identity_and_is_in_no_embedding_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match='"curricularface" is not known; wanted one of arcface, moco, digits-features'
+    ):
+        NetworkChoice("digits-features", "digits-features", identity="curricularface")
+    with pytest.raises(
+        MissingWeightsError, match=r"curricularface needs pnet.npy, rnet.npy, onet.npy, CurricularFace_B"
+    ):
+        load_identity("curricularface", tmp_path)
+
+
+def test_the_digest_of_curricularface_tells_the_detector_too(tmp_path: Path) -> None:
+    files = ("pnet.npy", "rnet.npy", "onet.npy", "CurricularFace_Backbone.pth")
+    for file in files:
+        (tmp_path / file).write_bytes(file.encode())
+    before = network_digest("curricularface", tmp_path)
+    assert network_digest("curricularface", tmp_path) == before and len(before) == 16
+    for file in files:
+        (tmp_path / file).write_bytes(b"other")
+        assert network_digest("curricularface", tmp_path) != before
+        (tmp_path / file).write_bytes(file.encode())

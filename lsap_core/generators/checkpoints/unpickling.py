@@ -39,6 +39,7 @@ _PLAIN_OPCODES = frozenset({
 })
 # fmt: on
 _NUMBERS = re.compile(r"[<>=|]?[biuf][1248]")
+_OBJECTS = ("O", "O8")
 _LOADING = threading.Lock()  # the list of safe globals belongs to the process
 
 
@@ -75,13 +76,19 @@ class PersistentNode(_Record):
 
 
 class ArrayRecord:
-    """A NumPy array of plain numbers; the stream delivers its content with BUILD."""
+    """A NumPy array of plain numbers, or a single object in an array's place; the stream delivers it with BUILD.
+
+    The second is how `numpy.save` writes a dictionary.
+    """
 
     def __init__(self) -> None:
         self.array: np.ndarray[Any, np.dtype[Any]] | None = None
+        self.content: object = None
 
     def __setstate__(self, state: object) -> None:
         match state:
+            case (int(), (), _DType(is_object=True), int(), [content]):
+                self.content = content
             case (int(), tuple(shape), _DType() as dtype, int(is_fortran), bytes(data)):
                 flat = np.frombuffer(data, dtype.numpy())
                 self.array = flat.reshape(shape, order="F" if is_fortran else "C")
@@ -93,7 +100,8 @@ class _DType:
     """A NumPy number type by name; BUILD may only tell its byte order."""
 
     def __init__(self, name: object):
-        if not isinstance(name, str) or not _NUMBERS.fullmatch(name):
+        self.is_object = name in _OBJECTS
+        if not isinstance(name, str) or not (self.is_object or _NUMBERS.fullmatch(name)):
             raise CheckpointError(f"the file holds a NumPy type {name!r}; plain numbers were wanted")
         self.name = name
 
@@ -105,6 +113,8 @@ class _DType:
                 raise CheckpointError("the file holds a NumPy type with fields; plain numbers were wanted")
 
     def numpy(self) -> np.dtype[Any]:
+        if self.is_object:
+            raise CheckpointError("the file holds an array of objects; plain numbers were wanted")
         return np.dtype(self.name)
 
 
