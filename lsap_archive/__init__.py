@@ -14,20 +14,25 @@ from lsap_archive.errors import (
     QueryError,
     StoreUnavailableError,
 )
+from lsap_archive.evaluations import EvaluationInfo, EvaluationPlan, EvaluationWriter
 from lsap_archive.layout import FORMAT_VERSION, Geometry
 from lsap_archive.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.plan import PlannedRow, RunPlan
 from lsap_archive.provenance import Provenance
 from lsap_archive.reader import Archive, RunInfo, Trace, open_archive
+from lsap_archive.run_reader import RunReader
 from lsap_archive.run_writer import RunWriter
 from lsap_archive.schema import IMAGES_SCHEMA, ROW_SCHEMA, SCHEMA_VERSION, STATUSES
 from lsap_archive.store import Store
+from lsap_archive.subject import Subject
 from lsap_archive.verify import Problem, VerifyReport, verify_archive
 from lsap_archive.writer import ArchiveWriter
 
 __all__ = [
     "FORMAT_VERSION",
     "IMAGES_SCHEMA",
+    "MEASUREMENT_SCHEMA",
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
     "STATUSES",
@@ -38,6 +43,9 @@ __all__ = [
     "ArchiveNotFoundError",
     "ArchiveWriter",
     "CorruptArchiveError",
+    "EvaluationInfo",
+    "EvaluationPlan",
+    "EvaluationWriter",
     "Geometry",
     "IncompleteRunError",
     "Manifest",
@@ -47,11 +55,13 @@ __all__ = [
     "QueryError",
     "RunInfo",
     "RunPlan",
+    "RunReader",
     "RunWriter",
     "ShardCommit",
     "Store",
     "StoreUnavailableError",
     "StoredObject",
+    "Subject",
     "Trace",
     "VerifyReport",
     "open_archive",

@@ -2,6 +2,7 @@
 
     archive.json                      the generator and the geometry; create-only
     anchors/<digest>.npz              kept anchors
+    calibrations/<digest>.json        kept strengths of edits of equal effect; create-only
     reports/<name>                    reports
     runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
     runs/<run_id>/images.parquet      the planned images, one row each
@@ -10,9 +11,17 @@
         noise_00/ noise_01/ ...         [N, r, r] float32
         trace/                          [N, steps, terms] float32, where the plan asks for it
     runs/<run_id>/rows/shard-00000.parquet
+    runs/<run_id>/images/00000000.png an edited image by its row, where an edit run keeps them
     runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
     runs/<run_id>/_commit/00000.json  which attempt won the shard; create-only
     runs/<run_id>/_manifest.json      the run is published: files, sizes, digests; create-only, last
+    evaluations/<id>/plan.json        what was asked to be measured; create-only
+    evaluations/<id>/shards/00000.parquet    what was measured; create-only, its presence is the commit
+    evaluations/<id>/states/00000.npz what a set-level number is made from, where one was asked for; create-only
+    evaluations/<id>/_manifest.json   the evaluation is published: files, sizes, digests, summary; create-only, last
+
+An edit run is a run like any other, beside the run that it edits: its plan names that run as `subject`, its rows and
+shards are those of the subject, and it keeps neither noise maps (they are the subject's) nor a trace.
 
 Keys are relative to the archive's root and use "/". N images, K = num_ws, D = w_dim, r = side of a noise map.
 """
@@ -26,10 +35,13 @@ from typing import Any
 from lsap_archive.errors import ArchiveMismatchError
 
 FORMAT_NAME = "lsap-archive"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 2 has edit runs and evaluations; archives of version 1 are read and written further."""
+READABLE_VERSIONS = (1, 2)
 
 ARCHIVE_KEY = "archive.json"
 RUNS_PREFIX = "runs"
+EVALUATIONS_PREFIX = "evaluations"
 W_PLUS = "w_plus"
 TRACE = "trace"
 INNER_CHUNK_ROWS = 16
@@ -125,6 +137,10 @@ IMAGES_NAME = "images.parquet"
 """The planned images, relative to the run's folder."""
 
 
+IMAGES_FOLDER = "images"
+"""Where the images of an edit run lie, relative to the run's folder."""
+
+
 def rows_name(shard: int) -> str:
     """Parquet file of a shard's rows, relative to the run's folder."""
     return f"rows/shard-{shard:05d}.parquet"
@@ -138,6 +154,41 @@ def attempt_name(shard: int, attempt: str) -> str:
 def chunk_name(array: str, shard: int, num_dimensions: int) -> str:
     """The one Zarr object that a shard owns in an array, relative to the run's folder."""
     return f"{array}/c/{shard}" + "/0" * (num_dimensions - 1)
+
+
+def image_name(row: int) -> str:
+    """PNG file of a row's image, relative to the run's folder."""
+    return f"{IMAGES_FOLDER}/{row:08d}.png"
+
+
+def evaluation_prefix(evaluation_id: str) -> str:
+    """Folder of an evaluation."""
+    return f"{EVALUATIONS_PREFIX}/{checked_name(evaluation_id, 'evaluation id')}"
+
+
+def evaluation_plan_key(evaluation_id: str) -> str:
+    """Key of an evaluation's plan."""
+    return f"{evaluation_prefix(evaluation_id)}/plan.json"
+
+
+def evaluation_manifest_key(evaluation_id: str) -> str:
+    """Key of an evaluation's manifest."""
+    return f"{evaluation_prefix(evaluation_id)}/_manifest.json"
+
+
+def measurements_name(shard: int) -> str:
+    """Parquet file of a shard's measurements, relative to the evaluation's folder."""
+    return f"shards/{shard:05d}.parquet"
+
+
+def state_name(shard: int) -> str:
+    """Sums of a shard that a set-level number is made from, relative to the evaluation's folder."""
+    return f"states/{shard:05d}.npz"
+
+
+def calibration_key(digest: str) -> str:
+    """Key of a kept calibration."""
+    return f"calibrations/{checked_name(digest, 'calibration digest')}.json"
 
 
 def anchor_key(digest: str) -> str:

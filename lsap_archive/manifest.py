@@ -8,7 +8,8 @@ from typing import Any
 
 from lsap_archive.documents import decode_document, encode_document
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
-from lsap_archive.layout import FORMAT_VERSION
+from lsap_archive.layout import FORMAT_VERSION, READABLE_VERSIONS
+from lsap_archive.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Manifest:
         geometry: {"num_ws": ..., "w_dim": ..., "noise_sides": [...]}.
         schema_version: of the rows.
         files: every object of the run.
+        subject: of an edit run, what it edits; None for an inversion.
     """
 
     run_id: str
@@ -104,11 +106,13 @@ class Manifest:
     geometry: dict[str, Any]
     schema_version: int
     files: tuple[StoredObject, ...] = field(repr=False)
+    subject: Subject | None = None
 
     def encode(self) -> bytes:
         """The manifest as bytes."""
         files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
-        values = {**vars(self), "files": files, "format_version": FORMAT_VERSION}
+        subject = None if self.subject is None else self.subject.to_dict()
+        values = {**vars(self), "files": files, "subject": subject, "format_version": FORMAT_VERSION}
         return encode_document(values, f"the manifest of run {self.run_id}")
 
     @classmethod
@@ -126,6 +130,7 @@ class Manifest:
             values["files"] = tuple(StoredObject(**file) for file in values["files"])
             for part in ("trace_steps", "trace_terms"):
                 values[part] = tuple(values[part])
+            values["subject"] = Subject.from_dict(values.get("subject"))
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise CorruptArchiveError(f"{name} is not a manifest ({error})") from error
@@ -138,8 +143,9 @@ def check_version(values: Mapping[str, Any], name: str) -> None:
         ArchiveMismatchError: it is of another version.
     """
     found = values.get("format_version")
-    if found != FORMAT_VERSION:
+    if found not in READABLE_VERSIONS:
+        readable = " and ".join(str(version) for version in READABLE_VERSIONS)
         raise ArchiveMismatchError(
-            f"{name} is of format version {found}, this package reads {FORMAT_VERSION}: "
+            f"{name} is of format version {found}, this package reads {readable}: "
             "install the lsap_archive that wrote it"
         )

@@ -13,6 +13,7 @@ from lsap_archive.documents import as_json, sha256_of
 from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.layout import INNER_CHUNK_ROWS, checked_name
 from lsap_archive.schema import IMAGES_SCHEMA
+from lsap_archive.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class RunPlan:
         shard_rows: rows of a shard, below 16 or a multiple of 16. 512 measured best at K = 18, D = 512.
         trace_steps: optimization steps at which the trace is kept; empty for no trace.
         trace_terms: names of the kept objective terms; empty for no trace.
+        subject: of an edit run, the run whose codes it edits, which has the same rows; None for an inversion.
 
     Raises:
         ArchiveMismatchError: any of this does not hold.
@@ -60,6 +62,7 @@ class RunPlan:
     shard_rows: int = 512
     trace_steps: tuple[int, ...] = field(default=())
     trace_terms: tuple[str, ...] = field(default=())
+    subject: Subject | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.run_id, "run id")
@@ -88,6 +91,8 @@ class RunPlan:
                 "terms: "
                 "give both or neither"
             )
+        if self.subject is not None and self.trace_steps:
+            raise ArchiveMismatchError(f"run {self.run_id} edits {self.subject.run_id}: an edit has no trace")
 
     @property
     def num_rows(self) -> int:
@@ -118,6 +123,8 @@ class RunPlan:
             "trace_terms": self.trace_terms,
             "images_digest": images_digest(self.table()),
         }
+        if self.subject is not None:  # inversions are planned as they always were
+            values["subject"] = self.subject.to_dict()
         document: dict[str, Any] = as_json(values, f"the plan of run {self.run_id}")
         return document
 

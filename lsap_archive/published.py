@@ -57,9 +57,17 @@ def read_row_tables(store: Store, manifest: Manifest, columns: list[str] | None 
     Raises:
         CorruptArchiveError: a file is missing or altered.
     """
+    files = [file for file in manifest.files if file.name.startswith("rows/")]
+    return read_row_files(store, manifest.run_id, files, columns)
+
+
+def read_row_files(
+    store: Store, run_id: str, files: list[StoredObject], columns: list[str] | None = None
+) -> list[pa.Table]:
+    """Some files of rows of a published run, in the order of their shards; as `read_row_tables`."""
 
     def read(stored: StoredObject) -> pa.Table:
-        key = f"{run_prefix(manifest.run_id)}/{stored.name}"
+        key = f"{run_prefix(run_id)}/{stored.name}"
         try:
             data = store.get(key)
         except ArchiveNotFoundError as error:
@@ -74,11 +82,7 @@ def read_row_tables(store: Store, manifest: Manifest, columns: list[str] | None 
             )
         return from_parquet(data, ROW_SCHEMA, store.join(key), columns)
 
-    files = sorted(
-        (file for file in manifest.files if file.name.startswith("rows/")),
-        key=lambda one: (len(one.name), one.name),
-    )
-    return in_threads(read, files)
+    return in_threads(read, sorted(files, key=lambda one: (len(one.name), one.name)))
 
 
 def in_threads(call: Callable[[S], T], items: Iterable[S]) -> list[T]:

@@ -10,9 +10,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import zarr
 from numpy.typing import NDArray
 
+from lsap_archive.documents import decode_document
 from lsap_archive.errors import (
     ArchiveKeyError,
     ArchiveMismatchError,
@@ -20,20 +22,24 @@ from lsap_archive.errors import (
     CorruptArchiveError,
     QueryError,
 )
+from lsap_archive.evaluations import EvaluationInfo, newest_measurements, read_evaluations, read_measurements
 from lsap_archive.layout import (
-    FORMAT_VERSION,
+    ARCHIVE_KEY,
     RUNS_PREFIX,
     TRACE,
     W_PLUS,
     Geometry,
     chunk_name,
+    image_name,
     noise_name,
     run_prefix,
 )
 from lsap_archive.manifest import Manifest
+from lsap_archive.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.published import in_threads, read_header, read_manifest, read_row_tables
 from lsap_archive.schema import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.store import Store
+from lsap_archive.subject import Subject
 from lsap_archive.zarr_shards import Floats, PublishedObjects, open_published, read_rows
 
 _BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
@@ -53,6 +59,7 @@ class RunInfo:
         config: the configuration.
         provenance: versions, digests, seeds.
         summary: what the flow had to say.
+        subject: of an edit run, what it edits; None for an inversion.
     """
 
     run_id: str
@@ -64,6 +71,7 @@ class RunInfo:
     config: dict[str, Any]
     provenance: dict[str, Any]
     summary: dict[str, Any]
+    subject: Subject | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,13 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
 
     found = in_threads(manifest_or_none, store.folders(RUNS_PREFIX))
     manifests = sorted((one for one in found if one), key=lambda one: (one.created, one.run_id))
-    return Archive(store, generator, geometry, manifests)
+    created = {one.run_id: one.created for one in manifests}
+
+    def age(one: Manifest) -> tuple[str, str, str]:  # an edit is as old as its subject: of an image the newest counts
+        of_subject = one.created if one.subject is None else created.get(one.subject.run_id, one.created)
+        return of_subject, one.created, one.run_id
+
+    return Archive(store, generator, geometry, sorted(manifests, key=age))
 
 
 class Archive:
@@ -131,7 +145,8 @@ class Archive:
 
     A method is named by its name ("lsap_e": all its runs) or by its digest (only runs of that configuration).
     Where several runs of it hold an image, because its content changed or it was run again, the run published
-    last counts; `rows` and `sql` show them all. A duplicate has the code of the image it duplicates.
+    last counts; `rows` and `sql` show them all. A duplicate has the code of the image it duplicates. An edit is
+    named after its method ("lsap_e/slant"); its noise is that of the inversion.
 
     Attributes:
         url: where it is.
@@ -165,8 +180,45 @@ class Archive:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods with a published run, sorted."""
-        return sorted({manifest.method for manifest in self._manifests})
+        """Names of the methods with a published inversion, sorted."""
+        return sorted({manifest.method for manifest in self._manifests if manifest.subject is None})
+
+    @property
+    def edits(self) -> list[str]:
+        """Names of the methods with a published edit, such as "lsap_e/slant", sorted."""
+        return sorted({manifest.method for manifest in self._manifests if manifest.subject is not None})
+
+    @cached_property
+    def evaluations(self) -> list[EvaluationInfo]:
+        """Evaluations that are published when this is first asked for, the oldest first."""
+        return read_evaluations(self._store)
+
+    def measurements(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        method: str | None = None,
+        evaluations: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """What evaluations have measured; of what was measured of a run again, the newest.
+
+        Args:
+            columns: names from MEASUREMENT_SCHEMA; None for all.
+            method: only of this method or edit, by name.
+            evaluations: ids; all that these have measured, also if it was measured again since.
+
+        Raises:
+            ArchiveKeyError: an unknown column or evaluation.
+            CorruptArchiveError: a file is missing or altered.
+        """
+        unknown = [name for name in columns or () if name not in MEASUREMENT_SCHEMA.names]
+        if unknown:
+            known = ", ".join(MEASUREMENT_SCHEMA.names)
+            raise ArchiveKeyError(f"no column {', '.join(unknown)}: the measurements have {known}")
+        table = self._measurements if evaluations is None else self._measured_by(evaluations)
+        if method is not None:
+            table = table.filter(pc.equal(table.column("method"), method))
+        return table if columns is None else table.select(list(columns))
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All published rows, the oldest run first.
@@ -186,7 +238,10 @@ class Archive:
         return self._rows.select(list(columns))
 
     def sql(self, query: str, **params: Any) -> pa.Table:
-        """Answer of DuckDB to a query over the table `rows`, which holds all published rows.
+        """Answer of DuckDB to a query over the tables `rows`, all published rows, and `measurements`.
+
+        Both have run_id and row to be joined by. Measurements are as in `measurements()`; `all_measurements` has also
+        what was measured again since, told apart by evaluation_id. They are read only for a query that names them.
 
         Args:
             query: SQL; parameters are written $name.
@@ -198,6 +253,9 @@ class Archive:
         """
         with duckdb.connect(config={"python_enable_replacements": False}) as connection:
             connection.register("rows", self._rows)
+            if "measurements" in query.lower():
+                connection.register("measurements", self._measurements)
+                connection.register("all_measurements", pa.concat_tables(self._measurement_tables))
             try:
                 answer = connection.sql(query, params=params) if params else connection.sql(query)
                 return pa.table({}) if answer is None else answer.to_arrow_table()
@@ -222,7 +280,7 @@ class Archive:
         return self._gather(places, W_PLUS, (self.geometry.num_ws, self.geometry.w_dim))
 
     def noise(self, image_ids: Sequence[str], method: str) -> list[Floats]:
-        """Noise maps of images.
+        """Noise maps of images; those of an edit are the inversion's.
 
         Args:
             image_ids: N ids.
@@ -235,9 +293,23 @@ class Archive:
             ArchiveKeyError: as in `codes`, or the run kept no noise maps.
             CorruptArchiveError: an object is missing or damaged.
         """
-        places = [self._place(image_id, method) for image_id in image_ids]
+        places = [self._inverted(*self._place(image_id, method)) for image_id in image_ids]
         sides = self.geometry.noise_sides
         return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
+
+    def images(self, image_ids: Sequence[str], method: str) -> list[bytes]:
+        """Kept images of an edit, as PNG files.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of the edited method, such as "lsap_e/slant".
+
+        Raises:
+            ArchiveKeyError: as in `codes`, or the run kept no images.
+            CorruptArchiveError: an object is missing.
+        """
+        places = [self._place(image_id, method) for image_id in image_ids]
+        return in_threads(lambda place: self._image(*place), places)
 
     def trace(self, image_ids: Sequence[str], method: str) -> Trace:
         """Objective terms of images along the optimization.
@@ -313,26 +385,47 @@ class Archive:
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, bytes."""
         methods: dict[str, dict[str, Any]] = {}
+        edits: dict[str, dict[str, Any]] = {}
         for manifest in self._manifests:
-            about = methods.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
+            of_kind = methods if manifest.subject is None else edits
+            about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
             about["runs"] += 1
             for status in STATUSES:
                 about[status] += manifest.rows_by_status[status]
         return {
             "url": self.url,
-            "format_version": FORMAT_VERSION,
+            "format_version": decode_document(self._store.get(ARCHIVE_KEY), ARCHIVE_KEY)["format_version"],
             "generator": dict(self.generator),
             "geometry": self.geometry.to_dict(),
             "num_runs": len(self._manifests),
             "num_rows": sum(manifest.num_rows for manifest in self._manifests),
             "num_bytes": sum(file.size for manifest in self._manifests for file in manifest.files),
             "methods": {name: methods[name] for name in sorted(methods)},
+            "edits": {name: edits[name] for name in sorted(edits)},
+            "num_evaluations": len(self.evaluations),
         }
 
     @cached_property
     def _rows(self) -> pa.Table:
         tables = [table for tables in self._tables for table in tables]
         return pa.concat_tables([ROW_SCHEMA.empty_table(), *tables]).combine_chunks()
+
+    @cached_property
+    def _measurements(self) -> pa.Table:
+        return newest_measurements(self.evaluations, self._measurement_tables[1:]).combine_chunks()
+
+    @cached_property
+    def _measurement_tables(self) -> list[pa.Table]:
+        """An empty one, and that of each evaluation."""
+        return [MEASUREMENT_SCHEMA.empty_table(), *(read_measurements(self._store, one) for one in self.evaluations)]
+
+    def _measured_by(self, evaluation_ids: Sequence[str]) -> pa.Table:
+        known = {info.evaluation_id: info for info in self.evaluations}
+        for evaluation_id in evaluation_ids:
+            if evaluation_id not in known:
+                raise ArchiveKeyError(f"{self.url} has no published evaluation {evaluation_id}: see evaluations")
+        wanted = [read_measurements(self._store, known[one]) for one in dict.fromkeys(evaluation_ids)]
+        return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *wanted])
 
     @cached_property
     def _tables(self) -> list[list[pa.Table]]:
@@ -355,7 +448,7 @@ class Archive:
     def _runs_of(self, method: str) -> list[int]:
         runs = [i for i, one in enumerate(self._manifests) if method in (one.method, one.method_digest)]
         if not runs:
-            known = ", ".join(self.methods) or "none"
+            known = ", ".join([*self.methods, *self.edits]) or "none"
             raise ArchiveKeyError(f"{self.url} has no published run of method {method}: it has {known}")
         return runs
 
@@ -397,6 +490,29 @@ class Archive:
                 f"reason {row['reason']}{sentence}"
             )
         return int(self._run_of_row[index]), int(self._row_in_run[index])
+
+    def _inverted(self, run: int, row: int) -> tuple[int, int]:
+        """The place of the inversion: of an edit that of its subject, whose rows are its own."""
+        subject = self._manifests[run].subject
+        if subject is None:
+            return run, row
+        found = next((i for i, one in enumerate(self._manifests) if one.run_id == subject.run_id), None)
+        if found is None:
+            raise CorruptArchiveError(
+                f"{self.url}: run {self._manifests[run].run_id} edits run {subject.run_id}, which is gone: "
+                "restore it from a copy"
+            )
+        return found, row
+
+    def _image(self, run: int, row: int) -> bytes:
+        run_id, name = self._manifests[run].run_id, image_name(row)
+        if name not in self._objects[run].sizes:
+            raise ArchiveKeyError(f"run {run_id} kept no image of row {row}: make it from codes and noise")
+        key = f"{run_prefix(run_id)}/{name}"
+        try:
+            return self._store.get(key)
+        except ArchiveNotFoundError as error:
+            raise CorruptArchiveError(f"{self._store.join(key)} is missing: restore it from a copy") from error
 
     def _original(self, index: int, method: str) -> int:
         """Index of the row that a duplicate's row stands for.

@@ -8,7 +8,7 @@ and repeated, by anybody, at any time: the marker decides which attempt's rows a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ from lsap_archive.layout import (
     checked_name,
     commit_key,
     commit_prefix,
+    image_name,
     manifest_key,
     plan_key,
     rows_name,
@@ -57,6 +58,7 @@ from lsap_archive.schema import (
     to_parquet,
 )
 from lsap_archive.store import Store
+from lsap_archive.subject import Subject
 from lsap_archive.zarr_shards import ArrayLayout, Floats, array_layouts, chunk_of, encode_shard
 
 
@@ -70,6 +72,7 @@ class RunWriter:
         geometry: sizes of the generator's inputs.
         plan: plan.json (run_id, method, method_digest, config, provenance, num_rows, shard_rows, num_shards,
             trace_steps, trace_terms).
+        subject: of an edit run, what it edits; None for an inversion.
         layouts: the run's arrays by name.
     """
 
@@ -86,7 +89,13 @@ class RunWriter:
             raise ArchiveNotFoundError(
                 f"{store.url} has no run {run_id}: start it with ArchiveWriter.start_run"
             ) from error
-        self.layouts = array_layouts(geometry, tuple(self.plan["trace_steps"]), tuple(self.plan["trace_terms"]))
+        self.subject = Subject.from_dict(self.plan.get("subject"))
+        self.layouts = array_layouts(
+            geometry,
+            tuple(self.plan["trace_steps"]),
+            tuple(self.plan["trace_terms"]),
+            has_noise=self.subject is None,
+        )
         self._metadata: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
@@ -171,7 +180,15 @@ class RunWriter:
         key = commit_key(self.run_id, shard)
         return ShardCommit.decode(self.store.get(key), self.store.join(key))
 
-    def write_shard(self, shard: int, arrays: Mapping[str, Floats], rows: pa.Table, attempt: str) -> bool:
+    def write_shard(
+        self,
+        shard: int,
+        arrays: Mapping[str, Floats],
+        rows: pa.Table,
+        attempt: str,
+        *,
+        images: Iterable[tuple[int, bytes]] = (),
+    ) -> bool:
         """Write a shard: stage, commit, promote. Writing it again changes nothing.
 
         Args:
@@ -181,6 +198,7 @@ class RunWriter:
                 planned, or left out. What stands at rows that are not "ok" is not written: these hold NaN.
             rows: pyarrow table, see `lsap_archive.schema.conform_rows`.
             attempt: who does it, e.g. "actor-3-try-1"; kept in the rows.
+            images: (row, PNG file) of ok rows of this shard to keep, of an edit run only; may be made one by one.
 
         Returns:
             Whether this attempt won the shard. If not, its results are dropped: another attempt's are kept.
@@ -193,14 +211,22 @@ class RunWriter:
         self.rows_of(shard)
         if self.store.exists(commit_key(self.run_id, shard)):
             return False
-        staged = self.stage(shard, arrays, rows, attempt)
+        staged = self.stage(shard, arrays, rows, attempt, images=images)
         if not self.commit(staged):
             self.discard(staged)
             return False
         self.promote(staged)
         return True
 
-    def stage(self, shard: int, arrays: Mapping[str, Floats], rows: pa.Table, attempt: str) -> ShardCommit:
+    def stage(
+        self,
+        shard: int,
+        arrays: Mapping[str, Floats],
+        rows: pa.Table,
+        attempt: str,
+        *,
+        images: Iterable[tuple[int, bytes]] = (),
+    ) -> ShardCommit:
         """First step of write_shard: write everything under keys of this attempt alone."""
         checked_name(attempt, "attempt")
         table = conform_rows(
@@ -210,6 +236,7 @@ class RunWriter:
             method=self.plan["method"],
             shard=shard,
             attempt=attempt,
+            subject=self.subject,
         )
         is_ok = np.array([status == OK for status in table.column("status").to_pylist()])
         self._check_names(arrays, shard)
@@ -225,6 +252,9 @@ class RunWriter:
             data = encode_shard(self._array_metadata(name), shard, kept)
             if data is not None:
                 objects.append(self._stage_object(folder, chunk_of(layout, shard), data))
+        for row, png in images:
+            self._check_image(row, is_ok, shard)
+            objects.append(self._stage_object(folder, image_name(row), png))
         objects.append(self._stage_object(folder, rows_name(shard), to_parquet(table)))
         return ShardCommit(
             run_id=self.run_id,
@@ -346,6 +376,7 @@ class RunWriter:
             generator=self.generator,
             geometry=self.geometry.to_dict(),
             schema_version=SCHEMA_VERSION,
+            subject=self.subject,
             files=tuple([plan, *files]),
             **{name: self.plan[name] for name in kept},
         )
@@ -394,6 +425,14 @@ class RunWriter:
                 f"shard {shard} of run {self.run_id}: {', '.join(sorted(missing))} is missing; "
                 "give w_plus, and either every noise map or none"
             )
+
+    def _check_image(self, row: int, is_ok: np.ndarray[Any, Any], shard: int) -> None:
+        where = f"shard {shard} of run {self.run_id}"
+        if self.subject is None:
+            raise ArchiveMismatchError(f"{where}: only an edit run keeps images: leave them out")
+        rows = self.rows_of(shard)
+        if row not in rows or not is_ok[row - rows.start]:
+            raise ArchiveMismatchError(f"{where}: an image of row {row} was given, which is not an ok row of it")
 
     def _check_values(self, layout: ArrayLayout, values: Floats, is_ok: np.ndarray[Any, Any], shard: int) -> None:
         """Refuse a wrong shape or type, and ok rows that are not finite (the trace may have gaps)."""

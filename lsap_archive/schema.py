@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.subject import Subject
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 OK, FAILED, DUPLICATE = "ok", "failed", "duplicate"
 STATUSES = (OK, FAILED, DUPLICATE)
@@ -55,6 +56,10 @@ ROW_SCHEMA = pa.schema(
         pa.field("final_loss", pa.float32()),
         _needed("shard", pa.int32()),
         _needed("attempt", pa.string()),
+        pa.field("subject_run_id", pa.string()),
+        pa.field("subject_row", pa.int64()),
+        pa.field("edit", pa.string()),
+        pa.field("strength", pa.float64()),
     ]
 )
 """One row per image and method: what became of the image, and what was measured of it.
@@ -62,14 +67,25 @@ ROW_SCHEMA = pa.schema(
 status is "ok" (the arrays hold its code), "failed" (`reason` is a code, `message` a sentence; the arrays hold
 NaN) or "duplicate" (the same content as image `duplicate_of`, whose code it shares; the arrays hold NaN).
 width and height are those of the original file, in pixels; seconds is the batch's wall time over its size.
+Of an edit, subject_run_id and subject_row say which code was edited; they are null for an inversion. What is measured
+of an edit stands in the measurements of an evaluation.
 """
 
 
-def conform_rows(rows: Any, *, planned: Any, run_id: str, method: str, shard: int, attempt: str) -> Any:
+def conform_rows(
+    rows: Any,
+    *,
+    planned: Any,
+    run_id: str,
+    method: str,
+    shard: int,
+    attempt: str,
+    subject: Subject | None = None,
+) -> Any:
     """A shard's rows in ROW_SCHEMA, checked against the plan.
 
-    What the plan knows (run_id, row, image_id, uri, digest, method, shard, attempt) may be left out; where it
-    is there, it must agree. Columns of measurements may be left out and are null.
+    What the plan knows (run_id, row, image_id, uri, digest, method, shard, attempt, and of an edit its subject) may be
+    left out; where it is there, it must agree. Columns of measurements may be left out and are null.
 
     Args:
         rows: pyarrow table, one row per planned image, in the plan's order; needs `status`.
@@ -78,6 +94,7 @@ def conform_rows(rows: Any, *, planned: Any, run_id: str, method: str, shard: in
         method: the run's method.
         shard: number of the shard.
         attempt: the attempt that made the rows.
+        subject: what an edit run edits, None for an inversion.
 
     Returns:
         A pyarrow table in ROW_SCHEMA.
@@ -98,6 +115,7 @@ def conform_rows(rows: Any, *, planned: Any, run_id: str, method: str, shard: in
     known = {name: planned.column(name) for name in IMAGES_SCHEMA.names}
     for name, value in (("run_id", run_id), ("method", method), ("shard", shard), ("attempt", attempt)):
         known[name] = pa.chunked_array([pa.array([value] * size, ROW_SCHEMA.field(name).type)])
+    known |= _subject_columns(subject, planned)
     columns = []
     for field in ROW_SCHEMA:
         given = _cast(rows.column(field.name), field, where) if field.name in rows.column_names else None
@@ -182,6 +200,18 @@ def _check_status(table: Any, where: str) -> None:
             raise ArchiveMismatchError(
                 f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {column}: give one"
             )
+
+
+def _subject_columns(subject: Subject | None, planned: Any) -> dict[str, Any]:
+    """What rows say of the subject of an edit; null for an inversion."""
+    size = planned.num_rows
+    values: dict[str, list[Any]] = {
+        "subject_run_id": [None if subject is None else subject.run_id] * size,
+        "subject_row": [None] * size if subject is None else planned.column("row").to_pylist(),
+        "edit": [None if subject is None else subject.edit] * size,
+        "strength": [None if subject is None else subject.strength] * size,
+    }
+    return {name: pa.chunked_array([pa.array(of, ROW_SCHEMA.field(name).type)]) for name, of in values.items()}
 
 
 def _first_difference(given: Any, wanted: Any) -> int:

@@ -11,19 +11,27 @@ import pyarrow as pa
 
 from lsap_archive.documents import decode_document, sha256_of
 from lsap_archive.errors import ArchiveError, ArchiveNotFoundError, StoreUnavailableError
+from lsap_archive.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.layout import (
+    EVALUATIONS_PREFIX,
+    IMAGES_FOLDER,
     IMAGES_NAME,
     RUNS_PREFIX,
     TRACE,
     Geometry,
     commit_prefix,
+    evaluation_manifest_key,
+    evaluation_plan_key,
+    evaluation_prefix,
     manifest_key,
+    measurements_name,
     plan_key,
     rows_name,
     run_prefix,
     staging_prefix,
 )
 from lsap_archive.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.plan import images_digest
 from lsap_archive.published import read_header, read_manifest
 from lsap_archive.schema import FAILED, IMAGES_SCHEMA, OK, ROW_SCHEMA, STATUSES, from_parquet
@@ -55,7 +63,8 @@ class VerifyReport:
 
     Attributes:
         url: the archive.
-        counts: number of published_runs, unfinished_runs, objects, bytes, rows, and rows by status.
+        counts: number of published_runs, unfinished_runs, objects, bytes, rows, rows by status, evaluations, and
+            measurements.
         problems: what is wrong; empty if the archive is sound.
         information: what is unusual and harmless: unfinished runs, orphaned staging, objects nobody names.
     """
@@ -100,7 +109,7 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
         StoreUnavailableError: the store does not answer or refuses.
     """
     store = Store.from_url(url, storage_options)
-    names = ("published_runs", "unfinished_runs", "objects", "bytes", "rows", *STATUSES)
+    names = ("published_runs", "unfinished_runs", "objects", "bytes", "rows", *STATUSES, "evaluations", "measurements")
     report = VerifyReport(store.url, dict.fromkeys(names, 0))
     try:
         _, geometry = read_header(store)
@@ -110,14 +119,20 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
         report.problems.append(Problem("archive.json", str(error), "the archive's header"))
         return report
     images = []
+    runs: dict[str, Manifest] = {}
     for run_id in store.folders(RUNS_PREFIX):
-        images.append((run_id, _verify_run(store, run_id, geometry, report)))
+        images.append((run_id, _verify_run(store, run_id, geometry, runs, report)))
     _verify_unique(images, report)
+    _verify_subjects(runs, report)
+    for evaluation_id in store.folders(EVALUATIONS_PREFIX):
+        _verify_evaluation(store, evaluation_id, runs, report)
     return report
 
 
-def _verify_run(store: Store, run_id: str, geometry: Geometry, report: VerifyReport) -> list[tuple[str, ...]]:
-    """Check one run; its rows as (created, method digest, image id, digest, status)."""
+def _verify_run(
+    store: Store, run_id: str, geometry: Geometry, runs: dict[str, Manifest], report: VerifyReport
+) -> list[tuple[str, ...]]:
+    """Check one run and note its manifest; its rows as (created, method digest, image id, digest, status)."""
     try:
         manifest = read_manifest(store, run_id)
     except ArchiveNotFoundError:
@@ -129,6 +144,7 @@ def _verify_run(store: Store, run_id: str, geometry: Geometry, report: VerifyRep
         report.problems.append(Problem(manifest_key(run_id), str(error), "the run's manifest"))
         return []
     report.count("published_runs")
+    runs[run_id] = manifest
     if Geometry.from_dict(manifest.geometry) != geometry:
         report.problems.append(Problem(manifest_key(run_id), str(manifest.geometry), str(geometry)))
     files = {file.name: file for file in manifest.files}
@@ -141,6 +157,9 @@ def _verify_run(store: Store, run_id: str, geometry: Geometry, report: VerifyRep
     rows: list[tuple[str, ...]] = []
     for shard in range(manifest.num_shards):
         rows += _verify_shard(store, manifest, geometry, shard, files, metadata, report)
+    for name in files:
+        if name.startswith(f"{IMAGES_FOLDER}/"):
+            _checked(store, run_id, files[name], report)
     found = {status: sum(row[4] == status for row in rows) for status in STATUSES}
     for status, number in found.items():
         report.count(status, number)
@@ -177,7 +196,8 @@ def _verify_shard(
         return []
     statuses = table.column("status").to_pylist()
     is_ok = np.array([status == OK for status in statuses])
-    for layout in array_layouts(geometry, manifest.trace_steps, manifest.trace_terms).values():
+    layouts = array_layouts(geometry, manifest.trace_steps, manifest.trace_terms, has_noise=manifest.subject is None)
+    for layout in layouts.values():
         chunk = chunk_of(layout, shard)
         array_json = metadata.get(f"{layout.name}/zarr.json")
         if chunk not in files:
@@ -301,9 +321,74 @@ def _verify_unique(runs: list[tuple[str, list[tuple[str, ...]]]], report: Verify
             last[method_digest, image_id] = (digest, status, run_id)
 
 
+def _verify_subjects(runs: dict[str, Manifest], report: VerifyReport) -> None:
+    """What is edited is there, and has as many rows as its edit."""
+    for run_id, manifest in runs.items():
+        if manifest.subject is None:
+            continue
+        subject = runs.get(manifest.subject.run_id)
+        if subject is None or subject.num_rows != manifest.num_rows:
+            found = "nothing" if subject is None else f"{subject.num_rows} rows"
+            wanted = f"{manifest.num_rows} rows in run {manifest.subject.run_id}, which it edits"
+            report.problems.append(Problem(manifest_key(run_id), found, wanted))
+
+
+def _verify_evaluation(store: Store, evaluation_id: str, runs: dict[str, Manifest], report: VerifyReport) -> None:
+    key = evaluation_manifest_key(evaluation_id)
+    try:
+        info = EvaluationInfo.decode(store.get(key), key)
+    except ArchiveNotFoundError:
+        _verify_unfinished_evaluation(store, evaluation_id, report)
+        return
+    except StoreUnavailableError:
+        raise
+    except ArchiveError as error:
+        report.problems.append(Problem(key, str(error), "the evaluation's manifest"))
+        return
+    report.count("evaluations")
+    prefix = evaluation_prefix(evaluation_id)
+    if info.run_id is not None and (info.run_id not in runs or runs[info.run_id].num_rows != info.num_rows):
+        report.problems.append(Problem(key, "another or no run", f"{info.num_rows} rows in run {info.run_id}"))
+    files = {file.name: _checked_object(store, f"{prefix}/{file.name}", file, report) for file in info.files}
+    number = 0
+    for shard in range(-(-info.num_rows // info.shard_rows)):
+        name = measurements_name(shard)
+        if name not in files:
+            report.problems.append(Problem(f"{prefix}/{name}", "no entry in the manifest", "one"))
+            continue
+        table = _readable(files[name], MEASUREMENT_SCHEMA, f"{prefix}/{name}", report)
+        number += 0 if table is None else table.num_rows
+    report.count("measurements", number)
+    if number != info.num_measurements and None not in files.values():
+        report.problems.append(Problem(key, f"{number} measurements", f"{info.num_measurements}"))
+    for key in store.keys(prefix):
+        if key.removeprefix(f"{prefix}/") not in {*files, "_manifest.json"}:
+            report.information.append(f"{key} is named by no manifest")
+
+
+def _verify_unfinished_evaluation(store: Store, evaluation_id: str, report: VerifyReport) -> None:
+    key = evaluation_plan_key(evaluation_id)
+    try:
+        plan = decode_document(store.get(key), key)
+        wanted = EvaluationPlan(**{name: plan[name] for name in EvaluationPlan.__dataclass_fields__}).num_shards
+    except ArchiveNotFoundError:
+        report.information.append(f"{evaluation_prefix(evaluation_id)} has no plan: a start that was cut short")
+        return
+    except ArchiveError as error:
+        report.problems.append(Problem(key, str(error), "the evaluation's plan"))
+        return
+    done = len(store.keys(f"{evaluation_prefix(evaluation_id)}/shards"))
+    report.information.append(
+        f"{evaluation_prefix(evaluation_id)} is not published: {done} of {wanted} shards are measured"
+    )
+
+
 def _checked(store: Store, run_id: str, file: StoredObject, report: VerifyReport) -> bytes | None:
     """The object's bytes if they are those of the manifest; else None, and the problem is noted."""
-    key = f"{run_prefix(run_id)}/{file.name}"
+    return _checked_object(store, f"{run_prefix(run_id)}/{file.name}", file, report)
+
+
+def _checked_object(store: Store, key: str, file: StoredObject, report: VerifyReport) -> bytes | None:
     report.count("objects")
     try:
         data = store.get(key)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lsap_archive.documents import encode_document, now
+from lsap_archive.documents import decode_document, encode_document, now
 from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
+from lsap_archive.evaluations import EvaluationPlan, EvaluationWriter, start_evaluation
 from lsap_archive.layout import (
     ARCHIVE_KEY,
     FORMAT_NAME,
@@ -15,11 +16,12 @@ from lsap_archive.layout import (
     RUNS_PREFIX,
     Geometry,
     anchor_key,
+    calibration_key,
     plan_key,
     report_key,
     run_prefix,
 )
-from lsap_archive.plan import RunPlan, first_difference
+from lsap_archive.plan import RunPlan, first_difference, images_digest
 from lsap_archive.published import in_threads, measured_object, read_header, read_row_tables
 from lsap_archive.run_writer import RunWriter
 from lsap_archive.schema import IMAGES_SCHEMA, STATUSES, from_parquet, to_parquet
@@ -104,12 +106,15 @@ class ArchiveWriter:
             plan: what the run works on.
 
         Raises:
-            ArchiveMismatchError: a run of this id has another plan.
+            ArchiveMismatchError: a run of this id has another plan, or an edit's rows are not those of its subject.
+            ArchiveNotFoundError: the subject of an edit is not published.
         """
         store, prefix, wanted = self.store, run_prefix(plan.run_id), plan.document()
         if not store.exists(plan_key(plan.run_id)):
-            layouts = array_layouts(self.geometry, plan.trace_steps, plan.trace_terms)
-            attributes = {
+            if plan.subject is not None:
+                self._check_subject(plan)
+            layouts = array_layouts(self.geometry, plan.trace_steps, plan.trace_terms, has_noise=plan.subject is None)
+            attributes: dict[str, Any] = {
                 "run_id": plan.run_id,
                 "method": plan.method,
                 "method_digest": plan.method_digest,
@@ -117,6 +122,8 @@ class ArchiveWriter:
                 "trace_steps": list(plan.trace_steps),
                 "trace_terms": list(plan.trace_terms),
             }
+            if plan.subject is not None:
+                attributes["subject"] = plan.subject.to_dict()
             objects = group_metadata(layouts.values(), plan.num_rows, plan.shard_rows, attributes)
             objects[IMAGES_NAME] = to_parquet(plan.table())
             for name, data in objects.items():
@@ -133,6 +140,30 @@ class ArchiveWriter:
                 "resume it as it was planned or choose another run id"
             )
         return run
+
+    def start_evaluation(self, plan: EvaluationPlan) -> EvaluationWriter:
+        """Make an evaluation ready to be worked; one that was started before is opened.
+
+        Raises:
+            ArchiveMismatchError: an evaluation of this id has another plan.
+        """
+        return start_evaluation(self.store, plan)
+
+    def keep_calibration(self, digest: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a calibration, JSON values; returns the kept one, which is the first of its digest."""
+        key = calibration_key(digest)
+        self.store.create(key, encode_document(dict(values), key))
+        kept = self.get_calibration(digest)
+        assert kept is not None
+        return kept
+
+    def get_calibration(self, digest: str) -> dict[str, Any] | None:
+        """A kept calibration, or None."""
+        key = calibration_key(digest)
+        try:
+            return decode_document(self.store.get(key), self.store.join(key))
+        except ArchiveNotFoundError:
+            return None
 
     def runs(self) -> list[RunWriter]:
         """Every run that has a plan, by id."""
@@ -202,6 +233,23 @@ class ArchiveWriter:
         """
         self.store.put(report_key(name), data)
         return self.store.join(report_key(name))
+
+    def _check_subject(self, plan: RunPlan) -> None:
+        """Accept an edit of exactly the rows of an inversion that readers see."""
+        assert plan.subject is not None
+        subject = RunWriter(self.store, plan.subject.run_id, self.generator, self.geometry)
+        if not subject.is_published:
+            raise ArchiveNotFoundError(
+                f"run {plan.run_id} edits run {subject.run_id}, which is not published in {self.store.url}: "
+                "finish that run first"
+            )
+        found = (plan.subject.method, plan.subject.method_digest, images_digest(plan.table()))
+        wanted = tuple(subject.plan[name] for name in ("method", "method_digest", "images_digest"))
+        if found != wanted or subject.subject is not None:
+            raise ArchiveMismatchError(
+                f"run {plan.run_id} has not the method and images of run {subject.run_id}, which it edits: "
+                "plan it with the rows of that inversion"
+            )
 
     def _check_leftover(self, key: str, name: str, data: bytes, plan: RunPlan) -> None:
         """Accept what an earlier start of the same plan left behind, and nothing else."""

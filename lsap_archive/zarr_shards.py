@@ -51,12 +51,15 @@ class ArrayLayout:
 
 
 def array_layouts(
-    geometry: Geometry, trace_steps: tuple[int, ...], trace_terms: tuple[str, ...]
+    geometry: Geometry, trace_steps: tuple[int, ...], trace_terms: tuple[str, ...], *, has_noise: bool = True
 ) -> dict[str, ArrayLayout]:
-    """The arrays of a run by name: w_plus, the noise maps, and the trace if it has steps and terms."""
+    """The arrays of a run by name: w_plus, the noise maps, and the trace if it has steps and terms.
+
+    An edit run has no noise maps: they are those of its subject.
+    """
     codes = ArrayLayout(W_PLUS, (geometry.num_ws, geometry.w_dim), ("image", "layer", "channel"), {})
     layouts = {W_PLUS: codes}
-    for index, side in enumerate(geometry.noise_sides):
+    for index, side in enumerate(geometry.noise_sides if has_noise else ()):
         name = noise_name(index)
         layouts[name] = ArrayLayout(name, (side, side), ("image", "y", "x"), {})
     if trace_steps and trace_terms:

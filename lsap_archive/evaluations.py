@@ -1,0 +1,361 @@
+"""Evaluations: what is measured of a run, or of synthetic images; shards in any order, each kept once, then published.
+
+A shard is one Parquet file, so putting it create-only is its commit. Where a set-level number is asked for, the sums
+of the shard that it is made from are put before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive.documents import as_json, decode_document, encode_document, now, sha256_of
+from lsap_archive.errors import (
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    IncompleteRunError,
+)
+from lsap_archive.layout import (
+    EVALUATIONS_PREFIX,
+    FORMAT_VERSION,
+    checked_name,
+    evaluation_manifest_key,
+    evaluation_plan_key,
+    evaluation_prefix,
+    measurements_name,
+    state_name,
+)
+from lsap_archive.manifest import StoredObject, check_version
+from lsap_archive.measurements import MEASUREMENT_SCHEMA, conform_measurements
+from lsap_archive.plan import first_difference
+from lsap_archive.published import describe, in_threads, measured_object, read_header
+from lsap_archive.schema import from_parquet, to_parquet
+from lsap_archive.store import Store
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is to be measured.
+
+    Attributes:
+        evaluation_id: name of the evaluation, unique in the archive.
+        subject: {"run_id": ...} of a run of the archive, or what synthetic images are made from, JSON values.
+        method: the measured method, as the run names it ("e4e", "e4e/slant").
+        edit: name of the edit, or None for an inversion.
+        strength: of the edit, or None.
+        config: everything that decides the values, JSON values.
+        provenance: versions, digests, seeds, JSON values.
+        num_rows: images, those of the run included of which nothing can be measured.
+        shard_rows: images of a shard.
+
+    Raises:
+        ArchiveMismatchError: a name or size that cannot be.
+    """
+
+    evaluation_id: str
+    subject: dict[str, Any]
+    method: str
+    edit: str | None
+    strength: float | None
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    num_rows: int
+    shard_rows: int
+
+    def __post_init__(self) -> None:
+        checked_name(self.evaluation_id, "evaluation id")
+        if self.num_rows < 1 or self.shard_rows < 1:
+            raise ArchiveMismatchError(
+                f"evaluation {self.evaluation_id} has {self.num_rows} rows in shards of {self.shard_rows}: "
+                "at least 1 is wanted of both"
+            )
+
+    @property
+    def num_shards(self) -> int:
+        """ceil(num_rows / shard_rows)."""
+        return -(-self.num_rows // self.shard_rows)
+
+    def document(self) -> dict[str, Any]:
+        """plan.json without what start_evaluation adds, as JSON gives it back."""
+        document: dict[str, Any] = as_json(vars(self), f"the plan of evaluation {self.evaluation_id}")
+        return document
+
+
+@dataclass(frozen=True)
+class EvaluationInfo:
+    """A published evaluation, and its manifest.
+
+    Attributes:
+        evaluation_id, subject, method, edit, strength, config, provenance, num_rows, shard_rows: as in the plan.
+        created: UTC time of publication, ISO 8601.
+        num_measurements: rows of its table.
+        summary: numbers of the whole set, such as {"frechet": ...}, JSON values.
+        files: every object of the evaluation.
+    """
+
+    evaluation_id: str
+    subject: dict[str, Any]
+    method: str
+    edit: str | None
+    strength: float | None
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    num_rows: int
+    shard_rows: int
+    created: str
+    num_measurements: int
+    summary: dict[str, Any]
+    files: tuple[StoredObject, ...] = field(repr=False)
+
+    @property
+    def run_id(self) -> str | None:
+        """The measured run, None for synthetic images."""
+        run_id: str | None = self.subject.get("run_id")
+        return run_id
+
+    def encode(self) -> bytes:
+        """The manifest as bytes."""
+        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        values = {**vars(self), "files": files, "format_version": FORMAT_VERSION}
+        return encode_document(values, f"the manifest of evaluation {self.evaluation_id}")
+
+    @classmethod
+    def decode(cls, data: bytes, name: str) -> EvaluationInfo:
+        """The manifest that `encode` wrote.
+
+        Raises:
+            CorruptArchiveError: it is damaged.
+            ArchiveMismatchError: a newer version of the format wrote it.
+        """
+        values = decode_document(data, name)
+        check_version(values, name)
+        try:
+            del values["format_version"]
+            values["files"] = tuple(StoredObject(**file) for file in values["files"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise CorruptArchiveError(f"{name} is not a manifest of an evaluation ({error})") from error
+
+
+class EvaluationWriter:
+    """One evaluation, opened for writing; light enough to open in every worker.
+
+    Attributes:
+        store: the archive's objects.
+        evaluation_id: the evaluation.
+        plan: what is to be measured.
+    """
+
+    def __init__(self, store: Store, evaluation_id: str) -> None:
+        self.store = store
+        self.evaluation_id = evaluation_id
+        self._prefix = evaluation_prefix(evaluation_id)
+        key = evaluation_plan_key(evaluation_id)
+        try:
+            values = decode_document(store.get(key), store.join(key))
+        except ArchiveNotFoundError as error:
+            raise ArchiveNotFoundError(
+                f"{store.url} has no evaluation {evaluation_id}: start it with start_evaluation"
+            ) from error
+        self.plan = EvaluationPlan(**{one.name: values[one.name] for one in fields(EvaluationPlan)})
+
+    def __repr__(self) -> str:
+        return f"EvaluationWriter({self.store.url!r}, {self.evaluation_id!r})"
+
+    @classmethod
+    def open(cls, url: str, evaluation_id: str, storage_options: Mapping[str, Any] | None = None) -> EvaluationWriter:
+        """An evaluation that was started, from the archive's URL alone.
+
+        Raises:
+            ArchiveNotFoundError: no such archive or evaluation.
+            StoreUnavailableError: the store does not answer or refuses.
+        """
+        store = Store.from_url(url, storage_options)
+        read_header(store)
+        return cls(store, evaluation_id)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether readers see the evaluation."""
+        return self.store.exists(evaluation_manifest_key(self.evaluation_id))
+
+    def rows_of(self, shard: int) -> range:
+        """Rows of a shard.
+
+        Raises:
+            ArchiveMismatchError: no such shard.
+        """
+        plan = self.plan
+        if not 0 <= shard < plan.num_shards:
+            raise ArchiveMismatchError(
+                f"evaluation {self.evaluation_id} has shards 0 to {plan.num_shards - 1}, not {shard}"
+            )
+        return range(shard * plan.shard_rows, min((shard + 1) * plan.shard_rows, plan.num_rows))
+
+    def missing_shards(self) -> list[int]:
+        """Shards that still need work, in order."""
+        there = {key.rsplit("/", 1)[1] for key in self.store.keys(f"{self._prefix}/shards")}
+        names = (measurements_name(shard).rsplit("/", 1)[1] for shard in range(self.plan.num_shards))
+        return [shard for shard, name in enumerate(names) if name not in there]
+
+    def write_shard(self, shard: int, rows: pa.Table, state: bytes | None = None) -> bool:
+        """Write what was measured of a shard. Writing it again changes nothing.
+
+        Args:
+            shard: number of the shard.
+            rows: see `lsap_archive.measurements.conform_measurements`.
+            state: sums of this shard that a set-level number is made from; bytes of an .npz file.
+
+        Returns:
+            Whether this is what is kept; if not, another attempt was first.
+
+        Raises:
+            ArchiveMismatchError: the rows are not those of the plan. Nothing was written.
+            StoreUnavailableError: the store does not answer or refuses; the same call may be tried again.
+        """
+        table = conform_measurements(
+            rows,
+            constants={
+                "evaluation_id": self.evaluation_id,
+                "run_id": self.plan.subject.get("run_id"),
+                "method": self.plan.method,
+                "edit": self.plan.edit,
+                "strength": self.plan.strength,
+                "shard": shard,
+            },
+            planned=self.rows_of(shard),
+            where=f"shard {shard} of evaluation {self.evaluation_id}",
+        )
+        if state is not None:
+            self.store.create(f"{self._prefix}/{state_name(shard)}", state)
+        return self.store.create(f"{self._prefix}/{measurements_name(shard)}", to_parquet(table))
+
+    def states(self) -> Iterator[bytes]:
+        """Sums of every shard that has some, in order, one at a time."""
+        keys = sorted(self.store.keys(f"{self._prefix}/states"), key=lambda key: (len(key), key))
+        yield from (self.store.get(key) for key in keys)
+
+    def publish(self, summary: Mapping[str, Any]) -> bool:
+        """Make the evaluation visible: read every shard, then put the manifest. May be called again.
+
+        Args:
+            summary: numbers of the whole set, JSON values.
+
+        Returns:
+            Whether this call published it; False if it was published already.
+
+        Raises:
+            IncompleteRunError: shards are missing.
+            CorruptArchiveError: a shard is damaged.
+        """
+        if self.is_published:
+            return False
+        if missing := self.missing_shards():
+            raise IncompleteRunError(
+                f"evaluation {self.evaluation_id} lacks {len(missing)} of {self.plan.num_shards} shards "
+                f"({', '.join(map(str, missing[:10]))}): measure these shards, then publish"
+            )
+        prefix = self._prefix
+        names = sorted(key.removeprefix(f"{prefix}/") for key in self.store.keys(prefix))
+        files = in_threads(lambda name: measured_object(self.store, prefix, name), names)
+        shards = [measurements_name(shard) for shard in range(self.plan.num_shards)]
+        sizes = in_threads(lambda name: self._num_measurements(f"{prefix}/{name}"), shards)
+        info = EvaluationInfo(
+            **vars(self.plan),
+            created=now(),
+            num_measurements=sum(sizes),
+            summary=as_json(dict(summary), f"the summary of evaluation {self.evaluation_id}"),
+            files=tuple(files),
+        )
+        return self.store.create(evaluation_manifest_key(self.evaluation_id), info.encode())
+
+    def _num_measurements(self, key: str) -> int:
+        table = from_parquet(self.store.get(key), MEASUREMENT_SCHEMA, self.store.join(key), ["row"])
+        return int(table.num_rows)
+
+
+def start_evaluation(store: Store, plan: EvaluationPlan) -> EvaluationWriter:
+    """Make an evaluation ready to be worked; one that was started before is opened.
+
+    Raises:
+        ArchiveMismatchError: an evaluation of this id has another plan.
+    """
+    key, wanted = evaluation_plan_key(plan.evaluation_id), plan.document()
+    if not store.exists(key):
+        store.create(key, encode_document({**wanted, "created": now()}, key))
+    started = EvaluationWriter(store, plan.evaluation_id)
+    if different := first_difference(started.plan.document(), wanted):
+        raise ArchiveMismatchError(
+            f"evaluation {plan.evaluation_id} in {store.url} was planned with another {different}: "
+            "choose another evaluation id"
+        )
+    return started
+
+
+def read_evaluations(store: Store) -> list[EvaluationInfo]:
+    """Every published evaluation, the oldest first."""
+
+    def info_or_none(evaluation_id: str) -> EvaluationInfo | None:
+        key = evaluation_manifest_key(evaluation_id)
+        try:
+            return EvaluationInfo.decode(store.get(key), store.join(key))
+        except ArchiveNotFoundError:
+            return None
+
+    found = in_threads(info_or_none, store.folders(EVALUATIONS_PREFIX))
+    return sorted((one for one in found if one), key=lambda one: (one.created, one.evaluation_id))
+
+
+def read_measurements(store: Store, info: EvaluationInfo) -> pa.Table:
+    """The measurements of a published evaluation, in the order of its shards, every file checked.
+
+    Raises:
+        CorruptArchiveError: a file is missing or altered.
+    """
+
+    def read(stored: StoredObject) -> pa.Table:
+        key = f"{evaluation_prefix(info.evaluation_id)}/{stored.name}"
+        try:
+            data = store.get(key)
+        except ArchiveNotFoundError as error:
+            raise CorruptArchiveError(
+                f"{store.join(key)} is missing, the manifest names it: restore it from a copy"
+            ) from error
+        found = (len(data), sha256_of(data))
+        if found != (stored.size, stored.sha256):
+            raise CorruptArchiveError(
+                f"{store.join(key)} is {describe(found)}, the manifest says "
+                f"{describe((stored.size, stored.sha256))}: restore it from a copy"
+            )
+        return from_parquet(data, MEASUREMENT_SCHEMA, store.join(key))
+
+    files = [file for file in info.files if file.name.startswith("shards/")]
+    files.sort(key=lambda one: (len(one.name), one.name))
+    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *in_threads(read, files)])
+
+
+def newest_measurements(evaluations: Sequence[EvaluationInfo], tables: Iterable[pa.Table]) -> pa.Table:
+    """All measurements, the oldest evaluation first; what was measured of a subject again counts once, the newest.
+
+    Args:
+        evaluations: the oldest first.
+        tables: the measurements of each.
+    """
+    taken: set[tuple[str, str, str | None]] = set()
+    kept = []
+    for info, table in zip(reversed(evaluations), reversed(list(tables)), strict=True):
+        subject = repr(sorted(info.subject.items())) + info.method
+        names = set(zip(*(table.column(name).to_pylist() for name in ("measure", "by")), strict=True))
+        for measure, by in names:
+            if (subject, measure, by) in taken:
+                same_by = pc.is_null(table.column("by")) if by is None else pc.equal(table.column("by"), by)
+                again = pc.and_(pc.equal(table.column("measure"), measure), pc.fill_null(same_by, False))
+                table = table.filter(pc.invert(again))
+        taken |= {(subject, measure, by) for measure, by in names}
+        kept.append(table)
+    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *reversed(kept)])
