@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 
 from flows import commands
 from flows.commands import ASKED_WRONGLY, FAILED
+from flows.direction_commands import add_direction_commands
+from flows.image_commands import add_image_commands
+from flows.reproduction_commands import add_reproduce_commands, add_weights_command
 
 # Small machines and closed networks: what the libraries would otherwise do on their own.
 ENVIRONMENT = {
@@ -38,12 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, explained, command in (
         ("invert", "images in, aligned latents out", commands.run_invert),
         ("train_encoder", "images in, an encoder for their generator out", commands.run_train_encoder),
+        ("edit", "inversions of an archive in, edits of them out", commands.run_edit),
+        ("evaluate", "inversions and edits of an archive in, measurements out", commands.run_evaluate),
     ):
         _finish_flow(run.add_parser(name, help=explained), command)
-    tables = run.add_parser("reproduce", help="a table of the paper, on your own domain").add_subparsers(
-        dest="table", required=True
-    )
-    _finish_flow(tables.add_parser("table3", help="pSp, e4e and LSAP_E, and LSAP_E over lambda"), commands.reproduce)
+    tables = add_reproduce_commands(run, _finish_flow)
+    study = tables.add_parser("editability", help="does SNCD predict how well codes can be edited? (not in the paper)")
+    _finish_flow(study, commands.run_editability)
 
     archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
     describe = archive.add_parser("describe", help="what an archive holds")
@@ -67,11 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("path")
     _finish(trained, commands.show_encoder)
 
+    add_direction_commands(groups, _finish)
+
     domain = groups.add_parser("domain", help="look at a domain").add_subparsers(dest="verb", required=True)
     quality = domain.add_parser("quality", help="measure samples of the embedded generator on held-out images")
     quality.add_argument("name", choices=["digits"])
     quality.add_argument("--sheet", metavar="FILE.png", help="also write a sheet of samples")
     _finish(quality, commands.measure_domain)
+    add_weights_command(domain, _finish)
+    add_image_commands(groups, _finish)
     return parser
 
 

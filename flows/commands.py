@@ -55,6 +55,42 @@ def run_train_encoder(parsed: argparse.Namespace) -> int:
     return _run(train_encoder, run, parsed)
 
 
+def run_edit(parsed: argparse.Namespace) -> int:
+    """`lsap run edit`."""
+    from flows.edit_parameters import read_edits
+    from tasks.settings import Settings
+
+    run = read_edits(parsed.config, parsed.set)
+    resolved = run.resolve(Settings.from_environment())
+    from flows.edit import dry_run_edits, edit, edit_request
+
+    if parsed.dry_run:
+        plan = dry_run_edits(resolved)
+        return _show(plan, parsed)
+    from tasks.plan_edits import choose_edits
+
+    choose_edits(edit_request(resolved))
+    return _run(edit, run, parsed)
+
+
+def run_evaluate(parsed: argparse.Namespace) -> int:
+    """`lsap run evaluate`."""
+    from flows.evaluate_parameters import read_evaluation
+    from tasks.settings import Settings
+
+    run = read_evaluation(parsed.config, parsed.set)
+    resolved = run.resolve(Settings.from_environment())
+    from flows.evaluate import dry_run_evaluations, evaluate, evaluation_request
+
+    if parsed.dry_run:
+        plan = dry_run_evaluations(resolved)
+        return _show(plan, parsed)
+    from tasks.plan_evaluations import choose_runs
+
+    choose_runs(evaluation_request(resolved))
+    return _run(evaluate, run, parsed)
+
+
 def reproduce(parsed: argparse.Namespace) -> int:
     """`lsap run reproduce`."""
     from flows.reproduce_parameters import read_reproduction
@@ -75,6 +111,26 @@ def reproduce(parsed: argparse.Namespace) -> int:
     from flows.reproduce_table3 import reproduce_table3
 
     return _run(reproduce_table3, run, parsed)
+
+
+def run_editability(parsed: argparse.Namespace) -> int:
+    """`lsap run reproduce editability`."""
+    from flows.editability_parameters import read_study
+    from flows.invert import request_of
+    from tasks.prepare import check
+    from tasks.settings import Settings
+
+    run = read_study(parsed.config, parsed.set)
+    resolved = run.resolve(Settings.from_environment())
+    if parsed.dry_run:
+        from flows.dry_run import dry_run
+
+        plan = dry_run(resolved.inversion)
+        return _show(plan, parsed)
+    check(request_of(resolved.inversion))
+    from flows.reproduce_editability import reproduce_editability
+
+    return _run(reproduce_editability, run, parsed)
 
 
 def describe_archive(parsed: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.run_file import ParameterError
 from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
-from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError, OutOfReachError
 from tasks.errors import SourceError
 from tasks.training_store import OtherRunError
 
@@ -13,6 +13,7 @@ WRONG_REQUESTS = (
     ConfigError,
     CheckpointError,
     MissingWeightsError,
+    OutOfReachError,
     ArchiveMismatchError,
     ArchiveNotFoundError,
     ArchiveKeyError,

@@ -20,11 +20,22 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import Method, method
 from tasks.anchor import AnchorOptions
+from tasks.calibrate import CalibrationOptions
+from tasks.edit_run import EditWorker, EditWorkerSpec, ShardResult
+from tasks.edit_spec import parse_edit
 from tasks.embed import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
 from tasks.encoders import save_encoder
 from tasks.networks import NetworkChoice
+from tasks.plan_edits import (
+    EditRequest,
+    PreparedEdits,
+    choose_edits,
+    missing_calibrations,
+    plan_edit_runs,
+    with_deviation,
+)
 from tasks.planning import PlannedShard
-from tasks.prepare import Prepared, Request, prepare
+from tasks.prepare import Prepared, Request, open_writer, prepare
 from tasks.weights import load_generator, save_generator
 
 CONFIG = GeneratorConfig(
@@ -173,3 +184,68 @@ def new_laboratory(tmp_path: Path, generator_file: str) -> Callable[[], Laborato
 @pytest.fixture
 def laboratory(new_laboratory: Callable[[], Laboratory]) -> Laboratory:
     return new_laboratory()
+
+
+@dataclass
+class EditingDesk:
+    """Edits a laboratory's archive in this process, as the flow does."""
+
+    laboratory: Laboratory
+    directions: dict[str, str]
+
+    def request(self, edits: Mapping[str, Any], **changes: Any) -> EditRequest:
+        values: dict[str, Any] = {
+            "archive": self.laboratory.archive,
+            "generator": self.laboratory.generator,
+            "methods": (),
+            "edits": {name: parse_edit(name, edit, self.directions) for name, edit in edits.items()},
+            "keep_images": False,
+            "calibration": CalibrationOptions(num_images=4),
+        }
+        return EditRequest(**{**values, **changes})
+
+    def worker(self, request: EditRequest, **changes: Any) -> EditWorker:
+        values: dict[str, Any] = {
+            "archive": request.archive,
+            "generator": request.generator,
+            "edits": request.edits,
+            "batch_size": 4,
+            "device": "cpu",
+        }
+        return EditWorker(EditWorkerSpec(**{**values, **changes}))
+
+    def calibrate(self, request: EditRequest) -> None:
+        """Keep what is missing."""
+        loaded, chosen = choose_edits(request)
+        writer, worker = open_writer(request.archive, loaded), self.worker(request)
+        missing = missing_calibrations(writer, chosen, request.calibration)
+        for name, (attribute, seed) in missing.deviations.items():
+            writer.keep_calibration(name, worker.deviation(attribute, seed))
+        for work in missing.strengths:
+            writer.keep_calibration(work.digest, worker.calibrate(with_deviation(work, writer)))
+
+    def plan(self, request: EditRequest, **options: Any) -> PreparedEdits:
+        loaded, chosen = choose_edits(request)
+        return plan_edit_runs(request, loaded, chosen, **options)
+
+    def publish(self, prepared: PreparedEdits) -> Archive:
+        for run_id in prepared.runs:
+            assert RunWriter.open(self.laboratory.archive, run_id).publish({})
+        return open_archive(self.laboratory.archive)
+
+    def edit(self, edits: Mapping[str, Any], **changes: Any) -> tuple[Archive, list[ShardResult]]:
+        """Calibrate, plan, edit every shard that is left, publish."""
+        request = self.request(edits, **changes)
+        self.calibrate(request)
+        prepared = self.plan(request)
+        worker = self.worker(request)
+        results = [worker.edit(shard.work) for shard in prepared.shards]
+        return self.publish(prepared), results
+
+
+@pytest.fixture
+def desk(laboratory: Laboratory, tmp_path: Path) -> EditingDesk:
+    """With a direction named "right" in W."""
+    path = tmp_path / "right.npy"
+    np.save(path, np.eye(1, CONFIG.w_dim, dtype=np.float32))
+    return EditingDesk(laboratory, {"right": str(path)})

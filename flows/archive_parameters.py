@@ -1,0 +1,71 @@
+"""What every run over the codes of an archive may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field
+
+from domains.domain import Domain, load_domain
+from flows.parameters import WorkerParameters
+from flows.run_file import ParameterError, Parameters, refused
+from tasks.edit_spec import EditSpec, parse_edit
+
+
+class ArchiveRun(Parameters):
+    """Fields of a run over the codes of an archive."""
+
+    archive: str = Field(description="path or URL of the archive")
+    domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
+    generator: str | None = Field(None, description="weights, .pt, .pkl or .safetensors; the domain's by default")
+    directions: dict[str, str] = Field(
+        default_factory=dict, description="files of directions and components by name, over the domain's"
+    )
+    calibration_images: int = Field(
+        64, ge=2, description="images of a method that decide how strong an edit of equal effect has to be"
+    )
+    calibration_seed: int = Field(0, ge=0, description="of the synthetic images whose spread is the unit of a change")
+    batch_size: int | None = Field(None, ge=1, description="images of a batch; the domain's by default")
+    workers: WorkerParameters = WorkerParameters()
+    retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
+
+    def resolved_domain(self) -> Domain:
+        """The domain with this run's generator and directions.
+
+        Raises:
+            ParameterError: the archive is out of reach of workers, or a name means nothing.
+        """
+        if self.archive.startswith("memory://"):
+            raise ParameterError(
+                f"archive: {self.archive} lives in one process, and workers are processes of their own; "
+                "wanted a folder or s3://bucket/prefix"
+            )
+        domain = refused("domain", lambda: load_domain(self.domain))
+        generator = self.generator or domain.generator
+        if generator is None:
+            raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
+        return replace(domain, generator=generator, directions={**domain.directions, **self.directions})
+
+
+def check_methods(methods: tuple[str, ...]) -> None:
+    """No method stands twice.
+
+    Raises:
+        ParameterError: one does.
+    """
+    if len(set(methods)) != len(methods):
+        raise ParameterError(f"methods: {', '.join(methods)} names a method twice")
+
+
+def parse_edits(field: str, edits: Mapping[str, Mapping[str, Any]], domain: Domain) -> dict[str, EditSpec]:
+    """Edits by name, each checked.
+
+    Raises:
+        ParameterError: a name that cannot be part of a key, or an edit that means nothing.
+    """
+    return {
+        name: refused(f"{field}.{name}", lambda name=name, spec=spec: parse_edit(name, spec, domain.directions))
+        for name, spec in edits.items()
+    }

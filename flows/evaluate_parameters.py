@@ -1,0 +1,145 @@
+"""What an evaluation may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from domains.domain import Domain
+from flows.archive_parameters import ArchiveRun, check_methods, parse_edits
+from flows.run_file import ParameterError, Parameters, read_run_file, refused
+from lsap_core.inversion.by_encoder import EncoderSettings
+from tasks.edit_spec import EditSpec
+from tasks.evaluation_networks import EvaluationChoice
+from tasks.settings import Settings
+
+NO_CLASSIFIER = "none"
+
+
+class SyntheticParameters(Parameters):
+    """Synthetic images, whose codes are known (LSAP, Table 2)."""
+
+    count: int = Field(5000, ge=2, description="how many; the paper takes 5,000")
+    psi: float = Field(1.0, ge=0.0, description="truncation of their codes; 1 for none")
+    seed: int = Field(0, ge=0, description="of their codes")
+
+
+class EvaluateRun(ArchiveRun):
+    """Measure the inversions and edits of an archive, or encoders on synthetic images; one row for each value."""
+
+    source: str | None = Field(None, description="the originals, to compare with; none to measure the rest alone")
+    methods: tuple[str, ...] = Field(
+        (),
+        description='inversions and edits, such as "e4e" and "e4e/slant"; all of the archive by default. '
+        "With `synthetic`: encoders",
+    )
+    lpips: tuple[str, ...] | None = Field(None, description="networks of LPIPS; the domain's and its judge by default")
+    identity: tuple[str, ...] | None = Field(
+        None, description="networks of identity; the domain's and its judge by default"
+    )
+    classifier: str | None = Field(None, description='judge of the class, "none" for none; the domain\'s by default')
+    attributes: tuple[str, ...] | None = Field(None, description="what to measure of images; the domain's by default")
+    lec: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="edits by name of the editing consistency (LEC); for encoders only"
+    )
+    frechet: str | None = Field(
+        None, description='network of the Fréchet distance to the originals: "inception" or a judge; none by default'
+    )
+    reference: str | None = Field(
+        None, description="real images, for the distance of each image to its nearest ones; none by default"
+    )
+    encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
+    synthetic: SyntheticParameters | None = Field(
+        None, description="encode synthetic images and compare the codes, instead of measuring what is in the archive"
+    )
+    style_set: Literal["authors", "conv", "full"] = Field(
+        "authors", description="which style vectors form S, for synthetic images"
+    )
+    fit: Literal["refuse", "crop", "letterbox", "stretch"] = Field(
+        "refuse", description="what to do with originals of another shape; the same as when they were inverted"
+    )
+
+    def resolve(self, settings: Settings) -> ResolvedEvaluation:
+        """The run with its domain's presets filled in.
+
+        Raises:
+            ParameterError: a field names something that does not exist, or two fields contradict each other.
+        """
+        domain = self.resolved_domain()
+        check_methods(self.methods)
+        domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
+        if self.frechet is not None and self.source is None and self.synthetic is None:
+            raise ParameterError("frechet: it compares with the originals; name their source")
+        assert domain.generator is not None
+        return ResolvedEvaluation(
+            run=self,
+            domain=domain,
+            generator=domain.generator,
+            networks=refused("networks", lambda: self._networks(domain, settings)),
+            attributes=domain.attributes if self.attributes is None else self.attributes,
+            lec=parse_edits("lec", self.lec, domain),
+            synthetic_encoders=self._synthetic_encoders(domain),
+            batch_size=self.batch_size or domain.batch_size,
+        )
+
+    def _networks(self, domain: Domain, settings: Settings) -> EvaluationChoice:
+        """What looks at images: nothing at synthetic ones, of which only codes are compared."""
+        if self.synthetic is not None:
+            return EvaluationChoice(backbones=settings.backbones)
+        judge = None if self.classifier == NO_CLASSIFIER else self.classifier or domain.judge
+        metric = domain.metric_perceptual or domain.perceptual
+        lpips = dict.fromkeys(name for name in (metric, domain.judge) if name is not None)
+        identity = dict.fromkeys(name for name in (domain.identity, domain.judge) if name is not None)
+        return EvaluationChoice(
+            lpips=tuple(lpips) if self.lpips is None else self.lpips,
+            identity=tuple(identity) if self.identity is None else self.identity,
+            judge=judge,
+            backbones=settings.backbones,
+        )
+
+    def _synthetic_encoders(self, domain: Domain) -> dict[str, EncoderSettings]:
+        """How the encoders are asked for codes of synthetic images; none of them without `synthetic`."""
+        if self.synthetic is None:
+            return {}
+        for field in ("source", "frechet", "reference", "lec"):
+            if getattr(self, field):
+                raise ParameterError(f"{field}: synthetic images have only codes to compare; leave it out")
+        if not self.methods:
+            raise ParameterError(f"methods: none given; wanted encoders: {', '.join(domain.encoders) or 'none there'}")
+        found = {}
+        for name in self.methods:
+            if name not in domain.encoders:
+                raise ParameterError(
+                    f"methods[{name}]: only an encoder can be asked for codes of synthetic images; wanted some of "
+                    f"{', '.join(domain.encoders)}, or its file: encoders.{name}=..."
+                )
+            settings = domain.method(name).settings
+            assert isinstance(settings, EncoderSettings)
+            found[name] = settings
+        return found
+
+
+class ResolvedEvaluation(Parameters):
+    """An evaluation whose every open choice has been taken from its domain."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    run: EvaluateRun
+    domain: Domain
+    generator: str
+    networks: EvaluationChoice
+    attributes: tuple[str, ...]
+    lec: dict[str, EditSpec]
+    synthetic_encoders: dict[str, EncoderSettings]
+    batch_size: int
+
+
+def read_evaluation(path: str, changes: Iterable[str] = ()) -> EvaluateRun:
+    """An evaluation from its YAML file, with `key=value` changes on top (keys may have dots).
+
+    Raises:
+        ParameterError: the file or a field is wrong; the message names it.
+    """
+    return read_run_file(path, EvaluateRun, changes)

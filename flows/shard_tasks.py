@@ -1,0 +1,140 @@
+"""Work handed to a pool as Prefect tasks: all of it is waited for, and a piece that fails does not stop the others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+
+from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.parameters import WorkerParameters
+from flows.run_report import UnfinishedError
+from lsap_archive import ArchiveWriter
+from tasks.calibrate import CalibrationWork
+from tasks.plan_edits import MissingCalibrations, with_deviation
+from tasks.pool import Pool, RayPool
+from tasks.settings import Settings
+
+Result = TypeVar("Result")
+
+
+class PoolWhenNeeded:
+    """Workers that are started by the first piece of work; none where there is nothing to do."""
+
+    def __init__(self, factory: Callable[[], Any], workers: WorkerParameters):
+        self._factory = factory
+        self._workers = workers
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """The started workers."""
+        if self._pool is None:
+            self._pool = RayPool(
+                self._factory,
+                num_workers=self._workers.count,
+                address=Settings.from_environment().ray_address,
+                gpus_per_worker=0.0 if self._workers.device == "cpu" else self._workers.gpus_each,
+                num_threads=self._workers.threads,
+            )
+        return self._pool
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+@contextlib.contextmanager
+def pool_when_needed(factory: Callable[[], Any], workers: WorkerParameters) -> Iterator[PoolWhenNeeded]:
+    """Workers for the time of a flow."""
+    pool = PoolWhenNeeded(factory, workers)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def wait_for_all(
+    futures: Sequence[PrefectFuture[Any]], names: Sequence[str], kind: type[Result]
+) -> tuple[list[Result], dict[str, str]]:
+    """What tasks have returned, and why those that failed on their last try did, by name."""
+    results: list[Result] = []
+    problems: dict[str, str] = {}
+    for future, name in zip(futures, names, strict=True):
+        result = future.result(raise_on_failure=False)
+        if isinstance(result, kind):
+            results.append(result)
+        else:
+            problems[name] = str(result)
+    return results, problems
+
+
+def check_all(problems: Mapping[str, str], number: int, what: str) -> None:
+    """Every piece of work was done.
+
+    Raises:
+        UnfinishedError: some were not.
+    """
+    if problems:
+        name, problem = next(iter(problems.items()))
+        raise UnfinishedError(
+            f"{len(problems)} of {number} {what} could not be finished ({name}: {problem}); the others are kept: run "
+            "the same command again once the cause is mended"
+        )
+
+
+def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts added up by name."""
+    added: Counter[str] = Counter()
+    for count in counts:
+        added.update(count)
+    return dict(added)
+
+
+def calibrate_all(workers: PoolWhenNeeded, archive: ArchiveWriter, missing: MissingCalibrations) -> None:
+    """Find and keep every strength that is missing, or why there is none.
+
+    Raises:
+        UnfinishedError: a worker or the store failed.
+        ConfigError: an attribute does not vary.
+    """
+    for name, (attribute, seed) in missing.deviations.items():
+        archive.keep_calibration(name, measure_deviation(workers.pool, attribute, seed))
+    futures = []
+    for work in missing.strengths:
+        futures.append(calibrate.submit(workers.pool, archive, with_deviation(work, archive)))
+    _, problems = wait_for_all(futures, [f"{work.method}/{work.spec.name}" for work in missing.strengths], dict)
+    check_all(problems, len(futures), "calibrations")
+
+
+@task(
+    name="measure_deviation",
+    task_run_name="deviation-{attribute}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def measure_deviation(pool: Pool, attribute: str, seed: int) -> dict[str, Any]:
+    """The spread of an attribute over synthetic images: the unit of a change."""
+    found: dict[str, Any] = pool.call("deviation", attribute, seed)
+    return found
+
+
+@task(
+    name="calibrate",
+    task_run_name="calibrate-{work.method}-{work.spec.name}",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def calibrate(pool: Pool, archive: ArchiveWriter, work: CalibrationWork) -> dict[str, Any]:
+    """The strength at which an edit has the wanted effect, kept in the archive."""
+    return archive.keep_calibration(work.digest, pool.call("calibrate", work))

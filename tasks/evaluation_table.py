@@ -1,0 +1,38 @@
+"""What evaluations came to: means over images by method, as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from lsap_archive import Archive
+
+
+def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> str:
+    """Mean and number of images of every measure, one line for each method or edit.
+
+    Args:
+        archive: opened when they were published.
+        evaluations: ids by method or edit, in the order of the lines.
+    """
+    ids = [evaluation_id for of_method in evaluations.values() for evaluation_id in of_method]
+    means: dict[tuple[str, str, str | None], tuple[float | None, int]] = {}
+    grouped = archive.measurements(["method", "measure", "by", "value"], evaluations=ids).group_by(
+        ["method", "measure", "by"]
+    )
+    for row in grouped.aggregate([("value", "mean"), ("value", "count")]).to_pylist():
+        means[row["method"], row["measure"], row["by"]] = (row["value_mean"], row["value_count"])
+    measures = sorted({key[1:] for key in means}, key=lambda one: (one[0], one[1] or ""))
+    titles = [measure if by is None else f"{measure} [{by}]" for measure, by in measures]
+    lines = ["| | images | " + " | ".join(titles) + " |", "|---" * (len(titles) + 2) + "|"]
+    for name in evaluations:
+        found = [means.get((name, *one), (None, 0)) for one in measures]
+        number = max((count for _, count in found), default=0)
+        lines.append(f"| {name} | {number} | " + " | ".join(_shown(mean) for mean, _ in found) + " |")
+    return "\n".join(lines)
+
+
+def _shown(mean: float | None) -> str:
+    if mean is None:
+        return "-"
+    return "inf" if math.isinf(mean) else f"{mean:.4g}"

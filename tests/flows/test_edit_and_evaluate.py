@@ -1,0 +1,263 @@
+"""Editing and evaluating an archive by commands: killed and gone on with, and nothing left to do after it.
+
+The tests of this file are one story, in order: each works on what the ones before have left in the archive.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from flows.evaluate import evaluation_request, publish, worker_spec
+from flows.evaluate_parameters import read_evaluation
+from flows.invert import request_of
+from flows.parameters import InvertRun
+from lsap_archive import Archive, RunWriter, open_archive, verify_archive
+from lsap_core.images import to_uint8
+from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
+from tasks.evaluate_run import EvaluationWorker
+from tasks.plan_evaluations import choose_runs, plan_evaluations
+from tasks.prepare import prepare
+from tasks.settings import Settings
+from tasks.weights import load_generator
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+NUM_IMAGES = 8
+PATIENCE_SECONDS = 120.0
+WORKERS = {"count": 1, "threads": 1, "device": "cpu"}
+OPTIMIZED, ENCODED = "lsap_o_w_plus", "e4e"
+EDITS = {
+    "none": {"direction": "slant", "strength": 0},
+    "more": {"direction": "slant", "equal_effect": {"attribute": "slant", "change": 1.0}},
+}
+TOO_FAR = {"direction": "slant", "equal_effect": {"attribute": "slant", "change": 100.0}}
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the commands of this file work on."""
+
+    lsap: Any
+    folder: Path
+    images: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.folder / "archive")
+
+    def archive(self) -> Archive:
+        return open_archive(self.url)
+
+    def config(self, name: str, **fields: Any) -> str:
+        path = self.folder / f"{name}.yaml"
+        shared = {"archive": self.url, "domain": "digits", "batch_size": 4, "workers": WORKERS}
+        path.write_text(yaml.safe_dump({**shared, **fields}))
+        return str(path)
+
+    @property
+    def edits(self) -> str:
+        return self.config("edits", edits={**EDITS, "too_far": TOO_FAR}, keep_images=True, calibration_images=6)
+
+    @property
+    def evaluation(self) -> str:
+        lec = {"slant": {"direction": "slant", "strength": 2}}
+        return self.config("evaluation", source=str(self.images), lec=lec, frechet="digits-judge")
+
+
+@pytest.fixture(scope="module")
+def story(
+    lsap_on_cluster: Any,
+    save_digits: Callable[[Path, Iterable[int]], list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Story:
+    """An archive of two methods over digits, one of them twice and one of them broken."""
+    story = Story(lsap_on_cluster, tmp_path_factory.mktemp("edits"), tmp_path_factory.mktemp("digits"))
+    names = save_digits(story.images, range(NUM_IMAGES))
+    shutil.copy(story.images / names[0], story.images / "again.png")
+    (story.images / "broken.png").write_bytes((story.images / names[1]).read_bytes()[:60])
+    run = InvertRun(
+        source=str(story.images),
+        archive=story.url,
+        domain="digits",
+        methods=(OPTIMIZED, ENCODED),
+        embedding={"num_steps": 3},
+        shard_rows=4,
+        anchor={"num_samples": 500},
+    )
+    resolved = run.resolve(Settings())
+    prepared = prepare(request_of(resolved))
+    spec = EmbedSpec(
+        archive=run.archive,
+        generator=resolved.generator,
+        networks=resolved.networks,
+        anchor=prepared.anchor,
+        source=run.source,
+        fit=run.fit,
+        batch_size=4,
+        device="cpu",
+        encoders=resolved.encoders,
+    )
+    worker = EmbedWorker(spec)
+    for shard in prepared.shards:
+        worker.embed(ShardWork(shard.run_id, shard.shard, shard.duplicates, shard.moved))
+    for run_id in prepared.runs:
+        RunWriter.open(run.archive, run_id).publish({})
+    return story
+
+
+@pytest.fixture(scope="module")
+def edited(story: Story) -> dict[str, Any]:
+    """What the command that edits has printed."""
+    finished = story.lsap("run", "edit", story.edits, "--json")
+    assert finished.code == 0, finished.err
+    printed: dict[str, Any] = json.loads(finished.out)
+    return printed
+
+
+def test_an_edit_of_strength_0_gives_the_images_of_the_inversion_bit_for_bit(
+    story: Story, edited: dict[str, Any]
+) -> None:
+    """With the noise maps of the optimization, and the constant ones of the encoder."""
+    archive = story.archive()
+    generator = load_generator("domains/digits/generator.safetensors").generator.freeze()
+    for method in (OPTIMIZED, ENCODED):
+        rows = archive.sql(
+            "SELECT image_id, shard FROM rows WHERE method = $method AND status = 'ok' ORDER BY row", method=method
+        ).to_pylist()
+        assert len(rows) == NUM_IMAGES
+        for shard in {row["shard"] for row in rows}:  # a batch each: convolutions round by its size
+            ids = [row["image_id"] for row in rows if row["shard"] == shard]
+            codes = archive.codes(ids, method)
+            np.testing.assert_array_equal(codes.view(np.int32), archive.codes(ids, f"{method}/none").view(np.int32))
+            noise: Any = "constant"
+            if method == OPTIMIZED:
+                noise = [torch.from_numpy(maps)[:, None] for maps in archive.noise(ids, f"{method}/none")]
+            with torch.no_grad():
+                made = to_uint8(generator.synthesize(torch.from_numpy(codes), noise=noise))[:, :, :, 0]
+            kept = [np.asarray(Image.open(io.BytesIO(png))) for png in archive.images(ids, f"{method}/none")]
+            np.testing.assert_array_equal(np.stack(kept), made)
+    assert archive.methods == [ENCODED, OPTIMIZED]
+
+
+def test_every_image_has_a_row_of_each_edit(story: Story, edited: dict[str, Any]) -> None:
+    names = [f"{method}/{edit}" for method in (ENCODED, OPTIMIZED) for edit in EDITS]
+    assert story.archive().edits == sorted(names)
+    assert edited["by_status"] == {"ok": 4 * NUM_IMAGES, "duplicate": 4, "failed": 4}
+    assert edited["by_reason"] == {"not_inverted": 4}
+    assert set(edited["refused"]) == {f"{ENCODED}/too_far", f"{OPTIMIZED}/too_far"}
+    assert "a change of 100 is out of reach: between strength" in edited["refused"][f"{ENCODED}/too_far"]
+    for name in names:
+        rows = [row for row in story.archive().rows().to_pylist() if row["method"] == name]
+        assert {row["image_id"] for row in rows} == {path.name for path in story.images.iterdir()}
+        assert {row["strength"] for row in rows} == {edited["strengths"][name]}
+        (failed,) = (row for row in rows if row["status"] == "failed")
+        assert failed["image_id"] == "broken.png" and "has no code of this image (" in failed["message"]
+    assert verify_archive(story.url).is_sound
+
+
+def test_edits_of_equal_effect_have_the_effect_in_the_measurements(
+    story: Story, evaluated: dict[str, Any], edited: dict[str, Any]
+) -> None:
+    """Mean slant after minus before, over the images that decided the strength, is one standard deviation."""
+    archive = story.archive()
+    run = next(run for run in archive.runs if run.method == f"{OPTIMIZED}/more")
+    calibration = run.config["calibration"]
+    found = archive.sql(
+        "SELECT avg(after.value - before.value) AS change, count(*) AS n "
+        'FROM measurements AS after JOIN measurements AS before USING (image_id, measure, "by") '
+        "WHERE measure = 'attribute' AND \"by\" = 'slant' AND after.method = $edit AND before.method = $method "
+        "AND image_id IN (SELECT image_id FROM rows WHERE method = $method AND status = 'ok' ORDER BY row LIMIT 6)",
+        edit=f"{OPTIMIZED}/more",
+        method=OPTIMIZED,
+    ).to_pylist()
+    assert found[0]["n"] == calibration["num_images"] == 6
+    assert found[0]["change"] / calibration["deviation"] == pytest.approx(calibration["response"], abs=0.01)
+    assert calibration["response"] == pytest.approx(1.0, abs=calibration["tolerance"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(story: Story, edited: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Measurements by one worker in this process, of a copy of the archive."""
+    copy = tmp_path_factory.mktemp("undisturbed") / "archive"
+    shutil.copytree(story.url, copy)
+    resolved = read_evaluation(story.evaluation, [f"archive={copy}"]).resolve(Settings())
+    request = evaluation_request(resolved)
+    prepared = plan_evaluations(request, choose_runs(request))
+    worker = EvaluationWorker(worker_spec(resolved))
+    for shard in prepared.shards:
+        worker.evaluate(shard.work)
+    for evaluation_id in prepared.unpublished:
+        publish.fn(str(copy), evaluation_id)
+    return measured(open_archive(str(copy)))
+
+
+@pytest.fixture(scope="module")
+def evaluated(story: Story, undisturbed: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the command that evaluates has printed, after another one was killed in the middle of its shards."""
+    first = story.lsap.start("run", "evaluate", story.evaluation)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not list(Path(story.url).glob("evaluations/*/shards/0*.parquet")):
+        assert not first.has_ended and time.monotonic() < deadline, first.text("err")
+        time.sleep(0.01)
+    first.kill()
+    assert list(Path(story.url).glob("evaluations/*/_manifest.json")) == []
+    finished = story.lsap("run", "evaluate", story.evaluation, "--json")
+    assert finished.code == 0, finished.err
+    printed: dict[str, Any] = json.loads(finished.out)
+    return printed
+
+
+def test_a_killed_evaluation_gone_on_with_gives_the_rows_of_an_undisturbed_one(
+    story: Story, evaluated: dict[str, Any], undisturbed: list[dict[str, Any]]
+) -> None:
+    found = measured(story.archive())
+    assert len(found) == len(undisturbed) > 0
+    for one, other in zip(found, undisturbed, strict=True):
+        assert {**one, "value": None} == {**other, "value": None}
+        assert (one["value"] is None) == (other["value"] is None)
+        assert one["value"] is None or one["value"] == pytest.approx(other["value"], rel=1e-4, abs=1e-5)
+    assert 0 < evaluated["measured"] < 6 * NUM_IMAGES  # what the killed one had measured was not measured again
+    assert {one["num_images"] for of in evaluated["frechet"].values() for one in of} == {NUM_IMAGES}
+    report = verify_archive(story.url)
+    assert report.is_sound and report.counts["measurements"] == len(found)
+
+
+def test_an_edit_of_strength_0_has_the_measurements_of_the_inversion(story: Story, evaluated: dict[str, Any]) -> None:
+    rows = measured(story.archive())
+    for method in (OPTIMIZED, ENCODED):
+        values = {
+            name: {
+                (row["image_id"], row["measure"], row["by"]): (row["value"], row["problem"])
+                for row in rows
+                if row["method"] == name and row["measure"] != "lec"
+            }
+            for name in (method, f"{method}/none")
+        }
+        assert values[method] == values[f"{method}/none"] and len(values[method]) > 10 * NUM_IMAGES
+
+
+def test_a_second_command_has_nothing_to_do_and_starts_no_workers(story: Story, evaluated: dict[str, Any]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(story.url).rglob("*") if path.is_file()}
+    again = story.lsap("run", "edit", story.edits, LSAP_RAY_ADDRESS="127.0.0.1:1")  # nobody is there
+    assert again.code == 0, again.err
+    assert "nothing was left to do" in again.out
+    assert {path: path.stat().st_mtime_ns for path in Path(story.url).rglob("*") if path.is_file()} == before
+
+
+def measured(archive: Archive) -> list[dict[str, Any]]:
+    """Every measurement by subject and measure."""
+    rows = archive.measurements().to_pylist()
+    return sorted(rows, key=lambda row: (row["method"], row["row"], row["measure"], row["by"] or ""))

@@ -1,0 +1,216 @@
+"""Editing an archive shard by shard: what is planned, what is left, what comes out, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lsap_archive import ArchiveKeyError, ArchiveMismatchError, RunWriter, open_archive, verify_archive
+from lsap_core.errors import ConfigError
+from lsap_core.generators import Generator
+from lsap_core.presets import method
+from tasks.weights import load_generator, save_generator
+
+OPTIMIZED = "stylegan2_w_plus"
+SLIGHT = {"direction": "right", "strength": 0.5}
+
+
+def codes(archive: Any, name: str, count: int) -> np.ndarray:
+    found: np.ndarray = archive.codes([f"{number}.png" for number in range(count)], name)
+    return found
+
+
+def test_a_strength_moves_codes_along_the_direction_and_0_keeps_every_bit(desk: Any) -> None:
+    desk.laboratory.fill(6)
+    desk.laboratory.invert()
+    archive, results = desk.edit({"slight": SLIGHT, "none": {"direction": "right", "strength": 0}})
+    before = codes(archive, OPTIMIZED, 6)
+    moved = codes(archive, f"{OPTIMIZED}/slight", 6) - before
+    np.testing.assert_allclose(moved, np.broadcast_to(0.5 * np.eye(1, 8), moved.shape), atol=1e-6)
+    kept = codes(archive, f"{OPTIMIZED}/none", 6)
+    np.testing.assert_array_equal(kept.view(np.int32), before.view(np.int32))
+    assert [result.by_status for result in results] == [{"ok": 4}, {"ok": 2}] * 2
+    assert verify_archive(desk.laboratory.archive).is_sound
+
+
+def test_what_has_no_code_of_its_own_is_told_in_its_row(desk: Any) -> None:
+    laboratory = desk.laboratory
+    laboratory.put("a.png", laboratory.picture(1))
+    laboratory.put("b broken.png", b"this is no picture")
+    laboratory.put("c same.png", laboratory.picture(1))
+    laboratory.invert()
+    archive, (result,) = desk.edit({"slight": SLIGHT})
+    assert result.by_status == {"ok": 1, "failed": 1, "duplicate": 1} and result.by_reason == {"not_inverted": 1}
+    rows = {row["image_id"]: row for row in archive.rows().to_pylist() if row["edit"] == "slight"}
+    assert rows["b broken.png"]["message"].startswith(f"{OPTIMIZED} has no code of this image (not_an_image")
+    assert (rows["a.png"]["width"], rows["a.png"]["strength"]) == (32, 0.5)
+    pair = archive.codes(["a.png", "c same.png"], f"{OPTIMIZED}/slight")
+    np.testing.assert_array_equal(pair[0], pair[1])
+
+
+def test_a_second_plan_is_empty_and_new_images_alone_are_left(desk: Any) -> None:
+    desk.laboratory.fill(3)
+    desk.laboratory.invert()
+    desk.edit({"slight": SLIGHT})
+    request = desk.request({"slight": SLIGHT})
+    assert desk.plan(request).shards == () and desk.plan(request).runs == ()
+    desk.laboratory.fill(5)
+    desk.laboratory.invert()
+    (shard,) = desk.plan(request, start=False).shards
+    assert shard.num_images == 2
+    archive, _ = desk.edit({"slight": SLIGHT})
+    np.testing.assert_allclose(
+        codes(archive, f"{OPTIMIZED}/slight", 5)[:, :, 0] - codes(archive, OPTIMIZED, 5)[:, :, 0], 0.5, atol=1e-6
+    )
+    assert archive.describe()["edits"][f"{OPTIMIZED}/slight"]["runs"] == 2
+
+
+def test_an_edit_stopped_halfway_is_gone_on_with(desk: Any) -> None:
+    desk.laboratory.fill(6)
+    desk.laboratory.invert()
+    request = desk.request({"slight": SLIGHT}, keep_images=True)
+    prepared = desk.plan(request)
+    desk.worker(request).edit(prepared.shards[0].work)
+    assert open_archive(desk.laboratory.archive).edits == []
+    again = desk.plan(request)
+    assert [shard.work for shard in again.shards] == [prepared.shards[1].work] and again.runs == prepared.runs
+    late = desk.worker(request)
+    assert late.edit(again.shards[0].work).won and not late.edit(again.shards[0].work).won
+    archive = desk.publish(again)
+    assert len(archive.images([f"{number}.png" for number in range(6)], f"{OPTIMIZED}/slight")) == 6
+
+
+def test_another_strength_is_another_edit_and_the_newer_counts(desk: Any) -> None:
+    desk.laboratory.fill(2)
+    desk.laboratory.invert()
+    first, _ = desk.edit({"slight": SLIGHT})
+    second, _ = desk.edit({"slight": {**SLIGHT, "strength": 2.0}})
+    before = codes(second, OPTIMIZED, 2)
+    np.testing.assert_allclose((codes(second, f"{OPTIMIZED}/slight", 2) - before)[..., 0], 2.0, atol=1e-6)
+    digests = {run.method_digest for run in second.runs if run.subject is not None}
+    older = next(run.method_digest for run in first.runs if run.subject is not None)
+    assert len(digests) == 2
+    np.testing.assert_allclose((codes(second, older, 2) - before)[..., 0], 0.5, atol=1e-6)
+
+
+def test_the_same_direction_by_another_path_is_the_same_edit(desk: Any, tmp_path: Path) -> None:
+    desk.laboratory.fill(2)
+    desk.laboratory.invert()
+    desk.edit({"slight": SLIGHT})
+    copy = tmp_path / "copy.npy"
+    copy.write_bytes(Path(desk.directions["right"]).read_bytes())
+    assert desk.plan(desk.request({"slight": {**SLIGHT, "direction": str(copy)}})).shards == ()
+
+
+def test_edits_lead_to_codes_of_other_images_of_the_method(desk: Any) -> None:
+    desk.laboratory.fill(5)
+    desk.laboratory.invert()
+    partners = {f"{number}.png": f"{4 - number}.png" for number in range(5)}
+    archive, _ = desk.edit(
+        {
+            "middle": {"interpolate_to": partners, "weight": 0.5},
+            "mixed": {"mix_with": "3.png", "layers": [2, 4]},
+            "both": {"sequence": [SLIGHT, {"mix_with": "3.png", "layers": [2, 4]}]},
+        }
+    )
+    before = codes(archive, OPTIMIZED, 5)
+    np.testing.assert_allclose(codes(archive, f"{OPTIMIZED}/middle", 5), (before + before[::-1]) / 2, atol=1e-6)
+    mixed = codes(archive, f"{OPTIMIZED}/mixed", 5)
+    np.testing.assert_array_equal(mixed[:, 2:4], np.broadcast_to(before[3, 2:4], mixed[:, 2:4].shape))
+    np.testing.assert_array_equal(mixed[:, :2], before[:, :2])
+    both = codes(archive, f"{OPTIMIZED}/both", 5)
+    np.testing.assert_array_equal(both[:, 2:4], mixed[:, 2:4])
+    np.testing.assert_allclose((both - before)[:, :2, 0], 0.5, atol=1e-6)
+    run = next(run for run in archive.runs if run.method == f"{OPTIMIZED}/mixed")
+    assert set(run.config["others"]) == {"3.png"} and run.subject is not None and run.subject.strength is None
+
+
+def test_an_image_whose_edited_code_is_not_finite_gets_a_row(desk: Any, tmp_path: Path) -> None:
+    desk.laboratory.fill(2)
+    desk.laboratory.invert()
+    np.save(tmp_path / "huge.npy", np.full((1, 8), 3e38, np.float32))
+    archive, (result,) = desk.edit(
+        {"huge": {"direction": str(tmp_path / "huge.npy"), "strength": 10}}, keep_images=True
+    )
+    assert result.by_reason == {"non_finite_code": 2}
+    with pytest.raises(ArchiveKeyError, match="no longer finite after edit huge: take a smaller strength"):
+        archive.images(["0.png"], f"{OPTIMIZED}/huge")
+
+
+def test_inversions_are_planned_as_if_there_were_no_edits(desk: Any) -> None:
+    desk.laboratory.fill(3)
+    archive = desk.laboratory.invert()
+    (run,) = archive.runs
+    desk.edit({"slight": SLIGHT})
+    prepared = desk.laboratory.prepare()
+    assert prepared.shards == () and prepared.runs == ()
+    assert open_archive(desk.laboratory.archive).methods == [OPTIMIZED]
+    assert run in open_archive(desk.laboratory.archive).runs
+
+
+# --- refused ------------------------------------------------------------------------------------------
+
+
+def test_an_archive_of_another_generator_is_refused(desk: Any, tmp_path: Path) -> None:
+    desk.laboratory.fill(1)
+    desk.laboratory.invert()
+    torch.manual_seed(5)
+    other = str(tmp_path / "other.safetensors")
+    save_generator(Generator(load_generator(desk.laboratory.generator).config), other)
+    with pytest.raises(ArchiveMismatchError, match=r"holds codes of generator .* pass that generator"):
+        desk.plan(desk.request({"slight": SLIGHT}, generator=other))
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        ({"mix_with": "9.png", "layers": [0, 2]}, ArchiveKeyError, 'edit "it" of .* has no image 9'),
+        (
+            {"interpolate_to": {"0.png": "1.png"}, "weight": 0.5},
+            ConfigError,
+            'edit "it" names no image to go to from 1.png',
+        ),
+    ],
+)
+def test_an_edit_that_the_archive_cannot_have_is_refused_before_any_work(
+    desk: Any, edit: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    desk.laboratory.fill(2)
+    desk.laboratory.invert()
+    with pytest.raises(error, match=message):
+        desk.plan(desk.request({"it": edit}))
+    assert open_archive(desk.laboratory.archive).edits == []
+
+
+def test_a_direction_of_another_width_is_refused(desk: Any, tmp_path: Path) -> None:
+    desk.laboratory.fill(1)
+    desk.laboratory.invert()
+    np.save(tmp_path / "wide.npy", np.ones((1, 512), np.float32))
+    with pytest.raises(ConfigError, match=r'edit "wide": .*wide\.npy: .*512'):
+        desk.plan(desk.request({"wide": {"direction": str(tmp_path / "wide.npy"), "strength": 1}}))
+
+
+def test_unknown_methods_and_empty_archives_are_refused(desk: Any, new_laboratory: Callable[[], Any]) -> None:
+    desk.laboratory.fill(1)
+    prepared = desk.laboratory.prepare()
+    with pytest.raises(ArchiveKeyError, match="has no published inversion: run `lsap run invert` first"):
+        desk.plan(desk.request({"slight": SLIGHT}))
+    desk.laboratory.embed(prepared)
+    desk.laboratory.publish(prepared)
+    with pytest.raises(ArchiveKeyError, match="has no method e4e: it has stylegan2_w_plus"):
+        desk.plan(desk.request({"slight": SLIGHT}, methods=("e4e",)))
+
+
+def test_of_two_configurations_of_a_name_the_newer_is_edited(desk: Any) -> None:
+    desk.laboratory.fill(2)
+    desk.laboratory.invert()
+    newer = desk.laboratory.invert(methods=(method(OPTIMIZED, num_steps=2),))
+    archive, _ = desk.edit({"slight": SLIGHT})
+    (edit,) = (run for run in archive.runs if run.subject is not None)
+    assert edit.subject is not None and edit.subject.run_id == newer.runs[-1].run_id
+    assert RunWriter.open(desk.laboratory.archive, edit.run_id).num_rows == 2
