@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     verify = archive.add_parser("verify", help="check every object of an archive")
     verify.add_argument("url")
     _finish(verify, commands.check_archive)
+    images = archive.add_parser("images", help="write the kept images of an edit as files")
+    images.add_argument("url")
+    images.add_argument("method", help='of the edit, such as "lsap_e/slant"')
+    images.add_argument("--out", required=True, metavar="DIR", help="folder for the images")
+    _finish(images, commands.export_edited)
 
     generator = groups.add_parser("generator", help="look at weights").add_subparsers(dest="verb", required=True)
     sizes = generator.add_parser("describe", help="what a file of weights holds")

@@ -27,12 +27,12 @@ def run_invert(parsed: argparse.Namespace) -> int:
         from flows.dry_run import dry_run
 
         plan = dry_run(resolved)
-        return _show(plan, parsed)
+        return show(plan, parsed)
     from flows.invert import invert
     from tasks.prepare import check
 
     check(request)
-    return _run(invert, run, parsed)
+    return run_flow(invert, run, parsed)
 
 
 def run_train_encoder(parsed: argparse.Namespace) -> int:
@@ -46,13 +46,13 @@ def run_train_encoder(parsed: argparse.Namespace) -> int:
         from flows.training_dry_run import dry_run_training
 
         plan = dry_run_training(resolved)
-        return _show(plan, parsed)
+        return show(plan, parsed)
     from tasks.prepare_training import prepare_training
 
     prepare_training(resolved.spec, dry=True)
     from flows.train_encoder import train_encoder
 
-    return _run(train_encoder, run, parsed)
+    return run_flow(train_encoder, run, parsed)
 
 
 def run_edit(parsed: argparse.Namespace) -> int:
@@ -66,11 +66,11 @@ def run_edit(parsed: argparse.Namespace) -> int:
 
     if parsed.dry_run:
         plan = dry_run_edits(resolved)
-        return _show(plan, parsed)
+        return show(plan, parsed)
     from tasks.plan_edits import choose_edits
 
     choose_edits(edit_request(resolved))
-    return _run(edit, run, parsed)
+    return run_flow(edit, run, parsed)
 
 
 def run_evaluate(parsed: argparse.Namespace) -> int:
@@ -84,11 +84,11 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
 
     if parsed.dry_run:
         plan = dry_run_evaluations(resolved)
-        return _show(plan, parsed)
+        return show(plan, parsed)
     from tasks.plan_evaluations import choose_runs
 
     choose_runs(evaluation_request(resolved))
-    return _run(evaluate, run, parsed)
+    return run_flow(evaluate, run, parsed)
 
 
 def reproduce(parsed: argparse.Namespace) -> int:
@@ -105,12 +105,12 @@ def reproduce(parsed: argparse.Namespace) -> int:
         from flows.training_dry_run import dry_run_trainings
 
         plan = dry_run_trainings(trainings)
-        return _show(plan, parsed)
+        return show(plan, parsed)
     for training in trainings.values():
         prepare_training(training.spec, dry=True)
     from flows.reproduce_table3 import reproduce_table3
 
-    return _run(reproduce_table3, run, parsed)
+    return run_flow(reproduce_table3, run, parsed)
 
 
 def run_editability(parsed: argparse.Namespace) -> int:
@@ -126,11 +126,11 @@ def run_editability(parsed: argparse.Namespace) -> int:
         from flows.dry_run import dry_run
 
         plan = dry_run(resolved.inversion)
-        return _show(plan, parsed)
+        return show(plan, parsed)
     check(request_of(resolved.inversion))
     from flows.reproduce_editability import reproduce_editability
 
-    return _run(reproduce_editability, run, parsed)
+    return run_flow(reproduce_editability, run, parsed)
 
 
 def describe_archive(parsed: argparse.Namespace) -> int:
@@ -138,7 +138,7 @@ def describe_archive(parsed: argparse.Namespace) -> int:
     from lsap_archive import open_archive
 
     description = open_archive(parsed.url).describe()
-    return _show(description, parsed)
+    return show(description, parsed)
 
 
 def check_archive(parsed: argparse.Namespace) -> int:
@@ -147,8 +147,18 @@ def check_archive(parsed: argparse.Namespace) -> int:
 
     report = verify_archive(parsed.url)
     document = dataclasses.asdict(report)
-    _print(document, parsed.json, _sentences(document))
+    print_result(document, parsed.json, _sentences(document))
     return FAILED if report.problems else DONE
+
+
+def export_edited(parsed: argparse.Namespace) -> int:
+    """`lsap archive images`."""
+    from pathlib import Path
+
+    from tasks.export_images import export_images
+
+    written, problems = export_images(parsed.url, parsed.method, Path(parsed.out))
+    return show({"folder": parsed.out, "written": written, "without an image": problems or "none"}, parsed)
 
 
 def show_generator(parsed: argparse.Namespace) -> int:
@@ -156,7 +166,7 @@ def show_generator(parsed: argparse.Namespace) -> int:
     from tasks.weights import describe_generator
 
     description = describe_generator(parsed.path)
-    return _show(description, parsed)
+    return show(description, parsed)
 
 
 def rewrite_generator(parsed: argparse.Namespace) -> int:
@@ -165,7 +175,7 @@ def rewrite_generator(parsed: argparse.Namespace) -> int:
 
     convert_generator(parsed.path, parsed.output)
     description = describe_generator(parsed.output)
-    return _show(description, parsed)
+    return show(description, parsed)
 
 
 def show_encoder(parsed: argparse.Namespace) -> int:
@@ -173,7 +183,7 @@ def show_encoder(parsed: argparse.Namespace) -> int:
     from tasks.encoders import describe_encoder
 
     description = describe_encoder(parsed.path)
-    return _show(description, parsed)
+    return show(description, parsed)
 
 
 def measure_domain(parsed: argparse.Namespace) -> int:
@@ -183,24 +193,26 @@ def measure_domain(parsed: argparse.Namespace) -> int:
     measured = measure_quality()
     if parsed.sheet:
         write_sample_sheet(parsed.sheet)
-    _print(measured.to_dict(), parsed.json, measured.table())
+    print_result(measured.to_dict(), parsed.json, measured.table())
     return DONE
 
 
-def _run(flow: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
+def run_flow(flow: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
     """Run a flow and print its report."""
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
         report = flow(run)
-    _print(report.to_dict(), parsed.json, report.summary())
+    print_result(report.to_dict(), parsed.json, report.summary())
     return DONE
 
 
-def _show(document: dict[str, Any], parsed: argparse.Namespace) -> int:
-    _print(document, parsed.json, _sentences(document))
+def show(document: dict[str, Any], parsed: argparse.Namespace) -> int:
+    """Print a document as it is asked for."""
+    print_result(document, parsed.json, _sentences(document))
     return DONE
 
 
-def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
+def print_result(document: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a document for machines, or its text for people."""
     print(json.dumps(document, indent=2, default=str) if as_json else text)
 
 

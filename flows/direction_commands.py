@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands import _show
+from flows.commands import show
 
 if TYPE_CHECKING:  # help should not wait for torch
     from domains.domain import Domain
@@ -93,7 +93,7 @@ def sample_images(parsed: argparse.Namespace) -> int:
     loaded, _ = _open(parsed)
     options = SampleOptions(parsed.samples, parsed.psi, parsed.seed)
     save_samples(loaded.generator, options, Path(parsed.out), batch_size=parsed.batch_size)
-    return _show({"folder": parsed.out, "generator": loaded.digest, **dataclasses.asdict(options)}, parsed)
+    return show({"folder": parsed.out, "generator": loaded.digest, **dataclasses.asdict(options)}, parsed)
 
 
 def fit_attribute(parsed: argparse.Namespace) -> int:
@@ -123,7 +123,7 @@ def fit_attribute(parsed: argparse.Namespace) -> int:
         about = {"unit": attribute.unit, **dataclasses.asdict(response)}
         direction = dataclasses.replace(direction, provenance={**direction.provenance, "response": about})
     save_direction(parsed.out, direction)
-    return _show(_about_fit(parsed.out, direction, time.monotonic() - started), parsed)
+    return show(_about_fit(parsed.out, direction, time.monotonic() - started), parsed)
 
 
 def fit_components(parsed: argparse.Namespace) -> int:
@@ -142,7 +142,7 @@ def fit_components(parsed: argparse.Namespace) -> int:
         provenance={"found_by": "ganspace", **dataclasses.asdict(options)},
     )
     save_components(parsed.out, components)
-    return _show(describe_direction(parsed.out), parsed)
+    return show(describe_direction(parsed.out), parsed)
 
 
 def factorize_weights(parsed: argparse.Namespace) -> int:
@@ -160,7 +160,7 @@ def factorize_weights(parsed: argparse.Namespace) -> int:
         digest=loaded.digest,
     )
     save_components(parsed.out, components)
-    return _show(describe_direction(parsed.out), parsed)
+    return show(describe_direction(parsed.out), parsed)
 
 
 def apply_direction(parsed: argparse.Namespace) -> int:
@@ -197,14 +197,14 @@ def apply_direction(parsed: argparse.Namespace) -> int:
         "noise": "constant" if isinstance(noise, str) else "the inversion's own",
         "edits": [edit.describe() for edit in edits],
     }
-    return _show(document, parsed)
+    return show(document, parsed)
 
 
 def describe_file(parsed: argparse.Namespace) -> int:
     """`lsap direction describe`."""
     from tasks.directions import describe_direction
 
-    return _show(describe_direction(parsed.path), parsed)
+    return show(describe_direction(parsed.path), parsed)
 
 
 # --- arguments ----------------------------------------------------------------------------------------

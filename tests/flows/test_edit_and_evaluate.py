@@ -152,6 +152,20 @@ def test_an_edit_of_strength_0_gives_the_images_of_the_inversion_bit_for_bit(
     assert archive.methods == [ENCODED, OPTIMIZED]
 
 
+def test_kept_images_leave_the_archive_under_the_names_of_the_images(
+    story: Story, edited: dict[str, Any], tmp_path: Path
+) -> None:
+    method = f"{ENCODED}/more"
+    finished = story.lsap("archive", "images", story.url, method, "--out", str(tmp_path), "--json")
+    assert finished.code == 0, finished.err
+    assert json.loads(finished.out)["without an image"] == {"broken.png": "not_inverted"}
+    ids = sorted(path.name for path in story.images.iterdir() if path.name != "broken.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ids
+    assert [(tmp_path / name).read_bytes() for name in ids] == story.archive().images(ids, method)
+    refused = story.lsap("archive", "images", story.url, "e4e/less", "--out", str(tmp_path))
+    assert refused.code == 2 and f"has no edit e4e/less; it has {ENCODED}/more" in refused.err
+
+
 def test_every_image_has_a_row_of_each_edit(story: Story, edited: dict[str, Any]) -> None:
     names = [f"{method}/{edit}" for method in (ENCODED, OPTIMIZED) for edit in EDITS]
     assert story.archive().edits == sorted(names)

@@ -1,0 +1,108 @@
+"""`lsap run reproduce`: the paper's tables and figures; `lsap domain weights`: the published files that they need."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flows import commands
+
+if TYPE_CHECKING:  # help should not wait for torch
+    from flows.reproduction_parameters import ReproduceRun
+    from tasks.settings import Settings
+
+Command = Callable[[argparse.Namespace], int]
+
+EXPLAINED = {
+    "table1": "inversion, consistency and identity after edits, by method",
+    "table2": "synthetic images inverted again",
+    "table3": "LSAP_E over lambda; also pSp, e4e and LSAP_E where the file trains them",
+    "table4": "encoders on another domain",
+    "figure4": "codes in W, S and S^N beside the generator's own",
+    "figure5": "original, inversion and edits by every method",
+    "all": "everything that the file has, on one page",
+}
+
+
+def add_reproduce_commands(flows: Any, finish_flow: Callable[[argparse.ArgumentParser, Command], None]) -> Any:
+    """Add `reproduce` and what can be reproduced to the flows; returns its parser, for further ones."""
+    tables = flows.add_parser("reproduce", help="tables and figures of the paper, on your own domain").add_subparsers(
+        dest="table", required=True
+    )
+    for name, explained in EXPLAINED.items():
+        finish_flow(tables.add_parser(name, help=explained), reproduce_paper)
+    return tables
+
+
+def add_weights_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Command], None]) -> None:
+    """Add `weights` to the verbs of `domain`."""
+    weights = verbs.add_parser("weights", help="which published files a domain needs, and which are there")
+    weights.add_argument("name", help="a built-in domain, or the path of one's own .yaml")
+    finish(weights, show_weights)
+
+
+def reproduce_paper(parsed: argparse.Namespace) -> int:
+    """`lsap run reproduce`; a file of the trainings of Table 3 alone goes to their own flow."""
+    from flows.reproduction_parameters import is_table3_alone, read_paper_run
+    from tasks.settings import Settings
+
+    if parsed.table == "table3" and is_table3_alone(parsed.config):
+        return commands.reproduce(parsed)
+    run, settings = read_paper_run(parsed.config, parsed.set), Settings.from_environment()
+    plan = check_reproduction(run, parsed.table, settings, dry=parsed.dry_run)
+    if parsed.dry_run:
+        return commands.show(plan, parsed)
+    from flows.reproduce import reproduce
+
+    return commands.run_flow(functools.partial(reproduce, asked=parsed.table), run, parsed)
+
+
+def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry: bool) -> dict[str, Any]:
+    """Refuse before any work what cannot be run; with `dry`, also what would be done, timed on this machine."""
+    from flows.dry_run import dry_run
+    from flows.invert import request_of
+    from flows.training_dry_run import dry_run_trainings
+    from tasks.prepare import check
+    from tasks.prepare_training import check_apart, prepare_training
+
+    parts = run.chosen(asked)
+    domain = run.resolved_domain(settings, parts)
+    run.shown_edits()
+    plan: dict[str, Any] = {"parts": list(parts), "page below": run.output}
+    if methods := run.inverted(parts):
+        inversion = run.inversion_run(domain, methods).resolve(settings)
+        check(request_of(inversion))
+        plan |= {"inversion": dry_run(inversion)} if dry else {}
+    if edited := run.edited(parts):
+        plan["edits"] = [f"{method}/{name}" for method in edited for name in run.edit_run(domain, edited).edits]
+        run.edit_run(domain, edited).resolve(settings)
+    if measured := run.measured(parts):
+        run.evaluation_run(domain, measured).resolve(settings)
+    if "table2" in parts:
+        run.synthetic_run(domain).resolve(settings)
+    if "table3" in parts:
+        trained = run.table3_run(domain)
+        trainings = trained.resolve(settings)
+        check_apart(trained.source, trained.evaluation_source)
+        for training in trainings.values():
+            prepare_training(training.spec, dry=True)
+        plan |= {"trainings of table 3": dry_run_trainings(trainings)} if dry else {}
+    return plan
+
+
+def show_weights(parsed: argparse.Namespace) -> int:
+    """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
+    from domains.domain import load_domain
+    from tasks.domain_weights import look_for_weights, weights_document, weights_folder, weights_table
+    from tasks.settings import Settings
+
+    domain, folder = load_domain(parsed.name), weights_folder(Settings.from_environment().backbones)
+    found = look_for_weights(domain, folder)
+    missing = sum(one.state == "missing" for one in found)
+    text = f'domain "{domain.name}" needs no published file' if not found else weights_table(found)
+    if found:
+        text += f"\n{len(found) - missing} of {len(found)} are in {folder}"
+    commands.print_result({"folder": str(folder), "weights": weights_document(found)}, parsed.json, text)
+    return commands.FAILED if any(one.state == "another file" for one in found) else commands.DONE
