@@ -1,0 +1,139 @@
+"""Does SNCD predict editability? Codes of very different alignment, all edited alike, looked at by a judge."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.edit import edit
+from flows.edit_parameters import EditRun
+from flows.editability_parameters import ReproduceEditability, ResolvedStudy
+from flows.evaluate import evaluate
+from flows.evaluate_parameters import EvaluateRun
+from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
+from tasks.editability import MIDPOINT, SIGNS
+from tasks.editability_study import partners_by_label, write_study
+from tasks.pool import opened_cluster
+from tasks.settings import Settings
+from tasks.synthetic_steps import SyntheticStep, synthetic_steps
+
+CALIBRATION_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class EditabilityReport:
+    """What the study came to.
+
+    Attributes:
+        output: URL of its folder.
+        archive: URL of the archive with every code, edit and measurement.
+        written: URLs of the tables and the picture.
+        num_methods: methods compared.
+        table: what was found, Markdown.
+    """
+
+    output: str
+    archive: str
+    written: tuple[str, ...]
+    num_methods: int
+    table: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """For people."""
+        return "\n".join([self.table, f"archive: {self.archive}", *self.written])
+
+
+@flow(name="reproduce_editability")
+def reproduce_editability(run: ReproduceEditability) -> EditabilityReport:
+    """Invert, edit at a fixed step and at equal effect, look at midpoints, and correlate."""
+    settings = Settings.from_environment()
+    resolved = run.resolve(settings)
+    workers = run.workers
+    with opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device):
+        invert(resolved.inversion.run)
+        steps = measure_steps(resolved, settings)
+        partners = partners_by_label(resolved.inversion.run.archive, run.methods, run.label)
+        edit(editing(resolved, steps, partners))
+        evaluate(evaluation(resolved))
+    table, urls = tabulate(
+        resolved, {name: resolved.changes[name] * step.deviation for name, step in steps.items()}, partners
+    )
+    create_markdown_artifact(key="editability", markdown=table)
+    return EditabilityReport(run.output, resolved.inversion.run.archive, urls, len(resolved.methods), table)
+
+
+@task(name="measure_steps", cache_policy=NO_CACHE)
+def measure_steps(resolved: ResolvedStudy, settings: Settings) -> dict[str, SyntheticStep]:
+    """The unit of every attribute, and the steps that move the generator's own codes by it."""
+    run = resolved.run
+    steps = synthetic_steps(
+        resolved.domain,
+        resolved.inversion.generator,
+        resolved.directions,
+        changes=resolved.changes,
+        num_samples=run.synthetic_images,
+        seed=run.seed,
+        backbones=settings.backbones,
+    )
+    for name, step in steps.items():
+        get_run_logger().info("%s: %s", name, step)
+    return steps
+
+
+def editing(resolved: ResolvedStudy, steps: dict[str, SyntheticStep], partners: dict[str, str]) -> EditRun:
+    """All edits of all methods: each attribute up and down, at the fixed step and at equal effect, and midpoints."""
+    edits: dict[str, dict[str, Any]] = {}
+    for name, direction in resolved.directions.items():
+        for sign, factor in SIGNS.items():
+            strength = getattr(steps[name], sign)
+            edits[f"{name}-{sign}-step"] = {"direction": direction, "strength": strength}
+            effect = {"attribute": name, "change": factor * resolved.changes[name]}
+            edits[f"{name}-{sign}-equal"] = {"direction": direction, "equal_effect": effect}
+    edits[MIDPOINT] = {"interpolate_to": partners, "weight": 0.5}
+    return EditRun(
+        archive=resolved.inversion.run.archive,
+        domain=resolved.run.domain,
+        generator=resolved.run.generator,
+        methods=resolved.run.methods,
+        edits=edits,
+        calibration_images=CALIBRATION_IMAGES,
+        workers=resolved.run.workers,
+    )
+
+
+def evaluation(resolved: ResolvedStudy) -> EvaluateRun:
+    """What the judge and the attributes say of every inversion and edit."""
+    judge = resolved.domain.judge
+    assert judge is not None
+    return EvaluateRun(
+        archive=resolved.inversion.run.archive,
+        domain=resolved.run.domain,
+        generator=resolved.run.generator,
+        source=resolved.run.source,
+        lpips=(judge,),
+        identity=(judge,),
+        attributes=tuple(resolved.directions),
+        reference=resolved.run.reference,
+        encoders=resolved.run.encoders,
+        workers=resolved.run.workers,
+    )
+
+
+@task(
+    name="tabulate",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def tabulate(resolved: ResolvedStudy, units: dict[str, float], partners: dict[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Means, correlations and the controls, as Markdown, a picture and Parquet."""
+    return write_study(request_of(resolved.inversion), resolved.methods, units, partners)
