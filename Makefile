@@ -1,4 +1,4 @@
-# make demo | test | lint | clean. Each sets up .venv first: about a minute once, nothing after that.
+# make demo | reproduce | test | lint | clean. Each sets up .venv first: about a minute once, nothing after that.
 # PYTHON=python3.12 picks the interpreter that .venv is created with (`make clean` first to change it).
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -6,6 +6,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := examples/digits.yaml
+REPRODUCTION := examples/reproduce_digits.yaml
 
 # Small machines: one thread per worker process. Nothing is reported to anybody.
 export OMP_NUM_THREADS ?= 1
@@ -19,13 +20,14 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo reproduce test lint clean
 
 help:
-	@echo "make demo    invert the built-in handwritten digits and say where the report lies"
-	@echo "make test    run all tests (among them the linters and the import contracts)"
-	@echo "make lint    run only ruff, mypy and the import contracts"
-	@echo "make clean   remove .venv and the caches of the tools; results of runs stay"
+	@echo "make demo       invert the built-in handwritten digits and say where the report lies"
+	@echo "make reproduce  every table and figure of the paper on the digits, on one page"
+	@echo "make test       run all tests (among them the linters and the import contracts)"
+	@echo "make lint       run only ruff, mypy and the import contracts"
+	@echo "make clean      remove .venv and the caches of the tools; results of runs stay"
 
 setup: $(INSTALLED)
 
@@ -47,6 +49,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/lsap run invert $(DEMO)
 	@archive="$$(sed -n 's/^archive: *//p' $(DEMO))" && echo "Report:" && find "$$archive/reports" -type f | sort
+
+reproduce: $(INSTALLED)
+	$(BIN)/lsap run reproduce all $(REPRODUCTION)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2

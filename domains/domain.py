@@ -265,4 +265,5 @@ def _checked(setting: str, value: Any, default: Any) -> Any:
 
 def builtin_domains() -> dict[str, Path]:
     """The domains that come with the package."""
-    return {"digits": HERE / "digits" / "domain.yaml", "full_scale": HERE / "full_scale.yaml"}
+    published = ("full_scale", "face", "car", "church", "wild")
+    return {"digits": HERE / "digits" / "domain.yaml", **{name: HERE / f"{name}.yaml" for name in published}}

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import Field
 
-from domains.domain import Domain, load_domain
+from domains.domain import Domain
 from flows.parameters import WorkerParameters
 from flows.run_file import ParameterError, Parameters, refused
+from tasks.domain_weights import open_domain
 from tasks.edit_spec import EditSpec, parse_edit
+from tasks.settings import Settings
 
 
 class ArchiveRun(Parameters):
@@ -31,7 +33,7 @@ class ArchiveRun(Parameters):
     workers: WorkerParameters = WorkerParameters()
     retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
 
-    def resolved_domain(self) -> Domain:
+    def resolved_domain(self, settings: Settings) -> Domain:
         """The domain with this run's generator and directions.
 
         Raises:
@@ -42,7 +44,7 @@ class ArchiveRun(Parameters):
                 f"archive: {self.archive} lives in one process, and workers are processes of their own; "
                 "wanted a folder or s3://bucket/prefix"
             )
-        domain = refused("domain", lambda: load_domain(self.domain))
+        domain = refused("domain", lambda: open_domain(self.domain, settings.backbones))
         generator = self.generator or domain.generator
         if generator is None:
             raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')

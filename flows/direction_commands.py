@@ -246,11 +246,12 @@ def _check_output(location: str) -> None:
 
 def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     """The generator, frozen, on its device, and the domain where one is named."""
-    from domains.domain import load_domain
+    from tasks.domain_weights import open_domain
     from tasks.networks import module_device
+    from tasks.settings import Settings
     from tasks.weights import load_generator
 
-    domain = load_domain(parsed.domain) if parsed.domain else None
+    domain = open_domain(parsed.domain, Settings.from_environment().backbones) if parsed.domain else None
     place = parsed.generator or (domain and domain.generator)
     if not place:
         raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")

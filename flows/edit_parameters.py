@@ -29,7 +29,7 @@ class EditRun(ArchiveRun):
         Raises:
             ParameterError: a field names something that does not exist.
         """
-        domain = self.resolved_domain()
+        domain = self.resolved_domain(settings)
         check_methods(self.methods)
         if not self.edits:
             raise ParameterError("edits: none given; wanted names and edits, such as {slant: {direction: slant, ...}}")

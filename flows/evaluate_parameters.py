@@ -67,7 +67,7 @@ class EvaluateRun(ArchiveRun):
         Raises:
             ParameterError: a field names something that does not exist, or two fields contradict each other.
         """
-        domain = self.resolved_domain()
+        domain = self.resolved_domain(settings)
         check_methods(self.methods)
         domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
         if self.frechet is not None and self.source is None and self.synthetic is None:

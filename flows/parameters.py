@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from domains.domain import Domain, load_domain
+from domains.domain import Domain
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
 from tasks.anchor import AnchorOptions
+from tasks.domain_weights import open_domain
 from tasks.networks import NetworkChoice
 from tasks.settings import Settings
 
@@ -84,7 +85,7 @@ class InvertRun(Parameters):
                 f"archive: {self.archive} lives in one process, and workers are processes of their own; "
                 "wanted a folder or s3://bucket/prefix"
             )
-        domain = refused("domain", lambda: load_domain(self.domain))
+        domain = refused("domain", lambda: open_domain(self.domain, settings.backbones))
         generator = self.generator or domain.generator
         if generator is None:
             raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')

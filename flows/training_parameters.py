@@ -7,13 +7,14 @@ from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
-from domains.domain import Domain, load_domain
+from domains.domain import Domain
 from flows.parameters import AnchorParameters, WorkerParameters
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
 from tasks.anchor import AnchorOptions
 from tasks.decoding import Fit
+from tasks.domain_weights import open_domain
 from tasks.networks import NetworkChoice
 from tasks.settings import Settings
 from tasks.training_data import AUGMENTATIONS, Augmentation
@@ -76,7 +77,7 @@ class TrainEncoderRun(Parameters):
                 f"output: {self.output} lives in one process, and workers are processes of their own; "
                 "wanted a folder or s3://bucket/prefix"
             )
-        domain = refused("domain", lambda: load_domain(self.domain))
+        domain = refused("domain", lambda: open_domain(self.domain, settings.backbones))
         presets = domain.encoder_training
         generator = self.generator or domain.generator
         if generator is None:

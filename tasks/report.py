@@ -10,19 +10,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup, escape
+from jinja2 import Template
 
 from lsap_archive.schema import FAILED, OK
 from tasks.report_comparisons import compare_in_words, comparison_notes
 from tasks.report_data import ContactCell, ContactRow, MethodInfo, ReportData
 from tasks.report_figures import draw_distribution, draw_scatter, method_color
 from tasks.report_headline import headline_tiles, place_sncd
+from tasks.report_page import page_template
 from tasks.report_statistics import (
     Estimate,
     MethodSummary,
@@ -36,13 +35,10 @@ from tasks.report_statistics import (
 )
 from tasks.report_table import comparison_table, render_markdown_table, table_notes
 from tasks.report_text import (
-    HARD_SPACE,
     NOTHING,
-    as_duration,
     as_number,
     decimals_for,
     shortened,
-    visible,
 )
 
 __all__ = [
@@ -105,21 +101,7 @@ def render_report(data: ReportData) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    environment.filters |= {
-        "duration": as_duration,
-        "estimate": _as_estimate,
-        "lines": lambda text: Markup(escape(visible(text, kept=f"\n{HARD_SPACE}"))),
-        "number": as_number,
-        "shortened": shortened,
-    }
-    return environment.from_string(resources.files("tasks").joinpath("report.html.j2").read_text("utf-8"))
+    return page_template("report.html.j2", estimate=_as_estimate)
 
 
 def _as_estimate(estimate: Estimate) -> str:

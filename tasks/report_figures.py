@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tasks.figure_style import INK, Picture, name_axes, strip, svg_uri, write
 from tasks.report_data import MethodInfo
 from tasks.report_statistics import column_values
 from tasks.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title, visible
@@ -35,16 +31,8 @@ _PALETTE = (
     "#777777",
 )
 _MARKERS = "osD^vPX*<>"
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SCATTER_POINTS = 20_000  # per method
-_REFERENCE_LINE: dict[str, Any] = {"color": _INK, "alpha": 0.45, "linewidth": 0.8, "linestyle": (0, (3, 2))}
-
-
-@dataclass(frozen=True)
-class Picture:
-    uri: str
-    alternative: str
-    caption: str
+_REFERENCE_LINE: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 0.8, "linestyle": (0, (3, 2))}
 
 
 def method_color(index: int) -> str:
@@ -69,27 +57,27 @@ def draw_distribution(
     axes = figure.subplots(num_rows, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for index, (method, ax) in enumerate(zip(methods, axes, strict=True)):
         own = values[method.name]
-        _strip(ax)
+        strip(ax)
         ax.spines["left"].set_visible(False)
         ax.set_yticks([])
         mean = f"mean {as_number(float(own.mean()), decimals_for([float(own.mean())]))}" if own.size else "no values"
-        _write(ax, 0, 1.02, f"{method.title}  ·  {mean}", ha="left", va="bottom", transform=ax.transAxes)
+        write(ax, 0, 1.02, f"{method.title}  ·  {mean}", ha="left", va="bottom", transform=ax.transAxes)
         for value in references.values():
             ax.axvline(value, **_REFERENCE_LINE)
         if own.size:
             shares = np.full(own.size, 1 / own.size)
             clipped = np.clip(own, low, high)
             ax.hist(clipped, bins, weights=shares, color=method_color(index), alpha=0.85)
-            ax.plot([own.mean()], [0], marker="^", markersize=6, color=_INK, clip_on=False, zorder=3)
+            ax.plot([own.mean()], [0], marker="^", markersize=6, color=INK, clip_on=False, zorder=3)
     axes[-1].set_xlim(low, high)
-    _name_axes(axes[-1], label, "")
+    name_axes(axes[-1], label, "")
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.03, right=0.97, top=1 - 0.68 / height, bottom=0.48 / height, hspace=0.55)
     _label_references(axes[0], references, low, high)
     caption = "Share of a method's images in each bin; all rows have the same axes. ▲ marks the mean."
     if num_beyond:
         caption += f" The outermost bins also hold {count_of(num_beyond, 'value')} beyond the axis."
-    return Picture(_svg_uri(figure), f"Histograms of {label}, one for each method", caption)
+    return Picture(svg_uri(figure), f"Histograms of {label}, one for each method", caption)
 
 
 def draw_scatter(
@@ -107,7 +95,7 @@ def draw_scatter(
     x_limits, y_limits = _limits(everything[0], ()), _limits(everything[1], landmarks.values())
     figure = Figure(figsize=(10.6, 4.8), dpi=160)
     ax = figure.subplots()
-    _strip(ax)
+    strip(ax)
     num_drawn = 0
     for index, method in enumerate(methods):
         if points[method.name].shape[1]:
@@ -116,9 +104,9 @@ def draw_scatter(
     ax.set_ylim(y_limits[:2])
     for label, value in landmarks.items():
         ax.axhline(value, **_REFERENCE_LINE)
-        _write(ax, 1.012, value, reference_title(label), ha="left", va="center", transform=ax.get_yaxis_transform())
-    _name_axes(ax, f"{lpips_label}: further from the original →", "SNCD")
-    legend = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8.5, labelcolor=_INK)
+        write(ax, 1.012, value, reference_title(label), ha="left", va="center", transform=ax.get_yaxis_transform())
+    name_axes(ax, f"{lpips_label}: further from the original →", "SNCD")
+    legend = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
     for text in legend.get_texts():
         text.set_parse_math(False)
     legend_rows = math.ceil(sum(bool(own.shape[1]) for own in points.values()) / 3)
@@ -129,7 +117,7 @@ def draw_scatter(
         caption += f" {count_of(num_beyond, 'value')} beyond the axes."
     if num_drawn < everything.shape[1]:
         caption += f" Of each method at most {_SCATTER_POINTS:,} images are drawn; the means use all."
-    return Picture(_svg_uri(figure), "Scatter plot of LPIPS and SNCD, coloured by method", caption)
+    return Picture(svg_uri(figure), "Scatter plot of LPIPS and SNCD, coloured by method", caption)
 
 
 def _plot_method(ax: Axes, index: int, method: MethodInfo, points: NDArray[np.float64]) -> int:
@@ -139,7 +127,7 @@ def _plot_method(ax: Axes, index: int, method: MethodInfo, points: NDArray[np.fl
     size = 4 if points.shape[1] < 500 else 2.5
     ax.plot(*drawn, markersize=size, markeredgewidth=0, alpha=0.5, rasterized=True, **look)
     mean = points.mean(axis=1, keepdims=True)
-    outline: dict[str, Any] = {"markeredgecolor": _INK, "markeredgewidth": 1.4}
+    outline: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 1.4}
     ax.plot(*mean, markersize=11, label=visible(method.title), zorder=4, **outline, **look)
     return int(drawn.shape[1])
 
@@ -172,7 +160,7 @@ def _label_references(ax: Axes, references: Mapping[str, float], low: float, hig
         start = min(max(place - width / 2, 0), 1 - width)
         level = next((index for index, end in enumerate(ends) if start > end), len(ends) - 1)
         ends[level] = start + width
-        _write(
+        write(
             ax,
             start + width / 2,
             1.4 + 0.26 * level,
@@ -183,46 +171,3 @@ def _label_references(ax: Axes, references: Mapping[str, float], low: float, hig
             fontsize=7.5,
             alpha=0.8,
         )
-
-
-def _strip(ax: Axes) -> None:
-    """Axes that step back behind the data, in the page's text colour."""
-    ax.set_facecolor("none")
-    ax.spines[["top", "right"]].set_visible(False)
-    for spine in ax.spines.values():
-        spine.set_color(_INK)
-        spine.set_alpha(0.5)
-    ax.tick_params(colors=_INK, labelsize=8, length=3)
-
-
-def _name_axes(ax: Axes, x_name: str, y_name: str) -> None:
-    ax.set_xlabel(visible(x_name), color=_INK, fontsize=9, parse_math=False)
-    ax.set_ylabel(visible(y_name), color=_INK, fontsize=9, parse_math=False)
-
-
-def _write(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """Text that is not read as mathematics: names hold what they like."""
-    ax.text(x, y, visible(text), parse_math=False, **{"color": _INK, "fontsize": 8} | style)
-
-
-# Inside an <img> the drawing cannot see the page's colours, so it brings its own for light, dark and paper.
-_INK_STYLE = "<style>svg{color:#1d2329}@media screen and (prefers-color-scheme:dark){svg{color:#dde3e9}}</style>"
-
-
-def _svg_uri(figure: Figure) -> str:
-    """The figure as a data: URI, the same bytes for the same figure.
-
-    The figure API keeps no global state, unlike pyplot, so reports can be drawn in threads. Matplotlib salts its
-    ids at random unless a global setting says otherwise; they are numbered here instead.
-    """
-    figure.patch.set_alpha(0)
-    drawn = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    FigureCanvasSVG(figure).print_svg(drawn, metadata=nothing)
-    svg = drawn.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    for number, salted in enumerate(dict.fromkeys(re.findall(r'id="([A-Za-z]+[0-9a-f]{10})"', svg))):
-        svg = svg.replace(salted, f"i{number}")
-    end_of_tag = svg.index(">") + 1
-    svg = svg[:end_of_tag] + _INK_STYLE + svg[end_of_tag:]
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -318,3 +318,12 @@ def test_what_does_not_exist_is_refused_by_its_field(values: dict[str, Any], mes
 @pytest.mark.parametrize("shard_rows", [1, 5, 16, 32])
 def test_shards_that_the_archive_takes_are_taken(shard_rows: int) -> None:
     assert InvertRun(**DIGITS, shard_rows=shard_rows).resolve(SETTINGS).shard_rows == shard_rows
+
+
+def test_a_domain_of_published_weights_finds_them_in_their_folder(tmp_path: Path) -> None:
+    run = InvertRun(source="photos", archive="archive", domain="face", methods=("e4e", "stylegan2_w"))
+    resolved = run.resolve(Settings(backbones=tmp_path))
+    assert resolved.generator == str(tmp_path / "stylegan2-ffhq-config-f.pt")
+    assert resolved.encoders == {"e4e": str(tmp_path / "e4e_ffhq_encode.pt")}
+    own = InvertRun(source="photos", archive="archive", domain="face", generator="mine.pkl", methods=("stylegan2_w",))
+    assert own.resolve(Settings(backbones=tmp_path)).generator == "mine.pkl"

@@ -1,0 +1,173 @@
+"""Reproduce the paper's tables and figures: invert, edit, measure, train where asked, and write one page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import yaml
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from domains.domain import Domain
+from flows.edit import edit
+from flows.evaluate import evaluate
+from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
+from flows.parameters import InvertRun
+from flows.reproduce_table3 import reproduce_table3
+from flows.reproduction_parameters import Part, ReproduceRun, unit_of
+from tasks.pool import opened_cluster
+from tasks.prepare import prepare
+from tasks.reproduction import Inverted, Looks
+from tasks.settings import Settings
+from tasks.write_reproduction import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction
+
+
+@dataclass(frozen=True)
+class ReproductionReport:
+    """What a reproduction came to.
+
+    Attributes:
+        page: URL of the HTML page.
+        archive: URL of the archive that its numbers come from.
+        files: URLs of everything that was written.
+        num_numbers: measured numbers in the tables.
+        seconds: wall time of this command.
+        table: the tables and claims, Markdown.
+    """
+
+    page: str
+    archive: str
+    files: tuple[str, ...]
+    num_numbers: int
+    seconds: float
+    table: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """For people."""
+        numbers = f"{self.num_numbers} measured numbers, {self.seconds:.0f} s"
+        return "\n".join([self.table, f"{numbers}; archive: {self.archive}", f"report: {self.page}"])
+
+
+@flow(name="reproduce")
+def reproduce(run: ReproduceRun, asked: str = "all") -> ReproductionReport:
+    """Make what the asked tables and figures need, and write them.
+
+    Args:
+        run: what to reproduce.
+        asked: "all", or one table or figure.
+    """
+    started = time.monotonic()
+    settings = Settings.from_environment()
+    parts = run.chosen(asked)
+    domain = run.resolved_domain(settings, parts)
+    workers = run.workers
+    with opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device):
+        measured = on_images(run, domain, parts)
+        if "table2" in parts:
+            measured = replace(measured, synthetic=evaluate(run.synthetic_run(domain)).evaluations)
+        if "table3" in parts:
+            measured = with_table3(run, domain, measured)
+    written = tabulate(paper_request(run, domain, parts, asked, settings), measured, time.monotonic() - started)
+    create_markdown_artifact(key="reproduction", markdown=f"{written.markdown}\n\nReport: {written.page}")
+    seconds = time.monotonic() - started
+    return ReproductionReport(written.page, run.archive, written.files, written.num_numbers, seconds, written.markdown)
+
+
+def on_images(run: ReproduceRun, domain: Domain, parts: Sequence[Part]) -> MeasuredParts:
+    """Inversions, edits and measurements of the run's images, as far as these parts need them."""
+    methods, edited = run.inverted(parts), run.edited(parts)
+    if not methods:
+        return MeasuredParts()
+    inversion = run.inversion_run(domain, methods)
+    invert(inversion)
+    refused = edit(run.edit_run(domain, edited)).refused if edited else {}
+    evaluations: dict[str, tuple[str, ...]] = {}
+    if measured := [name for name in run.measured(parts) if name not in refused]:
+        evaluations = evaluate(run.evaluation_run(domain, tuple(measured))).evaluations
+    return MeasuredParts(inverted=done(inversion), evaluations=evaluations, refused=refused)
+
+
+def with_table3(run: ReproduceRun, domain: Domain, measured: MeasuredParts) -> MeasuredParts:
+    """What was measured, with the trainings of Table 3 and what their encoders do."""
+    trained = run.table3_run(domain)
+    reproduce_table3(trained)
+    evaluations = evaluate(run.table3_evaluation(domain, trained)).evaluations
+    _, sweep = trained.variants()
+    seed = (trained.sweep_seeds or trained.seeds)[0]
+    trainings = trained.resolve(Settings.from_environment())
+    steps = trainings[sweep[0].encoder(seed)].spec.method.settings.num_steps
+    return replace(
+        measured,
+        trained=done(trained.inversion()),
+        trained_evaluations=evaluations,
+        weights={variant.encoder(seed): variant.sncd_weight for variant in sweep},
+        trainings=f": {len(sweep)} trainings of {steps:,} steps, seed {seed}",
+    )
+
+
+def done(inversion: InvertRun) -> Inverted:
+    """An inversion that has been run, with what its plan says of it."""
+    request = request_of(inversion.resolve(Settings.from_environment()))
+    return Inverted(request, prepare(request))
+
+
+def paper_request(
+    run: ReproduceRun, domain: Domain, parts: Sequence[Part], asked: str, settings: Settings
+) -> PaperRequest:
+    """The run as the tasks take it."""
+    generator = run.generator or domain.generator
+    assert generator is not None
+    evaluation = run.evaluation_run(domain, run.methods).resolve(settings)
+    looks = Looks(
+        lpips=evaluation.networks.lpips,
+        identity=evaluation.networks.identity,
+        judge=evaluation.networks.judge,
+        frechet=run.frechet,
+        attributes={name: unit_of("attributes", name) for name in evaluation.attributes},
+        backbones=settings.backbones,
+    )
+    return PaperRequest(
+        parts=tuple(parts),
+        stem="report" if asked == "all" else asked,
+        output=run.output,
+        archive=run.archive,
+        generator=generator,
+        content_box=domain.content_box,
+        domain=domain.name,
+        about=domain.description,
+        source=run.source,
+        methods=run.methods,
+        compared={name: domain.method(name).title for name in run.compared},
+        table4=run.table4,
+        edits=run.shown_edits(),
+        looks=looks,
+        num_synthetic=run.synthetic.count,
+        layer=run.figure4.layer,
+        entries=run.figure4.entries,
+        samples=run.figure4.samples,
+        seed=run.figure4.seed,
+        num_shown=run.figure5.images,
+        shown=run.figure5.methods or run.methods,
+        device=run.workers.device,
+        config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
+    )
+
+
+@task(
+    name="tabulate",
+    cache_policy=NO_CACHE,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def tabulate(request: PaperRequest, measured: MeasuredParts, seconds: float) -> WrittenReproduction:
+    """Tables, figures, claims and the page, from what is in the archives."""
+    return write_reproduction(request, measured, seconds)

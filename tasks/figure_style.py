@@ -1,0 +1,69 @@
+"""How figures of a report look: axes that step back, the page's own text colour, and SVG in a data: URI."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from tasks.report_text import visible
+
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a page: data: URI, what it shows in words, and its caption."""
+
+    uri: str
+    alternative: str
+    caption: str
+
+
+def strip(ax: Axes) -> None:
+    """Axes that step back behind the data, in the page's text colour."""
+    ax.set_facecolor("none")
+    ax.spines[["top", "right"]].set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_color(INK)
+        spine.set_alpha(0.5)
+    ax.tick_params(colors=INK, labelsize=8, length=3)
+
+
+def name_axes(ax: Axes, x_name: str, y_name: str) -> None:
+    ax.set_xlabel(visible(x_name), color=INK, fontsize=9, parse_math=False)
+    ax.set_ylabel(visible(y_name), color=INK, fontsize=9, parse_math=False)
+
+
+def write(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Text that is not read as mathematics: names hold what they like."""
+    ax.text(x, y, visible(text), parse_math=False, **{"color": INK, "fontsize": 8} | style)
+
+
+# Inside an <img> the drawing cannot see the page's colours, so it brings its own for light, dark and paper.
+_INK_STYLE = "<style>svg{color:#1d2329}@media screen and (prefers-color-scheme:dark){svg{color:#dde3e9}}</style>"
+
+
+def svg_uri(figure: Figure) -> str:
+    """The figure as a data: URI, the same bytes for the same figure.
+
+    The figure API keeps no global state, unlike pyplot, so reports can be drawn in threads. Matplotlib salts its
+    ids at random unless a global setting says otherwise; they are numbered here instead.
+    """
+    figure.patch.set_alpha(0)
+    drawn = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    FigureCanvasSVG(figure).print_svg(drawn, metadata=nothing)
+    svg = drawn.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    for number, salted in enumerate(dict.fromkeys(re.findall(r'id="([A-Za-z]+[0-9a-f]{10})"', svg))):
+        svg = svg.replace(salted, f"i{number}")
+    end_of_tag = svg.index(">") + 1
+    svg = svg[:end_of_tag] + _INK_STYLE + svg[end_of_tag:]
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

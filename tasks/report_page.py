@@ -1,0 +1,41 @@
+"""Pages of reports: templates whose every text is escaped, with one look for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from tasks.report_text import HARD_SPACE, as_duration, as_number, shortened, visible
+
+
+def page_template(file: str, **filters: Callable[[Any], str]) -> Template:
+    """A template of this folder; `style` in it is the look that all reports share.
+
+    Args:
+        file: its name.
+        filters: further filters by name.
+    """
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    environment.filters |= {
+        "duration": as_duration,
+        "lines": lambda text: Markup(escape(visible(text, kept=f"\n{HARD_SPACE}"))),
+        "number": as_number,
+        "shortened": shortened,
+        **filters,
+    }
+    environment.globals["style"] = Markup(_read("report.css"))  # ours, not a text to be escaped
+    return environment.from_string(_read(file))
+
+
+def _read(file: str) -> str:
+    return resources.files("tasks").joinpath(file).read_text("utf-8")

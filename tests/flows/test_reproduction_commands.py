@@ -1,0 +1,62 @@
+"""`lsap domain weights` and what `lsap run reproduce` refuses, as the command line tells it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where published files are looked for."""
+    monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
+    return tmp_path
+
+
+def test_the_weights_of_a_domain_are_listed_with_what_is_there(folder: Path, capsys: Any) -> None:
+    (folder / "e4e_church_encode.pt").write_bytes(b"some file")
+    assert main(["domain", "weights", "church"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("e4e "))
+    assert "e4e_church_encode.pt" in line and "found, hash not known" in line
+    assert lines[-1] == f"1 of 7 are in {folder}"
+    assert main(["domain", "weights", "church", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["weights"]["generator"]["state"] == "missing" and told["folder"] == str(folder)
+
+
+def test_another_file_under_a_known_name_fails(folder: Path, capsys: Any) -> None:
+    (folder / "vgg16-397923af.pth").write_bytes(b"not VGG")
+    assert main(["domain", "weights", "wild"]) == 1
+    assert "another file" in capsys.readouterr().out
+
+
+def test_a_domain_that_brings_everything_says_so(capsys: Any) -> None:
+    assert main(["domain", "weights", "digits"]) == 0
+    assert capsys.readouterr().out == 'domain "digits" needs no published file\n'
+
+
+@pytest.mark.parametrize("table", ["table4", "all"])
+def test_missing_weights_are_one_sentence_and_the_request_was_wrong(table: str, folder: Path, capsys: Any) -> None:
+    assert main(["run", "reproduce", table, str(EXAMPLES / "reproduce_car.yaml")]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith('lsap: domain "car" needs stylegan2-car-config-f.pkl (generator); e4e_cars_encode.pt')
+    assert "lsap domain weights car" in sentence
+
+
+def test_a_dry_run_of_the_digits_says_what_would_be_done(tmp_path: Path, capsys: Any) -> None:
+    config = str(EXAMPLES / "reproduce_digits.yaml")
+    places = ["--set", f"archive={tmp_path / 'archive'}", "--set", "methods=[e4e]", "--set", "source=digits:test[:2]"]
+    assert main(["run", "reproduce", "table1", config, *places, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["parts"] == ["table1"]
+    assert plan["inversion"]["images left by method"] == {"e4e": 2}
+    assert plan["edits"] == ["e4e/slant", "e4e/slant_equal", "e4e/stroke_width", "e4e/stroke_width_equal"]
+    assert not (tmp_path / "archive").exists()

@@ -1,0 +1,144 @@
+"""What a reproduction asks of the flows below it, and what is refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domains.domain import load_domain
+from flows.reproduction_parameters import PARTS, ReproduceRun, is_table3_alone, read_paper_run
+from flows.run_file import ParameterError
+from lsap_core.errors import MissingWeightsError
+from tasks.settings import Settings
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SETTINGS = Settings()
+
+
+def reproduction(**fields: Any) -> ReproduceRun:
+    return ReproduceRun(**{"source": "a", "archive": "b", "output": "c/", "domain": "digits", **fields})
+
+
+def digits() -> ReproduceRun:
+    return read_paper_run(str(EXAMPLES / "reproduce_digits.yaml"))
+
+
+# --- examples -----------------------------------------------------------------------------------------
+
+
+def test_the_digits_have_every_part_and_share_the_archive_of_the_demo():
+    run = digits()
+    assert run.chosen("all") == PARTS
+    assert f"archive: {run.archive}\n" in (EXAMPLES / "digits.yaml").read_text()
+    domain = run.resolved_domain(SETTINGS, PARTS)
+    inversion = run.inversion_run(domain, run.inverted(PARTS)).resolve(SETTINGS)
+    assert {method.name for method in inversion.methods} == set(run.methods)
+    edits = run.edit_run(domain, run.edited(PARTS))
+    assert set(edits.edits) == {"slant", "slant_equal", "stroke_width", "stroke_width_equal"}
+    edits.resolve(SETTINGS)
+    evaluation = run.evaluation_run(domain, run.measured(PARTS))
+    assert len(evaluation.methods) == len(run.methods) * 5
+    assert {name: edit["strength"] for name, edit in evaluation.lec.items()} == {
+        name: edit.strength for name, edit in run.edits.items()
+    }
+    evaluation.resolve(SETTINGS)
+    assert run.synthetic_run(domain).resolve(SETTINGS).run.synthetic.count == 5000
+    trained = run.table3_run(domain)
+    assert (trained.output, trained.evaluation_source) == ("archives/reproduce/table3", run.source)
+    assert len(trained.resolve(SETTINGS)) == len(trained.sncd_weights) == 5
+
+
+@pytest.mark.parametrize("name", ["face", "car", "church", "wild"])
+def test_a_preset_runs_once_its_published_files_are_there_and_names_them_all_until_then(name: str, tmp_path: Path):
+    run = read_paper_run(str(EXAMPLES / f"reproduce_{name}.yaml"))
+    parts = run.chosen("all")
+    settings = Settings(backbones=tmp_path)
+    with pytest.raises(MissingWeightsError) as caught:
+        run.resolved_domain(settings, parts)
+    wanted = {file.file for file in load_domain(name).weights.values()}
+
+    def named() -> set[str]:
+        return {file for file in wanted if f" {file} (" in str(caught.value)}
+
+    assert len(named()) >= 5
+    for file in named():
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(MissingWeightsError, match="which has SHA-256 e3b0c44298fc1c14") as caught:
+        run.resolved_domain(settings, parts)
+    assert named() == {"vgg16-397923af.pth", "alexnet-owt-7be5be79.pth"}
+
+
+def test_the_examples_of_the_paper_leave_table_4_to_the_domains_that_it_is_about():
+    parts = {name: read_paper_run(str(EXAMPLES / f"reproduce_{name}.yaml")).parts for name in ("face", "car", "wild")}
+    assert "table4" not in parts["face"] and {"table1", "table2"} <= set(parts["face"])
+    assert "table4" in parts["car"] and "table1" not in parts["wild"]
+
+
+# --- parts --------------------------------------------------------------------------------------------
+
+
+def test_a_part_makes_what_it_needs_and_no_more():
+    run = digits()
+    assert run.inverted(["table2"]) == run.edited(["table2"]) == run.measured(["table2"]) == ()
+    assert run.inverted(["table4"]) == run.measured(["table4"]) == ("e4e", "lsap_e")
+    assert run.edited(["table4", "figure4"]) == ()
+    assert run.inverted(["figure4"]) == ("psp", "e4e", "lsap_e")
+    assert run.edited(["figure5"]) == run.methods and run.measured(["figure5"]) == ()
+    some = run.model_copy(update={"figure5": run.figure5.model_copy(update={"methods": ("e4e",)})})
+    assert some.inverted(["figure5"]) == ("e4e",)
+
+
+def test_an_edit_without_an_attribute_has_no_equal_effect():
+    edits = {"slant": {"edit": {"direction": "slant"}, "strength": 3}}
+    run = reproduction(edits=edits, methods=("e4e",))
+    assert run.measured(["table1"]) == ("e4e", "e4e/slant")
+    domain = run.resolved_domain(SETTINGS, ["table1"])
+    assert run.edit_run(domain, ("e4e",)).edits == {"slant": {"direction": "slant", "strength": 3.0}}
+    (shown,) = run.shown_edits()
+    assert (shown.equal, shown.compared, shown.unit) == (None, "slant", "")
+
+
+def test_one_part_is_chosen_even_where_all_leaves_it_out():
+    run = reproduction(parts=("table4",))
+    assert run.chosen("all") == ("table4",)
+    assert run.chosen("figure4") == ("figure4",)
+    with pytest.raises(ParameterError, match="table3: not in this file"):
+        run.chosen("table3")
+    assert reproduction().chosen("all") == tuple(part for part in PARTS if part != "table3")
+
+
+def test_encoders_of_ones_own_need_no_published_file(tmp_path: Path):
+    own = {"e4e": "mine.pt", "lsap_e": "mine too.pt"}
+    run = read_paper_run(str(EXAMPLES / "reproduce_church.yaml")).model_copy(update={"encoders": own})
+    with pytest.raises(MissingWeightsError) as caught:
+        run.resolved_domain(Settings(backbones=tmp_path), ["table4"])
+    assert "generator" in str(caught.value) and "e4e" not in str(caught.value)
+
+
+def test_a_file_of_trainings_alone_is_told_from_a_whole_reproduction(tmp_path: Path):
+    assert is_table3_alone(str(EXAMPLES / "table3_digits.yaml"))
+    assert not is_table3_alone(str(EXAMPLES / "reproduce_digits.yaml"))
+    assert not is_table3_alone(str(tmp_path / "missing.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"edits": {"a": {"edit": {"direction": "slant"}, "strength": 1, "attribute": "age"}}}, "edits.a.attribute"),
+        ({"inversion": {"colour": 1}}, "inversion: .*colour"),
+        ({"table3": {"colour": 1}}, "table3: .*colour"),
+        ({"edits": {"a/b": {"edit": {"direction": "slant"}, "strength": 1}}}, "edits"),
+        ({"methods": ("hfgi",)}, 'methods.*"hfgi" is not known'),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_its_field(fields: dict[str, Any], message: str):
+    with pytest.raises(ParameterError, match=message):
+        run = reproduction(**fields)
+        run.shown_edits()
+        domain = run.resolved_domain(SETTINGS, run.chosen("all"))
+        run.inversion_run(domain, run.inverted(["table1"])).resolve(SETTINGS)
+        if run.table3 is not None:
+            run.table3_run(domain)
+        run.edit_run(domain, ("e4e",)).resolve(SETTINGS)

@@ -1,0 +1,105 @@
+"""Published files that a domain needs: found by their hash, missing, or another file, in words and in one sentence."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from domains.domain import Domain, builtin_domains, load_domain
+from lsap_core.errors import ConfigError, MissingWeightsError
+from tasks.domain_weights import (
+    check_weights,
+    look_for_weights,
+    weights_document,
+    weights_table,
+    with_published_weights,
+)
+from tasks.evaluation_networks import EvaluationChoice
+from tasks.networks import IDENTITY_FILES, LPIPS_TRUNKS
+
+CONTENT = b"weights"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def domain(**weights: dict[str, str]) -> Domain:
+    return Domain(
+        "own", "of this test", "lpips-vgg", weights={role.replace("__", " "): w for role, w in weights.items()}
+    )
+
+
+def test_a_file_is_found_by_its_hash_or_by_its_name_where_no_hash_is_known(tmp_path: Path) -> None:
+    for name in ("whole.pt", "prefix.pt", "unknown.pt", "other.pt"):
+        (tmp_path / name).write_bytes(CONTENT)
+    wanted = domain(
+        generator={"file": "whole.pt", "sha256": SHA256},
+        psp={"file": "prefix.pt", "sha256": SHA256[:8]},
+        e4e={"file": "unknown.pt"},
+        lsap_e={"file": "other.pt", "sha256": "0123abcd"},
+        moco={"file": "missing.pt"},
+    )
+    found = {one.role: one for one in look_for_weights(wanted, tmp_path)}
+    assert {role: one.state for role, one in found.items()} == {
+        "generator": "found",
+        "psp": "found",
+        "e4e": "found, hash not known",
+        "lsap_e": "another file",
+        "moco": "missing",
+    }
+    assert found["lsap_e"].sha256 == SHA256 and found["moco"].sha256 == ""
+    table = weights_table(found.values())
+    assert len(table.splitlines()) == 6 and f"{SHA256[:8]}, wanted 0123abcd" in table
+    assert weights_document(found.values())["moco"]["state"] == "missing"
+
+
+def test_one_sentence_names_all_that_is_missing_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "g.pt").write_bytes(CONTENT)
+    wanted = domain(
+        generator={"file": "g.pt", "sha256": "00"}, e4e={"file": "e.pt"}, moco={"file": "m.pth"}, arcface={"file": "a"}
+    )
+    with pytest.raises(MissingWeightsError) as caught:
+        check_weights(wanted, tmp_path, ["generator", "e4e", "moco", "no role of it"])
+    message = str(caught.value)
+    assert f"g.pt (generator), which has SHA-256 {SHA256[:16]}; e.pt (e4e); m.pth (moco)" in message
+    assert "LSAP_BACKBONES" in message and "arcface" not in message
+    check_weights(domain(generator={"file": "g.pt"}), tmp_path, ["generator"])
+
+
+def test_published_files_take_the_places_that_the_domain_leaves_open(tmp_path: Path) -> None:
+    wanted = domain(
+        generator={"file": "g.pt"}, e4e={"file": "e.pt"}, direction__pose={"file": "pose.pt"}, moco={"file": "m.pth"}
+    )
+    filled = with_published_weights(wanted, tmp_path)
+    assert filled.generator == str(tmp_path / "g.pt")
+    assert filled.encoders == {"e4e": str(tmp_path / "e.pt")}
+    assert filled.directions == {"pose": str(tmp_path / "pose.pt")}
+    own = with_published_weights(wanted.with_encoders({"e4e": "mine.pt"}), tmp_path)
+    assert own.encoders == {"e4e": "mine.pt"}
+
+
+def test_what_cannot_be_a_hash_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"SHA-256 of g\.pt is 'xyz'"):
+        domain(generator={"file": "g.pt", "sha256": "xyz"})
+
+
+@pytest.mark.parametrize("name", ["face", "car", "church", "wild"])
+def test_a_preset_names_its_files_as_the_networks_look_for_them_and_hashes_only_by_their_names(name: str) -> None:
+    weights = load_domain(name).weights
+    assert {"generator", "e4e", "lsap_e", "lpips-vgg", "lpips-alex"} <= set(weights)
+    for role, file in weights.items():
+        if role in LPIPS_TRUNKS:
+            assert file.file == LPIPS_TRUNKS[role]
+        if role in IDENTITY_FILES:
+            assert file.file in IDENTITY_FILES[role]
+        assert file.note
+        assert not file.sha256 or file.file.split(".")[0].endswith(f"-{file.sha256}")
+    known = [role for role in weights if role in (*LPIPS_TRUNKS, *IDENTITY_FILES)]
+    EvaluationChoice(
+        lpips=tuple(role for role in known if role in LPIPS_TRUNKS),
+        identity=tuple(role for role in known if role in IDENTITY_FILES),
+    )
+
+
+def test_the_domains_of_the_paper_are_built_in() -> None:
+    assert {"face", "car", "church", "wild"} <= set(builtin_domains())
+    assert load_domain("car").content_box == (64, 448, 0, 512)
+    assert [name for name in builtin_domains() if load_domain(name).attributes] == ["digits", "face"]
