@@ -17,6 +17,7 @@ from tasks.editability_statistics import (
     within_images,
     within_methods,
 )
+from tasks.report_statistics import MATCHED_WITHIN
 
 Ask = Callable[..., pa.Table]
 """Answers SQL over the tables `rows` and `measurements`, as `Archive.sql` does."""
@@ -25,12 +26,8 @@ Family = Literal["W", "W+", "control", "from encoder", "encoder"]
 
 SIGNS = {"more": 1.0, "less": -1.0}
 MIDPOINT = "midpoint"
-JUDGE = "digits-judge"
-"""Who looks at identity, class and naturalness: it is in no loss of any method."""
 RIGHT_EFFECT = (0.5, 1.5)
 """A fixed step succeeds if its effect lies within these shares of that on synthetic codes, and the class is kept."""
-MATCHED_WITHIN = 0.02
-"""Mean LPIPS of two methods that differ by no more than this share count as matched."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Quantity:
     Attributes:
         name: column of the written tables.
         title: for people.
-        higher_is_better: of an outcome; None for a predictor.
+        higher_is_better: of an outcome; None for a predictor, and for an effect, which can be too large.
     """
 
     name: str
@@ -54,13 +51,13 @@ PREDICTORS = (
     Quantity("lpips", "LPIPS"),
 )
 OUTCOMES = (
-    Quantity("effect", "effect of a fixed step (1: as on the generator's own codes)", True),
-    Quantity("success", "share of fixed steps with the right effect and class", True),
-    Quantity("identity", "identity kept at equal effect", True),
+    Quantity("effect", "effect of a fixed step"),
+    Quantity("success", "fixed steps that succeed", True),
+    Quantity("identity", "identity at equal effect", True),
     Quantity("class_kept", "class kept at equal effect", True),
     Quantity("leakage", "leakage at equal effect", False),
-    Quantity("midpoint", "distance of midpoints to real images", False),
-    Quantity("detour", "the same beyond that of the two ends", False),
+    Quantity("midpoint", "midpoints: distance to real images", False),
+    Quantity("detour", "midpoints: the same beyond their ends", False),
 )
 
 
@@ -152,7 +149,12 @@ class MatchedPair:
 
 
 def gather(
-    ask: Ask, methods: Sequence[StudiedMethod], attributes: Mapping[str, float], partners: Mapping[str, str]
+    ask: Ask,
+    methods: Sequence[StudiedMethod],
+    attributes: Mapping[str, float],
+    partners: Mapping[str, str],
+    *,
+    judge: str,
 ) -> StudyTable:
     """The study's table from an archive.
 
@@ -162,6 +164,7 @@ def gather(
         attributes: by name, the change that a step makes on the generator's own codes, and an edit of equal effect on
             those of every method.
         partners: by image, the other end of its midpoint.
+        judge: the network, in no loss of any method, that looks at identity, class and naturalness.
 
     Returns:
         effect: change of the attribute by the step, in units of what it is on synthetic codes, mean over attributes
@@ -178,7 +181,7 @@ def gather(
     for method in methods:
         for name in ("sncd", "w_distance", "lpips"):
             per_method[name].append(rows.column(method.name, name, ids))
-        outcomes = _outcomes(measured, method.name, attributes, ids, partners)
+        outcomes = _outcomes(measured, method.name, attributes, ids, partners, judge)
         for name, values in outcomes.items():
             per_method[name].append(values)
     values = {name: np.stack(lists) for name, lists in per_method.items()}
@@ -256,7 +259,12 @@ def _measurements(ask: Ask) -> _Lookup:
 
 
 def _outcomes(
-    measured: _Lookup, method: str, attributes: Mapping[str, float], ids: Sequence[str], partners: Mapping[str, str]
+    measured: _Lookup,
+    method: str,
+    attributes: Mapping[str, float],
+    ids: Sequence[str],
+    partners: Mapping[str, str],
+    judge: str,
 ) -> dict[str, Values]:
     effects, successes, identities, classes, leaks = [], [], [], [], []
     before = {name: measured.column(method, f"attribute/{name}", ids) for name in attributes}
@@ -266,15 +274,15 @@ def _outcomes(
             effect = factor * (measured.column(step, f"attribute/{name}", ids) - before[name]) / unit
             effects.append(effect)
             is_right = (effect > RIGHT_EFFECT[0]) & (effect < RIGHT_EFFECT[1])
-            successes.append(is_right * measured.column(step, f"class_kept/{JUDGE}", ids))
-            identities.append(measured.column(equal, f"identity/{JUDGE}", ids))
-            classes.append(measured.column(equal, f"class_kept/{JUDGE}", ids))
+            successes.append(is_right * measured.column(step, f"class_kept/{judge}", ids))
+            identities.append(measured.column(equal, f"identity/{judge}", ids))
+            classes.append(measured.column(equal, f"class_kept/{judge}", ids))
             leaks += [
                 np.abs(measured.column(equal, f"attribute/{other}", ids) - before[other]) / other_unit
                 for other, other_unit in attributes.items()
                 if other != name
             ]
-    real = f"distance_to_real/{JUDGE}"
+    real = f"distance_to_real/{judge}"
     midpoint = measured.column(f"{method}/{MIDPOINT}", real, ids)
     ends = [measured.column(method, real, names) for names in (ids, [partners[image_id] for image_id in ids])]
     return {

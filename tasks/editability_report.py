@@ -32,6 +32,9 @@ FAMILY_TITLES: dict[Family, str] = {
 }
 
 
+DRAWN = tuple(one for one in OUTCOMES if one.name != "detour")
+
+
 @dataclass(frozen=True)
 class Study:
     """All that the study found.
@@ -104,24 +107,22 @@ def findings_table(findings: Sequence[Finding]) -> pa.Table:
 
 
 def draw(study: Study) -> bytes:
-    """Every outcome against SNCD and against the distance to the mean code, one point for each method: a PNG file."""
-    figure = Figure(figsize=(17, 7.2), dpi=120, layout="constrained")
-    rows = PREDICTORS[:2]
-    axes = figure.subplots(len(rows), len(OUTCOMES), squeeze=False, sharey="col", sharex="row")
-    found = {(one.predictor, one.outcome): one.across_methods for one in study.findings if one.group == "all"}
-    for line, predictor in zip(axes, rows, strict=True):
-        for ax, outcome in zip(line, OUTCOMES, strict=True):
-            _panel(ax, study, predictor, outcome, found[predictor.name, outcome.name])
-        line[0].set_ylabel("", fontsize=9)
+    """Outcomes against SNCD, one point for each method: a PNG file."""
+    figure = Figure(figsize=(13, 8), dpi=120, layout="constrained")
+    predictor = PREDICTORS[0]
+    found = {one.outcome: one.across_methods for one in study.findings if (one.group, one.predictor) == ("all", "sncd")}
+    axes = figure.subplots(2, 3)
+    for ax, outcome in zip(axes.flat, DRAWN, strict=True):
+        _panel(ax, study, predictor, outcome, found[outcome.name])
     handles = [
         axes[0, 0].scatter([], [], color=COLORS[family], label=FAMILY_TITLES[family])
         for family in COLORS
         if any(method.family == family for method in study.table.methods)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11)
     figure.suptitle(
-        "Each point is a method: mean over held-out images, bars are standard errors. "
-        "ρ: Spearman's rank correlation over methods, 95 % interval.",
+        f"{len(study.table.methods)} ways to invert the same {len(study.table.image_ids)} images, each a point: "
+        "mean and standard error. ρ: rank correlation over methods, with its 95 % interval.",
         fontsize=11,
         x=0.01,
         ha="left",
@@ -144,20 +145,20 @@ def _panel(ax: Axes, study: Study, predictor: Quantity, outcome: Quantity, found
             linewidth=0.8,
             color=COLORS[method.family],
         )
-    better = "higher is better" if outcome.higher_is_better else "lower is better"
-    ax.set_title(f"{outcome.title}\n({better})  ρ = {_interval(found)}", fontsize=9, loc="left")
+    better = {None: "1 is right", True: "higher is better", False: "lower is better"}[outcome.higher_is_better]
+    ax.set_title(f"{outcome.title} ({better})\nρ = {_interval(found)}", fontsize=10, loc="left")
     ax.set_xlabel(predictor.title, fontsize=9)
     ax.tick_params(labelsize=8)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    if predictor.name == "sncd":
-        for label, value in study.references.items():
-            if "mean code" not in label:
-                ax.axvline(value, color="#999999", linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
-                name = label.replace("synthetic, psi", "ψ").replace("synthetic, ψ", "ψ")
-                ax.text(
-                    value, 0.99, name, transform=ax.get_xaxis_transform(), fontsize=6, rotation=90, ha="right", va="top"
-                )
+    if outcome.higher_is_better is None:
+        ax.axhline(1, color="#999999", linewidth=0.6, zorder=0)
+    ax.margins(y=0.12)
+    for label, value in study.references.items():
+        if label != "mean code":  # at the floor
+            ax.axvline(value, color="#999999", linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
+            name = label.replace("synthetic, psi", "ψ")
+            ax.text(value, 0.0, f" {name}", transform=ax.get_xaxis_transform(), fontsize=7, rotation=90, ha="right")
 
 
 def _error(values: Values) -> float:

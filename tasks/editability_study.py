@@ -35,7 +35,9 @@ def write_study(
     prepared = prepare(request)
     loaded = load_generator(request.generator, content_box=request.content_box)
     references = reference_rows(loaded.generator.eval(), open_anchor(request.archive, prepared.anchor)).labelled()
-    table = gather(open_archive(request.archive).sql, methods, units, partners)
+    judge = request.networks.judge
+    assert judge is not None  # without one the study is refused
+    table = gather(open_archive(request.archive).sql, methods, units, partners, judge=judge)
     findings = correlate(table)
     for title, part in _groups(table):
         findings += correlate(part, title)
