@@ -45,7 +45,7 @@ def add_image_commands(groups: Any, finish: Finish) -> None:
 
 def align_images(parsed: argparse.Namespace) -> int:
     """`lsap image align`; fails when no face at all was cut out."""
-    from tasks.align_faces import AlignSettings, align_photos
+    from tasks.faces.align_faces import AlignSettings, align_photos
     from tasks.sources import open_source
 
     settings = AlignSettings(parsed.size, parsed.face, parsed.min_side, parsed.supersampling)
@@ -59,7 +59,7 @@ def align_images(parsed: argparse.Namespace) -> int:
 
 def paste_images(parsed: argparse.Namespace) -> int:
     """`lsap image paste`; fails when no face at all was pasted."""
-    from tasks.paste_faces import paste_photos
+    from tasks.faces.paste_faces import paste_photos
 
     report = paste_photos(
         Path(parsed.edited), Path(parsed.report), Path(parsed.out), source=parsed.source, feather=parsed.feather
@@ -72,7 +72,7 @@ def paste_images(parsed: argparse.Namespace) -> int:
 def _finder(parsed: argparse.Namespace) -> Any:
     """What tells where the faces are."""
     from lsap_core.errors import ConfigError
-    from tasks.landmarks import DlibFinder, MtcnnFinder, read_landmarks
+    from tasks.faces.landmarks import DlibFinder, MtcnnFinder, read_landmarks
     from tasks.settings import Settings
 
     if (parsed.predictor is not None) != (parsed.detector == "dlib"):

@@ -16,7 +16,7 @@ from flows.reproduce_parameters import ReproduceTable3, read_reproduction
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from tasks.attributes import DIGITS, FACES
 from tasks.domain_weights import DIRECTION, GENERATOR, check_weights, weights_folder, with_published_weights
-from tasks.paper_tables import ShownEdit
+from tasks.reports.paper_tables import ShownEdit
 from tasks.settings import Settings
 
 Part = Literal["table1", "table2", "table3", "table4", "figure4", "figure5"]

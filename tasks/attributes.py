@@ -11,8 +11,8 @@ from torch import Tensor
 
 from domains.digits.attributes import slant, stroke_width
 from lsap_core.errors import ConfigError
-from tasks.face_attributes import face_points, smile, yaw
-from tasks.faces import load_face_detector
+from tasks.faces.face_attributes import face_points, smile, yaw
+from tasks.faces.face_networks import load_face_detector
 
 
 @dataclass(frozen=True)

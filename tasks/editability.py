@@ -17,7 +17,7 @@ from tasks.editability_statistics import (
     within_images,
     within_methods,
 )
-from tasks.report_statistics import MATCHED_WITHIN
+from tasks.reports.report_statistics import MATCHED_WITHIN
 
 Ask = Callable[..., pa.Table]
 """Answers SQL over the tables `rows` and `measurements`, as `Archive.sql` does."""

@@ -10,8 +10,8 @@ from lsap_core.alignment.references import reference_rows
 from lsap_core.errors import ConfigError
 from tasks.anchor import open_anchor
 from tasks.editability import StudiedMethod, StudyTable, compare_with_controls, correlate, gather
-from tasks.editability_report import Study, draw, findings_table, to_markdown, to_parquet
 from tasks.prepare import Request, open_writer, prepare
+from tasks.reports.editability_report import Study, draw, findings_table, to_markdown, to_parquet
 from tasks.weights import load_generator
 
 LEAST_METHODS = 4

@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy.stats import spearmanr
 
 from lsap_archive.schema import OK
-from tasks.report_statistics import column_values, newest_rows, with_status
+from tasks.reports.report_statistics import column_values, newest_rows, with_status
 
 METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd")
 LEAST_WEIGHTS = 5  # of a sweep: a rank correlation of 0.9 over five is found by chance in 4 % of cases

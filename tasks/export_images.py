@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from lsap_archive import ArchiveKeyError, open_archive
 from lsap_archive.schema import FAILED
-from tasks.align_faces import FileNames, write_whole
 from tasks.errors import BadImageError
+from tasks.faces.align_faces import FileNames, write_whole
 from tasks.source_items import SourceItem
 
 BATCH = 64

@@ -20,7 +20,7 @@ from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, 
 from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, build_arcface, build_moco
 from lsap_core.perceptual.judge import JudgeNet
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
-from tasks.faces import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
+from tasks.faces.face_networks import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
 
 # Names of the trunks in torch's cache, as torchvision writes them.
 LPIPS_TRUNKS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from lsap_core.images import from_uint8
 from tasks.decoding import Fit, decode_image, place_content
 from tasks.errors import BadImageError
 from tasks.sources import SourceItem, digest_bytes, open_source
+
+logger = logging.getLogger(__name__)
 
 CHANGED = "changed"
 NOT_IN_SOURCE = "not_in_source"
@@ -39,18 +42,22 @@ class Originals:
         return self._decode(data)
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """All usable images, [n, C, R, R] in [-1, 1], so many at a time; bad ones are left out."""
+        """All usable images, [n, C, R, R] in [-1, 1], so many at a time; the log counts those that are left out."""
         waiting: list[np.ndarray] = []
+        left_out: list[str] = []
         for item in self.source.items():
             try:
                 waiting.append(self._decode(self.source.read(item)))
-            except BadImageError:
-                continue  # real images are to be compared with: one that cannot be read is none
+            except BadImageError as error:
+                left_out.append(f"{item.image_id}: {error}")
+                continue
             if len(waiting) == size:
                 yield from_uint8(np.stack(waiting))
                 waiting = []
         if waiting:
             yield from_uint8(np.stack(waiting))
+        if left_out:
+            logger.warning("%d images of %s cannot be used (%s)", len(left_out), self.source.spec, left_out[0])
 
     def batch(self, records: Sequence[Mapping[str, Any]]) -> tuple[Tensor | None, list[str | None]]:
         """Images [n, C, R, R] in [-1, 1] of those that can be read (None without any), and the others' reasons.

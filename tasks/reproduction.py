@@ -23,16 +23,16 @@ from tasks.archive_runs import runs_by_method
 from tasks.decoding import decode_image
 from tasks.edit_strip import inversion_noise
 from tasks.errors import BadImageError
-from tasks.figure4 import Clouds, code_points, sample_codes
-from tasks.figure5 import EditedImage, Pixels, render, spread
 from tasks.networks import module_device, network_digest, place
-from tasks.paper_numbers import paper_problem
-from tasks.paper_tables import Evidence, ShownEdit
 from tasks.prepare import Prepared, Request
+from tasks.reports.figure4 import Clouds, code_points, sample_codes
+from tasks.reports.figure5 import EditedImage, Pixels, render, spread
+from tasks.reports.paper_numbers import paper_problem
+from tasks.reports.paper_tables import Evidence, ShownEdit
+from tasks.reports.traced_numbers import Number, asking
 from tasks.source_items import SourceItem
 from tasks.sources import open_source
 from tasks.summarize import current_rows
-from tasks.traced_numbers import Number, asking
 from tasks.weights import load_generator
 
 VERSIONED = ("torch", "prefect", "ray", "duckdb", "torchmetrics")

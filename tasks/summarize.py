@@ -23,7 +23,7 @@ from tasks.networks import NetworkChoice
 from tasks.planning import recorded_settings
 from tasks.pool import Pool
 from tasks.prepare import open_writer
-from tasks.report import (
+from tasks.reports.report import (
     ContactCell,
     ContactRow,
     MethodInfo,

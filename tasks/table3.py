@@ -8,8 +8,8 @@ from lsap_archive import open_archive
 from lsap_core.alignment.references import reference_rows
 from tasks.anchor import open_anchor
 from tasks.encoder_comparison import Variant, compare_encoders
-from tasks.encoder_tables import draw, to_markdown, to_parquet
 from tasks.prepare import Request, open_writer, prepare
+from tasks.reports.encoder_tables import draw, to_markdown, to_parquet
 from tasks.summarize import current_rows
 from tasks.weights import load_generator
 

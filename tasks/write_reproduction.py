@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from lsap_archive import Store, open_archive
 from lsap_core.images import ContentBox
-from tasks.figure4 import Clouds, parquet_of, picture_of, png_of
-from tasks.figure5 import EditedImage, sheet
-from tasks.paper_claims import Claim, examine
-from tasks.paper_numbers import paper_problem
-from tasks.paper_tables import (
+from tasks.reports.figure4 import Clouds, parquet_of, picture_of, png_of
+from tasks.reports.figure5 import EditedImage, sheet
+from tasks.reports.paper_claims import Claim, examine
+from tasks.reports.paper_numbers import paper_problem
+from tasks.reports.paper_tables import (
     Evidence,
     ShownEdit,
     edit_table,
@@ -21,6 +21,9 @@ from tasks.paper_tables import (
     table_3,
     table_4,
 )
+from tasks.reports.reproduction_files import tables_markdown, tables_parquet
+from tasks.reports.reproduction_report import ContactSheets, Reproduction, provenance_of, remarks, render_reproduction
+from tasks.reports.traced_numbers import PaperTable, asking
 from tasks.reproduction import (
     Inverted,
     Looks,
@@ -32,9 +35,6 @@ from tasks.reproduction import (
     show_edits,
     versions,
 )
-from tasks.reproduction_files import tables_markdown, tables_parquet
-from tasks.reproduction_report import ContactSheets, Reproduction, provenance_of, remarks, render_reproduction
-from tasks.traced_numbers import PaperTable, asking
 from tasks.weights import load_generator
 
 TABLE3_ARCHIVE = "archive of table 3"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lsap_archive.schema import ROW_SCHEMA
 from tasks.encoder_comparison import Spread, Variant, compare_encoders, order_of
-from tasks.encoder_tables import draw, to_markdown, to_parquet
+from tasks.reports.encoder_tables import draw, to_markdown, to_parquet
 
 PSP = Variant("psp", "pSp", "psp", 0.0)
 E4E = Variant("e4e", "e4e", "e4e", 0.0)

@@ -17,7 +17,7 @@ from lsap_core.presets import METHODS, method
 from tasks import summarize
 from tasks.anchor import AnchorOptions, open_anchor
 from tasks.pool import LocalPool
-from tasks.report import ReportData, compare_pairs, render_report, summarize_rows
+from tasks.reports.report import ReportData, compare_pairs, render_report, summarize_rows
 from tasks.summarize import ReportRequest, current_rows, write_report
 from tasks.weights import load_generator
 

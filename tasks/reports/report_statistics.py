@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from lsap_archive.schema import FAILED, OK
-from tasks.report_data import MethodInfo
+from tasks.reports.report_data import MethodInfo
 
 CONFIDENCE = 0.95
 MATCHED_WITHIN = 0.05  # mean LPIPS that differ by no more than this share count as equal

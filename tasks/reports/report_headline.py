@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lsap_archive.schema import DUPLICATE, FAILED, OK
-from tasks.report_data import ReportData
-from tasks.report_statistics import MethodSummary, image_ids, newest_rows, with_status
-from tasks.report_text import (
+from tasks.reports.report_data import ReportData
+from tasks.reports.report_statistics import MethodSummary, image_ids, newest_rows, with_status
+from tasks.reports.report_text import (
     NOTHING,
     as_number,
     as_percent,

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.report_data import ReportData
-from tasks.report_statistics import HIGHER_IS_BETTER, MATCHED_WITHIN, PairedDifference
-from tasks.report_text import NOTHING, as_change, as_number, as_percent, count_of, decimals_for, listed
+from tasks.reports.report_data import ReportData
+from tasks.reports.report_statistics import HIGHER_IS_BETTER, MATCHED_WITHIN, PairedDifference
+from tasks.reports.report_text import NOTHING, as_change, as_number, as_percent, count_of, decimals_for, listed
 
 _CONTROL_CAUTION = (
     "The aligned method minimizes SNCD and the control does not: a lower SNCD here shows that the term works, not yet "

@@ -13,11 +13,20 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from lsap_archive import MEASUREMENT_SCHEMA
-from tasks.paper_claims import decide, examine
-from tasks.paper_numbers import BENCHMARK, PAPER_IMAGES, TABLE_1, TABLE_2, TABLE_3, TABLE_4, paper_problem
-from tasks.paper_tables import Evidence, ShownEdit, edit_table, fidelity_table, table_1, table_2, table_3, table_4
-from tasks.reproduction_files import TABLES_SCHEMA, table_markdown, tables_markdown, tables_parquet
-from tasks.traced_numbers import Number, asking
+from tasks.reports.paper_claims import decide, examine
+from tasks.reports.paper_numbers import BENCHMARK, PAPER_IMAGES, TABLE_1, TABLE_2, TABLE_3, TABLE_4, paper_problem
+from tasks.reports.paper_tables import (
+    Evidence,
+    ShownEdit,
+    edit_table,
+    fidelity_table,
+    table_1,
+    table_2,
+    table_3,
+    table_4,
+)
+from tasks.reports.reproduction_files import TABLES_SCHEMA, table_markdown, tables_markdown, tables_parquet
+from tasks.reports.traced_numbers import Number, asking
 
 TITLES = {"psp": "pSp", "e4e": "e4e", "lsap_e": "LSAP_E"}
 SLANT = ShownEdit("slant", "slant", "slant_equal", "slant", "degrees", strength=2.0, change=1.0)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from lsap_archive.schema import to_parquet
-from tasks.paper_claims import Claim
-from tasks.report_text import NOTHING, as_number
-from tasks.traced_numbers import PaperTable
+from tasks.reports.paper_claims import Claim
+from tasks.reports.report_text import NOTHING, as_number
+from tasks.reports.traced_numbers import PaperTable
 
 TABLES_SCHEMA = pa.schema(
     [

@@ -18,8 +18,8 @@ from PIL import Image
 from lsap_core.errors import ConfigError
 from tasks.decoding import decode_photo
 from tasks.errors import BadImageError
-from tasks.face_crop import FacePoints, Points, crop_face, side_of
-from tasks.landmarks import FaceFinder
+from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of
+from tasks.faces.landmarks import FaceFinder
 from tasks.source_items import SourceItem
 from tasks.source_storage import has_password
 from tasks.sources import Source, digest_bytes

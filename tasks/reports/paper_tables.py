@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tasks.paper_numbers import BENCHMARK, PSNR_OFFSET, TABLE_1, TABLE_2, TABLE_3, TABLE_4, TITLES, Published, Rows
-from tasks.report_text import listed, reference_title
-from tasks.traced_numbers import (
+from tasks.reports.paper_numbers import (
+    BENCHMARK,
+    PSNR_OFFSET,
+    TABLE_1,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    TITLES,
+    Published,
+    Rows,
+)
+from tasks.reports.report_text import listed, reference_title
+from tasks.reports.traced_numbers import (
     NOTHING_MEASURED,
     Ask,
     Cell,

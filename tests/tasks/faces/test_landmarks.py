@@ -17,9 +17,9 @@ from PIL import Image
 
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.perceptual.face_detection import Faces
-from tasks import landmarks
-from tasks.face_crop import FacePoints, Points, crop_face, side_of
-from tasks.landmarks import DlibFinder, MtcnnFinder, read_landmarks
+from tasks.faces import landmarks
+from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of
+from tasks.faces.landmarks import DlibFinder, MtcnnFinder, read_landmarks
 
 BLACK = np.zeros((8, 8, 3), np.uint8)
 POINTS = np.random.default_rng(0).uniform(0, 500, size=(3, 68, 2)).round(3)

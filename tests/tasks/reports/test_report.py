@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.stats import ttest_rel
 
 from lsap_archive.schema import ROW_SCHEMA
-from tasks.report import (
+from tasks.reports.report import (
     SHOWN_FAILURES,
     ContactCell,
     ContactRow,

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from lsap_core.errors import ConfigError
-from tasks.align_faces import REPORT_VERSION, FileNames, write_png, write_whole
 from tasks.decoding import decode_photo
 from tasks.errors import BadImageError
-from tasks.face_crop import FARTHEST, Points, paste_face
+from tasks.faces.align_faces import REPORT_VERSION, FileNames, write_png, write_whole
+from tasks.faces.face_crop import FARTHEST, Points, paste_face
 from tasks.source_items import SourceItem, check_name
 from tasks.sources import Source, digest_bytes, open_source
 

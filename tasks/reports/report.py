@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from jinja2 import Template
 
 from lsap_archive.schema import FAILED, OK
-from tasks.report_comparisons import compare_in_words, comparison_notes
-from tasks.report_data import ContactCell, ContactRow, MethodInfo, ReportData
-from tasks.report_figures import draw_distribution, draw_scatter, method_color
-from tasks.report_headline import headline_tiles, place_sncd
-from tasks.report_page import page_template
-from tasks.report_statistics import (
+from tasks.reports.report_comparisons import compare_in_words, comparison_notes
+from tasks.reports.report_data import ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.report_figures import draw_distribution, draw_scatter, method_color
+from tasks.reports.report_headline import headline_tiles, place_sncd
+from tasks.reports.report_page import page_template
+from tasks.reports.report_statistics import (
     Estimate,
     MethodSummary,
     PairedDifference,
@@ -33,8 +33,8 @@ from tasks.report_statistics import (
     summarize_rows,
     with_status,
 )
-from tasks.report_table import comparison_table, render_markdown_table, table_notes
-from tasks.report_text import (
+from tasks.reports.report_table import comparison_table, render_markdown_table, table_notes
+from tasks.reports.report_text import (
     NOTHING,
     as_number,
     decimals_for,

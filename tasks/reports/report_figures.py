@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tasks.figure_style import INK, Picture, name_axes, strip, svg_uri, write
-from tasks.report_data import MethodInfo
-from tasks.report_statistics import column_values
-from tasks.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title, visible
+from tasks.reports.figure_style import INK, Picture, name_axes, strip, svg_uri, write
+from tasks.reports.report_data import MethodInfo
+from tasks.reports.report_statistics import column_values
+from tasks.reports.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title, visible
 
 # Okabe and Ito's palette, then Tol's: told apart with every common colour blindness, and visible on light and dark.
 _PALETTE = (

@@ -9,8 +9,8 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-from tasks.paper_tables import Evidence
-from tasks.traced_numbers import Measure, Number, mean_difference
+from tasks.reports.paper_tables import Evidence
+from tasks.reports.traced_numbers import Measure, Number, mean_difference
 
 CONFIDENCE = 0.95
 

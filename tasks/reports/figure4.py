@@ -19,8 +19,8 @@ from lsap_archive.schema import to_parquet
 from lsap_core.errors import ConfigError
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet, normalize, select
-from tasks.figure_style import INK, Picture, strip, svg_uri, write
-from tasks.report_text import reference_title
+from tasks.reports.figure_style import INK, Picture, strip, svg_uri, write
+from tasks.reports.report_text import reference_title
 
 SPACES = {"w": "W", "s": "S", "s_n": "Sᴺ"}
 SYNTHETIC, INVERSE = "#0072B2", "#D55E00"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from tasks.paper_numbers import Published
+from tasks.reports.paper_numbers import Published
 
 Ask = Callable[[str], pa.Table]
 """Answers SQL over a table `measurements`."""

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tasks.encoder_comparison import LEAST_CORRELATION, METRICS, EncoderComparison, Row, Spread
-from tasks.report_statistics import HIGHER_IS_BETTER
+from tasks.reports.report_statistics import HIGHER_IS_BETTER
 
 TITLES = {
     "mse": "MSE",

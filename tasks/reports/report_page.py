@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from tasks.report_text import HARD_SPACE, as_duration, as_number, shortened, visible
+from tasks.reports.report_text import HARD_SPACE, as_duration, as_number, shortened, visible
 
 
 def page_template(file: str, **filters: Callable[[Any], str]) -> Template:
@@ -38,4 +38,4 @@ def page_template(file: str, **filters: Callable[[Any], str]) -> Template:
 
 
 def _read(file: str) -> str:
-    return resources.files("tasks").joinpath(file).read_text("utf-8")
+    return resources.files("tasks.reports").joinpath(file).read_text("utf-8")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lsap_archive.schema import OK
-from tasks.report_data import ReportData
-from tasks.report_statistics import (
+from tasks.reports.report_data import ReportData
+from tasks.reports.report_statistics import (
     HIGHER_IS_BETTER,
     Estimate,
     MethodSummary,
@@ -16,7 +16,15 @@ from tasks.report_statistics import (
     summarize_rows,
     with_status,
 )
-from tasks.report_text import NOTHING, as_number, decimals_for, failed_and_duplicate, listed, reference_title, visible
+from tasks.reports.report_text import (
+    NOTHING,
+    as_number,
+    decimals_for,
+    failed_and_duplicate,
+    listed,
+    reference_title,
+    visible,
+)
 
 
 @dataclass(frozen=True)

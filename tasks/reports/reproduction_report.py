@@ -12,14 +12,14 @@ from typing import Any
 
 from jinja2 import Template
 
-from tasks.figure5 import EditedImage, page_uri, page_width
-from tasks.figure_style import Picture
-from tasks.paper_claims import Claim
-from tasks.paper_numbers import NOT_MEASURED, UNNATURAL
-from tasks.report_page import page_template
-from tasks.report_text import as_number, count_of
-from tasks.reproduction_files import CLAIM_RULE, paper_text
-from tasks.traced_numbers import Number, PaperTable
+from tasks.reports.figure5 import EditedImage, page_uri, page_width
+from tasks.reports.figure_style import Picture
+from tasks.reports.paper_claims import Claim
+from tasks.reports.paper_numbers import NOT_MEASURED, UNNATURAL
+from tasks.reports.report_page import page_template
+from tasks.reports.report_text import as_number, count_of
+from tasks.reports.reproduction_files import CLAIM_RULE, paper_text
+from tasks.reports.traced_numbers import Number, PaperTable
 
 
 @dataclass(frozen=True)

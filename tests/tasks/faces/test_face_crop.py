@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.errors import BadImageError
-from tasks.face_crop import FacePoints, Points, crop_face, paste_face, side_of
+from tasks.faces.face_crop import FacePoints, Points, crop_face, paste_face, side_of
 
 EYES_APART, MOUTH_DOWN, MOUTH_WIDE = 60.0, 55.0, 40.0
 COLOURS = {"left_eye": (255, 0, 0), "right_eye": (0, 255, 0), "mouth_left": (0, 0, 255), "mouth_right": (255, 255, 0)}

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from lsap_core.errors import ConfigError
-from tasks.align_faces import AlignedFace, AlignReport, AlignSettings, align_photos
 from tasks.errors import SourceError
-from tasks.face_crop import Points
-from tasks.landmarks import LandmarkFile
-from tasks.paste_faces import paste_photos
+from tasks.faces.align_faces import AlignedFace, AlignReport, AlignSettings, align_photos
+from tasks.faces.face_crop import Points
+from tasks.faces.landmarks import LandmarkFile
+from tasks.faces.paste_faces import paste_photos
 from tasks.sources import open_source
 
 FIVE = np.array([[-30, 0], [30, 0], [0, 30], [-20, 55], [20, 55]], dtype=np.float64)

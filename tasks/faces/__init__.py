@@ -1,0 +1,1 @@
+"""Photos of faces: found, cut as FFHQ was, compared, and put back."""
