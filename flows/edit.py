@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,22 +15,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.edit_parameters import EditRun, ResolvedEdits
-from flows.invert import MAX_WAITING_SHARDS, RETRY_DELAYS_SECONDS, is_worth_another_try, publish
-from flows.progress import shown_progress
-from flows.shard_tasks import PoolWhenNeeded, calibrate_all, check_all, pool_when_needed, total, wait_for_all
+from flows.invert import MAX_WAITING_SHARDS, publish
+from flows.shard_tasks import PoolWhenNeeded, calibrate_all, check_all, pool_when_needed, total, work_on_all
 from lsap_core.errors import OutOfReachError
 from tasks.calibrate import CalibrationOptions
-from tasks.edit_run import EditWorker, EditWorkerSpec, ShardResult
+from tasks.edit_run import EditWorker, EditWorkerSpec
 from tasks.plan_edits import (
     EditedMethod,
     EditRequest,
-    PlannedEdit,
     PreparedEdits,
     choose_edits,
     missing_calibrations,
     plan_edit_runs,
 )
-from tasks.pool import Pool
 from tasks.prepare import open_writer
 from tasks.settings import Settings
 from tasks.weights import LoadedGenerator
@@ -89,7 +86,7 @@ def edit(run: EditRun) -> EditReport:
         calibrate_missing(workers, request, loaded, chosen)
         prepared = plan_edit_runs(request, loaded, chosen)
         get_run_logger().info("%d shards in %d runs to edit", len(prepared.shards), len(prepared.runs))
-        results, problems = edit_all(workers, prepared.shards, run.retries)
+        results, problems = work_on_all(workers, "edit", prepared.shards, run.retries)
         for run_id in prepared.runs:
             publish(run.archive, run_id)
     check_all(problems, len(prepared.shards), "shards")
@@ -148,35 +145,6 @@ def calibrate_missing(
     """Find the strengths that the archive does not keep yet."""
     writer = open_writer(request.archive, loaded)
     calibrate_all(workers, writer, missing_calibrations(writer, chosen, request.calibration))
-
-
-def edit_all(
-    workers: PoolWhenNeeded, shards: Sequence[PlannedEdit], retries: int
-) -> tuple[list[ShardResult], dict[str, str]]:
-    """One task for every shard that is left; a shard that fails does not stop the others."""
-    if not shards:
-        return [], {}
-    shard_task = edit_shard.with_options(retries=retries)
-    with shown_progress(workers.pool, sum(shard.num_images for shard in shards)) as advance:
-        futures = [shard_task.submit(workers.pool, shard, advance) for shard in shards]
-        return wait_for_all(
-            futures, [f"shard {shard.work.shard} of {shard.work.run_id}" for shard in shards], ShardResult
-        )
-
-
-@task(
-    name="edit_shard",
-    task_run_name="edit-{shard.name}-{shard.work.shard:05d}",
-    cache_policy=NO_CACHE,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
-def edit_shard(pool: Pool, shard: PlannedEdit, advance: Callable[[int], None]) -> ShardResult:
-    """Hand one shard to a worker and wait; only numbers come back."""
-    result: ShardResult = pool.call("edit", shard.work)
-    advance(shard.num_images)
-    get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, result.shard, result.by_status, result.seconds)
-    return result
 
 
 def dry_run_edits(resolved: ResolvedEdits) -> dict[str, Any]:

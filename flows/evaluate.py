@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +14,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.evaluate_parameters import EvaluateRun, ResolvedEvaluation
 from flows.invert import MAX_WAITING_SHARDS, RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.progress import shown_progress
-from flows.shard_tasks import PoolWhenNeeded, calibrate_all, check_all, pool_when_needed, total, wait_for_all
+from flows.shard_tasks import PoolWhenNeeded, calibrate_all, check_all, pool_when_needed, total, work_on_all
 from lsap_archive import EvaluationWriter, open_archive
 from tasks.calibrate import CalibrationOptions
-from tasks.edit_run import ShardResult
 from tasks.evaluate_run import EvaluationWorker, EvaluationWorkerSpec
 from tasks.evaluation_table import evaluation_table
 from tasks.frechet import FrechetState
@@ -27,13 +24,11 @@ from tasks.plan_edits import missing_calibrations
 from tasks.plan_evaluations import (
     ChosenRuns,
     EvaluationRequest,
-    PlannedEvaluation,
     PreparedEvaluations,
     Synthetic,
     choose_runs,
     plan_evaluations,
 )
-from tasks.pool import Pool
 from tasks.prepare import open_writer
 from tasks.settings import Settings
 
@@ -85,7 +80,7 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
         calibrate_missing(workers, request, chosen)
         prepared = plan_evaluations(request, chosen)
         get_run_logger().info("%d shards in %d evaluations", len(prepared.shards), len(prepared.unpublished))
-        results, problems = measure_all(workers, prepared.shards, run.retries)
+        results, problems = work_on_all(workers, "evaluate", prepared.shards, run.retries)
         for evaluation_id in prepared.unpublished:
             publish(run.archive, evaluation_id)
     check_all(problems, len(prepared.shards), "shards")
@@ -164,35 +159,6 @@ def calibrate_missing(workers: PoolWhenNeeded, request: EvaluationRequest, chose
     if chosen.all_lec:
         writer = open_writer(request.archive, chosen.generator)
         calibrate_all(workers, writer, missing_calibrations(writer, chosen.all_lec, request.calibration))
-
-
-def measure_all(
-    workers: PoolWhenNeeded, shards: Sequence[PlannedEvaluation], retries: int
-) -> tuple[list[ShardResult], dict[str, str]]:
-    """One task for every shard that is left; a shard that fails does not stop the others."""
-    if not shards:
-        return [], {}
-    shard_task = measure_shard.with_options(retries=retries)
-    with shown_progress(workers.pool, sum(shard.num_images for shard in shards)) as advance:
-        futures = [shard_task.submit(workers.pool, shard, advance) for shard in shards]
-        return wait_for_all(
-            futures, [f"shard {shard.work.shard} of {shard.work.evaluation_id}" for shard in shards], ShardResult
-        )
-
-
-@task(
-    name="measure_shard",
-    task_run_name="measure-{shard.name}-{shard.work.shard:05d}",
-    cache_policy=NO_CACHE,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
-def measure_shard(pool: Pool, shard: PlannedEvaluation, advance: Callable[[int], None]) -> ShardResult:
-    """Hand one shard to a worker and wait; only numbers come back."""
-    result: ShardResult = pool.call("evaluate", shard.work)
-    advance(shard.num_images)
-    get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, result.shard, result.by_status, result.seconds)
-    return result
 
 
 @task(

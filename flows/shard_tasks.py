@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.parameters import WorkerParameters
+from flows.progress import shown_progress
 from flows.run_report import UnfinishedError
 from lsap_archive import ArchiveWriter
 from tasks.calibrate import CalibrationWork
+from tasks.edit_run import ShardResult
 from tasks.plan_edits import MissingCalibrations, with_deviation
 from tasks.pool import Pool, RayPool
 from tasks.settings import Settings
@@ -58,6 +60,46 @@ def pool_when_needed(factory: Callable[[], Any], workers: WorkerParameters) -> I
         yield pool
     finally:
         pool.close()
+
+
+class PlannedWork(Protocol):
+    """A shard that still needs work: which, and of how many images."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def work(self) -> Any: ...
+
+    @property
+    def num_images(self) -> int: ...
+
+
+def work_on_all(
+    workers: PoolWhenNeeded, method: str, shards: Sequence[PlannedWork], retries: int
+) -> tuple[list[ShardResult], dict[str, str]]:
+    """A task for every shard that is left, done by a method of the worker; one that fails does not stop the others."""
+    if not shards:
+        return [], {}
+    shard_task = work_on.with_options(retries=retries)
+    with shown_progress(workers.pool, sum(shard.num_images for shard in shards)) as advance:
+        futures = [shard_task.submit(workers.pool, method, shard, advance) for shard in shards]
+        return wait_for_all(futures, [f"{shard.name}, shard {shard.work.shard}" for shard in shards], ShardResult)
+
+
+@task(
+    name="work_on",
+    task_run_name="{method}-{shard.name}-{shard.work.shard:05d}",
+    cache_policy=NO_CACHE,
+    retry_delay_seconds=RETRY_DELAYS_SECONDS,
+    retry_condition_fn=is_worth_another_try,
+)
+def work_on(pool: Pool, method: str, shard: PlannedWork, advance: Callable[[int], None]) -> ShardResult:
+    """Hand one shard to a worker and wait; only numbers come back."""
+    result: ShardResult = pool.call(method, shard.work)
+    advance(shard.num_images)
+    get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, result.shard, result.by_status, result.seconds)
+    return result
 
 
 def wait_for_all(
