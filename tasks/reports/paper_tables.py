@@ -316,7 +316,7 @@ def _edit_columns(
         columns.append((Column(f"strength/{mode}", "strength", "", None, 2, group), strengths))
     if edit.attribute is not None:
         moved = {method: evidence.change(method, name, edit.attribute) for method in methods}
-        column = Column(f"change/{mode}", "change", edit.unit, "higher" if is_fixed else None, 3, group)
+        column = Column(f"change/{mode}", "change", edit.unit, None, 3, group)
         columns.append((column, moved))
     for other, unit in evidence.attributes.items():
         if other != edit.attribute:
