@@ -40,6 +40,7 @@ class EditReport:
     Attributes:
         archive: URL of the archive.
         strengths: of each edit of each method, such as "lsap_e/slant"; None where an edit has none.
+        digests: of each of these edits with its strength: which version of an edit of that name this command made.
         refused: why an edit of equal effect has no strength, by edited method.
         edited: images edited by this command.
         by_status: images of this command by status.
@@ -49,6 +50,7 @@ class EditReport:
 
     archive: str
     strengths: dict[str, float | None]
+    digests: dict[str, str]
     refused: dict[str, str]
     edited: int
     by_status: dict[str, int]
@@ -93,6 +95,7 @@ def edit(run: EditRun) -> EditReport:
     report = EditReport(
         archive=run.archive,
         strengths=prepared.strengths,
+        digests=prepared.digests,
         refused=prepared.refused,
         edited=sum(result.by_status.get("ok", 0) for result in results),
         by_status=total(result.by_status for result in results),

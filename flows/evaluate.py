@@ -120,6 +120,7 @@ def evaluation_request(resolved: ResolvedEvaluation) -> EvaluationRequest:
         archive=run.archive,
         generator=resolved.generator,
         methods=run.methods,
+        versions=run.versions,
         networks=resolved.networks,
         calibration=CalibrationOptions(run.calibration_images, run.calibration_seed),
         source=run.source,

@@ -35,6 +35,11 @@ class EvaluateRun(ArchiveRun):
         description='inversions and edits, such as "e4e" and "e4e/slant"; all of the archive by default. '
         "With `synthetic`: encoders",
     )
+    versions: dict[str, str] = Field(
+        default_factory=dict,
+        description="by method or edit: digest of the configuration that is meant where the archive has several; the "
+        "newest by default",
+    )
     lpips: tuple[str, ...] | None = Field(None, description="networks of LPIPS; the domain's and its judge by default")
     identity: tuple[str, ...] | None = Field(
         None, description="networks of identity; the domain's and its judge by default"

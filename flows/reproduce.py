@@ -88,11 +88,12 @@ def on_images(run: ReproduceRun, domain: Domain, parts: Sequence[Part]) -> Measu
         return MeasuredParts()
     inversion = run.inversion_run(domain, methods)
     invert(inversion)
-    refused = edit(run.edit_run(domain, edited)).refused if edited else {}
+    edits = edit(run.edit_run(domain, edited)) if edited else None
+    refused, versions = (edits.refused, edits.digests) if edits else ({}, {})
     evaluations: dict[str, tuple[str, ...]] = {}
     if measured := [name for name in run.measured(parts) if name not in refused]:
-        evaluations = evaluate(run.evaluation_run(domain, tuple(measured))).evaluations
-    return MeasuredParts(inverted=done(inversion), evaluations=evaluations, refused=refused)
+        evaluations = evaluate(run.evaluation_run(domain, tuple(measured), versions)).evaluations
+    return MeasuredParts(inverted=done(inversion), evaluations=evaluations, refused=refused, versions=versions)
 
 
 def with_table3(run: ReproduceRun, domain: Domain, measured: MeasuredParts) -> MeasuredParts:

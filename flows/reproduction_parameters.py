@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import yaml
@@ -191,13 +191,16 @@ class ReproduceRun(Parameters):
                 edits[name + EQUAL] = {**each.edit, "equal_effect": effect}
         return _built("edits", EditRun, {**self._of_archive(domain), "methods": methods, "edits": edits})
 
-    def evaluation_run(self, domain: Domain, methods: tuple[str, ...]) -> EvaluateRun:
-        """The measurements of inversions and edits."""
+    def evaluation_run(
+        self, domain: Domain, methods: tuple[str, ...], versions: Mapping[str, str] | None = None
+    ) -> EvaluateRun:
+        """The measurements of inversions and edits; `versions` says which of several edits of one name is meant."""
         fields = {
             **self._of_archive(domain),
             **self._looks(),
             "source": self.source,
             "methods": methods,
+            "versions": dict(versions or {}),
             "encoders": self._places(domain, tuple(domain.encoders)),
             "lec": {name: {**each.edit, "strength": each.strength} for name, each in self.edits.items()},
             "frechet": self.frechet,

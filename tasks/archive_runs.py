@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,16 +16,19 @@ from lsap_archive.schema import OK
 from lsap_core.generators.generator import Generator
 
 
-def runs_by_method(archive: Archive, names: Sequence[str], *, with_edits: bool) -> dict[str, tuple[RunInfo, ...]]:
+def runs_by_method(
+    archive: Archive, names: Sequence[str], *, with_edits: bool, versions: Mapping[str, str] | None = None
+) -> dict[str, tuple[RunInfo, ...]]:
     """The runs of each method, the oldest first: of several configurations with one name the newest counts.
 
     Args:
         archive: as it is published now.
         names: of methods; empty for all.
         with_edits: whether edits are methods too, such as "lsap_e/slant".
+        versions: by name, digest of the configuration that counts instead of the newest.
 
     Raises:
-        ArchiveKeyError: the archive has no such method, or none at all.
+        ArchiveKeyError: the archive has no such method or configuration, or none at all.
     """
     known = [*archive.methods, *(archive.edits if with_edits else ())]
     if not known:
@@ -36,7 +39,11 @@ def runs_by_method(archive: Archive, names: Sequence[str], *, with_edits: bool) 
             raise ArchiveKeyError(f"{archive.url} has no method {name}: it has {', '.join(known)}")
         runs = [run for run in archive.runs if run.method == name]
         newest = max(runs, key=lambda run: (run.created, run.run_id)).method_digest
-        chosen[name] = tuple(run for run in runs if run.method_digest == newest)
+        wanted = (versions or {}).get(name, newest)
+        chosen[name] = tuple(run for run in runs if run.method_digest == wanted)
+        if not chosen[name]:
+            digests = ", ".join(sorted({run.method_digest for run in runs}))
+            raise ArchiveKeyError(f"{archive.url} has no version {wanted} of method {name}: it has {digests}")
     return chosen
 
 

@@ -120,12 +120,14 @@ class PreparedEdits:
         runs: ids of the edit runs that are not published, those of older inversions first.
         shards: the shards that still need work.
         strengths: of each edit of each method, such as "lsap_e/slant"; None where an edit has none.
+        digests: of each of these edits with its strength: which version of an edit of that name is meant.
         refused: why an edit of equal effect has no strength, by edited method.
     """
 
     runs: tuple[str, ...]
     shards: tuple[PlannedEdit, ...]
     strengths: dict[str, float | None]
+    digests: dict[str, str]
     refused: dict[str, str]
 
 
@@ -242,6 +244,7 @@ def plan_edit_runs(
     runs: list[tuple[str, str]] = []
     shards: list[PlannedEdit] = []
     strengths: dict[str, float | None] = {}
+    digests: dict[str, str] = {}
     refused: dict[str, str] = {}
     for edit in edits:
         kept = None if edit.calibration is None else writer.get_calibration(edit.calibration)
@@ -253,6 +256,7 @@ def plan_edit_runs(
         strengths[edit.name] = edit.spec.strength if kept is None else kept["strength"]
         for subject in edit.runs:
             plan = _run_plan(request, archive, subject, edit, kept)
+            digests[edit.name] = plan.method_digest
             if not writer.store.exists(plan_key(plan.run_id)) and not start:
                 shards += _shards(edit.name, plan.run_id, plan.num_rows, plan.shard_rows, range(plan.num_shards))
                 continue
@@ -261,7 +265,7 @@ def plan_edit_runs(
                 continue
             runs.append((subject.created, run.run_id))
             shards += _shards(edit.name, run.run_id, run.num_rows, run.shard_rows, run.missing_shards())
-    return PreparedEdits(tuple(run_id for _, run_id in sorted(runs)), tuple(shards), strengths, refused)
+    return PreparedEdits(tuple(run_id for _, run_id in sorted(runs)), tuple(shards), strengths, digests, refused)
 
 
 def _opened(writer: ArchiveWriter, plan: RunPlan) -> RunWriter:

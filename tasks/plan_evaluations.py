@@ -70,6 +70,7 @@ class EvaluationRequest:
         archive: URL of the archive.
         generator: path or URL of the generator's weights.
         methods: inversions and edits, by name; empty for all.
+        versions: by name, digest of the configuration that is meant instead of the newest.
         networks: what looks at images.
         source: where the originals are, or None.
         fit: what is done with originals of another shape.
@@ -97,6 +98,7 @@ class EvaluationRequest:
     encoders: Mapping[str, str] = field(default_factory=dict)
     content_box: ContentBox | None = None
     synthetic: Synthetic | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def backbones(self) -> Path | None:
@@ -173,7 +175,7 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
     archive = open_archive(request.archive)
     open_writer(request.archive, loaded)
     _check_networks(request, loaded)
-    runs = runs_by_method(archive, request.methods, with_edits=True)
+    runs = runs_by_method(archive, request.methods, with_edits=True, versions=request.versions)
     lec: dict[str, tuple[EditedMethod, ...]] = {}
     encoders: dict[str, dict[str, Any]] = {}
     for name, of_method in runs.items() if request.lec else ():

@@ -205,6 +205,7 @@ def show_edits(
     labels: Mapping[str, str],
     *,
     absent: Collection[str],
+    versions: Mapping[str, str],
     num_images: int,
     device: str,
 ) -> tuple[EditedImage, ...]:
@@ -215,6 +216,7 @@ def show_edits(
         methods: in order.
         labels: label of each picture by edit, "" for the inversion.
         absent: edited methods, such as "e4e/slant", of which nothing is shown.
+        versions: digest of each edit, which tells it from others of its name.
         num_images: how many images.
         device: where pictures are made.
     """
@@ -222,7 +224,7 @@ def show_edits(
     archive = open_archive(inverted.request.archive)
     known = {*archive.methods, *archive.edits} - set(absent)
     names = [f"{name}/{edit}" if edit else name for name in methods for edit in labels]
-    runs = runs_by_method(archive, [name for name in names if name in known], with_edits=True)
+    runs = runs_by_method(archive, [name for name in names if name in known], with_edits=True, versions=versions)
     inversions = current_runs(archive, inverted, methods)
     common = set.intersection(*(set(_images_of(archive, inversions[name])) for name in methods))
     chosen = spread(sorted(common), num_images)

@@ -104,6 +104,7 @@ class MeasuredParts:
         inverted: the inversions, or None.
         evaluations: ids of their evaluations and of those of their edits, by method or edit.
         refused: why an edit of equal effect has no strength, by edited method, such as "psp/slant_equal".
+        versions: digest of each edit, which tells it from others of its name.
         synthetic: ids of the evaluations of synthetic images, by encoder.
         trained: inversions by the encoders of Table 3, or None.
         trained_evaluations: ids of their evaluations, by method.
@@ -114,6 +115,7 @@ class MeasuredParts:
     inverted: Inverted | None = None
     evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
     synthetic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     trained: Inverted | None = None
     trained_evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -217,6 +219,7 @@ def _draw(request: PaperRequest, parts: MeasuredParts) -> _Drawn:
             request.shown,
             labels,
             absent=parts.refused,
+            versions=parts.versions,
             num_images=request.num_shown,
             device=request.device,
         )

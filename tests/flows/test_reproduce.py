@@ -73,3 +73,16 @@ def test_one_command_inverts_edits_measures_and_writes_a_page_whose_numbers_are_
     (lpips,) = (row["measured"] for row in written if (row["row"], row["column"]) == ("e4e", "lpips"))
     assert f"{lpips:.4f}" in json.loads(again.out)["table"]
     assert len(open_archive(str(tmp_path / "archive")).evaluations) == len(archive.evaluations)  # nothing was measured
+
+    # Somebody edits the same archive under the same name, further: the tables stay those of their own edits.
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        f"archive: {tmp_path / 'archive'}\ndomain: digits\nedits: {{slant: {{direction: slant, strength: 3}}}}\n"
+        "workers: {count: 1, device: cpu}\n"
+    )
+    assert lsap_on_cluster("run", "edit", str(other)).code == 0
+    table1 = lsap_on_cluster("run", "reproduce", "table1", str(config), "--json")
+    assert table1.code == 0, table1.err
+    rows = pq.read_table(tmp_path / "out" / "table1_tables.parquet").to_pylist()
+    first = {(row["table"], row["row"], row["column"]): row["measured"] for row in written}
+    assert len(rows) > 30 and all(row["measured"] == first[row["table"], row["row"], row["column"]] for row in rows)

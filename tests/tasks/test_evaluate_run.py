@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from domains.domain import load_domain
-from lsap_archive import Archive, ArchiveMismatchError, EvaluationWriter, open_archive, verify_archive
+from lsap_archive import Archive, ArchiveKeyError, ArchiveMismatchError, EvaluationWriter, open_archive, verify_archive
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators import Generator
 from lsap_core.inversion.by_encoder import EncoderSettings
@@ -302,3 +302,5 @@ def test_what_cannot_be_measured_is_refused_before_any_work(desk: MeasuringDesk,
         desk.plan(desk.request(reference=str(desk.laboratory.source), networks=EvaluationChoice()))
     assert open_archive(desk.laboratory.archive).evaluations == []
     assert not any(key.startswith("evaluations") for key in desk.laboratory.contents())
+    with pytest.raises(ArchiveKeyError, match=f"has no version 4a4a of method {OPTIMIZED}: it has "):
+        desk.plan(desk.request(versions={OPTIMIZED: "4a4a"}))
