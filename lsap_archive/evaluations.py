@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive.documents import as_json, decode_document, encode_document, now, sha256_of
+from lsap_archive.documents import as_json, decode_document, encode_document, now
 from lsap_archive.errors import (
     ArchiveMismatchError,
     ArchiveNotFoundError,
@@ -33,7 +33,7 @@ from lsap_archive.layout import (
 from lsap_archive.manifest import StoredObject, check_version
 from lsap_archive.measurements import MEASUREMENT_SCHEMA, conform_measurements
 from lsap_archive.plan import first_difference
-from lsap_archive.published import describe, in_threads, measured_object, read_header
+from lsap_archive.published import in_threads, measured_object, read_checked_table, read_header
 from lsap_archive.schema import from_parquet, to_parquet
 from lsap_archive.store import Store
 
@@ -94,7 +94,7 @@ class EvaluationInfo:
         evaluation_id, subject, method, edit, strength, config, provenance, num_rows, shard_rows: as in the plan.
         created: UTC time of publication, ISO 8601.
         num_measurements: rows of its table.
-        summary: numbers of the whole set, such as {"frechet": ...}, JSON values.
+        summary: numbers of the whole set, such as {"fid": ...}, JSON values.
         files: every object of the evaluation.
     """
 
@@ -320,19 +320,7 @@ def read_measurements(store: Store, info: EvaluationInfo) -> pa.Table:
 
     def read(stored: StoredObject) -> pa.Table:
         key = f"{evaluation_prefix(info.evaluation_id)}/{stored.name}"
-        try:
-            data = store.get(key)
-        except ArchiveNotFoundError as error:
-            raise CorruptArchiveError(
-                f"{store.join(key)} is missing, the manifest names it: restore it from a copy"
-            ) from error
-        found = (len(data), sha256_of(data))
-        if found != (stored.size, stored.sha256):
-            raise CorruptArchiveError(
-                f"{store.join(key)} is {describe(found)}, the manifest says "
-                f"{describe((stored.size, stored.sha256))}: restore it from a copy"
-            )
-        return from_parquet(data, MEASUREMENT_SCHEMA, store.join(key))
+        return read_checked_table(store, key, stored, MEASUREMENT_SCHEMA)
 
     files = [file for file in info.files if file.name.startswith("shards/")]
     files.sort(key=lambda one: (len(one.name), one.name))

@@ -67,22 +67,32 @@ def read_row_files(
     """Some files of rows of a published run, in the order of their shards; as `read_row_tables`."""
 
     def read(stored: StoredObject) -> pa.Table:
-        key = f"{run_prefix(run_id)}/{stored.name}"
-        try:
-            data = store.get(key)
-        except ArchiveNotFoundError as error:
-            raise CorruptArchiveError(
-                f"{store.join(key)} is missing, the run's manifest names it: restore it from a copy"
-            ) from error
-        found = (len(data), sha256_of(data))
-        if found != (stored.size, stored.sha256):
-            raise CorruptArchiveError(
-                f"{store.join(key)} is {describe(found)}, the manifest says "
-                f"{describe((stored.size, stored.sha256))}: restore it from a copy"
-            )
-        return from_parquet(data, ROW_SCHEMA, store.join(key), columns)
+        return read_checked_table(store, f"{run_prefix(run_id)}/{stored.name}", stored, ROW_SCHEMA, columns)
 
     return in_threads(read, sorted(files, key=lambda one: (len(one.name), one.name)))
+
+
+def read_checked_table(
+    store: Store, key: str, stored: StoredObject, schema: pa.Schema, columns: list[str] | None = None
+) -> pa.Table:
+    """The table of a published Parquet file, which has to be what its manifest says.
+
+    Raises:
+        CorruptArchiveError: it is missing or altered.
+    """
+    try:
+        data = store.get(key)
+    except ArchiveNotFoundError as error:
+        raise CorruptArchiveError(
+            f"{store.join(key)} is missing, the manifest names it: restore it from a copy"
+        ) from error
+    found = (len(data), sha256_of(data))
+    if found != (stored.size, stored.sha256):
+        raise CorruptArchiveError(
+            f"{store.join(key)} is {describe(found)}, the manifest says {describe((stored.size, stored.sha256))}: "
+            "restore it from a copy"
+        )
+    return from_parquet(data, schema, store.join(key), columns)
 
 
 def in_threads(call: Callable[[S], T], items: Iterable[S]) -> list[T]:
