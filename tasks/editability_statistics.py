@@ -37,14 +37,27 @@ def rank_correlation(x: Values, y: Values) -> float:
         1.0
     """
     both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < 3:
-        return float("nan")
-    ranks = np.stack([rankdata(x[both]), rankdata(y[both])])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    lengths = np.sqrt((ranks**2).sum(axis=1))
-    if not lengths.all():
-        return float("nan")
-    return float(np.clip(ranks[0] @ ranks[1] / (lengths[0] * lengths[1]), -1.0, 1.0))
+    return float(_correlations_of_ranks(x[None, both], y[None, both])[0]) if both.sum() >= 3 else float("nan")
+
+
+def _rank_correlations(x: Values, y: Values) -> Values:
+    """`rank_correlation` of each row, [B, n] and [B, n] to [B]; rows without a gap are ranked together."""
+    is_whole = (np.isfinite(x) & np.isfinite(y)).all(axis=1) & (x.shape[1] >= 3)
+    found = np.empty(len(x))
+    found[is_whole] = _correlations_of_ranks(x[is_whole], y[is_whole])
+    for row in np.flatnonzero(~is_whole):
+        found[row] = rank_correlation(x[row], y[row])
+    return found
+
+
+def _correlations_of_ranks(x: Values, y: Values) -> Values:
+    """Spearman's correlation of each row of finite values; NaN where one of them does not vary."""
+    ranks = np.stack([rankdata(x, axis=1), rankdata(y, axis=1)])
+    ranks -= ranks.mean(axis=2, keepdims=True)
+    lengths = np.sqrt((ranks**2).sum(axis=2))
+    with np.errstate(invalid="ignore"):
+        correlations: Values = np.clip((ranks[0] * ranks[1]).sum(axis=1) / (lengths[0] * lengths[1]), -1.0, 1.0)
+    return correlations
 
 
 def across_methods(predictor: Values, outcome: Values, *, seed: int = 0) -> Interval:
@@ -58,16 +71,14 @@ def across_methods(predictor: Values, outcome: Values, *, seed: int = 0) -> Inte
         seed: of the draws.
     """
 
-    def of(methods: NDArray[np.int64], images: NDArray[np.int64]) -> float:
-        return rank_correlation(_means(predictor[methods][:, images]), _means(outcome[methods][:, images]))
-
     stream = np.random.default_rng(seed)
     num_methods, num_images = predictor.shape
-    draws = [
-        of(stream.integers(num_methods, size=num_methods), stream.integers(num_images, size=num_images))
-        for _ in range(DRAWS)
-    ]
-    return _interval(of(np.arange(num_methods), np.arange(num_images)), draws)
+    drawn = [(np.arange(num_methods), np.arange(num_images))]
+    for _ in range(DRAWS):
+        drawn.append((stream.integers(num_methods, size=num_methods), stream.integers(num_images, size=num_images)))
+    means = [np.stack([_means(of[methods][:, images]) for methods, images in drawn]) for of in (predictor, outcome)]
+    value, *draws = _rank_correlations(*means)
+    return _interval(float(value), draws)
 
 
 def within_methods(predictor: Values, outcome: Values, *, seed: int = 0) -> Interval:
@@ -93,7 +104,7 @@ def paired_difference(first: Values, second: Values, *, seed: int = 0) -> Interv
 def _mean_of_correlations(predictor: Values, outcome: Values, seed: int, *, draws_rows: bool = False) -> Interval:
     """The mean over rows of the correlation along each; images, which are the rows or the columns, are drawn again."""
     stream = np.random.default_rng(seed)
-    each = np.array([rank_correlation(x, y) for x, y in zip(predictor, outcome, strict=True)])
+    each = _rank_correlations(predictor, outcome)
     if draws_rows:
         finite = each[np.isfinite(each)]
         size = (DRAWS, finite.size)
@@ -102,8 +113,8 @@ def _mean_of_correlations(predictor: Values, outcome: Values, seed: int, *, draw
     draws = []
     for _ in range(DRAWS // 10):  # each draw ranks every row anew
         columns = stream.integers(predictor.shape[1], size=predictor.shape[1])
-        found = [rank_correlation(x[columns], y[columns]) for x, y in zip(predictor, outcome, strict=True)]
-        draws.append(float(_means(np.array(found)[None])[0]))
+        found = _rank_correlations(predictor[:, columns], outcome[:, columns])
+        draws.append(float(_means(found[None])[0]))
     return _interval(float(_means(each[None])[0]), draws)
 
 
