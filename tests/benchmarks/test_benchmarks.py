@@ -73,7 +73,7 @@ def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_me
         "bench_synthesis.py",
         tmp_path / "new" / "s.jsonl",
         "--tables=tiny",
-        "--resolutions=64",
+        "--resolutions=32",
         "--batch-sizes",
         "1",
         "64",
@@ -84,7 +84,7 @@ def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_me
         (64, "forward"),
         (64, "forward+backward"),
     ]
-    one_map = 64 * 8 * 64 * 64 * 4  # images, channels, height, width, bytes
+    one_map = 64 * 8 * 32 * 32 * 4  # images, channels, height, width, bytes
     for form in ("activations", "weights"):
         one, _, forward, backward = (line["forms"][form]["peak_memory_bytes"] for line in lines)
         assert one < one_map < forward < backward
