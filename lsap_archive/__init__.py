@@ -21,12 +21,15 @@ from lsap_archive.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.plan import PlannedRow, RunPlan
 from lsap_archive.provenance import Provenance
 from lsap_archive.reader import Archive, RunInfo, Trace, open_archive
+from lsap_archive.repair import repair_archive
+from lsap_archive.repair_report import RepairReport
 from lsap_archive.run_reader import RunReader
 from lsap_archive.run_writer import RunWriter
 from lsap_archive.schema import IMAGES_SCHEMA, ROW_SCHEMA, SCHEMA_VERSION, STATUSES
 from lsap_archive.store import Store
 from lsap_archive.subject import Subject
-from lsap_archive.verify import Problem, VerifyReport, verify_archive
+from lsap_archive.verify import verify_archive
+from lsap_archive.verify_report import Problem, VerifyReport
 from lsap_archive.writer import ArchiveWriter
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "Problem",
     "Provenance",
     "QueryError",
+    "RepairReport",
     "RunInfo",
     "RunPlan",
     "RunReader",
@@ -65,5 +69,6 @@ __all__ = [
     "Trace",
     "VerifyReport",
     "open_archive",
+    "repair_archive",
     "verify_archive",
 ]

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
 
 _DIGEST = "document_sha256"
 
@@ -59,17 +59,15 @@ def decode_document(data: bytes, name: str) -> dict[str, Any]:
     try:
         values = json.loads(data)
     except ValueError as error:
-        raise CorruptArchiveError(
-            f"{name} is not JSON ({len(data)} bytes): it was damaged; restore it from a copy"
-        ) from error
+        raise CorruptArchiveError(f"{name} is not JSON ({len(data)} bytes), it was damaged: {HOW_TO_REPAIR}") from error
     if not isinstance(values, dict) or _DIGEST not in values:
-        raise CorruptArchiveError(f"{name} is not a document of an archive: restore it from a copy")
+        raise CorruptArchiveError(f"{name} is not a document of an archive: {HOW_TO_REPAIR}")
     wanted = values.pop(_DIGEST)
     found = sha256_of(_dump(values))
     if found != wanted:
         raise CorruptArchiveError(
             f"{name} has content of digest {found[:16]}, it says {str(wanted)[:16]}: "
-            "it was edited or damaged; restore it from a copy"
+            f"it was edited or damaged; {HOW_TO_REPAIR}"
         )
     return values
 

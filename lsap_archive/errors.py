@@ -5,6 +5,9 @@ A message says what was found, what was wanted and what to do next, and never ho
 
 from __future__ import annotations
 
+HOW_TO_REPAIR = "run `lsap archive verify` on the archive and then `lsap archive repair`, or restore it from a copy"
+"""What a message about damage tells to do next."""
+
 
 class ArchiveError(Exception):
     """Base of every error of this package."""

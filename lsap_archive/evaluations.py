@@ -7,14 +7,16 @@ of the shard that it is made from are put before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lsap_archive.concurrency import in_threads
 from lsap_archive.documents import as_json, decode_document, encode_document, now
 from lsap_archive.errors import (
+    HOW_TO_REPAIR,
     ArchiveMismatchError,
     ArchiveNotFoundError,
     CorruptArchiveError,
@@ -23,18 +25,23 @@ from lsap_archive.errors import (
 from lsap_archive.layout import (
     EVALUATIONS_PREFIX,
     FORMAT_VERSION,
+    MANIFEST_NAME,
+    PLAN_NAME,
     checked_name,
+    copy_name,
     evaluation_manifest_key,
     evaluation_plan_key,
     evaluation_prefix,
+    evaluation_retired_key,
     measurements_name,
     state_name,
 )
 from lsap_archive.manifest import StoredObject, check_version
-from lsap_archive.measurements import MEASUREMENT_SCHEMA, conform_measurements
+from lsap_archive.measurements import MEASUREMENT_SCHEMA, OWN_COLUMNS, conform_measurements
 from lsap_archive.plan import first_difference
-from lsap_archive.published import in_threads, measured_object, read_checked_table, read_header
+from lsap_archive.published import measured_object, read_checked, read_checked_table, read_header
 from lsap_archive.schema import from_parquet, to_parquet
+from lsap_archive.sequence import next_sequence
 from lsap_archive.store import Store
 
 
@@ -96,6 +103,7 @@ class EvaluationInfo:
         num_measurements: rows of its table.
         summary: numbers of the whole set, such as {"fid": ...}, JSON values.
         files: every object of the evaluation.
+        sequence: as in Manifest.
     """
 
     evaluation_id: str
@@ -111,6 +119,12 @@ class EvaluationInfo:
     num_measurements: int
     summary: dict[str, Any]
     files: tuple[StoredObject, ...] = field(repr=False)
+    sequence: int = 0
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Sorts evaluations, the newest last; as Manifest.order."""
+        return self.sequence, "" if self.sequence else self.created, self.evaluation_id
 
     @property
     def run_id(self) -> str | None:
@@ -120,7 +134,7 @@ class EvaluationInfo:
 
     def encode(self) -> bytes:
         """The manifest as bytes."""
-        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        files = [file.to_dict() for file in self.files]
         values = {**vars(self), "files": files, "format_version": FORMAT_VERSION}
         return encode_document(values, f"the manifest of evaluation {self.evaluation_id}")
 
@@ -136,7 +150,8 @@ class EvaluationInfo:
         check_version(values, name)
         try:
             del values["format_version"]
-            values["files"] = tuple(StoredObject(**file) for file in values["files"])
+            values["files"] = tuple(StoredObject.from_dict(file, name) for file in values["files"])
+            checked_name(values["evaluation_id"], f"{name}: evaluation id")
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise CorruptArchiveError(f"{name} is not a manifest of an evaluation ({error})") from error
@@ -162,6 +177,8 @@ class EvaluationWriter:
             raise ArchiveNotFoundError(
                 f"{store.url} has no evaluation {evaluation_id}: start it with start_evaluation"
             ) from error
+        if values.get("evaluation_id") != evaluation_id:
+            raise CorruptArchiveError(f"{store.join(key)} is the plan of another evaluation: {HOW_TO_REPAIR}")
         self.plan = EvaluationPlan(**{one.name: values[one.name] for one in fields(EvaluationPlan)})
 
     def __repr__(self) -> str:
@@ -202,6 +219,27 @@ class EvaluationWriter:
         there = {key.rsplit("/", 1)[1] for key in self.store.keys(f"{self._prefix}/shards")}
         names = (measurements_name(shard).rsplit("/", 1)[1] for shard in range(self.plan.num_shards))
         return [shard for shard, name in enumerate(names) if name not in there]
+
+    def take_over(self, retired_id: str) -> list[int]:
+        """Take what is sound of a retired evaluation of the same plan, so that only what is damaged is measured again.
+
+        Returns:
+            The shards that were taken.
+        """
+        prefix = evaluation_prefix(retired_id)
+        info = read_evaluation(self.store, retired_id)
+        files = {file.name: file for file in info.files}
+        taken = []
+        for shard in self.missing_shards():
+            names = [name for name in (measurements_name(shard), state_name(shard)) if name in files]
+            try:
+                found = [read_checked(self.store, f"{prefix}/{name}", files[name]) for name in names]
+                rows = from_parquet(found[0], MEASUREMENT_SCHEMA, f"{prefix}/{names[0]}", list(OWN_COLUMNS))
+            except CorruptArchiveError:
+                continue  # this is what it was retired for
+            if self.write_shard(shard, rows, *found[1:]):
+                taken.append(shard)
+        return taken
 
     def write_shard(self, shard: int, rows: pa.Table, state: bytes | None = None) -> bool:
         """Write what was measured of a shard. Writing it again changes nothing.
@@ -253,7 +291,7 @@ class EvaluationWriter:
             IncompleteRunError: shards are missing.
             CorruptArchiveError: a shard is damaged.
         """
-        if self.is_published:
+        if self.is_published or self._publish_from_copy():
             return False
         if missing := self.missing_shards():
             raise IncompleteRunError(
@@ -261,7 +299,7 @@ class EvaluationWriter:
                 f"({', '.join(map(str, missing[:10]))}): measure these shards, then publish"
             )
         prefix = self._prefix
-        names = sorted(key.removeprefix(f"{prefix}/") for key in self.store.keys(prefix))
+        names = sorted(key.removeprefix(f"{prefix}/") for key in self.store.keys(prefix) if f"{prefix}/_" not in key)
         files = in_threads(lambda name: measured_object(self.store, prefix, name), names)
         shards = [measurements_name(shard) for shard in range(self.plan.num_shards)]
         sizes = in_threads(lambda name: self._num_measurements(f"{prefix}/{name}"), shards)
@@ -271,8 +309,32 @@ class EvaluationWriter:
             num_measurements=sum(sizes),
             summary=as_json(dict(summary), f"the summary of evaluation {self.evaluation_id}"),
             files=tuple(files),
+            sequence=next_sequence(self.store, self.evaluation_id),
         )
-        return self.store.create(evaluation_manifest_key(self.evaluation_id), info.encode())
+        won = self.store.create(evaluation_manifest_key(self.evaluation_id), info.encode())
+        self.keep_copies()
+        return won
+
+    def keep_copies(self) -> list[str]:
+        """Keep manifest and plan once more, for repair; as RunWriter.keep_copies."""
+        info = read_evaluation(self.store, self.evaluation_id)
+        plan = next(file for file in info.files if file.name == PLAN_NAME)
+        found = {
+            PLAN_NAME: read_checked(self.store, f"{self._prefix}/{PLAN_NAME}", plan),
+            MANIFEST_NAME: self.store.get(evaluation_manifest_key(self.evaluation_id)),
+        }
+        return [name for name, data in found.items() if self.store.create(f"{self._prefix}/{copy_name(name)}", data)]
+
+    def _publish_from_copy(self) -> bool:
+        """Put back the manifest of an evaluation that was published and lost it; whether there was a copy."""
+        key = f"{self._prefix}/{copy_name(MANIFEST_NAME)}"
+        try:
+            data = self.store.get(key)
+        except ArchiveNotFoundError:
+            return False
+        EvaluationInfo.decode(data, self.store.join(key))
+        self.store.create(evaluation_manifest_key(self.evaluation_id), data)
+        return True
 
     def _num_measurements(self, key: str) -> int:
         table = from_parquet(self.store.get(key), MEASUREMENT_SCHEMA, self.store.join(key), ["row"])
@@ -297,18 +359,46 @@ def start_evaluation(store: Store, plan: EvaluationPlan) -> EvaluationWriter:
     return started
 
 
+def unretired(store: Store, plan: EvaluationPlan) -> tuple[EvaluationPlan, tuple[str, ...]]:
+    """The plan under the first id that is not retired, and the retired ids, the newest first.
+
+    What takes the place of a retired evaluation is named after it: "<id>.2", "<id>.3".
+    """
+    retired: list[str] = []
+    found = plan
+    while store.exists(evaluation_retired_key(found.evaluation_id)):
+        retired.insert(0, found.evaluation_id)
+        found = replace(plan, evaluation_id=f"{plan.evaluation_id}.{len(retired) + 1}")
+    return found, tuple(retired)
+
+
+def read_evaluation(store: Store, evaluation_id: str) -> EvaluationInfo:
+    """A published evaluation, also a retired one.
+
+    Raises:
+        ArchiveNotFoundError: it is not published.
+        CorruptArchiveError: its manifest is damaged, or that of another evaluation.
+    """
+    key = evaluation_manifest_key(evaluation_id)
+    info = EvaluationInfo.decode(store.get(key), store.join(key))
+    if info.evaluation_id != evaluation_id:
+        raise CorruptArchiveError(f"{store.join(key)} is the manifest of {info.evaluation_id}: {HOW_TO_REPAIR}")
+    return info
+
+
 def read_evaluations(store: Store) -> list[EvaluationInfo]:
-    """Every published evaluation, the oldest first."""
+    """Every evaluation that is published and not retired, the oldest first."""
 
     def info_or_none(evaluation_id: str) -> EvaluationInfo | None:
-        key = evaluation_manifest_key(evaluation_id)
+        if store.exists(evaluation_retired_key(evaluation_id)):
+            return None
         try:
-            return EvaluationInfo.decode(store.get(key), store.join(key))
+            return read_evaluation(store, evaluation_id)
         except ArchiveNotFoundError:
             return None
 
     found = in_threads(info_or_none, store.folders(EVALUATIONS_PREFIX))
-    return sorted((one for one in found if one), key=lambda one: (one.created, one.evaluation_id))
+    return sorted((one for one in found if one), key=lambda one: one.order)
 
 
 def read_measurements(store: Store, info: EvaluationInfo) -> pa.Table:

@@ -1,9 +1,11 @@
 """Where everything lies in an archive: names, keys, version, geometry.
 
     archive.json                      the generator and the geometry; create-only
+    sequence/0000000001.json          a number that was given to a manifest; create-only, so none is given twice
     anchors/<digest>.npz              kept anchors
     calibrations/<digest>.json        kept strengths of edits of equal effect; create-only
     reports/<name>                    reports
+    versions/<digest>.parquet         images that were read again and had not changed: address, version and digest
     runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
     runs/<run_id>/images.parquet      the planned images, one row each
     runs/<run_id>/zarr.json           a Zarr v3 group, sized up front:
@@ -15,13 +17,19 @@
     runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
     runs/<run_id>/_commit/00000.json  which attempt won the shard; create-only
     runs/<run_id>/_manifest.json      the run is published: files, sizes, digests; create-only, last
+    runs/<run_id>/_copy/...           once more, for repair: the manifest, plan.json, images.parquet, every zarr.json
+    runs/<run_id>/_retired/00000.json readers see nothing of this shard any more; create-only
+    runs/<run_id>/_retired/run.json   nor of the whole run; create-only
     evaluations/<id>/plan.json        what was asked to be measured; create-only
     evaluations/<id>/shards/00000.parquet    what was measured; create-only, its presence is the commit
     evaluations/<id>/states/00000.npz what a set-level number is made from, where one was asked for; create-only
     evaluations/<id>/_manifest.json   the evaluation is published: files, sizes, digests, summary; create-only, last
+    evaluations/<id>/_copy/...        once more, for repair: the manifest and plan.json
+    evaluations/<id>/_retired.json    readers see nothing of this evaluation any more; create-only
 
 An edit run is a run like any other, beside the run that it edits: its plan names that run as `subject`, its rows and
-shards are those of the subject, and it keeps neither noise maps (they are the subject's) nor a trace.
+shards are those of the subject, and it keeps neither noise maps (they are the subject's) nor a trace. One that makes
+up for retired shards of another has only these shards.
 
 Keys are relative to the archive's root and use "/". N images, K = num_ws, D = w_dim, r = side of a noise map.
 """
@@ -35,13 +43,17 @@ from typing import Any
 from lsap_archive.errors import ArchiveMismatchError
 
 FORMAT_NAME = "lsap-archive"
-FORMAT_VERSION = 2
-"""Version 2 has edit runs and evaluations; archives of version 1 are read and written further."""
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+"""Version 2 has edit runs and evaluations, version 3 retired shards; older archives are read and written further."""
+READABLE_VERSIONS = (1, 2, 3)
 
 ARCHIVE_KEY = "archive.json"
+SEQUENCE_PREFIX = "sequence"
 RUNS_PREFIX = "runs"
 EVALUATIONS_PREFIX = "evaluations"
+ANCHORS_PREFIX = "anchors"
+CALIBRATIONS_PREFIX = "calibrations"
+VERSIONS_PREFIX = "versions"
 W_PLUS = "w_plus"
 TRACE = "trace"
 INNER_CHUNK_ROWS = 16
@@ -50,6 +62,7 @@ INNER_CHUNK_BYTES = 4 * 2**20
 """An inner chunk is no larger, unless one row is: large noise maps have fewer rows in it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_FILE = re.compile(r"\w[\w.-]{0,254}(/\w[\w.-]{0,254}){0,15}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,31 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
+def checked_file_name(name: str, where: str) -> str:
+    """`name`, if it can be that of a file inside a run's or evaluation's folder.
+
+    Archives are handed on: what a manifest names is read, copied and exported, so it must lie where it belongs.
+
+    Args:
+        name: parts of letters, digits, dots, dashes and underscores, joined by "/", none beginning with a dot or dash.
+        where: the document that names it, for the message.
+
+    Raises:
+        ArchiveMismatchError: it is anything else, such as "../other" or "/etc/passwd".
+    """
+    if not isinstance(name, str) or not _FILE.fullmatch(name):
+        raise ArchiveMismatchError(
+            f"{where} names the file {name!r}, names such as 'w_plus/c/0/0/0' are wanted: "
+            "it was not written by lsap_archive; do not use this archive"
+        )
+    return name
+
+
+def sequence_key(number: int) -> str:
+    """Key that says that a number was given to a manifest."""
+    return f"{SEQUENCE_PREFIX}/{number:010d}.json"
+
+
 def noise_name(index: int) -> str:
     """Name of the array of noise maps of convolution `index`."""
     return f"noise_{index:02d}"
@@ -118,6 +156,16 @@ def manifest_key(run_id: str) -> str:
     return f"{run_prefix(run_id)}/_manifest.json"
 
 
+def retired_prefix(run_id: str) -> str:
+    """Folder of what says that shards of a run, or all of it, are retired."""
+    return f"{run_prefix(run_id)}/_retired"
+
+
+def retired_key(run_id: str, shard: int | None) -> str:
+    """Key that retires a shard of a run, or with None the run."""
+    return f"{retired_prefix(run_id)}/{'run' if shard is None else f'{shard:05d}'}.json"
+
+
 def staging_prefix(run_id: str) -> str:
     """Folder of everything staged and not yet published."""
     return f"{run_prefix(run_id)}/_staging"
@@ -135,6 +183,16 @@ def commit_key(run_id: str, shard: int) -> str:
 
 IMAGES_NAME = "images.parquet"
 """The planned images, relative to the run's folder."""
+
+
+MANIFEST_NAME = "_manifest.json"
+PLAN_NAME = "plan.json"
+"""Manifest and plan, relative to the folder of a run or evaluation."""
+
+
+def copy_name(name: str) -> str:
+    """Where the copy of an object lies that a whole run hangs on, relative to the run's folder."""
+    return f"_copy/{name}"
 
 
 IMAGES_FOLDER = "images"
@@ -176,6 +234,11 @@ def evaluation_manifest_key(evaluation_id: str) -> str:
     return f"{evaluation_prefix(evaluation_id)}/_manifest.json"
 
 
+def evaluation_retired_key(evaluation_id: str) -> str:
+    """Key that retires an evaluation."""
+    return f"{evaluation_prefix(evaluation_id)}/_retired.json"
+
+
 def measurements_name(shard: int) -> str:
     """Parquet file of a shard's measurements, relative to the evaluation's folder."""
     return f"shards/{shard:05d}.parquet"
@@ -188,12 +251,17 @@ def state_name(shard: int) -> str:
 
 def calibration_key(digest: str) -> str:
     """Key of a kept calibration."""
-    return f"calibrations/{checked_name(digest, 'calibration digest')}.json"
+    return f"{CALIBRATIONS_PREFIX}/{checked_name(digest, 'calibration digest')}.json"
+
+
+def versions_key(digest: str) -> str:
+    """Key of images that were read again, named by the digest of the file."""
+    return f"{VERSIONS_PREFIX}/{checked_name(digest, 'digest of versions')}.parquet"
 
 
 def anchor_key(digest: str) -> str:
     """Key of a kept anchor."""
-    return f"anchors/{checked_name(digest, 'anchor digest')}.npz"
+    return f"{ANCHORS_PREFIX}/{checked_name(digest, 'anchor digest')}.npz"
 
 
 def report_key(name: str) -> str:

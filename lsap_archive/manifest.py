@@ -8,7 +8,7 @@ from typing import Any
 
 from lsap_archive.documents import decode_document, encode_document
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
-from lsap_archive.layout import FORMAT_VERSION, READABLE_VERSIONS
+from lsap_archive.layout import FORMAT_VERSION, READABLE_VERSIONS, checked_file_name, checked_name
 from lsap_archive.subject import Subject
 
 
@@ -21,12 +21,33 @@ class StoredObject:
         size: bytes.
         sha256: digest of its content.
         staged: key of the staged copy relative to the run's folder, empty if there never was one.
+        checksums: of a Zarr shard, the CRC-32C of its index and of each inner chunk, eight hexadecimal digits each: a
+            read of a few rows is compared with them. Empty for other objects, and for those of older versions.
     """
 
     name: str
     size: int
     sha256: str
     staged: str = ""
+    checksums: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a manifest says of it, as JSON values."""
+        values = {"name": self.name, "size": self.size, "sha256": self.sha256}
+        return values | ({"checksums": self.checksums} if self.checksums else {})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> StoredObject:
+        """The object that `to_dict` wrote, or a plan or commit marker.
+
+        Raises:
+            ArchiveMismatchError: its name or that of its staged copy leads out of the run's folder.
+        """
+        stored = cls(**values)
+        checked_file_name(stored.name, where)
+        if stored.staged:
+            checked_file_name(stored.staged, where)
+        return stored
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class ShardCommit:
         """
         values = decode_document(data, name)
         try:
-            values["objects"] = tuple(StoredObject(**stored) for stored in values["objects"])
+            values["objects"] = tuple(StoredObject.from_dict(stored, name) for stored in values["objects"])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise CorruptArchiveError(f"{name} is not a commit marker ({error})") from error
@@ -77,7 +98,7 @@ class Manifest:
 
     Attributes:
         run_id, method, method_digest, config, provenance: as in the plan.
-        created: UTC time of publication, ISO 8601; orders the runs of a method.
+        created: UTC time of publication by the clock of whoever published it, ISO 8601.
         num_rows, shard_rows, num_shards: sizes of the run.
         trace_steps, trace_terms: what the trace holds.
         rows_by_status: number of rows of each status.
@@ -87,6 +108,8 @@ class Manifest:
         schema_version: of the rows.
         files: every object of the run.
         subject: of an edit run, what it edits; None for an inversion.
+        sequence: orders the manifests of an archive without asking a clock; 0 in those of older versions.
+        shards: shards of an edit run that has not all of its subject's, because it makes up for retired ones.
     """
 
     run_id: str
@@ -107,10 +130,22 @@ class Manifest:
     schema_version: int
     files: tuple[StoredObject, ...] = field(repr=False)
     subject: Subject | None = None
+    sequence: int = 0
+    shards: tuple[int, ...] | None = None
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Sorts runs, the newest last: those of older versions come first, in the order of their clocks."""
+        return self.sequence, "" if self.sequence else self.created, self.run_id
+
+    @property
+    def own_shards(self) -> tuple[int, ...]:
+        """Numbers of the shards that it has."""
+        return tuple(range(self.num_shards)) if self.shards is None else self.shards
 
     def encode(self) -> bytes:
         """The manifest as bytes."""
-        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        files = [file.to_dict() for file in self.files]
         subject = None if self.subject is None else self.subject.to_dict()
         values = {**vars(self), "files": files, "subject": subject, "format_version": FORMAT_VERSION}
         return encode_document(values, f"the manifest of run {self.run_id}")
@@ -127,7 +162,10 @@ class Manifest:
         check_version(values, name)
         try:
             del values["format_version"]
-            values["files"] = tuple(StoredObject(**file) for file in values["files"])
+            values["files"] = tuple(StoredObject.from_dict(file, name) for file in values["files"])
+            checked_name(values["run_id"], f"{name}: run id")
+            if values.get("shards") is not None:
+                values["shards"] = tuple(values["shards"])
             for part in ("trace_steps", "trace_terms"):
                 values[part] = tuple(values[part])
             values["subject"] = Subject.from_dict(values.get("subject"))
@@ -144,7 +182,7 @@ def check_version(values: Mapping[str, Any], name: str) -> None:
     """
     found = values.get("format_version")
     if found not in READABLE_VERSIONS:
-        readable = " and ".join(str(version) for version in READABLE_VERSIONS)
+        readable = ", ".join(str(version) for version in READABLE_VERSIONS)
         raise ArchiveMismatchError(
             f"{name} is of format version {found}, this package reads {readable}: "
             "install the lsap_archive that wrote it"

@@ -15,8 +15,10 @@ from lsap_archive.layout import INNER_CHUNK_ROWS, checked_name
 from lsap_archive.schema import IMAGES_SCHEMA
 from lsap_archive.subject import Subject
 
+DIGESTED_COLUMNS = ("row", "image_id", "uri", "digest")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class PlannedRow:
     """One image of a run.
 
@@ -25,12 +27,14 @@ class PlannedRow:
         image_id: its name, the same in every run.
         uri: where it lies.
         digest: digest of its content.
+        version: what the listing of its storage told that changes whenever the content does, or None.
     """
 
     row: int
     image_id: str
     uri: str
     digest: str
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class RunPlan:
         trace_steps: optimization steps at which the trace is kept; empty for no trace.
         trace_terms: names of the kept objective terms; empty for no trace.
         subject: of an edit run, the run whose codes it edits, which has the same rows; None for an inversion.
+        shards: of an edit run that makes up for retired shards of another, exactly those; None for all.
 
     Raises:
         ArchiveMismatchError: any of this does not hold.
@@ -63,6 +68,7 @@ class RunPlan:
     trace_steps: tuple[int, ...] = field(default=())
     trace_terms: tuple[str, ...] = field(default=())
     subject: Subject | None = None
+    shards: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.run_id, "run id")
@@ -93,6 +99,16 @@ class RunPlan:
             )
         if self.subject is not None and self.trace_steps:
             raise ArchiveMismatchError(f"run {self.run_id} edits {self.subject.run_id}: an edit has no trace")
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        if self.shards is None:
+            return
+        if self.subject is None or not self.shards or not set(self.shards) <= set(range(self.num_shards)):
+            raise ArchiveMismatchError(
+                f"run {self.run_id} has the shards {self.shards}: an edit may have some of its {self.num_shards} "
+                "shards, an inversion has all"
+            )
 
     @property
     def num_rows(self) -> int:
@@ -125,6 +141,8 @@ class RunPlan:
         }
         if self.subject is not None:  # inversions are planned as they always were
             values["subject"] = self.subject.to_dict()
+        if self.shards is not None:
+            values["shards"] = self.shards
         document: dict[str, Any] = as_json(values, f"the plan of run {self.run_id}")
         return document
 
@@ -136,8 +154,8 @@ def planned_table(rows: Sequence[PlannedRow]) -> pa.Table:
 
 
 def images_digest(table: pa.Table) -> str:
-    """Digest of the planned images, whatever wrote the file they lie in."""
-    lines = zip(*(table.column(name).to_pylist() for name in IMAGES_SCHEMA.names), strict=True)
+    """Digest of the planned images, whatever wrote the file they lie in; versions are no part of what is worked on."""
+    lines = zip(*(table.column(name).to_pylist() for name in DIGESTED_COLUMNS), strict=True)
     return sha256_of("\n".join(repr(line) for line in lines).encode())
 
 

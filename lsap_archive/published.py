@@ -1,24 +1,27 @@
-"""Reading what stands in an archive: its header, its runs' manifests, their rows; every object checked."""
+"""Reading what stands in an archive: its header, its runs' manifests, the rows that readers see; all of it checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Collection
 
 import pyarrow as pa
 
+from lsap_archive.concurrency import in_threads
 from lsap_archive.documents import decode_document, sha256_of
-from lsap_archive.errors import ArchiveNotFoundError, CorruptArchiveError
-from lsap_archive.layout import ARCHIVE_KEY, Geometry, manifest_key, run_prefix
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.layout import (
+    ARCHIVE_KEY,
+    IMAGES_NAME,
+    PLAN_NAME,
+    Geometry,
+    manifest_key,
+    rows_name,
+    run_prefix,
+)
 from lsap_archive.manifest import Manifest, StoredObject, check_version
+from lsap_archive.retirement import hidden_shards
 from lsap_archive.schema import ROW_SCHEMA, from_parquet
 from lsap_archive.store import Store
-
-S = TypeVar("S")
-T = TypeVar("T")
-
-_CONCURRENT_REQUESTS = 8
 
 
 def read_header(store: Store) -> tuple[dict[str, str], Geometry]:
@@ -45,19 +48,42 @@ def read_manifest(store: Store, run_id: str) -> Manifest:
 
     Raises:
         ArchiveNotFoundError: the run is not published.
-        CorruptArchiveError: the manifest is damaged.
+        CorruptArchiveError: the manifest is damaged, or that of another run.
+        ArchiveMismatchError: a newer version of the format wrote it, or it names files outside the run's folder.
     """
     key = manifest_key(run_id)
-    return Manifest.decode(store.get(key), store.join(key))
+    return check_owner(Manifest.decode(store.get(key), store.join(key)), run_id, store.join(key))
 
 
-def read_row_tables(store: Store, manifest: Manifest, columns: list[str] | None = None) -> list[pa.Table]:
+def check_owner(manifest: Manifest, run_id: str, where: str) -> Manifest:
+    """The manifest, if it is that of the run in whose folder it lies.
+
+    Raises:
+        CorruptArchiveError: it is that of another run.
+    """
+    if manifest.run_id != run_id:
+        raise CorruptArchiveError(f"{where} is the manifest of run {manifest.run_id}: {HOW_TO_REPAIR}")
+    return manifest
+
+
+def read_row_tables(
+    store: Store, manifest: Manifest, columns: list[str] | None = None, *, hidden: Collection[int] | None = None
+) -> list[pa.Table]:
     """Rows of a published run, one table per shard in order, each file checked against the manifest.
+
+    Args:
+        store: the archive.
+        manifest: of the run.
+        columns: names from ROW_SCHEMA; None for all.
+        hidden: shards that are left out, where `lsap_archive.retirement.hidden_shards` was asked already.
 
     Raises:
         CorruptArchiveError: a file is missing or altered.
     """
-    files = [file for file in manifest.files if file.name.startswith("rows/")]
+    if hidden is None:
+        hidden = hidden_shards(store, [manifest])[manifest.run_id]
+    names = {rows_name(shard) for shard in manifest.own_shards if shard not in hidden}
+    files = [file for file in manifest.files if file.name in names]
     return read_row_files(store, manifest.run_id, files, columns)
 
 
@@ -80,30 +106,31 @@ def read_checked_table(
     Raises:
         CorruptArchiveError: it is missing or altered.
     """
+    return from_parquet(read_checked(store, key, stored), schema, store.join(key), columns)
+
+
+def read_checked(store: Store, key: str, stored: StoredObject) -> bytes:
+    """The bytes of a published object, which has to be what its manifest says.
+
+    Raises:
+        CorruptArchiveError: it is missing or altered.
+    """
     try:
         data = store.get(key)
     except ArchiveNotFoundError as error:
-        raise CorruptArchiveError(
-            f"{store.join(key)} is missing, the manifest names it: restore it from a copy"
-        ) from error
+        raise CorruptArchiveError(f"{store.join(key)} is missing, the manifest names it: {HOW_TO_REPAIR}") from error
     found = (len(data), sha256_of(data))
     if found != (stored.size, stored.sha256):
         raise CorruptArchiveError(
             f"{store.join(key)} is {describe(found)}, the manifest says {describe((stored.size, stored.sha256))}: "
-            "restore it from a copy"
+            f"{HOW_TO_REPAIR}"
         )
-    return from_parquet(data, schema, store.join(key), columns)
+    return data
 
 
-def in_threads(call: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """`call` of each item, several at a time; the first error ends it."""
-    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
-        futures = [pool.submit(call, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            for future in futures:
-                future.cancel()
+def is_vital(name: str) -> bool:
+    """Whether a whole run hangs on the object of that name: its plan, its images, or metadata of an array."""
+    return name in (PLAN_NAME, IMAGES_NAME) or name.rsplit("/", 1)[-1] == "zarr.json"
 
 
 def measured_object(store: Store, prefix: str, name: str) -> StoredObject:

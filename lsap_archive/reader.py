@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +15,10 @@ import pyarrow.compute as pc
 import zarr
 from numpy.typing import NDArray
 
+from lsap_archive.concurrency import in_threads
 from lsap_archive.documents import decode_document
 from lsap_archive.errors import (
+    HOW_TO_REPAIR,
     ArchiveKeyError,
     ArchiveMismatchError,
     ArchiveNotFoundError,
@@ -32,16 +35,20 @@ from lsap_archive.layout import (
     chunk_name,
     image_name,
     noise_name,
+    rows_name,
     run_prefix,
 )
 from lsap_archive.manifest import Manifest
 from lsap_archive.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.published import in_threads, read_header, read_manifest, read_row_tables
+from lsap_archive.published import read_checked, read_header, read_manifest, read_row_files
+from lsap_archive.retirement import hidden_shards, is_retired
+from lsap_archive.row_table import RowPlace, RowTable
 from lsap_archive.schema import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.store import Store
 from lsap_archive.subject import Subject
 from lsap_archive.zarr_shards import Floats, PublishedObjects, open_published, read_rows
 
+_SHARDS_TOGETHER = 64  # files of rows that are read at once
 _BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
 
 
@@ -53,9 +60,10 @@ class RunInfo:
         run_id: its name.
         method: published name of the method.
         method_digest: digest of everything that decides its results.
-        created: UTC time of publication, ISO 8601.
+        created: UTC time of publication by the clock of whoever published it, ISO 8601.
+        order: sorts runs, the newest last.
         num_rows: images in it.
-        rows_by_status: number of rows of each status.
+        rows_by_status: number of rows of each status, those of retired shards included.
         config: the configuration.
         provenance: versions, digests, seeds.
         summary: what the flow had to say.
@@ -66,6 +74,7 @@ class RunInfo:
     method: str
     method_digest: str
     created: str
+    order: tuple[int, str, str]
     num_rows: int
     rows_by_status: dict[str, int]
     config: dict[str, Any]
@@ -124,18 +133,20 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     generator, geometry = read_header(store)
 
     def manifest_or_none(run_id: str) -> Manifest | None:
+        if is_retired(store, run_id):
+            return None
         try:
             return read_manifest(store, run_id)
         except ArchiveNotFoundError:
             return None
 
     found = in_threads(manifest_or_none, store.folders(RUNS_PREFIX))
-    manifests = sorted((one for one in found if one), key=lambda one: (one.created, one.run_id))
-    created = {one.run_id: one.created for one in manifests}
+    manifests = [one for one in found if one]
+    order = {one.run_id: one.order for one in manifests}
 
-    def age(one: Manifest) -> tuple[str, str, str]:  # an edit is as old as its subject: of an image the newest counts
-        of_subject = one.created if one.subject is None else created.get(one.subject.run_id, one.created)
-        return of_subject, one.created, one.run_id
+    def age(one: Manifest) -> tuple[Any, ...]:  # an edit is as old as its subject: of an image the newest counts
+        of_subject = one.order if one.subject is None else order.get(one.subject.run_id, one.order)
+        return of_subject, one.order
 
     return Archive(store, generator, geometry, sorted(manifests, key=age))
 
@@ -162,12 +173,8 @@ class Archive:
         self.geometry = geometry
         self._store = store
         self._manifests = list(manifests)  # oldest first
-        self._objects = [
-            PublishedObjects(store, run_prefix(one.run_id), {file.name: file.size for file in one.files})
-            for one in self._manifests
-        ]
+        self._objects = [PublishedObjects(store, run_prefix(one.run_id), one.files) for one in self._manifests]
         self._arrays: dict[tuple[int, str], zarr.Array[Any]] = {}
-        self._indices: dict[str, dict[str, list[int]]] = {}
 
     def __repr__(self) -> str:
         return f"Archive({self.url!r}, {len(self._manifests)} runs)"
@@ -221,7 +228,10 @@ class Archive:
         return table if columns is None else table.select(list(columns))
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All published rows, the oldest run first.
+        """All rows that readers see, the oldest run first.
+
+        They are in memory then, about 300 bytes each; `sql` and reading by id need bounded memory however many there
+        are.
 
         Args:
             columns: names from ROW_SCHEMA; None for all.
@@ -230,12 +240,10 @@ class Archive:
             ArchiveKeyError: an unknown column.
             CorruptArchiveError: a file is missing or altered.
         """
-        if columns is None:
-            return self._rows
-        unknown = [name for name in columns if name not in ROW_SCHEMA.names]
+        unknown = [name for name in columns or () if name not in ROW_SCHEMA.names]
         if unknown:
             raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
-        return self._rows.select(list(columns))
+        return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns))
 
     def sql(self, query: str, **params: Any) -> pa.Table:
         """Answer of DuckDB to a query over the tables `rows`, all published rows, and `measurements`.
@@ -251,16 +259,19 @@ class Archive:
             QueryError: DuckDB refuses the query; the message is DuckDB's.
             CorruptArchiveError: a file is missing or altered.
         """
-        with duckdb.connect(config={"python_enable_replacements": False}) as connection:
-            connection.register("rows", self._rows)
+        with self._rows.database.cursor() as connection:
             if "measurements" in query.lower():
                 connection.register("measurements", self._measurements)
                 connection.register("all_measurements", pa.concat_tables(self._measurement_tables))
+            connection.begin()
             try:
                 answer = connection.sql(query, params=params) if params else connection.sql(query)
                 return pa.table({}) if answer is None else answer.to_arrow_table()
             except duckdb.Error as error:
                 raise QueryError(f"{self.url}: the query was refused: {error}") from error
+            finally:
+                with contextlib.suppress(duckdb.Error):  # the query may have ended the transaction itself
+                    connection.rollback()
 
     def codes(self, image_ids: Sequence[str], method: str) -> Floats:
         """W+ codes of images.
@@ -276,7 +287,7 @@ class Archive:
             ArchiveKeyError: an unknown method or image, or an image that failed; the message says why it did.
             CorruptArchiveError: an object is missing or damaged.
         """
-        places = [self._place(image_id, method) for image_id in image_ids]
+        places = self._places(image_ids, method)
         return self._gather(places, W_PLUS, (self.geometry.num_ws, self.geometry.w_dim))
 
     def noise(self, image_ids: Sequence[str], method: str) -> list[Floats]:
@@ -293,7 +304,7 @@ class Archive:
             ArchiveKeyError: as in `codes`, or the run kept no noise maps.
             CorruptArchiveError: an object is missing or damaged.
         """
-        places = [self._inverted(*self._place(image_id, method)) for image_id in image_ids]
+        places = [self._inverted(*place) for place in self._places(image_ids, method)]
         sides = self.geometry.noise_sides
         return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
 
@@ -306,9 +317,9 @@ class Archive:
 
         Raises:
             ArchiveKeyError: as in `codes`, or the run kept no images.
-            CorruptArchiveError: an object is missing.
+            CorruptArchiveError: an object is missing or altered.
         """
-        places = [self._place(image_id, method) for image_id in image_ids]
+        places = self._places(image_ids, method)
         return in_threads(lambda place: self._image(*place), places)
 
     def trace(self, image_ids: Sequence[str], method: str) -> Trace:
@@ -323,7 +334,7 @@ class Archive:
             ArchiveMismatchError: the images come from runs with different steps or terms.
             CorruptArchiveError: an object is missing or damaged.
         """
-        places = [self._place(image_id, method) for image_id in image_ids]
+        places = self._places(image_ids, method)
         kinds = {(self._manifests[run].trace_steps, self._manifests[run].trace_terms) for run, _ in places}
         if len(kinds) > 1:
             raise ArchiveMismatchError(
@@ -360,16 +371,19 @@ class Archive:
             raise ArchiveMismatchError(f"the code is {target.shape}: finite {wanted} or {wanted[1:]} is wanted")
         if k < 1:
             raise ArchiveMismatchError(f"k is {k}: at least 1 is wanted")
-        best: list[tuple[float, str, int]] = []
-        for indices, values in self._ok_codes(method):
+        kept = np.empty((0, 2))  # distance and place of what may be among the nearest
+        for places, values in self._ok_codes(method):
             difference = values - target
             distances = np.sqrt(np.einsum("nkd,nkd->n", difference, difference))
-            ids = self._rows.column("image_id").take(pa.array(indices)).to_pylist()
-            best += zip(distances.tolist(), ids, indices, strict=True)
-            best = sorted(best)[:k]
-        found = self._rows.take(pa.array([index for _, _, index in best], pa.int64()))
-        table = found.select(["image_id", "uri", "run_id", "row"])
-        return table.add_column(1, "distance", pa.array([distance for distance, _, _ in best], pa.float64()))
+            kept = np.concatenate([kept, np.stack([distances, places], axis=1)])
+            if len(kept) > k:
+                kept = kept[kept[:, 0] <= np.partition(kept[:, 0], k - 1)[k - 1]]
+        places = kept[:, 1].astype(np.int64)
+        found = self._rows.at(places.tolist(), ["image_id", "uri", "run_id", "row"])
+        distance_at = dict(zip(places.tolist(), kept[:, 0].tolist(), strict=True))
+        distances = pa.array([distance_at[place] for place in found.column("place").to_pylist()], pa.float64())
+        table = found.drop_columns("place").add_column(1, "distance", distances)
+        return table.sort_by([("distance", "ascending"), ("image_id", "ascending")]).slice(0, k)
 
     def array(self, run_id: str, name: str) -> zarr.Array[Any]:
         """An array of a published run, lazily: "w_plus", "noise_00", ..., "trace".
@@ -406,9 +420,18 @@ class Archive:
         }
 
     @cached_property
-    def _rows(self) -> pa.Table:
-        tables = [table for tables in self._tables for table in tables]
-        return pa.concat_tables([ROW_SCHEMA.empty_table(), *tables]).combine_chunks()
+    def _rows(self) -> RowTable:
+        return RowTable(self._row_tables())
+
+    def _row_tables(self) -> Iterator[tuple[int, pa.Table]]:
+        for run, manifest in enumerate(self._manifests):
+            shards = [shard for shard in manifest.own_shards if shard not in self._hidden[manifest.run_id]]
+            files = {file.name: file for file in manifest.files if file.name.startswith("rows/")}
+            for start in range(0, len(shards), _SHARDS_TOGETHER):
+                names = [rows_name(shard) for shard in shards[start : start + _SHARDS_TOGETHER]]
+                chosen = [files[name] for name in names if name in files]
+                for table in read_row_files(self._store, manifest.run_id, chosen):
+                    yield run, table
 
     @cached_property
     def _measurements(self) -> pa.Table:
@@ -417,33 +440,32 @@ class Archive:
     @cached_property
     def _measurement_tables(self) -> list[pa.Table]:
         """An empty one, and that of each evaluation."""
-        return [MEASUREMENT_SCHEMA.empty_table(), *(read_measurements(self._store, one) for one in self.evaluations)]
+        return [MEASUREMENT_SCHEMA.empty_table(), *(self._measured_in(one) for one in self.evaluations)]
+
+    def _measured_in(self, info: EvaluationInfo) -> pa.Table:
+        """Measurements of an evaluation, without those of retired shards of the run that it measured."""
+        table = read_measurements(self._store, info)
+        if info.run_id is None:
+            return table
+        manifest = next((one for one in self._manifests if one.run_id == info.run_id), None)
+        if manifest is None:
+            return table.slice(0, 0)
+        shards = pc.divide(table.column("row"), manifest.shard_rows)
+        hidden = pa.array(sorted(self._hidden[info.run_id]), pa.int64())
+        return table.filter(pc.invert(pc.is_in(shards, hidden)))
 
     def _measured_by(self, evaluation_ids: Sequence[str]) -> pa.Table:
         known = {info.evaluation_id: info for info in self.evaluations}
         for evaluation_id in evaluation_ids:
             if evaluation_id not in known:
                 raise ArchiveKeyError(f"{self.url} has no published evaluation {evaluation_id}: see evaluations")
-        wanted = [read_measurements(self._store, known[one]) for one in dict.fromkeys(evaluation_ids)]
+        wanted = [self._measured_in(known[one]) for one in dict.fromkeys(evaluation_ids)]
         return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *wanted])
 
     @cached_property
-    def _tables(self) -> list[list[pa.Table]]:
-        return [read_row_tables(self._store, manifest) for manifest in self._manifests]
-
-    @cached_property
-    def _run_of_row(self) -> NDArray[np.int64]:
-        lengths = [sum(table.num_rows for table in tables) for tables in self._tables]
-        return np.repeat(np.arange(len(lengths)), lengths)
-
-    @cached_property
-    def _row_in_run(self) -> NDArray[np.int64]:
-        return np.asarray(self._rows.column("row").to_numpy(), dtype=np.int64)
-
-    @cached_property
-    def _status(self) -> list[str]:
-        statuses: list[str] = self._rows.column("status").to_pylist()
-        return statuses
+    def _hidden(self) -> dict[str, frozenset[int]]:
+        """Retired shards by run."""
+        return hidden_shards(self._store, self._manifests)
 
     def _runs_of(self, method: str) -> list[int]:
         runs = [i for i, one in enumerate(self._manifests) if method in (one.method, one.method_digest)]
@@ -452,44 +474,50 @@ class Archive:
             raise ArchiveKeyError(f"{self.url} has no published run of method {method}: it has {known}")
         return runs
 
-    def _indices_of(self, method: str) -> dict[str, list[int]]:
-        """Image id to the indices of its rows of one method, the newest last."""
-        if method not in self._indices:
-            runs = self._runs_of(method)
-            indices = np.flatnonzero(np.isin(self._run_of_row, runs))
-            ids = self._rows.column("image_id").take(pa.array(indices)).to_pylist()
-            found: dict[str, list[int]] = {}
-            for image_id, index in zip(ids, indices.tolist(), strict=True):
-                found.setdefault(image_id, []).append(index)
-            self._indices[method] = found
-        return self._indices[method]
+    def _places(self, image_ids: Sequence[str], method: str) -> list[tuple[int, int]]:
+        """Number of the run, and row in its arrays, where each image's code stands."""
+        runs = self._runs_of(method)
+        found = self._rows.of_images(image_ids, runs)
+        for image_id in image_ids:
+            if image_id not in found:
+                raise ArchiveKeyError(f"{self.url} has no image {image_id} of method {method}: see rows() for the ids")
+        places = {image_id: rows[-1] for image_id, rows in found.items()}
+        seen = {image_id: {image_id} for image_id in places}
+        while duplicates := {name: one for name, one in places.items() if one.status == DUPLICATE}:
+            originals = self._rows.of_images([str(one.duplicate_of) for one in duplicates.values()], runs)
+            for image_id, one in duplicates.items():
+                original = self._original(one, originals.get(str(one.duplicate_of), []), method)
+                if original.image_id in seen[image_id]:
+                    raise CorruptArchiveError(f"{self.url}: image {image_id} is a duplicate of itself: run it again")
+                seen[image_id].add(original.image_id)
+                places[image_id] = original
+        for image_id in image_ids:
+            self._check_ok(image_id, places[image_id], method)
+        return [(places[image_id].run, places[image_id].row) for image_id in image_ids]
 
-    def _row(self, index: int) -> dict[str, Any]:
-        row: dict[str, Any] = self._rows.slice(index, 1).to_pylist()[0]
-        return row
+    def _original(self, one: RowPlace, candidates: list[RowPlace], method: str) -> RowPlace:
+        """The row that a duplicate's row stands for.
 
-    def _place(self, image_id: str, method: str) -> tuple[int, int]:
-        """Number of the run, and row in its arrays, where an image's code stands."""
-        indices = self._indices_of(method)
-        if image_id not in indices:
-            raise ArchiveKeyError(f"{self.url} has no image {image_id} of method {method}: see rows() for the ids")
-        index, seen = indices[image_id][-1], {image_id}
-        while self._status[index] == DUPLICATE:
-            index = self._original(index, method)
-            original = self._row(index)["image_id"]
-            if original in seen:
-                raise CorruptArchiveError(f"{self.url}: image {image_id} is a duplicate of itself: run it again")
-            seen.add(original)
-        if self._status[index] != OK:
-            row = self._row(index)
-            also = "" if row["image_id"] == image_id else f" (it has the content of {row['image_id']})"
-            sentence = f": {row['message']}" if row["message"] else ""
+        In the same run if it is there, else the newest of the same content, else the newest.
+        """
+        if not candidates:
             raise ArchiveKeyError(
-                f"image {image_id}{also} has no code of method {method}: it {row['status']} in run "
-                f"{row['run_id']}, "
-                f"reason {row['reason']}{sentence}"
+                f"image {one.image_id} is a duplicate of {one.duplicate_of}, of which {self.url} has "
+                f"no row of method {method}: run that image"
             )
-        return int(self._run_of_row[index]), int(self._row_in_run[index])
+        in_run = [row for row in candidates if row.run == one.run]
+        same_content = [row for row in candidates if row.digest == one.digest]
+        return (in_run or same_content or candidates)[-1]
+
+    def _check_ok(self, image_id: str, row: RowPlace, method: str) -> None:
+        if row.status == OK:
+            return
+        also = "" if row.image_id == image_id else f" (it has the content of {row.image_id})"
+        sentence = f": {row.message}" if row.message else ""
+        raise ArchiveKeyError(
+            f"image {image_id}{also} has no code of method {method}: it {row.status} in run "
+            f"{row.run_id}, reason {row.reason}{sentence}"
+        )
 
     def _inverted(self, run: int, row: int) -> tuple[int, int]:
         """The place of the inversion: of an edit that of its subject, whose rows are its own."""
@@ -500,50 +528,28 @@ class Archive:
         if found is None:
             raise CorruptArchiveError(
                 f"{self.url}: run {self._manifests[run].run_id} edits run {subject.run_id}, which is gone: "
-                "restore it from a copy"
+                f"{HOW_TO_REPAIR}"
             )
         return found, row
 
     def _image(self, run: int, row: int) -> bytes:
         run_id, name = self._manifests[run].run_id, image_name(row)
-        if name not in self._objects[run].sizes:
+        if name not in self._objects[run].files:
             raise ArchiveKeyError(f"run {run_id} kept no image of row {row}: make it from codes and noise")
-        key = f"{run_prefix(run_id)}/{name}"
-        try:
-            return self._store.get(key)
-        except ArchiveNotFoundError as error:
-            raise CorruptArchiveError(f"{self._store.join(key)} is missing: restore it from a copy") from error
+        return read_checked(self._store, f"{run_prefix(run_id)}/{name}", self._objects[run].files[name])
 
-    def _original(self, index: int, method: str) -> int:
-        """Index of the row that a duplicate's row stands for.
-
-        In the same run if it is there, else the newest of the same content, else the newest.
-        """
-        row = self._row(index)
-        candidates = self._indices_of(method).get(row["duplicate_of"], [])
-        if not candidates:
-            raise ArchiveKeyError(
-                f"image {row['image_id']} is a duplicate of {row['duplicate_of']}, of which {self.url} has "
-                "no row "
-                f"of method {method}: run that image"
-            )
-        in_run = [one for one in candidates if self._run_of_row[one] == self._run_of_row[index]]
-        same_content = [one for one in candidates if self._row(one)["digest"] == row["digest"]]
-        return (in_run or same_content or candidates)[-1]
-
-    def _ok_codes(self, method: str) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
-        """Row indices and codes of every image's newest ok row, block by block."""
-        newest = sorted(indices[-1] for indices in self._indices_of(method).values())
-        indices = np.array([index for index in newest if self._status[index] == OK], dtype=np.int64)
-        rows = self._row_in_run[indices]
+    def _ok_codes(self, method: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Places and codes of every image's newest ok row, block by block."""
+        runs = self._runs_of(method)
+        places, run_of, rows = self._rows.newest_ok(runs)
         block = max(_BLOCK_VALUES // (self.geometry.num_ws * self.geometry.w_dim), 1)
-        for run in self._runs_of(method):
-            of_run = self._run_of_row[indices] == run
-            for shard, places in self._by_shard(run, rows[of_run]):
-                for start in range(0, len(places), block):
-                    part = places[start : start + block]
+        for run in runs:
+            of_run = run_of == run
+            for shard, chosen in self._by_shard(run, rows[of_run]):
+                for start in range(0, len(chosen), block):
+                    part = chosen[start : start + block]
                     values = self._read(run, W_PLUS, shard, rows[of_run][part])
-                    yield indices[of_run][part].tolist(), values.astype(np.float64)
+                    yield places[of_run][part], values.astype(np.float64)
 
     def _gather(self, places: list[tuple[int, int]], name: str, shape: tuple[int, ...]) -> Floats:
         """Values of an array at (run, row) places, [N, *shape], each shard opened once."""
@@ -556,21 +562,25 @@ class Archive:
                 values[of_run[part]] = self._read(run, name, shard, rows[of_run[part]])
         return values
 
-    def _by_shard(self, run: int, rows: NDArray[np.int64]) -> Iterable[tuple[int, NDArray[np.int64]]]:
+    def _by_shard(self, run: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Shards, and the places in `rows` that lie in each, in their order."""
         shards = rows // self._manifests[run].shard_rows
-        return [(shard, np.flatnonzero(shards == shard)) for shard in np.unique(shards).tolist()]
+        order = np.argsort(shards, kind="stable")
+        numbers, starts = np.unique(shards[order], return_index=True)
+        parts = np.split(order, starts[1:]) if len(rows) else []
+        yield from zip(numbers.tolist(), parts, strict=True)
 
     def _read(self, run: int, name: str, shard: int, rows: NDArray[np.int64]) -> Floats:
         array = self._array(run, name)
         run_id = self._manifests[run].run_id
         chunk = chunk_name(name, shard, array.ndim)
-        if chunk not in self._objects[run].sizes:
+        if chunk not in self._objects[run].files:
             raise ArchiveKeyError(f"run {run_id} kept no {name} for shard {shard}: ask for a run that did")
         return read_rows(array, rows, self._store.join(f"{run_prefix(run_id)}/{chunk}"))
 
     def _array(self, run: int, name: str) -> zarr.Array[Any]:
         if (run, name) not in self._arrays:
-            if f"{name}/zarr.json" not in self._objects[run].sizes:
+            if f"{name}/zarr.json" not in self._objects[run].files:
                 raise ArchiveKeyError(f"run {self._manifests[run].run_id} has no array {name}")
             self._arrays[run, name] = open_published(self._objects[run], name)
         return self._arrays[run, name]

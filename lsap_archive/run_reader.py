@@ -10,11 +10,15 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
-from lsap_archive.errors import ArchiveMismatchError
-from lsap_archive.layout import W_PLUS, Geometry, noise_name, rows_name, run_prefix
-from lsap_archive.published import read_header, read_manifest, read_row_files
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.layout import IMAGES_NAME, W_PLUS, Geometry, noise_name, rows_name, run_prefix
+from lsap_archive.published import read_checked_table, read_header, read_manifest, read_row_files
+from lsap_archive.retirement import hidden_shards
+from lsap_archive.schema import FAILED, IMAGES_SCHEMA, conform_rows
 from lsap_archive.store import Store
 from lsap_archive.zarr_shards import Floats, PublishedObjects, open_published, read_rows
+
+RETIRED = "retired"
 
 
 class RunReader:
@@ -24,15 +28,16 @@ class RunReader:
         store: the archive's objects.
         manifest: what the run is, and what it consists of.
         geometry: sizes of the generator's inputs.
+        hidden: retired shards. Their images are there, as failed ones of reason "retired", without codes: whoever
+            works through the run finds nothing to do in them.
     """
 
     def __init__(self, store: Store, run_id: str, geometry: Geometry) -> None:
         self.store = store
         self.manifest = read_manifest(store, run_id)
         self.geometry = geometry
-        self._objects = PublishedObjects(
-            store, run_prefix(run_id), {file.name: file.size for file in self.manifest.files}
-        )
+        self.hidden = hidden_shards(store, [self.manifest])[run_id]
+        self._objects = PublishedObjects(store, run_prefix(run_id), self.manifest.files)
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def __repr__(self) -> str:
@@ -60,9 +65,7 @@ class RunReader:
         self._check(part)
         size = self.manifest.shard_rows
         shards = range(part.start // size, -(-part.stop // size))
-        names = {rows_name(shard) for shard in shards}
-        files = [file for file in self.manifest.files if file.name in names]
-        table = pa.concat_tables(read_row_files(self.store, self.manifest.run_id, files))
+        table = pa.concat_tables([self._rows_of(shard) for shard in shards])
         return table.slice(part.start - shards.start * size, len(part))
 
     def codes(self, part: range) -> Floats:
@@ -85,7 +88,7 @@ class RunReader:
         """
         if self._subject is not None:
             return self._subject.noise(part)
-        if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.sizes):
+        if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.files):
             return None
         return [self._values(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
 
@@ -94,12 +97,51 @@ class RunReader:
         subject = self.manifest.subject
         return None if subject is None else RunReader(self.store, subject.run_id, self.geometry)
 
+    @cached_property
+    def _images(self) -> pa.Table:
+        stored = next(file for file in self.manifest.files if file.name == IMAGES_NAME)
+        key = f"{run_prefix(self.manifest.run_id)}/{IMAGES_NAME}"
+        return read_checked_table(self.store, key, stored, IMAGES_SCHEMA)
+
+    def _is_hidden(self, shard: int) -> bool:
+        return shard in self.hidden or shard not in self.manifest.own_shards
+
+    def _rows_of(self, shard: int) -> pa.Table:
+        run_id, size = self.manifest.run_id, self.manifest.shard_rows
+        if not self._is_hidden(shard):
+            name = rows_name(shard)
+            files = [file for file in self.manifest.files if file.name == name]
+            if not files:
+                where = self.store.join(f"{run_prefix(run_id)}/{name}")
+                raise CorruptArchiveError(f"{where} is not in the run's manifest: {HOW_TO_REPAIR}")
+            return read_row_files(self.store, run_id, files)[0]
+        planned = self._images.slice(shard * size, size)
+        constants = {"status": FAILED, "reason": RETIRED, "message": "its shard is retired"}
+        rows = pa.table({name: [value] * planned.num_rows for name, value in constants.items()})
+        manifest = self.manifest
+        return conform_rows(
+            rows,
+            planned=planned,
+            run_id=run_id,
+            method=manifest.method,
+            shard=shard,
+            attempt=RETIRED,
+            subject=manifest.subject,
+        )
+
     def _values(self, name: str, part: range) -> Floats:
         self._check(part)
         if name not in self._arrays:
             self._arrays[name] = open_published(self._objects, name)
-        where = self.store.join(f"{run_prefix(self.manifest.run_id)}/{name}")
-        return read_rows(self._arrays[name], np.arange(part.start, part.stop, dtype=np.int64), where)
+        array, size = self._arrays[name], self.manifest.shard_rows
+        values = np.full((len(part), *array.shape[1:]), np.nan, dtype=np.float32)
+        for shard in range(part.start // size, -(-part.stop // size)):
+            if self._is_hidden(shard):
+                continue
+            rows = np.arange(max(part.start, shard * size), min(part.stop, (shard + 1) * size), dtype=np.int64)
+            where = self.store.join(f"{run_prefix(self.manifest.run_id)}/{name} of shard {shard}")
+            values[rows - part.start] = read_rows(array, rows, where)
+        return values
 
     def _check(self, part: range) -> None:
         if part.step != 1 or not 0 <= part.start < part.stop <= self.manifest.num_rows:

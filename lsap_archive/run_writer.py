@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lsap_archive.concurrency import in_threads
 from lsap_archive.documents import as_json, decode_document, now, sha256_of
 from lsap_archive.errors import (
+    HOW_TO_REPAIR,
     ArchiveMismatchError,
     ArchiveNotFoundError,
     CorruptArchiveError,
@@ -24,12 +26,14 @@ from lsap_archive.errors import (
 )
 from lsap_archive.layout import (
     IMAGES_NAME,
+    MANIFEST_NAME,
     W_PLUS,
     Geometry,
     attempt_name,
     checked_name,
     commit_key,
     commit_prefix,
+    copy_name,
     image_name,
     manifest_key,
     plan_key,
@@ -40,10 +44,12 @@ from lsap_archive.layout import (
 from lsap_archive.manifest import Manifest, ShardCommit, StoredObject
 from lsap_archive.plan import images_digest
 from lsap_archive.published import (
+    check_owner,
     describe,
     digest_or_none,
-    in_threads,
+    is_vital,
     measured_object,
+    read_checked,
     read_header,
     read_manifest,
 )
@@ -57,9 +63,10 @@ from lsap_archive.schema import (
     from_parquet,
     to_parquet,
 )
+from lsap_archive.sequence import given_sequence, next_sequence
 from lsap_archive.store import Store
 from lsap_archive.subject import Subject
-from lsap_archive.zarr_shards import ArrayLayout, Floats, array_layouts, chunk_of, encode_shard
+from lsap_archive.zarr_shards import ArrayLayout, Floats, array_layouts, chunk_of, encode_shard, shard_checksums
 
 
 class RunWriter:
@@ -71,7 +78,7 @@ class RunWriter:
         generator: as in ArchiveWriter.
         geometry: sizes of the generator's inputs.
         plan: plan.json (run_id, method, method_digest, config, provenance, num_rows, shard_rows, num_shards,
-            trace_steps, trace_terms).
+            trace_steps, trace_terms, and shards where the run has not all of its subject's).
         subject: of an edit run, what it edits; None for an inversion.
         layouts: the run's arrays by name.
     """
@@ -89,6 +96,10 @@ class RunWriter:
             raise ArchiveNotFoundError(
                 f"{store.url} has no run {run_id}: start it with ArchiveWriter.start_run"
             ) from error
+        if self.plan.get("run_id") != run_id:
+            raise CorruptArchiveError(
+                f"{store.join(key)} is the plan of run {self.plan.get('run_id')}: {HOW_TO_REPAIR}"
+            )
         self.subject = Subject.from_dict(self.plan.get("subject"))
         self.layouts = array_layouts(
             geometry,
@@ -109,7 +120,11 @@ class RunWriter:
             ArchiveNotFoundError: no such archive or run.
             StoreUnavailableError: the store does not answer or refuses.
         """
-        store = Store.from_url(url, storage_options)
+        return cls.of(Store.from_url(url, storage_options), run_id)
+
+    @classmethod
+    def of(cls, store: Store, run_id: str) -> RunWriter:
+        """A run that was started, of an archive's store; as `open`."""
         generator, geometry = read_header(store)
         return cls(store, run_id, generator, geometry)
 
@@ -129,6 +144,12 @@ class RunWriter:
         return int(self.plan["num_shards"])
 
     @property
+    def own_shards(self) -> tuple[int, ...]:
+        """Numbers of the shards that it has: all, but of an edit run that makes up for retired ones only those."""
+        shards = self.plan.get("shards")
+        return tuple(range(self.num_shards)) if shards is None else tuple(shards)
+
+    @property
     def is_published(self) -> bool:
         """Whether readers see the run."""
         return self.store.exists(manifest_key(self.run_id))
@@ -143,7 +164,7 @@ class RunWriter:
         key = f"{self._prefix}/{IMAGES_NAME}"
         table = from_parquet(self.store.get(key), IMAGES_SCHEMA, self.store.join(key))
         if images_digest(table) != self.plan["images_digest"]:
-            raise CorruptArchiveError(f"{self.store.join(key)} does not hold the planned images: start a new run")
+            raise CorruptArchiveError(f"{self.store.join(key)} does not hold the planned images: {HOW_TO_REPAIR}")
         return table
 
     def rows_of(self, shard: int) -> range:
@@ -152,8 +173,10 @@ class RunWriter:
         Raises:
             ArchiveMismatchError: no such shard.
         """
-        if not 0 <= shard < self.num_shards:
-            raise ArchiveMismatchError(f"run {self.run_id} has shards 0 to {self.num_shards - 1}, not {shard}")
+        if shard not in self.own_shards:
+            raise ArchiveMismatchError(
+                f"run {self.run_id} has shards {self.own_shards[0]} to {self.own_shards[-1]}, not {shard}"
+            )
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
 
     def planned_rows(self, shard: int) -> pa.Table:
@@ -166,9 +189,13 @@ class RunWriter:
         keys = self.store.keys(commit_prefix(self.run_id))
         return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys}
 
+    def is_committed(self, shard: int) -> bool:
+        """Whether some attempt has won the shard."""
+        return self.store.exists(commit_key(self.run_id, shard))
+
     def missing_shards(self) -> list[int]:
         """Shards that still need work, in order."""
-        return sorted(set(range(self.num_shards)) - self.committed_shards())
+        return sorted(set(self.own_shards) - self.committed_shards())
 
     def commit_of(self, shard: int) -> ShardCommit:
         """Which attempt won a shard.
@@ -209,7 +236,7 @@ class RunWriter:
             StoreUnavailableError: the store does not answer or refuses; the same call may be tried again.
         """
         self.rows_of(shard)
-        if self.store.exists(commit_key(self.run_id, shard)):
+        if self.is_committed(shard):
             return False
         staged = self.stage(shard, arrays, rows, attempt, images=images)
         if not self.commit(staged):
@@ -249,9 +276,11 @@ class RunWriter:
             layout = self.layouts[name]
             kept = np.array(values, dtype=np.float32)  # a copy: the caller's array stays as it is
             kept[~is_ok] = np.nan
-            data = encode_shard(self._array_metadata(name), shard, kept)
+            metadata = self._array_metadata(name)
+            data = encode_shard(metadata, shard, kept)
             if data is not None:
-                objects.append(self._stage_object(folder, chunk_of(layout, shard), data))
+                checksums = shard_checksums(metadata, data)
+                objects.append(self._stage_object(folder, chunk_of(layout, shard), data, checksums))
         for row, png in images:
             self._check_image(row, is_ok, shard)
             objects.append(self._stage_object(folder, image_name(row), png))
@@ -293,8 +322,7 @@ class RunWriter:
             if not self.is_published:  # publishing removes the staged objects: then all was promoted before
                 raise CorruptArchiveError(
                     f"{self.store.url}/{self._prefix}/{stored.staged} is gone and {stored.name} needs it: "
-                    "delete "
-                    f"the shard's marker below {commit_prefix(self.run_id)} and run the shard again"
+                    f"{HOW_TO_REPAIR}"
                 ) from error
 
     def promote_committed(self) -> list[str]:
@@ -330,27 +358,80 @@ class RunWriter:
             IncompleteRunError: shards are missing; the message names them.
             CorruptArchiveError: an object is not what was committed and its staged copy cannot repair it.
         """
-        published = self.is_published
-        if not published:
+        won = False
+        if not self.is_published and not self._publish_from_copy():
             missing = self.missing_shards()
             if missing:
                 raise IncompleteRunError(
-                    f"run {self.run_id} lacks {len(missing)} of {self.num_shards} shards "
+                    f"run {self.run_id} lacks {len(missing)} of {len(self.own_shards)} shards "
                     f"({_some(missing)}): run these shards, then publish"
                 )
-        won = False
-        if not published:
-            commits = in_threads(self.commit_of, range(self.num_shards))
-            try:
-                files = self._verified_files(commits)
-            except CorruptArchiveError:
-                if not self.is_published:  # a second coordinator may have published and cleaned up meanwhile
-                    raise
-            else:
-                manifest = self._new_manifest(commits, files, summary)
-                won = self.store.create(manifest_key(self.run_id), manifest.encode())
+            won = self._publish_new(summary)
+        self.keep_copies()
         self.store.delete_folder(staging_prefix(self.run_id))
+        self.store.delete_temporary(self._prefix)
         return won
+
+    def _publish_new(self, summary: Mapping[str, Any]) -> bool:
+        commits = in_threads(self.commit_of, self.own_shards)
+        try:
+            files = self._verified_files(commits)
+        except CorruptArchiveError:
+            if not self.is_published:  # a second coordinator may have published and cleaned up meanwhile
+                raise
+            return False
+        sequence = next_sequence(self.store, self.run_id)
+        manifest = self._new_manifest(commits, files, summary, created=now(), sequence=sequence)
+        return self.store.create(manifest_key(self.run_id), manifest.encode())
+
+    def manifest_of_markers(self) -> Manifest:
+        """The manifest of a published run put together once more, for repair; without what the flow had to say.
+
+        Raises:
+            ArchiveNotFoundError, CorruptArchiveError: a commit marker is missing or damaged.
+        """
+        commits = in_threads(self.commit_of, self.own_shards)
+        files = [*self._fixed_objects(), *(stored for commit in commits for stored in commit.objects)]
+        newest = max(commit.created for commit in commits)
+        return self._new_manifest(commits, files, {}, created=newest, sequence=given_sequence(self.store, self.run_id))
+
+    def keep_copies(self) -> list[str]:
+        """Keep once more what the whole run hangs on, where that was not done: manifest, plan, images and metadata.
+
+        Without them no code can be read, and they are small beside the codes. Anybody may do it, any number of times.
+
+        Returns:
+            Names of the objects that were copied.
+
+        Raises:
+            CorruptArchiveError: one of them is damaged and has no copy.
+        """
+        key = manifest_key(self.run_id)
+        data = self.store.get(key)
+        manifest = check_owner(Manifest.decode(data, self.store.join(key)), self.run_id, self.store.join(key))
+        there = set(self.store.keys(f"{self._prefix}/_copy"))
+        vital = [file for file in manifest.files if is_vital(file.name)]
+        missing = [file for file in vital if f"{self._prefix}/{copy_name(file.name)}" not in there]
+        in_threads(self._keep_copy, missing)
+        copied = [file.name for file in missing]
+        if self.store.create(f"{self._prefix}/{copy_name(MANIFEST_NAME)}", data):
+            copied.append(MANIFEST_NAME)
+        return copied
+
+    def _keep_copy(self, stored: StoredObject) -> None:
+        data = read_checked(self.store, f"{self._prefix}/{stored.name}", stored)
+        self.store.create(f"{self._prefix}/{copy_name(stored.name)}", data)
+
+    def _publish_from_copy(self) -> bool:
+        """Put back the manifest of a run that was published and lost it; whether there was a copy."""
+        key = f"{self._prefix}/{copy_name(MANIFEST_NAME)}"
+        try:
+            data = self.store.get(key)
+        except ArchiveNotFoundError:
+            return False
+        check_owner(Manifest.decode(data, self.store.join(key)), self.run_id, self.store.join(key))
+        self.store.create(manifest_key(self.run_id), data)
+        return True
 
     def manifest(self) -> Manifest:
         """The run's manifest.
@@ -361,14 +442,20 @@ class RunWriter:
         return read_manifest(self.store, self.run_id)
 
     def _new_manifest(
-        self, commits: list[ShardCommit], files: list[StoredObject], summary: Mapping[str, Any]
+        self,
+        commits: list[ShardCommit],
+        files: list[StoredObject],
+        summary: Mapping[str, Any],
+        *,
+        created: str,
+        sequence: int,
     ) -> Manifest:
         key = plan_key(self.run_id)
         plan = measured_object(self.store, self._prefix, key.rsplit("/", 1)[1])
         kept = ("method", "method_digest", "config", "provenance", "num_rows", "shard_rows", "num_shards")
         return Manifest(
             run_id=self.run_id,
-            created=now(),
+            created=created,
             trace_steps=tuple(self.plan["trace_steps"]),
             trace_terms=tuple(self.plan["trace_terms"]),
             rows_by_status={status: sum(c.rows_by_status[status] for c in commits) for status in STATUSES},
@@ -378,16 +465,21 @@ class RunWriter:
             schema_version=SCHEMA_VERSION,
             subject=self.subject,
             files=tuple([plan, *files]),
+            sequence=sequence,
+            shards=None if self.plan.get("shards") is None else tuple(self.plan["shards"]),
             **{name: self.plan[name] for name in kept},
         )
 
     def _verified_files(self, commits: list[ShardCommit]) -> list[StoredObject]:
         """Every object of the run but the plan, each checked in full; wrong ones are promoted once more."""
-        fixed = [StoredObject(**stored) for stored in self.plan["objects"]]
+        fixed = self._fixed_objects()
         committed = [stored for commit in commits for stored in commit.objects]
         sizes = self.store.sizes(self._prefix)
         in_threads(lambda stored: self._verify_object(stored, sizes), [*fixed, *committed])
         return [*fixed, *committed]
+
+    def _fixed_objects(self) -> list[StoredObject]:
+        return [StoredObject.from_dict(stored, plan_key(self.run_id)) for stored in self.plan["objects"]]
 
     def _verify_object(self, stored: StoredObject, sizes: Mapping[str, int]) -> None:
         key = f"{self._prefix}/{stored.name}"
@@ -398,13 +490,12 @@ class RunWriter:
             found = digest_or_none(self.store, key)
         if found != wanted:
             raise CorruptArchiveError(
-                f"{self.store.url}/{key} is {describe(found)}, {describe(wanted)} was committed: "
-                "restore it from a copy, or start a new run"
+                f"{self.store.url}/{key} is {describe(found)}, {describe(wanted)} was committed: {HOW_TO_REPAIR}"
             )
 
-    def _stage_object(self, folder: str, name: str, data: bytes) -> StoredObject:
+    def _stage_object(self, folder: str, name: str, data: bytes, checksums: str = "") -> StoredObject:
         self.store.put(f"{self._prefix}/{folder}/{name}", data)
-        return StoredObject(name=name, size=len(data), sha256=sha256_of(data), staged=f"{folder}/{name}")
+        return StoredObject(name, len(data), sha256_of(data), staged=f"{folder}/{name}", checksums=checksums)
 
     def _array_metadata(self, array: str) -> bytes:
         if array not in self._metadata:

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
 from lsap_archive.subject import Subject
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 OK, FAILED, DUPLICATE = "ok", "failed", "duplicate"
 STATUSES = (OK, FAILED, DUPLICATE)
+UNSETTLED = ("changed", "unreadable")
+"""Reasons of failed rows that say nothing of the planned content: the image was another one, or gone, at its turn."""
 
 
 def _needed(name: str, kind: Any) -> Any:
@@ -27,9 +29,14 @@ IMAGES_SCHEMA = pa.schema(
         _needed("image_id", pa.string()),
         _needed("uri", pa.string()),
         _needed("digest", pa.string()),
+        pa.field("version", pa.string()),
     ]
 )
-"""The plan of a run: which image has which row of the arrays, where it lies and the digest of its content."""
+"""The plan of a run: which image has which row of the arrays, where it lies and the digest of its content.
+
+version is what the listing of the storage told of it, such as size and time: while it stays the same at a uri, so does
+the content. It is null where the listing told nothing, and in plans of schema versions before 3.
+"""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -142,9 +149,9 @@ def count_by_status(rows: Any) -> dict[str, int]:
 
 
 def to_parquet(table: Any) -> bytes:
-    """The table as a Parquet file (zstd)."""
+    """The table as a Parquet file (zstd), whose pages have checksums: damage tells where no manifest names it yet."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -163,7 +170,7 @@ def from_parquet(data: bytes, schema: Any, name: str, columns: list[str] | None 
     """
     fields = list(schema) if columns is None else [schema.field(column) for column in columns]
     try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             there = set(file.schema_arrow.names)
             table = file.read(columns=[field.name for field in fields if field.name in there])
         arrays = [
@@ -171,7 +178,7 @@ def from_parquet(data: bytes, schema: Any, name: str, columns: list[str] | None 
             for field in fields
         ]
         missing = [field.name for field in fields if not field.nullable and field.name not in there]
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # a damaged footer may hold no text
         raise CorruptArchiveError(f"{name} is not a readable Parquet file: {_first_line(error)}") from error
     if missing:
         raise CorruptArchiveError(f"{name} lacks the columns {', '.join(missing)}")

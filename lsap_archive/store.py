@@ -1,4 +1,4 @@
-"""A folder of objects behind one URL: local disk, memory or S3, with the same promises.
+"""A folder of objects behind one URL: local disk, memory, S3, Google Cloud Storage or Azure, with the same promises.
 
 - `put` and `copy` are atomic: a reader sees the whole old object or the whole new one.
 - `create` is create-only: of any number of writers, in any processes, exactly one is told True.
@@ -9,37 +9,41 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import re
-import shutil
 import threading
 import time
-import traceback
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from lsap_archive.credentials import Secrets
 from lsap_archive.errors import (
     ArchiveError,
     ArchiveMismatchError,
     ArchiveNotFoundError,
     StoreUnavailableError,
 )
+from lsap_archive.file_systems import endpoint_of, open_file_system, refuse_credentials, scheme_of
+from lsap_archive.local_files import (
+    BLOCK_BYTES,
+    TEMPORARY,
+    copy_local,
+    create_local,
+    delete_local,
+    delete_temporary,
+    is_inside,
+    list_local,
+    write_local,
+)
+from lsap_archive.store_errors import describe, http_status, is_missing, is_taken, names_no_bucket
 
 T = TypeVar("T")
 
-_TEMPORARY = ".tmp-"
-_BLOCK_BYTES = 16 * 2**20
 _CONFLICT_TRIES = 8
 _MEMORY_LOCK = threading.RLock()  # fsspec's memory is one per process and has no lock of its own
-_PASSWORD_IN_URL = re.compile(r"[a-z0-9+]+://[^/@:]*:(.+)@")
-_SECRET_WORDS = ("secret", "password", "token", "credential")
 
 
 class Store:
@@ -54,8 +58,8 @@ class Store:
         self._kind = kind
         self._fs = fs
         self._root = root
-        self._secrets = tuple(_secrets(storage_options))
-        self._endpoint = _endpoint(storage_options)
+        self._secrets = Secrets(storage_options)
+        self._endpoint = endpoint_of(kind, storage_options)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -65,45 +69,35 @@ class Store:
         """The store at `url`; nothing is read or written yet.
 
         Args:
-            url: a local path, or file://, memory:// or s3://bucket/prefix.
-            storage_options: for s3, what s3fs takes (key, secret, endpoint_url, client_kwargs, ...). Without,
-                the credentials come from the environment, as for any S3 client.
+            url: a local path, or file://, memory://, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix.
+            storage_options: what the client takes (for s3: key, secret, endpoint_url, client_kwargs, ...). Without,
+                all comes from the environment, as for any client of that storage.
 
         Raises:
             ArchiveMismatchError: another scheme, no bucket, or credentials inside the URL.
             StoreUnavailableError: the package for the scheme is not installed, or refuses the options.
         """
         text = os.fspath(url)
-        scheme, separator, rest = text.partition("://")
-        if not separator or scheme == "file":
+        kind, (scheme, separator, rest) = scheme_of(text), text.partition("://")
+        if kind == "file":
             path = unquote(urlsplit(text).path) if separator else text
             if not path:
                 raise ArchiveMismatchError(f"{text!r} names no folder: give a path")
             root = str(Path(path).expanduser().absolute())
-            return cls(root, "file", LocalFileSystem(auto_mkdir=False), root, {})
-        if "@" in rest.partition("/")[0]:
+            return cls(root, kind, LocalFileSystem(auto_mkdir=False), root, {})
+        if kind not in ("memory", "s3", "gs", "az"):
             raise ArchiveMismatchError(
-                f"a {scheme}:// URL holds credentials before an '@': pass them as storage_options or environment"
+                f"{scheme}:// is not known: use a local path, file://, memory://, s3://, gs:// or az://"
             )
-        if scheme not in ("memory", "s3"):
-            raise ArchiveMismatchError(f"{scheme}:// is not known: use a local path, file://, memory:// or s3://")
+        refuse_credentials(text)
         if "?" in rest or "#" in rest:
             raise ArchiveMismatchError(f"a {scheme}:// URL holds '?' or '#': give bucket and prefix only")
-        root = rest.strip("/")
-        if not root or any(part in ("", ".", "..") for part in root.split("/")):
-            raise ArchiveMismatchError(f"{scheme}://{root} names no bucket and prefix: give {scheme}://name/prefix")
-        options = dict(storage_options or {}) if scheme == "s3" else {}
-        try:
-            extra = {"use_listings_cache": False} if scheme == "s3" else {}
-            fs = fsspec.filesystem(scheme, **{**options, **extra})
-        except ImportError as error:
-            raise StoreUnavailableError(f"{scheme}:// needs the package s3fs: pip install s3fs") from error
-        except (TypeError, ValueError) as error:
-            raise StoreUnavailableError(
-                f"the storage_options for {scheme}://{root} were refused ({type(error).__name__}): "
-                "give those that s3fs takes (key, secret, endpoint_url, client_kwargs)"
-            ) from None
-        return cls(f"{scheme}://{root}", scheme, fs, root, options)
+        rest = rest.strip("/")
+        if any(part in ("", ".", "..") for part in rest.split("/")):
+            raise ArchiveMismatchError(f"{scheme}://{rest} names no bucket and prefix: give {scheme}://name/prefix")
+        fs, path = open_file_system(f"{scheme}://{rest}", storage_options if kind != "memory" else None)
+        root = rest if kind == "memory" else path.strip("/")
+        return cls(f"{scheme}://{rest}", kind, fs, root, storage_options or {})
 
     def join(self, key: str) -> str:
         """URL of an object."""
@@ -118,7 +112,10 @@ class Store:
             StoreUnavailableError: the store does not answer or refuses.
         """
         path = self._path(key)
-        data: bytes = self._guard("read", key, lambda: self._fs.cat_file(path, start=start, end=end))
+        if start is not None and start < 0 and self._kind in ("gs", "az"):  # not every server there knows such ranges
+            start, end = max(0, self.size(key) + start), None
+        one_request = {"max_concurrency": 1} if self._kind == "s3" else {}  # else s3fs first asks for the size
+        data: bytes = self._guard("read", key, lambda: self._fs.cat_file(path, start=start, end=end, **one_request))
         return data
 
     def size(self, key: str) -> int:
@@ -159,8 +156,8 @@ class Store:
         """
         size = self.size(key) if size is None else size
         digest = hashlib.sha256()
-        for start in range(0, size, _BLOCK_BYTES):
-            digest.update(self.get(key, start, min(start + _BLOCK_BYTES, size)))
+        for start in range(0, size, BLOCK_BYTES):
+            digest.update(self.get(key, start, min(start + BLOCK_BYTES, size)))
         return size, digest.hexdigest()
 
     def put(self, key: str, data: bytes) -> None:
@@ -172,7 +169,7 @@ class Store:
         path = self._path(key)
         self._refuse_secrets(key, data)
         if self._kind == "file":
-            self._guard("write", key, lambda: _write_local(path, data))
+            self._guard("write", key, lambda: write_local(path, data))
         else:
             self._guard("write", key, lambda: self._fs.pipe_file(path, data))
 
@@ -188,20 +185,20 @@ class Store:
         path = self._path(key)
         self._refuse_secrets(key, data)
         if self._kind == "file":
-            return self._guard("write", key, lambda: _create_local(path, data))
+            return self._guard("write", key, lambda: create_local(path, data))
         for attempt in range(_CONFLICT_TRIES):
             try:
-                self._guard("write", key, lambda: self._fs.pipe_file(path, data, mode="create"), raw=_LOST_RACE)
-            except _LOST_RACE as error:
-                if _is_taken(error):
+                self._guard("write", key, lambda: self._fs.pipe_file(path, data, mode="create"), raw=(Exception,))
+            except Exception as error:  # each client says in its own way that the object is there
+                if is_taken(error):
                     return False
-                if _http_status(error) == 501:
+                if http_status(error) == 501:
                     raise StoreUnavailableError(
                         f"{self.url} cannot write create-only objects (If-None-Match): use a store that can, "
-                        "such as AWS S3, MinIO, Ceph, or a local disk"
+                        "such as AWS S3, MinIO, Ceph, Google Cloud Storage, Azure, or a local disk"
                     ) from error
-                if _http_status(error) != 409:  # 409: another conditional write of this key is under way
-                    raise self._translated("write", key, error) from self._safe(error)
+                if http_status(error) != 409:  # 409: another conditional write of this key is under way
+                    raise self._translated("write", key, error) from self._secrets.safe_cause(error)
                 time.sleep(0.05 * 2**attempt)
             else:
                 return True
@@ -216,7 +213,7 @@ class Store:
         """
         paths = self._path(source), self._path(target)
         if self._kind == "file":
-            self._guard("copy", source, lambda: _copy_local(*paths))
+            self._guard("copy", source, lambda: copy_local(*paths))
         else:
             self._guard("copy", source, lambda: self._fs.cp_file(*paths))
 
@@ -238,13 +235,23 @@ class Store:
         """
         path = self._path(prefix)
         if self._kind == "file":
-            self._guard("delete", prefix, lambda: _delete_local(path))
+            self._guard("delete", prefix, lambda: delete_local(path))
         elif self._kind == "memory":
             for key in self.keys(prefix):
                 self.delete(key)
         else:
             with contextlib.suppress(ArchiveNotFoundError):
                 self._guard("delete", prefix, lambda: self._fs.rm(path, recursive=True))
+
+    def delete_temporary(self, prefix: str) -> None:
+        """Remove half-written files that killed writers left under `prefix/`; nobody may be writing there.
+
+        Raises:
+            StoreUnavailableError: the store does not answer or refuses.
+        """
+        if self._kind == "file":
+            path = self._path(prefix)
+            self._guard("delete", prefix, lambda: delete_temporary(path))
 
     def keys(self, prefix: str = "") -> list[str]:
         """Keys of all objects under `prefix/`, sorted.
@@ -262,7 +269,7 @@ class Store:
         """
         path = self._path(prefix) if prefix else self._root
         if self._kind == "file":
-            found = self._guard("list", prefix, lambda: dict(_list_local(path)))
+            found = self._guard("list", prefix, lambda: dict(list_local(path)))
         else:
             nothing: dict[str, Any] = {}
             infos = self._guard("list", prefix, lambda: self._fs.find(path, detail=True), missing=nothing)
@@ -284,11 +291,16 @@ class Store:
 
     def _path(self, key: str) -> str:
         parts = key.split("/")
-        if any(part in ("", ".", "..") or part.startswith(_TEMPORARY) for part in parts):
+        if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts):
             raise ArchiveMismatchError(f"key {key!r} would leave {self.url}: name an object below it")
         if any(character in "\\?#*" or not character.isprintable() for character in key):
             raise ArchiveMismatchError(f"key {key!r} holds a character that not every store keeps: leave it out")
-        return f"{self._root}/{key}"
+        path = f"{self._root}/{key}"
+        if self._kind == "file" and not is_inside(path, self._root):
+            raise ArchiveMismatchError(
+                f"{path} is a link that leads out of {self.url}: put a real file or folder in its place"
+            )
+        return path
 
     def _guard(
         self,
@@ -309,157 +321,24 @@ class Store:
             translated = self._translated(verb, key, error)
             if missing is not None and isinstance(translated, ArchiveNotFoundError):
                 return missing
-            raise translated from self._safe(error)
+            raise translated from self._secrets.safe_cause(error)
 
     def _not_found(self, key: str) -> ArchiveNotFoundError:
         return ArchiveNotFoundError(f"{self.url}/{key} does not exist: check the URL, or write it first")
 
     def _translated(self, verb: str, key: str, error: BaseException) -> ArchiveError:
         where = f"{self.url}/{key}" if key else self.url
-        name = type(error).__name__
-        code = _error_code(error)
-        if code == "NoSuchBucket":
+        if names_no_bucket(error) or (is_missing(error) and verb == "write" and self._kind in ("gs", "az")):
             text = f"bucket {self._root.split('/')[0]} of {self.url} does not exist: create it or correct the URL"
-        elif isinstance(error, (FileNotFoundError, IsADirectoryError)):
+        elif is_missing(error):
             return self._not_found(key)
-        elif isinstance(error, PermissionError):
-            text = f"cannot {verb} {where}: permission denied; check the credentials and what they may do there"
-        elif "Credentials" in name:
-            text = f"cannot {verb} {where}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        elif "Connect" in name or "Timeout" in name or isinstance(error, TimeoutError):
-            text = f"cannot {verb} {where}: {self._endpoint} does not answer; check the network and endpoint_url"
         else:
-            detail = code or getattr(error, "strerror", None) or str(error)
-            text = f"cannot {verb} {where}: the store answered {name} ({detail}); check the store and try again"
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return StoreUnavailableError(text)
-
-    def _safe(self, error: BaseException) -> BaseException | None:
-        """The error as a cause to show, or None if it tells a secret, as an endpoint with a password may."""
-        told = "".join(traceback.format_exception_only(error)) + repr(error.__cause__)
-        return None if any(secret in told for secret in self._secrets) else error
+            text = f"cannot {verb} {where}: {describe(error, self._kind, self._endpoint)}"
+        return StoreUnavailableError(self._secrets.hide(text))
 
     def _refuse_secrets(self, key: str, data: bytes) -> None:
-        if not key.endswith(".json"):
-            return
-        for secret in self._secrets:
-            if len(secret) >= 8 and (secret.encode() in data or json.dumps(secret)[1:-1].encode() in data):
-                raise ArchiveMismatchError(
-                    f"{self.url}/{key} would hold a credential of storage_options: "
-                    "take it out of the run's config and provenance"
-                )
-
-
-_LOST_RACE = (FileExistsError, OSError)
-
-
-def _is_taken(error: BaseException) -> bool:
-    """Whether a create-only write was refused because the object is there (HTTP 412)."""
-    return isinstance(error, FileExistsError) or _http_status(error) == 412
-
-
-def _response(error: BaseException) -> dict[str, Any]:
-    for candidate in (error, error.__cause__):
-        response = getattr(candidate, "response", None)
-        if isinstance(response, dict):
-            return response
-    return {}
-
-
-def _http_status(error: BaseException) -> int:
-    return int(_response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _error_code(error: BaseException) -> str:
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
-    """Values of options whose names say that they are secret, and passwords inside URLs, at any depth."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _secrets(value)
-        elif isinstance(value, str) and value:
-            if any(word in str(name).lower() for word in _SECRET_WORDS):
-                yield value
-            password = _PASSWORD_IN_URL.match(value)
-            if password:
-                yield password[1]
-
-
-def _endpoint(options: Mapping[str, Any]) -> str:
-    client = options.get("client_kwargs")
-    url = options.get("endpoint_url") or (client.get("endpoint_url") if isinstance(client, Mapping) else None)
-    parts = urlsplit(str(url)) if url else None
-    if parts is None or not parts.hostname:
-        return "the object store"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-@contextlib.contextmanager
-def _temporary(path: str) -> Iterator[str]:
-    """Name of a temporary file beside `path`, in a folder that exists; removed at the end if still there."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    name = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        yield name
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _write_synced(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_local(path: str, data: bytes) -> None:
-    with _temporary(path) as name:
-        _write_synced(name, data)
-        os.replace(name, path)
-
-
-def _create_local(path: str, data: bytes) -> bool:
-    with _temporary(path) as name:
-        _write_synced(name, data)
-        try:
-            os.link(name, path)
-        except FileExistsError:
-            return False
-    return True
-
-
-def _copy_local(source: str, target: str) -> None:
-    with open(source, "rb") as file, _temporary(target) as name:
-        with open(name, "wb") as copy:
-            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.replace(name, target)
-
-
-def _list_local(path: str) -> Iterator[tuple[str, int]]:
-    """Path and size of every file below; what vanishes meanwhile is left out, what is unreadable is not."""
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _list_local(entry.path)
-        elif not entry.name.startswith(_TEMPORARY):
-            with contextlib.suppress(FileNotFoundError):
-                yield entry.path, entry.stat().st_size
-
-
-def _delete_local(path: str) -> None:
-    for folder, _, names in os.walk(path, topdown=False):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
-        with contextlib.suppress(OSError):  # another process removed it, or is just writing into it
-            os.rmdir(folder)
+        if key.endswith(".json") and self._secrets.in_document(data):
+            raise ArchiveMismatchError(
+                f"{self.url}/{key} would hold a credential of this process: "
+                "take it out of the run's config and provenance"
+            )

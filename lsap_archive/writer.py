@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from lsap_archive.documents import decode_document, encode_document, now
+import pyarrow as pa
+
+from lsap_archive.concurrency import in_threads
+from lsap_archive.documents import decode_document, encode_document, now, sha256_of
 from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
 from lsap_archive.evaluations import EvaluationPlan, EvaluationWriter, start_evaluation
 from lsap_archive.layout import (
@@ -14,19 +17,23 @@ from lsap_archive.layout import (
     FORMAT_VERSION,
     IMAGES_NAME,
     RUNS_PREFIX,
+    VERSIONS_PREFIX,
     Geometry,
     anchor_key,
     calibration_key,
+    manifest_key,
     plan_key,
     report_key,
     run_prefix,
+    versions_key,
 )
-from lsap_archive.plan import RunPlan, first_difference, images_digest
-from lsap_archive.published import in_threads, measured_object, read_header, read_row_tables
+from lsap_archive.plan import PlannedRow, RunPlan, first_difference, images_digest, planned_table
+from lsap_archive.published import measured_object, read_header, read_row_tables
+from lsap_archive.retirement import is_retired
 from lsap_archive.run_writer import RunWriter
 from lsap_archive.schema import IMAGES_SCHEMA, STATUSES, from_parquet, to_parquet
 from lsap_archive.store import Store
-from lsap_archive.zarr_shards import array_layouts, group_metadata
+from lsap_archive.zarr_shards import run_metadata
 
 
 class ArchiveWriter:
@@ -113,18 +120,7 @@ class ArchiveWriter:
         if not store.exists(plan_key(plan.run_id)):
             if plan.subject is not None:
                 self._check_subject(plan)
-            layouts = array_layouts(self.geometry, plan.trace_steps, plan.trace_terms, has_noise=plan.subject is None)
-            attributes: dict[str, Any] = {
-                "run_id": plan.run_id,
-                "method": plan.method,
-                "method_digest": plan.method_digest,
-                "generator_digest": self.generator["digest"],
-                "trace_steps": list(plan.trace_steps),
-                "trace_terms": list(plan.trace_terms),
-            }
-            if plan.subject is not None:
-                attributes["subject"] = plan.subject.to_dict()
-            objects = group_metadata(layouts.values(), plan.num_rows, plan.shard_rows, attributes)
+            objects = run_metadata(plan, self.geometry, self.generator["digest"])
             objects[IMAGES_NAME] = to_parquet(plan.table())
             for name, data in objects.items():
                 if not store.create(f"{prefix}/{name}", data):
@@ -166,14 +162,18 @@ class ArchiveWriter:
             return None
 
     def runs(self) -> list[RunWriter]:
-        """Every run that has a plan, by id."""
+        """Every run that has a plan and is not retired, by id."""
 
         def run_or_none(run_id: str) -> RunWriter | None:
-            if not self.store.exists(plan_key(run_id)):
+            if not self.store.exists(plan_key(run_id)) or is_retired(self.store, run_id):
                 return None
             return RunWriter(self.store, run_id, self.generator, self.geometry)
 
         return [run for run in in_threads(run_or_none, self.store.folders(RUNS_PREFIX)) if run]
+
+    def is_taken(self, run_id: str) -> bool:
+        """Whether a run of this id is published or retired: another one with its plan needs another id."""
+        return self.store.exists(manifest_key(run_id)) or is_retired(self.store, run_id)
 
     def unfinished_runs(self, method_digest: str | None = None) -> list[RunWriter]:
         """Runs that were planned and are not published, by id.
@@ -198,13 +198,23 @@ class ArchiveWriter:
         of_method = [run for run in self.runs() if run.plan["method_digest"] == method_digest]
         manifests = in_threads(RunWriter.manifest, [run for run in of_method if run.is_published])
         found: dict[str, str] = {}
-        for manifest in sorted(manifests, key=lambda one: (one.created, one.run_id)):
+        for manifest in sorted(manifests, key=lambda one: one.order):
             for table in read_row_tables(self.store, manifest, ["image_id", "digest", "status"]):
                 for image_id, digest, status in zip(*(column.to_pylist() for column in table), strict=True):
                     found.pop(image_id, None)
                     if status in statuses:
                         found[image_id] = digest
         return found
+
+    def keep_versions(self, images: Sequence[PlannedRow]) -> None:
+        """Keep that these images, which no new run needs, lie where they lie in these versions; see `versions`."""
+        data = to_parquet(planned_table(images))
+        self.store.create(versions_key(sha256_of(data)[:32]), data)
+
+    def versions(self) -> Iterator[pa.Table]:
+        """What `keep_versions` has kept, in IMAGES_SCHEMA, a table at a time."""
+        for key in sorted(self.store.keys(VERSIONS_PREFIX)):
+            yield from_parquet(self.store.get(key), IMAGES_SCHEMA, self.store.join(key))
 
     def put_anchor(self, digest: str, data: bytes) -> bool:
         """Keep an anchor (bytes of an .npz file). The first one of a digest stays.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 from collections.abc import AsyncIterator, Collection, Iterable
@@ -14,11 +15,12 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.abc.store import Store as ZarrStore
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
-from lsap_archive.errors import ArchiveNotFoundError, CorruptArchiveError, StoreUnavailableError
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError, StoreUnavailableError
 from lsap_archive.layout import (
     INNER_CHUNK_BYTES,
     INNER_CHUNK_ROWS,
@@ -28,9 +30,15 @@ from lsap_archive.layout import (
     chunk_name,
     noise_name,
 )
+from lsap_archive.manifest import Manifest, StoredObject
+from lsap_archive.plan import RunPlan
+from lsap_archive.published import read_checked
 from lsap_archive.store import Store
 
 Floats = NDArray[np.float32]
+
+_CHECKSUM_BYTES = 4
+_NO_CHUNK = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,44 @@ def encode_shard(metadata: bytes, shard: int, values: Floats) -> bytes | None:
     return blobs[0] if blobs else None
 
 
+def run_metadata(run: RunPlan | Manifest, geometry: Geometry, generator_digest: str) -> dict[str, bytes]:
+    """Every zarr.json of a run, by key relative to its folder: the same bytes from its plan and from its manifest."""
+    layouts = array_layouts(geometry, run.trace_steps, run.trace_terms, has_noise=run.subject is None)
+    attributes: dict[str, Any] = {
+        "run_id": run.run_id,
+        "method": run.method,
+        "method_digest": run.method_digest,
+        "generator_digest": generator_digest,
+        "trace_steps": list(run.trace_steps),
+        "trace_terms": list(run.trace_terms),
+    }
+    if run.subject is not None:
+        attributes["subject"] = run.subject.to_dict()
+    return group_metadata(layouts.values(), run.num_rows, run.shard_rows, attributes)
+
+
+def shard_checksums(metadata: bytes, blob: bytes) -> str:
+    """The CRC-32C of a shard's index and of each of its inner chunks, eight hexadecimal digits each.
+
+    They stand in the object itself, so they tell that a chunk is whole, and not that it is this shard's: for that a
+    manifest holds them as well. Chunks of nothing but NaN are not there.
+
+    Args:
+        metadata: the array's zarr.json.
+        blob: the object.
+    """
+    array, _ = _array_in_memory(metadata, {})
+    index = np.frombuffer(blob[-_index_bytes(array) : -_CHECKSUM_BYTES], dtype="<u8").reshape(-1, 2)
+    present = [(int(start), int(size)) for start, size in index if start != _NO_CHUNK]
+    found = [blob[start + size - _CHECKSUM_BYTES : start + size] for start, size in present]
+    return b"".join([blob[-_CHECKSUM_BYTES:], *found]).hex()
+
+
+def _index_bytes(array: zarr.Array[Any]) -> int:
+    """Size of a shard's index, its checksum included: offset and size of each inner chunk."""
+    return 16 * (_shard_rows(array) // int(array.chunks[0])) + _CHECKSUM_BYTES
+
+
 def decode_shard(metadata: bytes, shard: int, blob: bytes | None, name: str) -> Floats:
     """The values of a shard, [rows of the shard, ...]; checksums are checked.
 
@@ -130,9 +176,7 @@ def decode_shard(metadata: bytes, shard: int, blob: bytes | None, name: str) -> 
     try:
         return np.asarray(array[start : start + _shard_rows(array)], dtype=np.float32)
     except Exception as error:  # a damaged object can fail in any codec: checksum, index, shape
-        raise CorruptArchiveError(
-            f"{name} cannot be decoded ({_first_line(error)}): restore it from a copy or run the shard again"
-        ) from error
+        raise CorruptArchiveError(f"{name} cannot be decoded ({_first_line(error)}): {HOW_TO_REPAIR}") from error
 
 
 def read_rows(array: zarr.Array[Any], rows: NDArray[np.int64], name: str) -> Floats:
@@ -142,30 +186,32 @@ def read_rows(array: zarr.Array[Any], rows: NDArray[np.int64], name: str) -> Flo
         CorruptArchiveError: the shard's object is missing or damaged.
     """
     try:
+        first, last = int(rows.min()), int(rows.max())
+        if 2 * len(rows) > last - first:  # reading all between them takes less than half the time of choosing
+            return np.asarray(array[first : last + 1], dtype=np.float32)[rows - first]
         return np.asarray(array.oindex[rows], dtype=np.float32)
     except CorruptArchiveError:
         raise
     except (ValueError, IndexError, RuntimeError) as error:
-        raise CorruptArchiveError(
-            f"{name} cannot be decoded ({_first_line(error)}): run verify_archive, restore it from a copy"
-        ) from error
+        raise CorruptArchiveError(f"{name} cannot be decoded ({_first_line(error)}): {HOW_TO_REPAIR}") from error
 
 
 class PublishedObjects(ZarrStore):
     """The Zarr group of a published run, read-only: exactly the objects of its manifest.
 
     Zarr takes a missing object for one that holds only the fill value; here an object that the manifest names
-    and the store lacks is an error instead.
+    and the store lacks is an error instead. What is read is compared with the manifest: a whole object with its
+    SHA-256, a part of a shard with the checksums of its chunks, so that a sound object in another's place is noticed.
 
     Attributes:
-        sizes: name relative to the run's folder, and size in bytes, of each object.
+        files: what the manifest says of each object, by its name relative to the run's folder.
     """
 
-    def __init__(self, store: Store, prefix: str, sizes: dict[str, int]) -> None:
+    def __init__(self, store: Store, prefix: str, files: Iterable[StoredObject]) -> None:
         super().__init__(read_only=True)
         self._store = store
         self._prefix = prefix
-        self.sizes = dict(sizes)
+        self.files = {file.name: file for file in files}
 
     def __eq__(self, value: object) -> bool:
         if not isinstance(value, PublishedObjects):
@@ -184,12 +230,15 @@ class PublishedObjects(ZarrStore):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The object or a range of it; None if the manifest does not name it."""
-        if key not in self.sizes:
+        if key not in self.files:
             return None
         data = await asyncio.to_thread(self._read, key, byte_range)
         return prototype.buffer.from_bytes(data)
 
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
+        stored = self.files[key]
+        if byte_range is None:
+            return read_checked(self._store, f"{self._prefix}/{key}", stored)
         start: int | None = None
         end: int | None = None
         if isinstance(byte_range, RangeByteRequest):
@@ -197,14 +246,18 @@ class PublishedObjects(ZarrStore):
         elif isinstance(byte_range, OffsetByteRequest):
             start = byte_range.offset
         elif isinstance(byte_range, SuffixByteRequest):
-            start = max(self.sizes[key] - byte_range.suffix, 0)
+            start = max(stored.size - byte_range.suffix, 0)
+        where = f"{self._store.url}/{self._prefix}/{key}"
         try:
-            return self._store.get(f"{self._prefix}/{key}", start, end)
+            data = self._store.get(f"{self._prefix}/{key}", start, end)
         except ArchiveNotFoundError as error:
+            raise CorruptArchiveError(f"{where} is missing, the run's manifest names it: {HOW_TO_REPAIR}") from error
+        if stored.checksums and data[-_CHECKSUM_BYTES:].hex() not in _split(stored.checksums):
             raise CorruptArchiveError(
-                f"{self._store.url}/{self._prefix}/{key} is missing, the run's manifest names it: "
-                "restore it from a copy"
-            ) from error
+                f"{where} holds a chunk of checksum {data[-_CHECKSUM_BYTES:].hex()}, which the run's manifest does not "
+                f"name: {HOW_TO_REPAIR}"
+            )
+        return data
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -214,7 +267,7 @@ class PublishedObjects(ZarrStore):
 
     async def exists(self, key: str) -> bool:
         """Whether the manifest names the object."""
-        return key in self.sizes
+        return key in self.files
 
     async def set(self, key: str, value: Buffer) -> None:
         """Refused: what is published does not change."""
@@ -226,21 +279,26 @@ class PublishedObjects(ZarrStore):
 
     async def list(self) -> AsyncIterator[str]:
         """Names of all objects."""
-        for key in sorted(self.sizes):
+        for key in sorted(self.files):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Names that begin so."""
-        for key in sorted(self.sizes):
+        for key in sorted(self.files):
             if key.startswith(prefix):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names of what lies directly in a folder."""
         folder = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
-        inside = {key[len(folder) :].split("/")[0] for key in self.sizes if key.startswith(folder)}
+        inside = {key[len(folder) :].split("/")[0] for key in self.files if key.startswith(folder)}
         for name in sorted(inside):
             yield name
+
+
+@functools.lru_cache(maxsize=256)
+def _split(checksums: str) -> frozenset[str]:
+    return frozenset(checksums[start : start + 8] for start in range(0, len(checksums), 8))
 
 
 def open_published(objects: PublishedObjects, name: str) -> zarr.Array[Any]:
@@ -250,13 +308,29 @@ def open_published(objects: PublishedObjects, name: str) -> zarr.Array[Any]:
         CorruptArchiveError: its zarr.json is missing or damaged.
     """
     try:
-        return zarr.open_array(objects, path=name, mode="r", zarr_format=3)
+        array = zarr.open_array(objects, path=name, mode="r", zarr_format=3)
+        _check_is_ours(array)
+        return array
     except (CorruptArchiveError, StoreUnavailableError):
         raise
     except Exception as error:  # zarr has no one error for metadata that it cannot read
         raise CorruptArchiveError(
-            f"{objects} {name}/zarr.json cannot be read ({_first_line(error)}): restore it from a copy"
+            f"{objects} {name}/zarr.json cannot be read ({_first_line(error)}): {HOW_TO_REPAIR}"
         ) from error
+
+
+def _check_is_ours(array: zarr.Array[Any]) -> None:
+    """Refuse metadata that ask for other codecs or larger chunks than this archive writes.
+
+    An archive may come from anybody, and other codecs can be asked to make gigabytes of a few bytes.
+    """
+    codecs = array.metadata.codecs if isinstance(array.metadata, ArrayV3Metadata) else ()
+    inner = codecs[0].codecs if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else (None,)
+    chunk_bytes = 4 * math.prod(array.chunks)
+    if array.dtype != np.float32 or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
+        raise ValueError(f"it is {array.dtype} by other codecs than sharded float32 with checksums")
+    if chunk_bytes > 16 * INNER_CHUNK_BYTES:
+        raise ValueError(f"its chunks have {chunk_bytes} bytes")
 
 
 def chunk_of(layout: ArrayLayout, shard: int) -> str:

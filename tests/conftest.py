@@ -1,7 +1,16 @@
-"""What every test may rely on: a quiet environment of its own, and no GPU test without a GPU."""
+"""What every test may rely on: a quiet environment of its own, no GPU test without a GPU, and other clouds' servers."""
 
+import contextlib
+import http
 import os
+import shutil
+import socket
+import subprocess
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -55,3 +64,86 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, this machine has none"))
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[dict[str, Any]]:
+    """storage_options of a server that speaks Google's protocol, with a bucket named lsap.
+
+    The emulator takes every write. Here it refuses `ifGenerationMatch=0` where there is an object, as Google documents;
+    in the bucket named careless it does as it is.
+    """
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    objects = pytest.importorskip("gcp_storage_emulator.handlers.objects")
+    exceptions = pytest.importorskip("gcp_storage_emulator.exceptions")
+    upload, one_at_a_time = objects._multipart_upload, threading.Lock()
+
+    def conditional(request: Any, response: Any, storage: Any) -> None:
+        bucket, name = request.params["bucket_name"], request.data["meta"]["name"]
+        with one_at_a_time:
+            if request.query.get("ifGenerationMatch") == ["0"] and bucket != "careless":
+                with contextlib.suppress(exceptions.NotFound):
+                    storage.get_file_obj(bucket, name)
+                    response.status = http.HTTPStatus.PRECONDITION_FAILED
+                    return
+            upload(request, response, storage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "_multipart_upload", conditional)
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        port = _free_port()
+        server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="lsap")
+        server.start()
+        options = {"endpoint_url": f"http://127.0.0.1:{port}", "token": "anon", "project": "test"}
+        import gcsfs
+
+        gcsfs.GCSFileSystem(**options).mkdir("careless")
+        yield options
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """storage_options of a server that speaks Azure's protocol, with a container named lsap."""
+    adlfs = pytest.importorskip("adlfs")
+    command = shutil.which("azurite-blob") or shutil.which("azurite-blob", path="node_modules/.bin")
+    if command is None:
+        pytest.skip("needs Azure's storage emulator: npm install azurite (here, or --global)")
+    port = _free_port()
+    folder = tmp_path_factory.mktemp("azurite")
+    flags = ["--silent", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    with (folder / "log").open("wb") as log:
+        address = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
+        process = subprocess.Popen([command, *flags, *address], cwd=folder, stdout=log, stderr=log)
+    try:
+        _wait_for(port, lambda: (folder / "log").read_text() if process.poll() is not None else "")
+        account = "AccountName=devstoreaccount1;AccountKey=" + AZURITE_KEY
+        endpoint = f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"
+        options = {"connection_string": f"DefaultEndpointsProtocol=http;{account};{endpoint};"}
+        adlfs.AzureBlobFileSystem(**options).mkdir("lsap")
+        yield options
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+# The emulator's own, the same on every machine.
+AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, failure: Callable[[], str]) -> None:
+    """Return once somebody listens on a port."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert not failure(), failure()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nobody listens on port {port}")

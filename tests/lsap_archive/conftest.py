@@ -75,6 +75,26 @@ def place(request: pytest.FixtureRequest) -> Place:
     return found
 
 
+@pytest.fixture
+def gcs_place(gcs_server: dict[str, Any]) -> Place:
+    return Place(f"gs://lsap/{uuid.uuid4().hex}/archive", gcs_server)
+
+
+@pytest.fixture
+def azure_place(azure_server: dict[str, Any]) -> Place:
+    return Place(f"az://lsap/{uuid.uuid4().hex}/archive", azure_server)
+
+
+_CLOUDS = [pytest.param(cloud, marks=pytest.mark.object_store) for cloud in ("s3", "gcs", "azure")]
+
+
+@pytest.fixture(params=["local", "memory", *_CLOUDS])
+def every_place(request: pytest.FixtureRequest) -> Place:
+    """As `place`, and the other clouds: for what their clients do in ways of their own."""
+    found: Place = request.getfixturevalue(f"{request.param}_place")
+    return found
+
+
 @pytest.fixture(params=["local", "memory"])
 def quick_place(request: pytest.FixtureRequest) -> Place:
     """As `place`, for what no object store does in a way of its own."""

@@ -157,7 +157,7 @@ def test_what_cannot_be_edited_is_refused(memory_place: Any, work: Any, publishe
 
 def test_an_edit_that_lost_its_subject_is_found(memory_place: Any, work: Any, published: Any) -> None:
     publish_edit(work, memory_place, published(memory_place))
-    memory_place.store.delete("runs/run-1/_manifest.json")
+    memory_place.store.delete_folder("runs/run-1")
     problems = verify_archive(memory_place.url).problems
     assert [problem.key for problem in problems] == ["runs/edit-1/_manifest.json"]
     assert "run run-1, which it edits" in problems[0].wanted

@@ -288,10 +288,10 @@ def test_damaged_documents_are_found(
 
 
 def test_a_newer_format_is_refused(memory_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.writer.FORMAT_VERSION", 3)
-    with pytest.raises(ArchiveMismatchError, match="is of format version 3, this package reads 1 and 2"):
+    monkeypatch.setattr("lsap_archive.writer.FORMAT_VERSION", 4)
+    with pytest.raises(ArchiveMismatchError, match="is of format version 4, this package reads 1, 2, 3"):
         memory_place.writer()
-    with pytest.raises(ArchiveMismatchError, match="is of format version 3"):
+    with pytest.raises(ArchiveMismatchError, match="is of format version 4"):
         open_archive(memory_place.url)
 
 

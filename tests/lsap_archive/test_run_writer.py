@@ -306,7 +306,7 @@ def test_a_store_that_ignores_conditions_is_refused(
             file.write(data)
         return True
 
-    monkeypatch.setattr("lsap_archive.store._create_local", overwrite)
+    monkeypatch.setattr("lsap_archive.store.create_local", overwrite)
     with pytest.raises(StoreUnavailableError, match="create-only"):
         local_place.writer()
 

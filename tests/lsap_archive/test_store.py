@@ -1,4 +1,4 @@
-"""The three stores keep the same promises."""
+"""Every kind of store keeps the same promises."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ ERRORS = (
 )
 
 
-def test_objects_are_written_read_listed_copied_and_deleted(place: Any) -> None:
-    store = place.store
+def test_objects_are_written_read_listed_copied_and_deleted(every_place: Any) -> None:
+    store = every_place.store
     assert store.keys() == [] and store.keys("a") == [] and store.folders("a") == []
     store.put("a/one", b"first")
     store.put("a/one", b"12345678")
@@ -64,13 +64,13 @@ def test_objects_are_written_read_listed_copied_and_deleted(place: Any) -> None:
             call("a/none")
 
 
-def test_of_racing_creators_one_wins_and_its_bytes_stay(place: Any) -> None:
-    store = place.store
+def test_of_racing_creators_one_wins_and_its_bytes_stay(every_place: Any) -> None:
+    store = every_place.store
     barrier = threading.Barrier(8)
     won: list[int] = []
 
     def create(number: int) -> None:
-        own = place.store
+        own = every_place.store
         barrier.wait()
         if own.create("race", str(number).encode()):
             won.append(number)
@@ -118,7 +118,11 @@ def test_names_in_keys_cannot_leave_the_root(local_place: Any, work: Any) -> Non
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3://AKIA:hunter2hunter2@bucket/a", "holds credentials"),
+        ("s3://AKIA:hunter2hunter2@bucket/a", "carries a password"),
+        ("s3://AKIA:hunter2/hunter2@bucket/a", "carries a password"),
+        ("gs://hunter2@bucket/a", "carries a password"),
+        ("gs://bucket/a?X-Goog-Signature=hunter2", "carries a signed query"),
+        ("az://", "bucket and prefix"),
         ("ftp://host/a", "not known"),
         ("s3://", "bucket and prefix"),
         ("s3://bucket/../other", "bucket and prefix"),
@@ -169,9 +173,7 @@ def test_a_missing_bucket_is_named(s3_options: dict[str, Any]) -> None:
         lambda: store.create("x", b""),
     )
     for call in calls:
-        with pytest.raises(
-            StoreUnavailableError, match=r"bucket no-such-bucket .* does not exist: create it"
-        ):
+        with pytest.raises(StoreUnavailableError, match=r"bucket no-such-bucket .* does not exist: create it"):
             call()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lsap_archive import CorruptArchiveError, Manifest, PlannedRow, StoredObject, verify_archive
+from lsap_archive import CorruptArchiveError, Manifest, PlannedRow, ShardCommit, StoredObject, verify_archive
 from lsap_archive.documents import sha256_of
 from lsap_archive.zarr_shards import encode_shard
 
@@ -18,20 +19,23 @@ def replace_object(place: Any, name: str, data: bytes) -> None:
     """Put another object, and a manifest that names it, as a faulty writer would have."""
     key = "runs/run-1/_manifest.json"
     manifest = Manifest.decode(place.store.get(key), key)
-    files = [
-        StoredObject(name, len(data), sha256_of(data)) if file.name == name else file
-        for file in manifest.files
-    ]
+    files = [StoredObject(name, len(data), sha256_of(data)) if file.name == name else file for file in manifest.files]
     place.store.put(f"runs/run-1/{name}", data)
-    place.store.put(key, Manifest(**{**vars(manifest), "files": tuple(files)}).encode())
+    for one in (key, "runs/run-1/_copy/_manifest.json"):
+        place.store.put(one, Manifest(**{**vars(manifest), "files": tuple(files)}).encode())
+    for shard in range(manifest.num_shards):
+        marker = f"runs/run-1/_commit/{shard:05d}.json"
+        commit = ShardCommit.decode(place.store.get(marker), marker)
+        objects = tuple(next(file for file in files if file.name == one.name) for one in commit.objects)
+        place.store.put(marker, replace(commit, objects=objects).encode())
 
 
 def test_a_sound_archive_is_counted(place: Any, published: Callable[[Any], Any]) -> None:
     published(place)
     report = verify_archive(place.url, place.options)
     assert report.is_sound and report.information == []
-    # plan, images, group and four arrays, and per shard four arrays and the rows
-    assert report.counts["objects"] == 2 + 5 + 3 * 5
+    # plan, images, group and four arrays, each with its copy, and per shard four arrays and the rows
+    assert report.counts["objects"] == 2 * (2 + 5) + 3 * 5
     assert report.counts["published_runs"] == 1 and report.counts["rows"] == 5
     assert json.loads(json.dumps(report.to_dict()))["is_sound"] is True
 

@@ -1,0 +1,112 @@
+"""Objects as files of this machine: written whole or not at all, and create-only where that is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+
+TEMPORARY = ".tmp-"
+BLOCK_BYTES = 16 * 2**20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def _temporary(path: str) -> Iterator[str]:
+    """Name of a temporary file beside `path`, in a folder that exists; removed at the end if still there."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    name = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+@contextlib.contextmanager
+def _room_for(path: str, size: int) -> Iterator[None]:
+    """Tell of a full disk how much was wanted and how much there is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        free = shutil.disk_usage(os.path.dirname(path)).free
+        raise OSError(error.errno, f"{error.strerror}: {size:,} bytes are wanted, {free:,} are free") from error
+
+
+def _write_synced(path: str, data: bytes) -> None:
+    with _room_for(path, len(data)), open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_local(path: str, data: bytes) -> None:
+    """Write a file in the place of an older one."""
+    with _temporary(path) as name:
+        _write_synced(name, data)
+        os.replace(name, path)
+
+
+def create_local(path: str, data: bytes) -> bool:
+    """Write a file if there is none; False if there is."""
+    with _temporary(path) as name:
+        _write_synced(name, data)
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+def copy_local(source: str, target: str) -> None:
+    """Copy a file in the place of an older one."""
+    with open(source, "rb") as file, _temporary(target) as name:
+        with _room_for(name, os.fstat(file.fileno()).st_size), open(name, "wb") as copy:
+            shutil.copyfileobj(file, copy, BLOCK_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.replace(name, target)
+
+
+def list_local(path: str) -> Iterator[tuple[str, int]]:
+    """Path and size of every file below; what vanishes meanwhile is left out, what is unreadable is not."""
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from list_local(entry.path)
+        elif not entry.name.startswith(TEMPORARY) and not entry.is_dir():
+            with contextlib.suppress(FileNotFoundError):
+                yield entry.path, entry.stat().st_size
+
+
+def delete_temporary(path: str) -> None:
+    """Remove what killed writers left below a folder."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.startswith(TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Whether a path lies below a folder once symbolic links are followed, those of the folder itself included."""
+    return os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)
+
+
+def delete_local(path: str) -> None:
+    """Remove every file below a folder, and the folders that are left empty."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+        with contextlib.suppress(OSError):  # another process removed it, or is just writing into it
+            os.rmdir(folder)

@@ -1,0 +1,96 @@
+"""What a repair did, or would do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class RepairedRun:
+    """What became of a run.
+
+    Attributes:
+        method: of the run, empty where that cannot be read any more.
+        is_edit: whether it is an edit run.
+        restored: objects that got back the bytes that were written.
+        retired_shards: shards that readers do not see any more.
+        images: images of these shards, which the next run makes again.
+    """
+
+    method: str = ""
+    is_edit: bool = False
+    restored: int = 0
+    retired_shards: list[int] = field(default_factory=list)
+    images: int = 0
+
+
+@dataclass
+class RepairReport:
+    """What repair_archive did.
+
+    Attributes:
+        url: the archive.
+        dry_run: whether nothing was written, and this is what would be done.
+        runs: what became of the runs that were damaged, by id.
+        restored: keys of objects that got back the bytes that were written.
+        retired: what readers do not see any more: shards, runs, evaluations.
+        removed: keys of objects that no reader saw yet; the run that goes on makes them again.
+        copied: keys of objects that were sound and have a copy now.
+        left: problems that repair cannot mend, one sentence each.
+    """
+
+    url: str
+    dry_run: bool
+    runs: dict[str, RepairedRun] = field(default_factory=dict)
+    restored: list[str] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def run(self, run_id: str) -> RepairedRun:
+        """What became of a run; an empty account to be filled if nothing did yet."""
+        return self.runs.setdefault(run_id, RepairedRun())
+
+    @property
+    def next_commands(self) -> list[str]:
+        """What to run now, so that what is missing is made again."""
+        runs = self.runs.values()
+        unpublished = [key for key in self.removed if key.startswith(("runs/", "anchors/"))]
+        commands = []
+        if unpublished or any(run.images and not run.is_edit for run in runs):
+            commands.append("lsap run invert")
+        if commands or any(run.images and run.is_edit for run in runs) or "calibrations/" in "".join(self.removed):
+            commands.append("lsap run edit")
+        if commands or any("evaluations/" in name for name in [*self.retired, *self.removed]):
+            commands.append("lsap run evaluate")
+        return commands
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**asdict(self), "next_commands": self.next_commands}
+
+    def summary(self) -> str:
+        """For people."""
+        done = "would be " if self.dry_run else ""
+        lines = []
+        for run_id, run in self.runs.items():
+            what = "edited" if run.is_edit else "inverted"
+            lines.append(
+                f"run {run_id}: {run.restored} objects {done}restored, {len(run.retired_shards)} shards {done}retired "
+                f"({', '.join(map(str, run.retired_shards)) or 'none'}), {run.images} images will be {what} again"
+            )
+        for told, names in (
+            ("restored", self.restored),
+            ("retired", self.retired),
+            ("removed, to be made again", self.removed),
+        ):
+            lines += [f"{done}{told}: {name}" for name in names]
+        lines += [f"{done}copied for repair: {len(self.copied)} objects"] if self.copied else []
+        lines += [f"cannot be mended: {sentence}" for sentence in self.left]
+        if not lines:
+            return f"{self.url}: nothing to repair"
+        if commands := self.next_commands:
+            lines.append(f"now run what made the archive once more, with its run files: {', then '.join(commands)}")
+        return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""Credentials are found in URLs, options and variables, and hidden wherever they were written."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import fsspec.config
+import pytest
+
+from lsap_archive.credentials import Secrets, credential_in, host_of
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+very secret"
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("/data/a:b@c/x.png", None),
+        ("file:///data/a:b@c/x.png?token=1", None),
+        ("s3://bucket/a:b@c/x.png", None),
+        ("http://host:9000/a@b.png", None),
+        ("https://host/a.png?size=3&name=key", None),
+        ("abfs://container@account.dfs.core.windows.net/x", None),
+        ("https://me:hunter2@host/a.png", "a password"),
+        ("s3://AKIA:hunter2/with/slashes@bucket/x", "a password"),
+        ("s3://AKIA:hunter2 with spaces@bucket/x", "a password"),
+        ("gs://hunter2@bucket/x", "a password"),
+        ("zip://a.png::https://host/b@c.zip", None),
+        ("zip://a.png::https://me:hunter2@host/x.zip", "a password"),
+        ("https://host/a.png?X-Amz-Credential=AKIA&X-Amz-Signature=5f3a", "a signed query"),
+        ("https://host/a.png?sp=r&sig=5f3a", "a signed query"),
+        ("https://host/a.png?GoogleAccessId=me&Signature=5f3a", "a signed query"),
+    ],
+)
+def test_what_of_a_url_is_a_credential(url: str, found: str | None) -> None:
+    assert credential_in(url) == found
+
+
+@pytest.mark.parametrize("written", [SECRET, "wJalrXUtnFEMI%2FK7MDENG%2Bvery%20secret"])
+@pytest.mark.parametrize("place", ["option", "nested option", "variable", "configuration", "address"])
+def test_a_secret_is_hidden_wherever_it_was_given(place: str, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {}
+    if place == "option":
+        options = {"secret": SECRET}
+    elif place == "nested option":
+        options = {"client_kwargs": {"aws_secret_access_key": SECRET}}
+    elif place == "variable":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    elif place == "configuration":
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"secret": SECRET})
+    else:
+        monkeypatch.setenv("HTTPS_PROXY", "http://user:wJalrXUtnFEMI%2FK7MDENG%2Bvery%20secret@proxy:3128")
+    secrets = Secrets(options)
+    assert secrets.hide(f"cannot read x: {written}") == "cannot read x: ***"
+    assert secrets.in_document(f'{{"a": "{written}"}}'.encode())
+    assert SECRET not in repr(secrets)
+
+
+def test_the_key_inside_a_connection_string_is_a_secret() -> None:
+    secrets = Secrets({"connection_string": "AccountName=me;AccountKey=Zm9vYmFyCg==;EndpointSuffix=core"})
+    assert secrets.hide("answer for Zm9vYmFyCg== of me") == "answer for *** of me"
+
+
+def test_passwords_and_signatures_are_hidden_without_being_known() -> None:
+    text = "GET http://me:hun/ter2@host/a?X-Amz-Signature=5f3a&size=3 and s3://AKIA@bucket"
+    assert Secrets().hide(text) == "GET http://***@host/a?X-Amz-Signature=***&size=3 and s3://***@bucket"
+
+
+def test_ordinary_texts_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")  # a word, not a secret
+    text = "cannot read s3://bucket/test.png at http://127.0.0.1:9000/path: the store answered 503"
+    assert Secrets({"anon": True, "endpoint_url": "http://127.0.0.1:9000"}).hide(text) == text
+
+
+def test_an_error_that_tells_a_secret_is_no_cause_to_be_shown() -> None:
+    secrets = Secrets({"secret": SECRET})
+    behind = ConnectionError(f"no answer for {SECRET}")
+    telling, quiet = ValueError("refused"), ValueError("refused")
+    telling.__cause__ = behind
+    assert secrets.safe_cause(telling) is None and secrets.safe_cause(behind) is None
+    assert secrets.safe_cause(quiet) is quiet
+    assert SECRET in "".join(traceback.format_exception(telling))  # it is what would have been shown
+
+
+def test_the_host_of_a_url_is_shown_without_its_user() -> None:
+    assert host_of("http://me:hunter2@store:9000/path") == "http://store:9000"
+    assert host_of("store:9000") == host_of("http://[broken") == ""

@@ -1,0 +1,411 @@
+"""Every kind of object, damaged in every way: verify names it, repair mends it, and only what is lost is made again."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lsap_archive import (
+    ArchiveMismatchError,
+    CorruptArchiveError,
+    EvaluationPlan,
+    RunReader,
+    RunWriter,
+    Store,
+    StoreUnavailableError,
+    Subject,
+    open_archive,
+    repair_archive,
+    verify_archive,
+)
+from lsap_archive.documents import encode_document
+from lsap_archive.evaluations import unretired
+from lsap_archive.layout import manifest_key, retired_key
+
+
+def npz(value: float) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, sums=np.full(8, value))
+    return buffer.getvalue()
+
+
+def evaluation_plan(evaluation_id: str = "evaluation-1", run_id: str = "run-1") -> EvaluationPlan:
+    return EvaluationPlan(evaluation_id, {"run_id": run_id}, "lsap_o", None, None, {}, {}, 5, 2)
+
+
+def measured(rows: range) -> pa.Table:
+    ids = [f"image-{row}" for row in rows]
+    return pa.table(
+        {"row": list(rows), "image_id": ids, "measure": ["mse"] * len(rows), "value": [0.5 + r for r in rows]}
+    )
+
+
+def build(place: Any, work: Any) -> None:
+    """An inversion, an edit of it with kept images, an evaluation; another run and evaluation are under way."""
+    writer = place.writer()
+    writer.put_anchor("a0", npz(1.0))
+    writer.keep_calibration("c0", {"strength": 3.0})
+    run = writer.start_run(work.plan())
+    work.write_all(run)
+    assert run.publish({"note": "test"})
+    subject = Subject("run-1", "lsap_o", "4a44dc15", "slant", 3.0)
+    changes = {"method": "lsap_o/slant", "method_digest": "ed17", "trace_steps": (), "trace_terms": ()}
+    config = {"calibration": {"strength": 3.0}, "calibration_digest": "c0"}
+    edit = writer.start_run(work.plan("edit-1", subject=subject, config=config, **changes))
+    for shard in range(edit.num_shards):
+        rows = pa.table({"status": ["ok"] * len(edit.rows_of(shard))})
+        images = [(row, b"\x89PNG %d" % row) for row in edit.rows_of(shard)]
+        assert edit.write_shard(shard, work.arrays(edit, shard, 1), rows, "first", images=images)
+    assert edit.publish({})
+    evaluation = writer.start_evaluation(evaluation_plan())
+    for shard in range(3):
+        assert evaluation.write_shard(shard, measured(evaluation.rows_of(shard)), state=npz(shard))
+    assert evaluation.publish({"fid": {"value": 2.5}})
+    other = writer.start_run(work.plan("run-2", method="e4e", method_digest="0e4e"))
+    for shard in (0, 1):
+        assert work.write(other, shard)
+    under_way = writer.start_evaluation(evaluation_plan("evaluation-2"))
+    assert under_way.write_shard(1, measured(under_way.rows_of(1)), state=npz(9))
+
+
+@pytest.fixture(scope="module")
+def objects() -> Iterator[list[dict[str, bytes]]]:
+    """Every object of such an archive, once the first test has made it."""
+    yield []
+
+
+@pytest.fixture
+def whole(memory_place: Any, work: Any, objects: list[dict[str, bytes]]) -> Any:
+    """A place with such an archive."""
+    if not objects:
+        build(memory_place, work)
+        objects.append(contents(memory_place))
+    for key, data in objects[0].items():
+        memory_place.store.put(key, data)
+    return memory_place
+
+
+def contents(place: Any) -> dict[str, bytes]:
+    return {key: place.store.get(key) for key in sorted(place.store.sizes())}
+
+
+def other_of(store: Store, key: str) -> bytes:
+    """A sound object of the same kind."""
+    pattern = re.sub(r"\d+", r"\\d+", re.escape(key))
+    return next(
+        data
+        for one in sorted(store.sizes())
+        if re.fullmatch(pattern, one) and (data := store.get(one)) != store.get(key)
+    )
+
+
+def damage(store: Store, key: str, how: str) -> None:
+    data = store.get(key)
+    if how == "deleted":
+        store.delete(key)
+    elif how == "truncated":
+        store.put(key, data[: len(data) // 2])
+    elif how == "flipped":
+        at = np.random.default_rng(len(data)).integers(len(data))
+        store.put(key, data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+    else:
+        store.put(key, other_of(store, key))
+
+
+RESTORED = [
+    "archive.json",
+    "runs/run-1/_manifest.json",
+    "runs/run-1/plan.json",
+    "runs/run-1/images.parquet",
+    "runs/run-1/zarr.json",
+    "runs/run-1/w_plus/zarr.json",
+    "runs/run-1/_copy/images.parquet",
+    "runs/run-1/_commit/00001.json",
+    "evaluations/evaluation-1/_manifest.json",
+    "evaluations/evaluation-1/plan.json",
+    "calibrations/c0.json",
+    "sequence/0000000001.json",
+]
+RETIRED = {
+    "runs/run-1/w_plus/c/1/0/0": ("run-1", 1, ("flipped", "truncated", "deleted", "swapped")),
+    "runs/run-1/noise_01/c/1/0/0": ("run-1", 1, ("swapped",)),
+    "runs/run-1/trace/c/2/0/0": ("run-1", 2, ("flipped",)),
+    "runs/run-1/rows/shard-00000.parquet": ("run-1", 0, ("swapped", "deleted")),
+    "runs/edit-1/w_plus/c/1/0/0": ("edit-1", 1, ("truncated",)),
+    "runs/edit-1/images/00000003.png": ("edit-1", 1, ("swapped",)),
+}
+REMOVED = {
+    "anchors/a0.npz": ["anchors/a0.npz"],
+    "runs/run-2/plan.json": ["runs/run-2/plan.json"],
+    "runs/run-2/images.parquet": ["runs/run-2/plan.json", "runs/run-2/images.parquet"],
+    "runs/run-2/_commit/00001.json": ["runs/run-2/_commit/00001.json"],
+    "evaluations/evaluation-2/plan.json": ["evaluations/evaluation-2/plan.json"],
+    "evaluations/evaluation-2/shards/00001.parquet": ["evaluations/evaluation-2/shards/00001.parquet"],
+    "evaluations/evaluation-2/states/00001.npz": [
+        "evaluations/evaluation-2/shards/00001.parquet",
+        "evaluations/evaluation-2/states/00001.npz",
+    ],
+}
+
+
+@pytest.mark.parametrize(("key", "how"), [(key, ("flipped", "deleted")[at % 2]) for at, key in enumerate(RESTORED)])
+def test_what_follows_from_something_else_is_restored_bit_for_bit(whole: Any, key: str, how: str) -> None:
+    before = contents(whole)
+    damage(whole.store, key, how)
+    assert key in {problem.key for problem in verify_archive(whole.url).problems}
+    report = repair_archive(whole.url)
+    assert report.restored == [key] and not (report.retired or report.removed or report.left)
+    assert verify_archive(whole.url).is_sound
+    if "_commit" in key or key == "archive.json":  # says the same, of another time
+        return
+    assert contents(whole) == before
+
+
+@pytest.mark.parametrize(("key", "how"), [(key, how) for key, of in RETIRED.items() for how in of[2]])
+def test_a_shard_that_cannot_be_restored_is_retired(whole: Any, work: Any, key: str, how: str) -> None:
+    run_id, shard, _ = RETIRED[key]
+    damage(whole.store, key, how)
+    assert key in {problem.key for problem in verify_archive(whole.url).problems}
+    damaged = whole.store.get(key) if whole.store.exists(key) else None
+    planned = repair_archive(whole.url, dry_run=True)
+    assert not whole.store.keys(f"runs/{run_id}/_retired")
+    report = repair_archive(whole.url)
+    assert replace(planned, dry_run=False) == report
+    assert report.retired == [f"shard {shard} of runs/{run_id}"] and not (report.restored or report.removed)
+    told = report.runs[run_id]
+    assert (told.retired_shards, told.images) == ([shard], 1 if shard == 2 else 2)
+    assert report.next_commands[0] == ("lsap run edit" if run_id == "edit-1" else "lsap run invert")
+    assert damaged is None or whole.store.get(key) == damaged, "nothing is written in place"
+    assert repair_archive(whole.url).summary().endswith("nothing to repair")
+    found = verify_archive(whole.url)
+    assert found.is_sound and any(
+        f"shard {shard} of runs/{run_id} is retired: {key}" in one for one in found.information
+    )
+
+
+def test_readers_see_nothing_of_a_retired_shard(whole: Any, work: Any) -> None:
+    damage(whole.store, "runs/run-1/w_plus/c/1/0/0", "flipped")
+    repair_archive(whole.url)
+    archive = open_archive(whole.url)
+    assert [(row["run_id"], row["row"]) for row in archive.rows(["run_id", "row"]).to_pylist()] == [
+        (run_id, row) for run_id in ("run-1", "edit-1") for row in (0, 1, 4)
+    ]
+    assert archive.sql("select count(*) as n from rows where image_id in ('image-2', 'image-3')").to_pylist() == [
+        {"n": 0}
+    ]
+    assert archive.measurements(["row"]).column("row").to_pylist() == [0, 1, 4]
+    for method in ("lsap_o", "lsap_o/slant"):
+        with pytest.raises(KeyError, match=f"has no image image-2 of method {method}"):
+            archive.codes(["image-2"], method)
+    assert archive.nearest(archive.codes(["image-4"], "lsap_o")[0], 9, "lsap_o").num_rows == 3
+    writer = whole.writer()
+    assert sorted(writer.visible_digests("4a44dc15")) == ["image-0", "image-1", "image-4"]
+    reader = RunReader.open(whole.url, "run-1")
+    rows = reader.rows(range(1, 5))
+    assert rows.column("status").to_pylist() == ["ok", "failed", "failed", "ok"]
+    assert rows.column("reason").to_pylist() == [None, "retired", "retired", None]
+    assert rows.column("image_id").to_pylist() == [f"image-{row}" for row in range(1, 5)]
+    codes = reader.codes(range(1, 5))
+    np.testing.assert_array_equal(codes[[0, 3]], work.expected(RunWriter.open(whole.url, "run-1"))[[1, 4]])
+    assert np.isnan(codes[1:3]).all()
+    # the images again, as the next run makes them
+    rows = tuple(replace(row, row=place) for place, row in enumerate(work.plan().rows[2:4]))
+    again = writer.start_run(work.plan("run-1b", rows=rows))
+    work.write_all(again, seed=5)
+    assert again.publish({})
+    assert verify_archive(whole.url).is_sound
+    np.testing.assert_array_equal(
+        open_archive(whole.url).codes(["image-2"], "lsap_o"), work.expected(again, seed=5)[:1]
+    )
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_what_nobody_sees_yet_is_taken_away(whole: Any, work: Any, key: str) -> None:
+    damage(whole.store, key, "flipped" if key.endswith("json") else "truncated")
+    assert key in {problem.key for problem in verify_archive(whole.url).problems}
+    assert repair_archive(whole.url, dry_run=True).removed == REMOVED[key]
+    report = repair_archive(whole.url)
+    assert report.removed == REMOVED[key] and not (report.restored or report.retired or report.left)
+    assert verify_archive(whole.url).is_sound
+    writer = whole.writer()
+    run = writer.start_run(work.plan("run-2", method="e4e", method_digest="0e4e"))
+    missing = [1, 2] if "_commit" in key else [2]
+    assert run.missing_shards() == missing
+    for shard in missing:
+        assert work.write(run, shard)
+    assert run.publish({})
+    np.testing.assert_array_equal(open_archive(whole.url).codes(["image-2"], "e4e"), work.expected(run)[2:3])
+    evaluation = writer.start_evaluation(evaluation_plan("evaluation-2"))
+    assert evaluation.missing_shards() == ([0, 1, 2] if "/evaluation-2/s" in key else [0, 2])
+
+
+def test_committed_objects_come_back_from_where_they_were_staged(whole: Any, work: Any) -> None:
+    damage(whole.store, "runs/run-2/w_plus/c/0/0/0", "flipped")
+    assert verify_archive(whole.url).is_sound, "publishing copies it once more"
+    run = RunWriter.open(whole.url, "run-2")
+    (staged,) = (one.staged for one in run.commit_of(0).objects if one.name.startswith("w_plus"))
+    damage(whole.store, f"runs/run-2/{staged}", "flipped")
+    (problem,) = verify_archive(whole.url).problems
+    assert problem.key == "runs/run-2/w_plus/c/0/0/0" and "here or where it was staged" in problem.wanted
+    assert repair_archive(whole.url).removed == ["runs/run-2/_commit/00000.json"]
+    assert run.missing_shards() == [0, 2] and verify_archive(whole.url).is_sound
+
+
+def test_a_retired_evaluation_is_taken_over_but_for_what_is_damaged(whole: Any) -> None:
+    damage(whole.store, "evaluations/evaluation-1/shards/00001.parquet", "flipped")
+    assert repair_archive(whole.url).retired == ["evaluations/evaluation-1"]
+    assert verify_archive(whole.url).is_sound and open_archive(whole.url).evaluations == []
+    plan, retired = unretired(whole.store, evaluation_plan())
+    assert (plan.evaluation_id, retired) == ("evaluation-1.2", ("evaluation-1",))
+    evaluation = whole.writer().start_evaluation(plan)
+    assert evaluation.take_over("evaluation-1") == [0, 2] and evaluation.missing_shards() == [1]
+    assert evaluation.take_over("evaluation-1") == []
+    assert list(evaluation.states()) == [npz(0), npz(2)]
+    assert evaluation.write_shard(1, measured(range(2, 4)), state=npz(1)) and evaluation.publish({})
+    assert open_archive(whole.url).measurements(["value"]).column("value").to_pylist() == [
+        0.5 + row for row in range(5)
+    ]
+    assert verify_archive(whole.url).is_sound
+
+
+def test_without_copies_a_manifest_follows_from_the_markers(whole: Any) -> None:
+    before = json.loads(whole.store.get("runs/run-1/_manifest.json"))
+    whole.store.delete_folder("runs/run-1/_copy")
+    damage(whole.store, "runs/run-1/_manifest.json", "flipped")
+    with pytest.raises(CorruptArchiveError, match="lsap archive repair"):
+        open_archive(whole.url)
+    repair_archive(whole.url)
+    after = json.loads(whole.store.get("runs/run-1/_manifest.json"))
+    assert {name for name in before if before[name] != after[name]} == {"created", "summary", "document_sha256"}
+    assert whole.store.exists("runs/run-1/_copy/_manifest.json") and verify_archive(whole.url).is_sound
+
+
+def test_a_run_that_lost_what_all_of_it_hangs_on_is_retired(whole: Any, work: Any) -> None:
+    whole.store.delete_folder("runs/run-1/_copy")
+    damage(whole.store, "runs/run-1/plan.json", "truncated")
+    report = repair_archive(whole.url)
+    assert report.retired == ["runs/run-1"] and report.runs["run-1"].images == 5
+    assert verify_archive(whole.url).is_sound
+    archive = open_archive(whole.url)
+    assert archive.methods == [] and archive.rows().num_rows == 0 and archive.measurements().num_rows == 0
+    writer = whole.writer()
+    assert writer.is_taken("run-1") and writer.visible_digests("4a44dc15") == {}
+    assert [run.run_id for run in writer.unfinished_runs()] == ["run-2"]
+
+
+def test_metadata_follows_from_the_manifest_where_there_is_no_copy(whole: Any) -> None:
+    whole.store.delete_folder("runs/edit-1/_copy")
+    damage(whole.store, "runs/edit-1/w_plus/zarr.json", "deleted")
+    report = repair_archive(whole.url)
+    assert report.restored == ["runs/edit-1/w_plus/zarr.json"] and not report.retired
+    assert {name.rsplit("/", 1)[1] for name in report.copied} == {
+        "plan.json",
+        "images.parquet",
+        "zarr.json",
+        "_manifest.json",
+    }
+
+
+def test_what_retires_counts_by_its_presence_alone(whole: Any) -> None:
+    damage(whole.store, "runs/run-1/w_plus/c/1/0/0", "flipped")
+    repair_archive(whole.url)
+    whole.store.put(retired_key("run-1", 1), b"{")
+    assert open_archive(whole.url).rows().num_rows == 6
+    (problem,) = verify_archive(whole.url).problems
+    assert problem.key == retired_key("run-1", 1)
+    assert repair_archive(whole.url).restored == [retired_key("run-1", 1)] and verify_archive(whole.url).is_sound
+    whole.store.delete(retired_key("run-1", 1))  # then the damage is seen again, and repaired again
+    assert repair_archive(whole.url).retired == ["shard 1 of runs/run-1"]
+
+
+def test_two_repairs_at_once_do_what_one_does(whole: Any) -> None:
+    for key in ("runs/run-1/w_plus/c/1/0/0", "runs/run-1/plan.json", "runs/run-2/_commit/00000.json"):
+        damage(whole.store, key, "flipped")
+    reports: list[Any] = []
+    threads = [threading.Thread(target=lambda: reports.append(repair_archive(whole.url))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reports) == 2 and verify_archive(whole.url).is_sound
+    assert whole.store.keys("runs/run-1/_retired") == [retired_key("run-1", 1)]
+    assert RunWriter.open(whole.url, "run-2").missing_shards() == [0, 2]
+
+
+def test_a_repair_that_is_killed_at_any_write_is_done_by_the_next(
+    whole: Any, work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = (
+        "runs/run-1/w_plus/c/1/0/0",
+        "runs/run-1/_manifest.json",
+        "runs/run-2/_commit/00000.json",
+        "anchors/a0.npz",
+    )
+    for key in damaged:
+        damage(whole.store, key, "flipped")
+    before = contents(whole)
+    ends, wanted = [], None
+    for allowed in (9, 0, 1, 2, 3):  # the first one is not killed
+        whole.store.delete_folder("runs")
+        for key, data in before.items():
+            whole.store.put(key, data)
+        left = [allowed]
+
+        def killed_in_time(write: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                if not left[0]:
+                    raise StoreUnavailableError("killed")
+                left[0] -= 1
+                return write(*arguments)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("put", "create", "delete"):
+                patch.setattr(Store, name, killed_in_time(getattr(Store, name)))
+            if wanted is None:
+                repair_archive(whole.url)
+            else:
+                with pytest.raises(StoreUnavailableError):
+                    repair_archive(whole.url)
+        if wanted is not None:
+            repair_archive(whole.url)
+        kept = {key: data for key, data in contents(whole).items() if "_retired" not in key}
+        retired = whole.store.keys("runs/run-1/_retired")
+        wanted = wanted or (kept, retired)
+        ends.append((kept, retired) == wanted)
+    assert ends == [True] * 5
+    assert left == [0]
+
+
+def test_contradictions_of_sound_objects_are_left_to_people(whole: Any, work: Any) -> None:
+    run = whole.writer().start_run(work.plan("run-1b"))
+    work.write_all(run)
+    run.publish({})
+    report = repair_archive(whole.url)
+    assert len(report.left) == 5 and "a second time, first in run run-1" in report.left[0]
+    assert not (report.restored or report.retired or report.removed)
+
+
+def test_an_archive_of_a_newer_version_is_left_alone(whole: Any) -> None:
+    key = manifest_key("run-1")
+    values = json.loads(whole.store.get(key)) | {"format_version": 99}
+    del values["document_sha256"]
+    whole.store.put(key, encode_document(values, key))
+    before = whole.store.get(key)
+    report = repair_archive(whole.url)
+    assert report.left and whole.store.get(key) == before and not report.retired
+    values = json.loads(whole.store.get("archive.json")) | {"format_version": 99}
+    del values["document_sha256"]
+    whole.store.put("archive.json", encode_document(values, "archive.json"))
+    with pytest.raises(ArchiveMismatchError, match="format version 99"):
+        repair_archive(whole.url)
