@@ -193,34 +193,49 @@ def load_domain(name_or_path: str) -> Domain:
         path = builtin_domains()[name_or_path]
     if not path.is_file():
         raise ConfigError(f"domain file {path} does not exist")
+    return parse_domain(path.read_bytes(), str(path))
+
+
+def parse_domain(data: bytes, place: str) -> Domain:
+    """The domain that a YAML file describes.
+
+    Args:
+        data: the file.
+        place: its path or URL; relative paths in it start there.
+
+    Raises:
+        ConfigError: it does not describe a domain.
+    """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(data.decode())
         domain = Domain(**values)
         names = {**METHODS, **domain.encoders}
         if unknown := sorted(set(domain.methods) - set(names) - {SHARED}):
-            raise ConfigError(f'{path} has settings for "{unknown[0]}"; methods are {", ".join(names)} or "{SHARED}"')
+            raise ConfigError(f'{place} has settings for "{unknown[0]}"; methods are {", ".join(names)} or "{SHARED}"')
         for name in names:
             domain.method(name)
         trained = domain.encoder_training
         if unknown := sorted(set(trained.methods) - set(TRAININGS) - {SHARED}):
             raise ConfigError(
-                f'{path} trains "{unknown[0]}"; what can be trained is {", ".join(TRAININGS)} or "{SHARED}"'
+                f'{place} trains "{unknown[0]}"; what can be trained is {", ".join(TRAININGS)} or "{SHARED}"'
             )
         for name in TRAININGS:
             trained.method(name)
-    except (AttributeError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} does not describe a domain: {error}") from error
+    except (AttributeError, TypeError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{place} does not describe a domain: {' '.join(str(error).split())}") from error
     return replace(
         domain,
-        generator=domain.generator and _beside(path, domain.generator),
-        encoders={name: _beside(path, place) for name, place in domain.encoders.items()},
-        directions={name: _beside(path, place) for name, place in domain.directions.items()},
+        generator=domain.generator and _beside(place, domain.generator),
+        encoders={name: _beside(place, other) for name, other in domain.encoders.items()},
+        directions={name: _beside(place, other) for name, other in domain.directions.items()},
     )
 
 
-def _beside(file: Path, place: str) -> str:
+def _beside(file: str, place: str) -> str:
     """A path that starts at the file's folder; URLs and absolute paths as they are."""
-    return place if "://" in place or Path(place).is_absolute() else str(file.parent / place)
+    if "://" in place or Path(place).is_absolute():
+        return place
+    return f"{file.rpartition('/')[0]}/{place}" if "://" in file else str(Path(file).parent / place)
 
 
 def _settings_of(kind: type[OptimizationSettings] | type[EncoderSettings]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,13 +42,13 @@ FACES = {  # title, unit, and what the five points of a face tell
 }
 
 
-def load_attribute(name: str, *, device: torch.device, backbones: Path | None) -> Attribute:
+def load_attribute(name: str, *, device: torch.device, backbones: str | None) -> Attribute:
     """An attribute with the networks that it needs.
 
     Args:
         name: of the attribute.
         device: where its networks go.
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
 
     Raises:
         ConfigError: no such attribute.

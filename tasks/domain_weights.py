@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import torch
-
-from domains.domain import Domain, WeightFile, load_domain
-from lsap_core.errors import MissingWeightsError
+from domains.domain import Domain, WeightFile, load_domain, parse_domain
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError
+from lsap_archive.file_systems import read_file
+from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.presets import METHODS
+from tasks.published_files import folder_of, published_file, published_place
 
 GENERATOR, DIRECTION = "generator", "direction "
 """Roles: "generator"; the name of an encoder; "direction <name>"; any other is the name of a network."""
@@ -34,7 +34,7 @@ class FoundWeights:
 
     role: str
     wanted: WeightFile
-    path: Path
+    path: str
     state: State
     sha256: str
 
@@ -44,24 +44,19 @@ class FoundWeights:
         return self.state.startswith("found")
 
 
-def weights_folder(backbones: Path | None) -> Path:
-    """Where published files are looked for: the folder of `LSAP_BACKBONES`, or torch's cache."""
-    return backbones or Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def look_for_weights(domain: Domain, folder: Path, *, roles: Iterable[str] | None = None) -> tuple[FoundWeights, ...]:
+def look_for_weights(domain: Domain, folder: str, *, roles: Iterable[str] | None = None) -> tuple[FoundWeights, ...]:
     """Look for every file that a domain wants, and hash what is there.
 
     Args:
         domain: with its `weights`.
-        folder: where published files lie.
+        folder: path or URL of where published files lie.
         roles: only these; None for all.
     """
     wanted = domain.weights if roles is None else {role: domain.weights[role] for role in roles}
-    return tuple(_look_for(role, file, folder / file.file) for role, file in wanted.items())
+    return tuple(_look_for(role, file, folder) for role, file in wanted.items())
 
 
-def check_weights(domain: Domain, folder: Path, roles: Iterable[str]) -> None:
+def check_weights(domain: Domain, folder: str, roles: Iterable[str]) -> None:
     """Make sure that the files of some roles are there; nothing is ever downloaded.
 
     Raises:
@@ -80,9 +75,9 @@ def check_weights(domain: Domain, folder: Path, roles: Iterable[str]) -> None:
         )
 
 
-def with_published_weights(domain: Domain, folder: Path) -> Domain:
+def with_published_weights(domain: Domain, folder: str) -> Domain:
     """The domain with the places of its published generator, encoders and directions; what it has itself stays."""
-    places = {role: str(folder / file.file) for role, file in domain.weights.items()}
+    places = {role: published_place(folder, file.file) for role, file in domain.weights.items()}
     encoders = {role: place for role, place in places.items() if _is_encoder(role)}
     directions = {role.removeprefix(DIRECTION): place for role, place in places.items() if role.startswith(DIRECTION)}
     return replace(
@@ -93,13 +88,29 @@ def with_published_weights(domain: Domain, folder: Path) -> Domain:
     )
 
 
-def open_domain(name_or_path: str, backbones: Path | None) -> Domain:
+def open_domain(name_or_path: str, backbones: str | None) -> Domain:
     """A domain whose generator, encoders and directions may be published files, in the folder where those lie.
 
     Raises:
         ConfigError: no such domain, or a file that does not describe one.
+        StoreUnavailableError: the storage of its file does not answer.
     """
-    return with_published_weights(load_domain(name_or_path), weights_folder(backbones))
+    return with_published_weights(find_domain(name_or_path), folder_of(backbones))
+
+
+def find_domain(name_or_path: str) -> Domain:
+    """A domain by name, or from a YAML file by path or URL.
+
+    Raises:
+        ConfigError: no such domain, or a file that does not describe one.
+        StoreUnavailableError: the storage of its file does not answer.
+    """
+    if "://" not in name_or_path:
+        return load_domain(name_or_path)
+    try:
+        return parse_domain(read_file(name_or_path), name_or_path)
+    except (ArchiveMismatchError, ArchiveNotFoundError) as error:
+        raise ConfigError(f"domain file {error}") from None
 
 
 def weights_table(found: Iterable[FoundWeights]) -> str:
@@ -119,7 +130,7 @@ def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, st
     return {
         one.role: {
             "file": one.wanted.file,
-            "path": str(one.path),
+            "path": one.path,
             "state": one.state,
             "sha256": one.sha256,
             "wanted_sha256": one.wanted.sha256,
@@ -129,14 +140,15 @@ def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, st
     }
 
 
-def _look_for(role: str, wanted: WeightFile, path: Path) -> FoundWeights:
-    if not path.is_file():
-        return FoundWeights(role, wanted, path, "missing", "")
+def _look_for(role: str, wanted: WeightFile, folder: str) -> FoundWeights:
+    path, place = published_file(folder, wanted.file), published_place(folder, wanted.file)
+    if path is None:
+        return FoundWeights(role, wanted, place, "missing", "")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if not wanted.sha256:
-        return FoundWeights(role, wanted, path, "found, hash not known", sha256)
-    return FoundWeights(role, wanted, path, "found" if sha256.startswith(wanted.sha256) else "another file", sha256)
+        return FoundWeights(role, wanted, place, "found, hash not known", sha256)
+    return FoundWeights(role, wanted, place, "found" if sha256.startswith(wanted.sha256) else "another file", sha256)
 
 
 def _is_encoder(role: str) -> bool:

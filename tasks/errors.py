@@ -1,4 +1,9 @@
-"""What can go wrong in a task, and whose fault it is: the source's or one image's."""
+"""What can go wrong in a task, and whose fault it is: the source's or one image's.
+
+Messages go to terminals, logs and pages, and name files that are anybody's: each is one line of visible text.
+"""
+
+from tasks.visible_text import visible
 
 
 class TaskError(Exception):
@@ -13,7 +18,7 @@ class SourceError(TaskError, ValueError):
     """
 
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(visible(message))
         self.is_transient = is_transient
 
 
@@ -26,6 +31,7 @@ class BadImageError(TaskError, ValueError):
     """
 
     def __init__(self, reason: str, message: str) -> None:
+        message = visible(message)
         super().__init__(reason, message)  # both in args: the error has to survive pickling
         self.reason = reason
         self.message = message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -39,13 +38,13 @@ class EvaluationChoice:
         identity: networks of identity: "curricularface" finds and aligns faces, "arcface" wants them aligned, "moco"
             takes anything, and the embedding of a small network ("digits-judge") what it was trained on.
         judge: tells classes apart and embeds, or None.
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
     """
 
     lpips: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
     judge: str | None = None
-    backbones: Path | None = None
+    backbones: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that nobody knows."""
@@ -165,7 +164,7 @@ def load_judge(name: str, device: torch.device) -> Judge:
     return Judge(name, cast(FeatureNet | JudgeNet, load_network(*EMBEDDED[name]).to(device)))
 
 
-def _identity(name: str, backbones: Path | None, device: torch.device) -> IdentityMeasure:
+def _identity(name: str, backbones: str | None, device: torch.device) -> IdentityMeasure:
     if name in EMBEDDED:
         return IdentityMeasure(load_judge(name, device))
     network: nn.Module = load_identity(name, backbones)

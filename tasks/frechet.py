@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
 from tasks.evaluation_networks import Judge, load_judge
 from tasks.image_files import saved_pixels
-from tasks.networks import EMBEDDED, check_network, digest_of_file, network_digest
+from tasks.networks import EMBEDDED, check_network, network_digest
+from tasks.published_files import folder_of, published_file
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -53,7 +56,7 @@ class FrechetNetwork(nn.Module):
         return features
 
 
-def check_frechet(name: str, config: GeneratorConfig, backbones: Path | None) -> None:
+def check_frechet(name: str, config: GeneratorConfig, backbones: str | None) -> None:
     """Make sure that a feature network exists and fits the generator's images.
 
     Raises:
@@ -70,22 +73,23 @@ def check_frechet(name: str, config: GeneratorConfig, backbones: Path | None) ->
         )
 
 
-def find_inception(backbones: Path | None) -> Path:
+def find_inception(backbones: str | None) -> Path:
     """The file of Inception-v3 as FID was published with.
 
     Raises:
         MissingWeightsError: it is not there; nothing is ever downloaded.
     """
-    path = (backbones or Path(torch.hub.get_dir()) / "checkpoints") / INCEPTION_FILE
-    if not path.is_file():
+    path = published_file(backbones, INCEPTION_FILE)
+    if path is None:
         raise MissingWeightsError(
-            f"FID needs torch-fidelity's {INCEPTION_FILE}, which is not in {path.parent}; nothing is downloaded at run "
-            "time: copy the file there, name its folder in the variable LSAP_BACKBONES, or choose a judge's features"
+            f"FID needs torch-fidelity's {INCEPTION_FILE}, which is not in {folder_of(backbones)}; nothing is "
+            "downloaded at run time: copy the file there, name its folder in the variable LSAP_BACKBONES, or choose a "
+            "judge's features"
         )
     return path
 
 
-def load_frechet(name: str, backbones: Path | None, device: torch.device) -> FrechetNetwork:
+def load_frechet(name: str, backbones: str | None, device: torch.device) -> FrechetNetwork:
     """A feature network by name, "inception" or a judge's, on a device.
 
     Raises:
@@ -97,13 +101,18 @@ def load_frechet(name: str, backbones: Path | None, device: torch.device) -> Fre
         judge = load_judge(name, device)
         return FrechetNetwork(name, network_digest(name, backbones), judge.network.config.embedding_dim, judge)
     path = find_inception(backbones)
+    data = path.read_bytes()
     try:
-        # The library reads the file as a pickle that may run code: a file that is no plain weights never gets there.
-        torch.load(path, map_location="cpu", weights_only=True)
-        network = NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_FEATURES)], str(path), antialias=False)
+        # The library reads what it is given as a pickle that may run code. So it never sees the file, which another
+        # could have changed since it was checked, but plain tensors as we have written them.
+        rewritten: Any = io.BytesIO()
+        torch.save(dict(read_torch(data)), rewritten)
+        rewritten.seek(0)
+        network = NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_FEATURES)], rewritten, antialias=False)
     except Exception as error:
-        raise CheckpointError(f"{path} does not hold the weights of torch-fidelity's Inception-v3: {error}") from error
-    return FrechetNetwork(name, digest_of_file(path), INCEPTION_FEATURES, network.to(device))
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} does not hold the weights of torch-fidelity's Inception-v3: {reason}") from error
+    return FrechetNetwork(name, hashlib.sha256(data).hexdigest()[:16], INCEPTION_FEATURES, network.to(device))
 
 
 class FrechetState:

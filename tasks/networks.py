@@ -21,6 +21,7 @@ from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, bui
 from lsap_core.perceptual.judge import JudgeNet
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
 from tasks.faces.face_networks import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
+from tasks.published_files import folder_of, published_file
 
 # Names of the trunks in torch's cache, as torchvision writes them.
 LPIPS_TRUNKS = {
@@ -52,14 +53,15 @@ class NetworkChoice:
         metric_perceptual: of the reported LPIPS.
         identity: of the identity similarity, or None.
         judge: in no loss, or None.
-        backbones: folder of the LPIPS trunks and of the published identity networks, or None for torch's cache.
+        backbones: path or URL of the folder of the LPIPS trunks and of the published identity networks, or None for
+            torch's cache.
     """
 
     perceptual: str
     metric_perceptual: str
     identity: str | None = None
     judge: str | None = None
-    backbones: Path | None = None
+    backbones: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that nobody knows, and roles that a network cannot play."""
@@ -101,7 +103,7 @@ class Networks:
     judge: FeatureDistance | None
 
 
-def check_network(name: str, config: GeneratorConfig, backbones: Path | None) -> None:
+def check_network(name: str, config: GeneratorConfig, backbones: str | None) -> None:
     """Make sure that a network exists and fits the generator's images.
 
     Raises:
@@ -147,19 +149,18 @@ def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
     )
 
 
-def load_perceptual(name: str, backbones: Path | None) -> LpipsDistance | FeatureDistance:
+def load_perceptual(name: str, backbones: str | None) -> LpipsDistance | FeatureDistance:
     """A perceptual distance by name."""
     if name in EMBEDDED:
         return FeatureDistance(load_network(*EMBEDDED[name]))
     path = find_weights(name, backbones)
     try:
-        trunk = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        return build_lpips(name.removeprefix("lpips-"), read_torch(path.read_bytes()))  # type: ignore[arg-type]
+    except CheckpointError as error:
         raise CheckpointError(f"{path} is not a readable file of weights for {name}: {error}") from error
-    return build_lpips(name.removeprefix("lpips-"), trunk)  # type: ignore[arg-type]
 
 
-def load_identity(name: str, backbones: Path | None) -> Identity:
+def load_identity(name: str, backbones: str | None) -> Identity:
     """A network of identity by name, frozen.
 
     Raises:
@@ -178,7 +179,7 @@ def load_identity(name: str, backbones: Path | None) -> Identity:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def find_weights(name: str, backbones: Path | None) -> Path:
+def find_weights(name: str, backbones: str | None) -> Path:
     """The file of a published network: the trunk of an LPIPS network, or a network of identity.
 
     Raises:
@@ -186,19 +187,18 @@ def find_weights(name: str, backbones: Path | None) -> Path:
     """
     if name == "curricularface":
         return find_face_files(backbones, FACE_IDENTITY_FILES, what=name)[-1]
-    folder = backbones or Path(torch.hub.get_dir()) / "checkpoints"
     files = IDENTITY_FILES.get(name) or (LPIPS_TRUNKS[name],)
     for file in files:
-        if (folder / file).is_file():
-            return folder / file
+        if path := published_file(backbones, file):
+            return path
     origin = "torchvision's " if name in LPIPS_TRUNKS else ""
     raise MissingWeightsError(
-        f"{name} needs {origin}{' or '.join(files)}, which is not in {folder}; nothing is downloaded at run time: "
-        "copy the file there, or name its folder in the variable LSAP_BACKBONES"
+        f"{name} needs {origin}{' or '.join(files)}, which is not in {folder_of(backbones)}; nothing is "
+        "downloaded at run time: copy the file there, or name its folder in the variable LSAP_BACKBONES"
     )
 
 
-def network_digest(name: str, backbones: Path | None) -> str:
+def network_digest(name: str, backbones: str | None) -> str:
     """SHA-256 of a network's weights as they lie on this machine, 16 hexadecimal digits."""
     if name == "curricularface":  # whose faces it embeds is up to the detector
         files = find_face_files(backbones, FACE_IDENTITY_FILES, what=name)

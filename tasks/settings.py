@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,18 +11,24 @@ class Settings:
     """Places that belong to the machine, not to a run.
 
     Attributes:
-        backbones: folder with the trunks of LPIPS (`LSAP_BACKBONES`), or None for torch's own cache.
+        backbones: path or URL of the folder of published networks (`LSAP_BACKBONES`), or None for torch's own cache.
+        results: URL where flows keep their reports as JSON (`LSAP_RESULTS`), or None for nowhere.
         ray_address: Ray cluster to join (`LSAP_RAY_ADDRESS`), "local" to start one in this process.
+        ray_ship_code: whether this installation's packages travel to a joined cluster (`LSAP_RAY_SHIP_CODE=1`), whose
+            nodes otherwise have to have them, as containers do.
     """
 
-    backbones: Path | None = None
+    backbones: str | None = None
+    results: str | None = None
     ray_address: str = "local"
+    ray_ship_code: bool = False
 
     @classmethod
     def from_environment(cls) -> Settings:
         """Read the `LSAP_*` variables."""
-        backbones = os.environ.get("LSAP_BACKBONES")
         return cls(
-            backbones=Path(backbones) if backbones else None,
+            backbones=os.environ.get("LSAP_BACKBONES") or None,
+            results=os.environ.get("LSAP_RESULTS") or None,
             ray_address=os.environ.get("LSAP_RAY_ADDRESS", "local"),
+            ray_ship_code=os.environ.get("LSAP_RAY_SHIP_CODE", "0") not in ("", "0", "false"),
         )

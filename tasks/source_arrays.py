@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from domains.digits.data import load_split
 from tasks.errors import BadImageError, SourceError
 from tasks.source_items import LeftOut, SourceItem
-from tasks.source_storage import StoredFiles
+from tasks.source_listings import version_of
+from tasks.source_storage import StoredFiles, storage_errors
 
 
 class ImageArray(Protocol):
@@ -70,8 +71,10 @@ class ArrayFile:
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
         base = self._files.uri(self._path)
+        with storage_errors(self._files.shown, self._files.secrets):
+            version = version_of(self._files.fs, self._path)  # of the file: one pixel changed is all images changed
         for index in range(self._num_images):
-            yield SourceItem(f"{index:06d}", f"{base}#{index:06d}")
+            yield SourceItem(f"{index:06d}", f"{base}#{index:06d}", version=version)
 
     def read(self, uri: str) -> bytes:
         base, _, number = uri.rpartition("#")

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from tasks.source_items import IMAGE_SUFFIXES, LeftOut, SourceItem, as_unicode, check_name
+from tasks.source_items import IMAGE_SUFFIXES, LeftOut, SourceItem, as_unicode, check_name, outside
+from tasks.source_listings import Entry, list_below, list_folder, version_of
 from tasks.source_storage import StoredFiles, storage_errors
+
+_HIDDEN = re.compile(r"^(?:[^./][^/]*/)*\.[^/]*/?")  # up to the end of the first hidden part of a path
 
 
 class OneImage:
@@ -22,10 +25,16 @@ class OneImage:
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
         name = posixpath.basename(self._path)
-        yield SourceItem(as_unicode(name), as_unicode(self._files.uri(self._path)), check_name(name, "file name"))
+        with storage_errors(self._files.shown, self._files.secrets):
+            version = version_of(self._files.fs, self._path)
+        uri = as_unicode(self._files.uri(self._path))
+        yield SourceItem(as_unicode(name), uri, check_name(name, "file name"), version)
 
     def read(self, uri: str) -> bytes:
-        return self._files.read(self._files.path(uri))
+        path = self._files.path(uri)
+        if path != self._path:
+            raise outside(uri, self._files.shown)
+        return self._files.read(path)
 
     def close(self) -> None:
         pass
@@ -34,8 +43,9 @@ class OneImage:
 class FolderOrGlob:
     """A folder, or the part of one that a glob picks.
 
-    Folders are listed one at a time, and an entry is ordered as its name with "/" added to folders: that is
-    the order of whole paths, without all of them in memory.
+    A store that lists its keys in order is listed page by page, whatever the folders. Elsewhere, and where a glob
+    limits the depth, folders are listed one at a time, and an entry is ordered as its name with "/" added to
+    folders. Both are the order of whole paths, without all of them in memory.
     """
 
     def __init__(self, files: StoredFiles, path: str, *, is_glob: bool) -> None:
@@ -53,46 +63,56 @@ class FolderOrGlob:
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
         with storage_errors(self._files.shown, self._files.secrets):
             self._files.fs.invalidate_cache()
-            yield from self._walk(self._root, "", 0, frozenset({self._identify(self._root)}), left_out)
+            keys = list_below(self._files.fs, self._root) if self._max_depth == math.inf else None
+            if keys is not None:
+                yield from self._walk_keys(keys, left_out)
+            else:
+                yield from self._walk(self._root, "", 0, frozenset({self._identify(self._root)}), left_out)
+
+    def _walk_keys(self, keys: Iterator[Entry], left_out: LeftOut) -> Iterator[SourceItem]:
+        """Items of a store that lists all keys below a folder, as `_walk` finds them."""
+        hidden = ""
+        for entry in keys:
+            if match := _HIDDEN.match(entry.name):
+                left_out.num_hidden += match[0] != hidden  # what lies in one hidden folder follows one another
+                hidden = match[0]
+            else:
+                yield from self._take(entry.name, entry, left_out)
 
     def _walk(
         self, folder: str, prefix: str, depth: int, above: frozenset[str], left_out: LeftOut
     ) -> Iterator[SourceItem]:
-        for name, path, kind in self._list_folder(folder):
-            image_id = prefix + name
-            if name.startswith("."):
+        for entry in list_folder(self._files.fs, folder):
+            image_id = prefix + entry.name
+            if entry.name.startswith("."):
                 left_out.num_hidden += 1
-            elif kind == "directory":
-                identity = self._identify(path)
+            elif entry.kind == "directory":
+                identity = self._identify(entry.path)
                 if identity in above:
                     left_out.num_loops += 1
                 elif depth < self._max_depth:
-                    yield from self._walk(path, image_id + "/", depth + 1, above | {identity}, left_out)
-            elif self._pattern is not None and not self._pattern.match(image_id):
-                continue
-            elif (suffix := posixpath.splitext(name)[1].lower()) not in IMAGE_SUFFIXES or kind != "file":
-                left_out.other_files[suffix] += 1
+                    yield from self._walk(entry.path, image_id + "/", depth + 1, above | {identity}, left_out)
             else:
-                problem = check_name(image_id, "file name")
-                yield SourceItem(as_unicode(image_id), as_unicode(self._files.uri(path)), problem)
+                yield from self._take(image_id, entry, left_out)
 
-    def _list_folder(self, folder: str) -> list[tuple[str, str, str]]:
-        entries: list[tuple[str, str, str]] = []
-        for entry in self._files.fs.ls(folder, detail=True):
-            path = entry["name"].rstrip("/")
-            if path == folder:  # object stores may keep an empty object for the folder itself
-                continue
-            kind = entry["type"]  # "directory", "file" or "other": links, and pipes, which would block
-            if entry.get("islink", False):
-                kind = "directory" if self._files.fs.isdir(path) else "file"
-            entries.append((path.rpartition("/")[2], path, kind))
-        return sorted(entries, key=lambda entry: entry[0] + "/" * (entry[2] == "directory"))
+    def _take(self, image_id: str, entry: Entry, left_out: LeftOut) -> Iterator[SourceItem]:
+        """The item of a file, if it is one."""
+        if self._pattern is not None and not self._pattern.match(image_id):
+            return
+        suffix = posixpath.splitext(entry.path)[1].lower()
+        if suffix not in IMAGE_SUFFIXES or entry.kind != "file":
+            left_out.other_files[suffix] += 1
+        else:
+            problem = check_name(image_id, "file name")
+            yield SourceItem(as_unicode(image_id), as_unicode(self._files.uri(entry.path)), problem, entry.version)
 
     def _identify(self, folder: str) -> str:
         return os.path.realpath(folder) if isinstance(self._files.fs, LocalFileSystem) else folder
 
     def read(self, uri: str) -> bytes:
         path = self._files.path(uri)
+        if not path.startswith(self._root + "/"):  # another bucket's keys begin as relative paths do
+            raise outside(uri, self._files.shown)
         problem = check_name(path.removeprefix(self._root + "/"), "path")
         if problem is not None:
             raise problem

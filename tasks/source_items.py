@@ -21,11 +21,14 @@ class SourceItem:
         image_id: the name within the source, unique there, such as "faces/a b.png".
         uri: where the bytes are; `Source.read` uses nothing else.
         problem: why the item is not to be opened at all, or None.
+        version: what the listing tells that changes whenever the bytes do, or None where it tells nothing: while
+            the version at a uri stays the same, the bytes there need not be read again.
     """
 
     image_id: str
     uri: str
     problem: BadImageError | None = None
+    version: str | None = None
 
 
 @dataclass
@@ -53,6 +56,13 @@ def check_name(name: str, what: str) -> BadImageError | None:
             "unsafe_name", f"the {what} {name!r} is not valid Unicode, UTF-8 was wanted: rename the file"
         )
     return None
+
+
+def outside(uri: str, source: str) -> BadImageError:
+    """The problem of an address, from a plan that others may have written, that is not one of the source's."""
+    return BadImageError(
+        "unsafe_name", f"{uri!r} is no image of {source}, an address below it was wanted; it was not opened: plan anew"
+    )
 
 
 def as_unicode(name: str) -> str:

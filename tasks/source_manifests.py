@@ -12,9 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from lsap_archive.credentials import credential_in
+from lsap_archive.file_systems import open_file_system, scheme_of
 from tasks.errors import BadImageError, SourceError
 from tasks.source_items import LeftOut, SourceItem, check_name
-from tasks.source_storage import StoredFiles, has_password
+from tasks.source_storage import StoredFiles
+
+SCHEMES = ("file", "memory", "s3", "gs", "az", "http", "https")  # what a row may name beside the manifest's own
 
 
 class Manifest:
@@ -40,7 +44,7 @@ class Manifest:
         written = str(uri)
         if self._is_address(written):
             problem = self._check_address(written)
-            shown = self._files.secrets.hide(written) if has_password(written) else written
+            shown = self._files.secrets.hide(written) if credential_in(written) else written
             return SourceItem(given_id or shown, shown, problem)
         problem = check_name(written, "uri")
         below = f"{self._folder}/{written.removeprefix('./')}"
@@ -57,14 +61,16 @@ class Manifest:
         is_local = uri.startswith(("/", "file://", "local://"))
         if ".." in re.split(r"[/\\]", uri) or ("::" in uri and not self._is_own(uri)):
             found, wanted = "climbs with `..` or chains file systems with `::`", "a plain address"
-        elif has_password(uri):
-            found, wanted = "carries a password", "an address without one (storage_options may hold it)"
+        elif what := credential_in(uri):
+            found, wanted = f"carries {what}", "an address without one (the storage's client has its own places for it)"
             uri = self._files.secrets.hide(uri)
         elif is_local and not isinstance(self._files.fs, LocalFileSystem):
             found, wanted = (
                 "asks for a file of this machine, in a manifest from elsewhere",
                 "an address over there",
             )
+        elif not self._is_own(uri) and scheme_of(uri) not in SCHEMES:
+            found, wanted = "is of a kind that no manifest may name", f"one of {', '.join(SCHEMES)}"
         else:
             return None
         return BadImageError(
@@ -78,7 +84,7 @@ class Manifest:
         if self._is_own(uri):
             return self._files.read(self._files.path(uri))
         with self._files.reading(uri):
-            fs, path = fsspec.core.url_to_fs(uri)
+            fs, path = open_file_system(uri)
         return StoredFiles(fs, self._files.shown, self._files.secrets, self._files.max_bytes).read(path)
 
     def close(self) -> None:

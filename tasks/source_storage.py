@@ -1,43 +1,19 @@
 """Files wherever fsspec reaches: what fails there as a SourceError or a BadImageError, and no secret in either."""
 
 import errno
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lsap_archive.credentials import Secrets
+from lsap_archive.errors import ArchiveError
 from tasks.errors import BadImageError, SourceError, TaskError
 
 SOURCE_KINDS = (
-    "a folder, a glob, an image, a .zip, a .npy array, or a .parquet or .csv manifest; on disk or at s3://, "
-    "memory:// or another fsspec URL"
+    "a folder, a glob, an image, a .zip, a .npy array, or a .parquet or .csv manifest; on disk or at s3://, gs://, "
+    "az://, memory:// or another fsspec URL"
 )
-
-
-def has_password(url: str) -> bool:
-    return re.search(r"://[^/\s@]*:[^/\s]*@", url) is not None
-
-
-class Secrets:
-    """Hides in a text what must not be logged: passwords in URLs, signed queries, secret storage options."""
-
-    def __init__(self, storage_options: Mapping[str, Any]) -> None:
-        self._values = sorted(self._collect(storage_options), key=len, reverse=True)
-
-    def _collect(self, options: Mapping[str, Any]) -> Iterator[str]:
-        for name, value in options.items():
-            if isinstance(value, Mapping):
-                yield from self._collect(value)
-            elif isinstance(value, str) and value and re.search("key|secret|token|pass|cred|sas|conn", name, re.I):
-                yield value
-
-    def hide(self, text: str) -> str:
-        text = re.sub(r"://[^/\s@]*@", "://***@", text)
-        text = re.sub(r"(?i)([?&][^=&\s]*(?:sig|token|credential|key|secret)[^=&\s]*=)[^&\s'\")]+", r"\1***", text)
-        for value in self._values:
-            text = text.replace(value, "***")
-        return text
 
 
 @contextmanager
@@ -51,11 +27,11 @@ def storage_errors(shown: str, secrets: Secrets) -> Iterator[None]:
         yield
     except (TaskError, MemoryError):
         raise
+    except ArchiveError as error:  # the file system does not open; says what to do, and tells no secret
+        raise SourceError(str(error)) from None
     except Exception as error:
         what = secrets.hide(f"{type(error).__name__}: {error}")
-        if isinstance(error, ImportError):
-            message = f"{shown} needs a storage client that is not installed ({what}): install it"
-        elif isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
+        if isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
             message = (
                 f"{shown} may not be read ({what}), read access was wanted: check the permissions and "
                 "credentials of this process, or pass storage_options"

@@ -10,6 +10,9 @@ from tasks.errors import BadImageError, SourceError
 from tasks.source_items import IMAGE_SUFFIXES, LeftOut, SourceItem, check_name
 from tasks.source_storage import StoredFiles
 
+# Others may ask for gigabytes to unpack a byte, and fail as storage that does not answer does.
+PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
 
 class Zip:
     kind = "zip"
@@ -21,7 +24,7 @@ class Zip:
         file = files.fs.open(path, "rb", block_size=2**20)
         try:
             self._archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
             file.close()
             raise SourceError(
                 f"{files.shown} is not a complete zip file ({error}): copy it again, or pass a folder"
@@ -39,7 +42,8 @@ class Zip:
             elif suffix not in IMAGE_SUFFIXES:
                 left_out.other_files[suffix] += 1
             else:
-                yield SourceItem(name, f"zip://{name}{self._ending}", check_name(name, "member"))
+                version = f"{info.CRC:08x}-{info.file_size}"
+                yield SourceItem(name, f"zip://{name}{self._ending}", check_name(name, "member"), version)
 
     @property
     def _ending(self) -> str:
@@ -62,6 +66,12 @@ class Zip:
             raise BadImageError(
                 "unreadable",
                 f"the member {name!r} is encrypted, plain ones were wanted: unpack the zip, pass its folder",
+            )
+        if info.compress_type not in PLAIN_METHODS:
+            raise BadImageError(
+                "corrupt",
+                f"the member {name!r} is packed by method {info.compress_type}, stored or deflated ones were wanted: "
+                "pack it again",
             )
         with self._files.reading(name):
             try:

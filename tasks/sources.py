@@ -5,20 +5,21 @@ import posixpath
 import re
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-import fsspec
-
+from lsap_archive.credentials import Secrets
+from lsap_archive.file_systems import open_file_system
 from tasks.errors import BadImageError, SourceError
 from tasks.source_arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory, ImageArray
 from tasks.source_folders import FolderOrGlob, OneImage
 from tasks.source_items import IMAGE_SUFFIXES, LeftOut, SourceItem
 from tasks.source_manifests import Manifest
-from tasks.source_storage import SOURCE_KINDS, Secrets, StoredFiles, has_password, storage_errors
+from tasks.source_storage import SOURCE_KINDS, StoredFiles, storage_errors
 from tasks.source_zips import Zip
+from tasks.visible_text import visible
 
 MAX_FILE_BYTES = 512 * 2**20
 
@@ -56,7 +57,7 @@ class SourceDescription:
             parts.append(f"{self.num_hidden} hidden entries left out")
         if self.num_loops:
             parts.append(f"{self.num_loops} links in a circle left out")
-        return "; ".join(parts)
+        return visible("; ".join(parts))  # suffixes are anybody's
 
 
 class _Backend(Protocol):
@@ -182,21 +183,16 @@ def open_source(
 
     Raises:
         SourceError: nothing is there, it is of no known kind, may not be read, is damaged, the spec carries a
-            password, or the storage does not answer (is_transient).
+            password or a signed query, or the storage does not answer (is_transient).
     """
     secrets = Secrets(storage_options or {})
     shown = secrets.hide(spec)
     match = re.fullmatch(r"(?P<name>[^\[\]]+)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", spec)
     if match and match["name"] in builtin:
         return Source(spec, ArrayInMemory(match, builtin[match["name"]]))
-    if has_password(spec):
-        raise SourceError(
-            f"{shown} carries a password, which would end up in logs and archives: "
-            "pass it by storage_options or by the environment of the storage's client"
-        )
     backend: _Backend
     with storage_errors(shown, secrets):
-        fs, path = fsspec.core.url_to_fs(spec, **(storage_options or {}))
+        fs, path = open_file_system(spec, storage_options)
         fs.invalidate_cache()
         files = StoredFiles(fs, shown, secrets, max_bytes)
         try:
@@ -236,21 +232,26 @@ class PlannedImage:
         uri: as in the source.
         digest: SHA-256 of the bytes, in hex; "unreadable:<reason>" when they cannot be read.
         problem: why they cannot be read, or None.
+        version: as in the source.
     """
 
     image_id: str
     uri: str
     digest: str
     problem: BadImageError | None = None
+    version: str | None = None
 
 
-def plan_items(source: Source, *, num_threads: int = 8) -> Iterator[PlannedImage]:
+def plan_items(
+    source: Source, items: Iterable[SourceItem] | None = None, *, num_threads: int = 8
+) -> Iterator[PlannedImage]:
     """Read every image once and yield its digest, in the order of the ids.
 
     Threads hide the latency of object stores; at most twice num_threads images are in memory at a time.
 
     Args:
         source: where the images come from.
+        items: those that are read; all of the source if not given.
         num_threads: how many are read at the same time.
 
     Yields:
@@ -262,7 +263,7 @@ def plan_items(source: Source, *, num_threads: int = 8) -> Iterator[PlannedImage
     waiting: deque[Future[PlannedImage]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="read-source") as pool:
         try:
-            for item in source.items():
+            for item in source.items() if items is None else items:
                 waiting.append(pool.submit(_plan_one, source, item))
                 if len(waiting) >= 2 * num_threads:
                     yield waiting.popleft().result()
@@ -275,9 +276,9 @@ def plan_items(source: Source, *, num_threads: int = 8) -> Iterator[PlannedImage
 
 def _plan_one(source: Source, item: SourceItem) -> PlannedImage:
     try:
-        return PlannedImage(item.image_id, item.uri, digest_bytes(source.read(item)))
+        return PlannedImage(item.image_id, item.uri, digest_bytes(source.read(item)), version=item.version)
     except BadImageError as problem:
-        return PlannedImage(item.image_id, item.uri, f"unreadable:{problem.reason}", problem)
+        return PlannedImage(item.image_id, item.uri, f"unreadable:{problem.reason}", problem, item.version)
 
 
 def digest_bytes(data: bytes) -> str:

@@ -11,11 +11,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import fsspec
 import safetensors.torch
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError
+from lsap_archive.file_systems import open_file_system, read_file, storage_errors
 from lsap_core.errors import CheckpointError
 
 Loaded = TypeVar("Loaded")
@@ -30,24 +31,25 @@ def read_bytes(location: str, storage_options: Mapping[str, Any] | None, *, want
     """The content of a file of weights.
 
     Args:
-        location: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
-        storage_options: passed to fsspec.
+        location: a path, or a URL (s3://, gs://, az://, https://, memory://, ...).
+        storage_options: passed to the storage's client.
         wanted: the kinds of file that would do, for the message.
 
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: there is no such file, or the URL carries a credential.
+        StoreUnavailableError: the storage does not answer or refuses.
     """
-    filesystem, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
     try:
-        data: bytes = filesystem.cat_file(path)
-    except (FileNotFoundError, IsADirectoryError):
-        if filesystem.isdir(path):
+        return read_file(location, storage_options)
+    except ArchiveMismatchError as error:
+        raise CheckpointError(str(error)) from None
+    except ArchiveNotFoundError as error:
+        if "is a folder" in str(error):
             raise CheckpointError(f"{location} is a folder; wanted one file: {wanted}") from None
         raise CheckpointError(
             f"{location} does not exist; wanted {wanted}. Nothing is downloaded by itself: put the file there "
             "or pass another path"
         ) from None
-    return data
 
 
 def is_torch_file(data: bytes) -> bool:
@@ -119,25 +121,32 @@ def write_verified(
         location: a path or URL where nothing is yet.
         data: the file.
         read_back: takes the bytes that were found there; raises when they are not what was meant.
-        storage_options: passed to fsspec.
+        storage_options: passed to the storage's client.
 
     Returns:
         What `read_back` returned.
 
     Raises:
         CheckpointError: the file exists already.
+        StoreUnavailableError: the storage does not answer or refuses.
     """
-    filesystem, path = fsspec.core.url_to_fs(location, **(storage_options or {}))
-    if filesystem.exists(path):
-        raise CheckpointError(f"{location} exists already: remove it or name another file")
+    filesystem, path = open_file_system(location, storage_options)
     unverified = f"{path}.{uuid.uuid4().hex}.unverified"
-    if isinstance(filesystem, LocalFileSystem):
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+    with storage_errors("write", location, storage_options):
+        is_there = filesystem.exists(path)
+    if is_there:
+        raise CheckpointError(f"{location} exists already: remove it or name another file")
     try:
-        filesystem.pipe_file(unverified, data)
-        loaded = read_back(filesystem.cat_file(unverified))
-        filesystem.mv(unverified, path)
+        with storage_errors("write", location, storage_options):
+            if isinstance(filesystem, LocalFileSystem):
+                filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+            filesystem.pipe_file(unverified, data)
+            found = filesystem.cat_file(unverified)
+        loaded = read_back(found)
+        with storage_errors("write", location, storage_options):
+            filesystem.mv(unverified, path)
     finally:
-        if filesystem.exists(unverified):
-            filesystem.rm_file(unverified)
+        with storage_errors("write", location, storage_options):
+            if filesystem.exists(unverified):
+                filesystem.rm_file(unverified)
     return loaded

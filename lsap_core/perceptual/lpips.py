@@ -79,11 +79,12 @@ def build_lpips(
         slice_name, rest = name.split(".", 1)
         published = f"features.{rest}"
         wanted = network.net.state_dict()[name].shape
-        found = trunk.get(published)
-        if found is None or found.shape != wanted:
+        found = trunk.get(published) if isinstance(trunk, Mapping) else None
+        if not isinstance(found, Tensor) or found.shape != wanted:
             raise CheckpointError(
                 f"the trunk of lpips-{net} wants {published} {list(wanted)}, found "
-                f"{'nothing' if found is None else list(found.shape)}: pass torchvision's weights of this network"
+                f"{list(found.shape) if isinstance(found, Tensor) else 'nothing'}: pass torchvision's weights of this "
+                "network"
             )
         state[f"net.{slice_name}.{rest}"] = found
     for name, value in (linear or {}).items():

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from lsap_archive.credentials import credential_in
 from lsap_core.errors import ConfigError
 from tasks.decoding import decode_photo
 from tasks.errors import BadImageError
 from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of
 from tasks.faces.landmarks import FaceFinder
 from tasks.source_items import SourceItem
-from tasks.source_storage import has_password
 from tasks.sources import Source, digest_bytes
 
 REPORT = "report.json"
@@ -142,7 +142,7 @@ def align_photos(source: Source, finder: FaceFinder, out: Path, settings: AlignS
         SourceError: the source cannot be listed, or its storage does not answer.
         OSError: the folder cannot be written.
     """
-    if has_password(source.spec):
+    if credential_in(source.spec):
         raise ConfigError(f"{source.spec} carries a password, which would end up in the report")
     out.mkdir(parents=True, exist_ok=True)
     items = list(source.items())
@@ -235,6 +235,7 @@ class FileNames:
     def __init__(self, items: Iterable[SourceItem]):
         self._stems = Counter(_stem(_safe_path(item.image_id)) for item in items)
         self._taken: set[str] = {REPORT}
+        self._folders: set[str] = set()
 
     def of(self, item: SourceItem, face: int | None) -> str:
         """Name of a photo's face, that of no other; photos that differ in the suffix only keep it.
@@ -246,13 +247,16 @@ class FileNames:
         name = _stem(path) if self._stems[_stem(path)] == 1 else path
         name = f"{name}{'' if face is None else f'.face-{face}'}.png"
         is_long = any(len(part.encode()) > MAX_NAME_BYTES for part in name.split("/"))
-        if not path or is_long or name in self._taken or re.search(r"[\x00-\x1f]", name):
+        folders = {name[: slash.start()] for slash in re.finditer("/", name)}
+        is_taken = name in self._taken or name in self._folders or bool(folders & self._taken)
+        if not path or is_long or is_taken or re.search(r"[\x00-\x1f]", name):
             raise BadImageError(
                 "not_written",
-                f"the name {name[:100]!r} is {'another face' if name in self._taken else 'no file'}'s, a new one was "
-                "wanted: rename the photo",
+                f"the name {name[:100]!r} is {'another face' if is_taken else 'no file'}'s, a new one was wanted: "
+                "rename the photo",
             )
         self._taken.add(name)
+        self._folders |= folders
         return name
 
 

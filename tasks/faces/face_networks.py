@@ -13,6 +13,7 @@ from lsap_core.generators.checkpoints import read_records, read_torch
 from lsap_core.generators.checkpoints.unpickling import ArrayRecord
 from lsap_core.perceptual.curricular_face import FaceIdentity, build_curricular_face
 from lsap_core.perceptual.face_detection import DetectorSettings, FaceDetector, build_face_detector
+from tasks.published_files import folder_of, published_file
 
 DETECTOR_FILES = ("pnet.npy", "rnet.npy", "onet.npy")
 CURRICULAR_FACE_FILE = "CurricularFace_Backbone.pth"
@@ -21,11 +22,11 @@ FACE_IDENTITY_FILES = (*DETECTOR_FILES, CURRICULAR_FACE_FILE)
 PUBLISHED = DetectorSettings()
 
 
-def load_face_detector(backbones: Path | None, settings: DetectorSettings = PUBLISHED) -> FaceDetector:
+def load_face_detector(backbones: str | None, settings: DetectorSettings = PUBLISHED) -> FaceDetector:
     """MTCNN, frozen, on the CPU.
 
     Args:
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
         settings: how boldly it finds faces.
 
     Raises:
@@ -36,11 +37,11 @@ def load_face_detector(backbones: Path | None, settings: DetectorSettings = PUBL
     return build_face_detector(*(read_npy_weights(path) for path in paths), settings=settings)
 
 
-def load_face_identity(backbones: Path | None) -> FaceIdentity:
+def load_face_identity(backbones: str | None) -> FaceIdentity:
     """CurricularFace behind MTCNN, frozen, on the CPU.
 
     Args:
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
 
     Raises:
         MissingWeightsError: a file is not on this machine; all that are missing are named.
@@ -54,20 +55,21 @@ def load_face_identity(backbones: Path | None) -> FaceIdentity:
         raise CheckpointError(f"{backbone}: {error}") from error
 
 
-def find_face_files(backbones: Path | None, files: tuple[str, ...], *, what: str) -> list[Path]:
+def find_face_files(backbones: str | None, files: tuple[str, ...], *, what: str) -> list[Path]:
     """Where published files lie.
 
     Raises:
         MissingWeightsError: some are not there; nothing is ever downloaded.
     """
-    folder = backbones or Path(torch.hub.get_dir()) / "checkpoints"
-    missing = [file for file in files if not (folder / file).is_file()]
+    paths = {file: published_file(backbones, file) for file in files}
+    missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise MissingWeightsError(
-            f"{what} needs {', '.join(missing)}, not found in {folder}; nothing is downloaded at run time: copy the "
-            f"{'file' if len(missing) == 1 else 'files'} there, or name the folder in the variable LSAP_BACKBONES"
+            f"{what} needs {', '.join(missing)}, not found in {folder_of(backbones)}; nothing is downloaded at run "
+            f"time: copy the {'file' if len(missing) == 1 else 'files'} there, or name the folder in the variable "
+            "LSAP_BACKBONES"
         )
-    return [folder / file for file in files]
+    return [path for path in paths.values() if path is not None]
 
 
 def read_npy_weights(path: Path) -> dict[str, object]:

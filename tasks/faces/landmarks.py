@@ -239,11 +239,11 @@ class MtcnnFinder:
     columns, fit its images of 256 pixels and not wide photos.
     """
 
-    def __init__(self, backbones: Path | None, *, device: str = "auto"):
+    def __init__(self, backbones: str | None, *, device: str = "auto"):
         """Load it.
 
         Args:
-            backbones: folder of pnet.npy, rnet.npy and onet.npy, or None for torch's cache.
+            backbones: path or URL of the folder of pnet.npy, rnet.npy and onet.npy, or None for torch's cache.
             device: "auto", "cpu", "cuda".
 
         Raises:

@@ -14,6 +14,7 @@ import pickle
 import pickletools
 import re
 import threading
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -278,8 +279,10 @@ def read_torch(data: bytes) -> Any:
         data: the whole file, in the zip format or the older stream of pickles.
 
     Raises:
-        CheckpointError: the file is truncated, or names what PyTorch's restricted loader does not allow.
+        CheckpointError: the file is truncated, would become larger when it is unpacked, or names what PyTorch's
+            restricted loader does not allow.
     """
+    _check_unpacked_size(data)
     try:
         with _LOADING, torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -290,6 +293,20 @@ def read_torch(data: bytes) -> Any:
             raise _refusal(refused[1]) from None  # PyTorch's message advises to load without restrictions
         reason = (message.splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"PyTorch cannot read it, it is truncated or damaged: {reason}") from None
+
+
+def _check_unpacked_size(data: bytes) -> None:
+    """Refuse a zip that unpacks to more than it is: `torch.save` compresses nothing, PyTorch unpacks anything."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except Exception:  # an old file, a truncated one or none at all: PyTorch has the words for each
+        return
+    if size > len(data):
+        raise CheckpointError(
+            f"the file has {len(data)} bytes and would unpack to {size}, torch.save writes them as they are; it was "
+            "refused: save the weights again"
+        )
 
 
 def _check_opcodes(data: bytes) -> None:
