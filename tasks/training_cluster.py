@@ -7,16 +7,15 @@ worker, a restarted driver and the same command on another day all go on in the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
-import sys
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fsspec
 import pyarrow.fs
 import ray
 import ray.train
@@ -24,6 +23,7 @@ import ray.train.torch
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
+from lsap_archive.file_systems import open_file_system
 from lsap_core.errors import (
     CheckpointError,
     ConfigError,
@@ -32,8 +32,8 @@ from lsap_core.errors import (
     ShapeError,
     TrainingDivergedError,
 )
+from tasks.cluster import LOCAL, join_cluster, one_line, runtime_environment, share_of_gpus, worker_environment
 from tasks.errors import SourceError, TaskError
-from tasks.pool import KEEP_HEAP, join_cluster, share_of_gpus
 from tasks.train_encoder import TrainingOutcome, train_encoder
 from tasks.training_data import TooManyBadImagesError
 from tasks.training_parts import TrainingSpec, TrainingWorkers
@@ -81,13 +81,13 @@ def train_on_cluster(
     """
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    environment = {"OMP_NUM_THREADS": str(workers.threads), **KEEP_HEAP}
-    owns_cluster = join_cluster(workers.address, workers.count, environment, wants_gpus=workers.gpus_each != 0)
+    environment = worker_environment(workers.threads)
+    has_connected = join_cluster(workers.address, workers.count, environment, wants_gpus=workers.gpus_each != 0)
     try:
         gpus = share_of_gpus(workers.count) if workers.gpus_each is None else workers.gpus_each
-        check_room(workers.count, gpus, is_local=owns_cluster)
+        check_room(workers.count, gpus, is_local=workers.address == LOCAL)
         launch = uuid.uuid4().hex[:12]
-        with _scratch(spec.output, launch, is_local=owns_cluster) as places:
+        with _scratch(spec.output, launch, is_local=workers.address == LOCAL) as places:
             trainer = ray.train.torch.TorchTrainer(
                 run_worker,
                 train_loop_config={"spec": spec, "launch": launch, "threads": workers.threads, "gpus": gpus},
@@ -101,13 +101,13 @@ def train_on_cluster(
                 run_config=ray.train.RunConfig(
                     name=launch,
                     failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
-                    worker_runtime_env=None if owns_cluster or " " in sys.executable else {"env_vars": environment},
+                    worker_runtime_env=runtime_environment(environment, workers.address) or None,
                     **places,
                 ),
             )
             return fit_watched(trainer, TrainingStore(spec.output), launch, watch)
     finally:
-        if owns_cluster:
+        if has_connected:
             ray.shutdown()
 
 
@@ -178,8 +178,7 @@ def fit_watched(
 
 def _last_failure(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None) or {0: error}
-    lines = [line.strip() for line in str(next(iter(failures.values()))).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return one_line(next(iter(failures.values())))
 
 
 @contextlib.contextmanager
@@ -190,10 +189,23 @@ def _scratch(output: str, launch: str, *, is_local: bool) -> Iterator[dict[str, 
         with tempfile.TemporaryDirectory(prefix="lsap-ray-train-", ignore_cleanup_errors=True) as folder:
             yield {"storage_path": folder}
     else:
-        filesystem, path = fsspec.core.url_to_fs(f"{store.url}/ray")
+        filesystem, path = open_file_system(f"{store.url}/ray")
         is_file = isinstance(filesystem, LocalFileSystem)
         handler = None if is_file else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
         try:
             yield {"storage_path": path, "storage_filesystem": handler}
         finally:
             store.store.delete_folder(f"ray/{launch}")
+            if is_file:
+                _remove_if_empty(path)
+
+
+def _remove_if_empty(folder: str) -> None:
+    """Remove a folder, unless another launch has something in it."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise

@@ -33,6 +33,7 @@ from lsap_archive import ArchiveNotFoundError, Store
 from lsap_archive.documents import decode_document, encode_document, now, sha256_of
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints import read_torch
 from tasks.errors import TaskError
 from tasks.training_events import event_file
 
@@ -174,7 +175,10 @@ class TrainingStore:
             raise CheckpointError(
                 f"{where} has {len(data)} bytes and another digest than was written ({saved.num_bytes} bytes): {remedy}"
             )
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = read_torch(data)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}; {remedy}") from error
         return state
 
     def commit(
@@ -277,6 +281,11 @@ class TrainingStore:
     def has_encoder(self, key: str) -> bool:
         """Whether an encoder is there under `BEST_KEY` or `LAST_KEY`."""
         return self.store.exists(key)
+
+    def newest_sheet(self) -> str | None:
+        """URL of the newest sheet of samples, or None when there is none."""
+        keys = sorted(self.store.keys("sheets"))
+        return self.store.join(keys[-1]) if keys else None
 
     def put_sheet(self, step: int, png: bytes) -> None:
         """Keep a sheet of samples."""

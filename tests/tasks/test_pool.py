@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -101,13 +102,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def all_processes(pool: Pool) -> set[int]:
     """The processes of all workers, once as many callers who come at once are served by as many of them."""
     found: set[int] = set()
+    wanted = 1 if isinstance(pool, LocalPool) else 2
 
     def are_found() -> bool:
-        with ThreadPoolExecutor(pool.num_workers) as callers:
-            stays = callers.map(lambda _: pool.call("stay", 0.2), range(pool.num_workers))
+        with ThreadPoolExecutor(wanted) as callers:
+            stays = callers.map(lambda _: pool.call("stay", 0.2), range(wanted))
             found.clear()
             found.update(stay.process for stay in stays)
-        return len(found) == pool.num_workers
+        return len(found) == wanted
 
     wait_for(are_found)
     return found
@@ -250,3 +252,81 @@ def test_a_share_of_a_gpu_is_asked_for(
     finally:
         pool.close()
     assert two_actors.call("divide", 6, 2) == 3  # a pool that joined a cluster leaves it to the others
+
+
+@pytest.mark.ray
+def test_a_pool_grows_with_its_callers_and_shrinks_when_they_are_gone(
+    two_actors: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.5)
+    release = tmp_path / "release"
+    pool = RayPool(Clerk, num_workers=2, min_workers=1, gpus_per_worker=0.5)
+    try:
+        wait_for(lambda: pool.num_workers == 1)
+        with ThreadPoolExecutor(3) as callers:
+            try:
+                answers = [callers.submit(pool.call, "work_until", str(release)) for _ in range(3)]
+                wait_for(lambda: pool.progress() == 2 * 2.5)  # two at work, and no more than two
+                assert pool.num_workers == 2
+            finally:
+                release.touch()
+            assert [answer.result(timeout=PATIENCE_SECONDS) for answer in answers] == ["released"] * 3
+        wait_for(lambda: pool.num_workers == 1)
+        assert pool.call("divide", 6, 3) == 2
+    finally:
+        pool.close()
+
+
+@pytest.mark.ray
+def test_workers_without_room_wait_for_it_while_others_work(two_actors: RayPool) -> None:
+    first = RayPool(Clerk, num_workers=2, gpus_per_worker=1.0)  # there is one GPU
+    try:
+        assert [first.call("divide", number, 1) for number in range(3)] == [0, 1, 2]
+        assert first.num_workers == 1
+        second = RayPool(Clerk, num_workers=1, gpus_per_worker=1.0)
+        try:
+            with ThreadPoolExecutor(1) as caller:
+                answer = caller.submit(second.call, "divide", 1, 1)
+                time.sleep(0.5)
+                assert not answer.done()
+                first.close()  # as a node that comes
+                assert answer.result(timeout=PATIENCE_SECONDS) == 1
+        finally:
+            second.close()
+    finally:
+        first.close()
+
+
+@pytest.mark.ray
+def test_this_machine_refuses_at_once_what_it_can_never_hold(two_actors: RayPool) -> None:
+    with pytest.raises(NoWorkerLeftError, match=r"the cluster has 1 node with 3 CPUs and 1 GPUs .* wants 2 GPU: start"):
+        RayPool(Clerk, num_workers=1, gpus_per_worker=2.0)
+
+
+@pytest.mark.ray
+def test_a_worker_that_died_while_it_was_free_is_not_lent(two_actors: RayPool) -> None:
+    processes = all_processes(two_actors)
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    assert within_patience(lambda: two_actors.call("divide", 9, 3)) == 3  # and no caller hears of it
+    assert not all_processes(two_actors) & processes
+
+
+@pytest.mark.ray
+def test_a_worker_whose_storage_is_away_is_built_later(
+    two_actors: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "POLL_SECONDS", 0.2)
+
+    def unlucky() -> Clerk:
+        if not (tmp_path / "tried").exists():
+            (tmp_path / "tried").touch()
+            raise SourceError("the storage is away", is_transient=True)
+        return Clerk()
+
+    pool = RayPool(unlucky, num_workers=1, gpus_per_worker=0.25)
+    try:
+        assert within_patience(lambda: pool.call("divide", 8, 2)) == 4
+        assert (tmp_path / "tried").exists()
+    finally:
+        pool.close()
