@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from lsap_core.inversion.by_optimization import OptimizationEmbedder, Optimizati
 from lsap_core.presets import Method
 from tasks.encoders import load_encoder
 from tasks.networks import load_networks, module_device, place
-from tasks.planning import bytes_per_image, encoder_settings, missing_shards
+from tasks.planning import bytes_per_image, encoder_settings
 from tasks.prepare import prepare_dry
 from tasks.weights import load_generator
 
@@ -32,27 +31,23 @@ PROBE_ANCHOR_SAMPLES = 1024
 def dry_run(resolved: ResolvedRun) -> dict[str, Any]:
     """Check everything, plan, and time a few steps on this machine; nothing is written."""
     plan = prepare_dry(request_of(resolved))
-    unfinished = [shard for run in plan.unfinished for shard in missing_shards(run)]
-    left: Counter[str] = Counter()
-    for shard in unfinished:
-        left[shard.method] += shard.num_images
-    for run in plan.new:
-        left[run.method] += run.num_rows
+    left = plan.images_left
     seconds = {
         method.name: left[method.name] * seconds_per_image(resolved, method)
         for method in resolved.methods
-        if left[method.name]
+        if method.name in left
     }
     num_bytes = sum(
         left[method.name] * bytes_per_image(plan.config, has_noise=isinstance(method.settings, OptimizationSettings))
         for method in resolved.methods
+        if method.name in left
     )
     return {
         "source": plan.source,
         "images in the source": plan.num_images,
-        "unfinished runs to resume": [run.run_id for run in plan.unfinished],
+        "unfinished runs to resume": list(plan.unfinished),
         "images left by method": dict(left) or "none",
-        "shards left": len(unfinished) + sum(run.num_shards for run in plan.new),
+        "shards left": plan.shards_left,
         "archive bytes, before compression": num_bytes,
         "device hours on this machine, one worker": round(sum(seconds.values()) / 3600, 4),
     }

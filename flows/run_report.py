@@ -78,11 +78,15 @@ class RunReport:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @property
+    def outcome(self) -> str:
+        """What this command did, in a few words."""
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
+        return f"{self.num_images} images; this command: {counts or 'nothing was left to do'}"
+
     def summary(self) -> str:
         """For people."""
-        lines = [self.table, ""]
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
-        lines.append(f"{self.num_images} images; this command: {counts or 'nothing was left to do'}")
+        lines = [self.table, "", self.outcome]
         lines += [f"  failed: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         if self.embedded:
             lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")

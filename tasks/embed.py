@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import logging
+import os
+import socket
 import time
 import uuid
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +26,7 @@ from torch import Tensor
 
 from lsap_archive import ROW_SCHEMA, ArchiveNotFoundError, RunWriter, open_archive
 from lsap_archive.layout import noise_name, staging_prefix
+from lsap_archive.schema import UNSETTLED
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.generator import Noise
@@ -32,14 +38,21 @@ from tasks.anchor import open_anchor
 from tasks.decoding import DecodedImage, Fit, decode_image, place_content
 from tasks.encoders import load_encoder
 from tasks.errors import BadImageError
+from tasks.listing import UNREADABLE
 from tasks.measure import measure
 from tasks.networks import NetworkChoice, load_networks, module_device, place
 from tasks.planning import encoder_settings, has_noise_maps, settings_of
-from tasks.sources import SourceItem, digest_bytes, open_source
+from tasks.source_items import SourceItem
+from tasks.sources import digest_bytes, open_source
 from tasks.weights import load_generator
+
+logger = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 300.0
 LONGEST_PREVIEW_SIDE = 256
+READ_TOGETHER = 8  # images, while the others wait for their storage
+KEPT_RUNS = 4
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -80,12 +93,14 @@ class ShardWork:
         shard: number of the shard.
         duplicates: image id -> id of the image with the same content that is embedded instead.
         moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
+        command: who asks, 1 to 32 letters and digits: of a shard that is there already it tells whose work it was.
     """
 
     run_id: str
     shard: int
     duplicates: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
+    command: str = "embed"
 
 
 @dataclass(frozen=True)
@@ -96,10 +111,13 @@ class ShardOutcome:
         run_id: the run.
         shard: number of the shard.
         won: whether this attempt's result is the one in the archive.
-        by_status: images by status.
+        by_status: images by status; none where another command had put the shard into the archive already.
         by_reason: failed images by reason.
         seconds: wall time.
         resumed_at: the step that the first batch was resumed at, 0 when it was not.
+        spent: seconds by what they were spent on: "reading", "embedding", "measuring", "writing".
+        worker: which process did it, "host:pid".
+        began: when, in seconds of that machine's clock since 1970.
     """
 
     run_id: str
@@ -109,6 +127,9 @@ class ShardOutcome:
     by_reason: dict[str, int]
     seconds: float
     resumed_at: int = 0
+    spent: Mapping[str, float] = field(default_factory=dict)
+    worker: str = ""
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,22 +153,29 @@ class EmbedWorker:
         self.networks = load_networks(spec.networks, self.device)
         self.anchor = open_anchor(spec.archive, spec.anchor).to(self.device)
         self.source = open_source(spec.source)
-        self._runs: dict[str, RunWriter] = {}
+        self._readers = ThreadPoolExecutor(READ_TOGETHER, thread_name_prefix="read-shard")
+        self._runs: dict[str, RunWriter] = {}  # the last ones: each has all its images
         self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
         self._progress = 0.0
+        self._spent: defaultdict[str, float] = defaultdict(float)
 
     def progress(self) -> float:
         """Images' worth of work done on the present shard."""
         return self._progress
 
     def embed(self, work: ShardWork) -> ShardOutcome:
-        """Embed a shard and commit it; a shard embedded twice is committed once."""
-        started = time.monotonic()
+        """Embed a shard and commit it; one that is committed already is not embedded again."""
+        started, began = time.monotonic(), time.time()
         self._progress = 0.0
+        self._spent = defaultdict(float)
         run = self._run(work.run_id)
+        if run.is_committed(work.shard):  # by another command at the same time, or by this one, unheard
+            return self._found(run, work, time.monotonic() - started)
         planned = run.planned_rows(work.shard).to_pylist()
         planned = [{**row, "uri": work.moved.get(row["image_id"], row["uri"])} for row in planned]
-        rows = [self._read(row, work.duplicates.get(row["image_id"])) for row in planned]
+        with self._spending("reading"):
+            originals = [work.duplicates.get(row["image_id"]) for row in planned]
+            rows = list(self._readers.map(self._read, planned, originals))
         arrays = self._empty_arrays(run, len(rows))
         good = [index for index, row in enumerate(rows) if row.image is not None]
         self._progress = float(len(rows) - len(good))
@@ -157,7 +185,8 @@ class EmbedWorker:
             resumed = self._embed_batch(run, work.shard, [rows[index] for index in batch], arrays, batch)
             resumed_at = resumed_at or resumed
         table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
-        won = run.write_shard(work.shard, arrays, table, attempt=uuid.uuid4().hex[:12])
+        with self._spending("writing"):
+            won = run.write_shard(work.shard, arrays, table, attempt=f"{work.command}-{uuid.uuid4().hex[:12]}")
         return ShardOutcome(
             work.run_id,
             work.shard,
@@ -166,7 +195,17 @@ class EmbedWorker:
             dict(Counter(row.columns["reason"] for row in rows if row.columns["status"] == "failed")),
             time.monotonic() - started,
             resumed_at,
+            dict(self._spent),
+            f"{socket.gethostname()}:{os.getpid()}",
+            began,
         )
+
+    def _found(self, run: RunWriter, work: ShardWork, seconds: float) -> ShardOutcome:
+        """The outcome of a shard that is in the archive: of an earlier try of this command, or of another command."""
+        commit = run.commit_of(work.shard)
+        is_own = commit.attempt.startswith(f"{work.command}-")
+        counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
+        return ShardOutcome(work.run_id, work.shard, is_own, counts, {}, seconds)
 
     def preview(self, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
         """Original, reconstruction and difference of published images by id.
@@ -192,8 +231,19 @@ class EmbedWorker:
         pictures = zip(ids, shown, to_uint8(reconstruction), to_uint8(difference), strict=True)
         return {image_id: Preview(_png(row.pixels), _png(made), _png(apart)) for image_id, row, made, apart in pictures}
 
+    @contextlib.contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
+        """Book the time of this block."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.monotonic() - started
+
     def _run(self, run_id: str) -> RunWriter:
         if run_id not in self._runs:
+            if len(self._runs) == KEPT_RUNS:
+                del self._runs[next(iter(self._runs))]
             self._runs[run_id] = RunWriter.open(self.spec.archive, run_id)
         return self._runs[run_id]
 
@@ -210,17 +260,26 @@ class EmbedWorker:
             return _Row(columns)
         item = SourceItem(planned["image_id"], planned["uri"])
         try:
-            data = self.source.read(item)
-            if digest_bytes(data) != planned["digest"]:
-                raise BadImageError(
-                    "changed", "the image is not what it was when the run was planned: run the same command again"
-                )
-            image = self._decode(data)
+            image = self._decode(self._read_as_planned(item, planned["digest"]))
         except BadImageError as error:
             columns |= {"status": "failed", "reason": error.reason, "message": str(error)}
             return _Row(columns)
         columns |= {"width": image.width, "height": image.height}
         return _Row(columns, image)
+
+    def _read_as_planned(self, item: SourceItem, digest: str) -> bytes:
+        """The bytes that the run was planned with. What fails otherwise is planned again by the next command."""
+        try:
+            data = self.source.read(item)
+        except BadImageError as error:
+            if digest.startswith(UNREADABLE) or error.reason in UNSETTLED:
+                raise
+            raise BadImageError("changed", f"{error} (it could be read when the run was planned)") from None
+        if digest_bytes(data) != digest:
+            raise BadImageError(
+                "changed", "the image is not what it was when the run was planned: run the same command again"
+            )
+        return data
 
     def _decode(self, data: bytes) -> DecodedImage:
         config = self.generator.config
@@ -261,6 +320,7 @@ class EmbedWorker:
             inversion = encoder(target, seeds)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the time would be that of asking
+        self._spent["embedding"] += time.monotonic() - started
         seconds = (time.monotonic() - started) / len(rows)
         self._fill(run, rows, arrays, places, inversion, target, seconds)
         self._progress = done_before + len(rows)
@@ -286,7 +346,7 @@ class EmbedWorker:
             nonlocal last_saved
             self._progress = done_before + len(seeds) * state.step / settings.num_steps
             if time.monotonic() - last_saved > self.save_every_seconds:
-                run.store.put(key, safetensors.torch.save(state.to_tensors()))
+                run.store.put(key, _with_digest(safetensors.torch.save(state.to_tensors())))
                 last_saved = time.monotonic()
 
         embedder.advance(state, target, after_step=after_step)
@@ -317,7 +377,11 @@ class EmbedWorker:
             saved = run.store.get(key)
         except ArchiveNotFoundError:
             return 0
-        state.load_tensors(safetensors.torch.load(saved))
+        digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            logger.warning("%s is damaged: the batch begins again from its first step", run.store.join(key))
+            return 0
+        state.load_tensors(safetensors.torch.load(data))
         return state.step
 
     def _fill(
@@ -330,14 +394,15 @@ class EmbedWorker:
         target: Tensor,
         seconds: float,
     ) -> None:
-        metrics = measure(
-            inversion.reconstruction,
-            target,
-            inversion.w_plus,
-            generator=self.generator,
-            anchor=self.anchor,
-            networks=self.networks,
-        )
+        with self._spending("measuring"):
+            metrics = measure(
+                inversion.reconstruction,
+                target,
+                inversion.w_plus,
+                generator=self.generator,
+                anchor=self.anchor,
+                networks=self.networks,
+            )
         arrays["w_plus"][places] = inversion.w_plus.cpu().numpy()
         if has_noise_maps(run.plan["config"]):
             for index, maps in enumerate(inversion.noise):
@@ -392,7 +457,12 @@ def _why_stopped(step: int, inversion: Inversion) -> tuple[str, str]:
 def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:
     """Where the state of a batch is saved; named after its images, so that no other batch takes it for its own."""
     digest = hashlib.sha256(json.dumps(image_ids).encode()).hexdigest()[:16]
-    return f"{staging_prefix(run_id)}/{shard:05d}/state-{digest}.safetensors"
+    return f"{staging_prefix(run_id)}/{shard:05d}/state-{digest}"
+
+
+def _with_digest(data: bytes) -> bytes:
+    """A saved state and, before it, what tells that it is whole."""
+    return hashlib.sha256(data).digest() + data
 
 
 def _columns_of(rows: Sequence[_Row]) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""What is left to do: the images of a source, minus what the archive already shows, as runs of whole shards."""
+"""A method with all that decides its result, its plan over images, and the shards of a run that are missing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lsap_archive import ArchiveWriter, PlannedRow, Provenance, RunPlan, RunWriter
-from lsap_archive.layout import manifest_key
+from lsap_archive import PlannedRow, Provenance, RunPlan, RunWriter
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import TRACE_TERMS, OptimizationSettings
 from lsap_core.presets import Method, method_of_encoder
+from tasks.listing import UNREADABLE
 from tasks.networks import NetworkChoice, network_digest
 from tasks.sources import PlannedImage
 
@@ -131,75 +131,18 @@ def has_noise_maps(config: Mapping[str, Any]) -> bool:
     return config.get("noise") != "constant"
 
 
-def plan_runs(
-    archive: ArchiveWriter,
-    methods: Sequence[MethodPlan],
-    images: Sequence[PlannedImage],
-    *,
-    shard_rows: int,
-    start: bool = True,
-) -> tuple[list[RunWriter], list[RunPlan]]:
-    """The runs that have to be worked: unfinished ones first, then a new one for every method with images left.
-
-    An image is left when neither a published nor an unfinished run of the method holds it with the same content. An
-    unfinished run that shares nothing with the source is that of another source, and waits for it.
-
-    Args:
-        archive: the archive, opened for this generator.
-        methods: what to run.
-        images: the source, in order.
-        shard_rows: images of a shard.
-        start: write the new runs' plans into the archive; False only tells what would be written.
-
-    Returns:
-        The runs to work on, and the plans of those among them that are new.
-    """
-    runs: list[RunWriter] = []
-    plans: list[RunPlan] = []
-    for planned in methods:
-        unfinished = [run for run in archive.unfinished_runs(planned.digest) if _is_of_source(run, images)]
-        runs += unfinished
-        taken = set(archive.visible_digests(planned.digest).items())
-        for run in unfinished:
-            table = run.images
-            taken |= set(zip(table.column("image_id").to_pylist(), table.column("digest").to_pylist(), strict=True))
-        left = [image for image in images if (image.image_id, image.digest) not in taken]
-        if left:
-            plan, repetition = run_plan(planned, left, shard_rows), 0
-            while archive.store.exists(manifest_key(plan.run_id)):  # content came back that had been replaced
-                repetition += 1
-                plan = run_plan(planned, left, shard_rows, repetition=repetition)
-            plans.append(plan)
-            if start:
-                runs.append(archive.start_run(plan))
-    return runs, plans
-
-
-def _is_of_source(run: RunWriter, images: Sequence[PlannedImage]) -> bool:
-    """Whether a source has an image of the run: at the same place, or of the same name and content."""
-    ids, uris, digests = (run.images.column(name).to_pylist() for name in ("image_id", "uri", "digest"))
-    places, contents = set(uris), set(zip(ids, digests, strict=True))
-    return any(image.uri in places or (image.image_id, image.digest) in contents for image in images)
-
-
-def missing_shards(run: RunWriter, images: Sequence[PlannedImage] = ()) -> list[PlannedShard]:
+def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[PlannedShard]:
     """The shards of a run that no attempt has committed, with their duplicates.
 
     Args:
         run: a planned run.
-        images: the source as it is now; its images may have moved since the run was planned.
+        moved: image id -> where the image is now, of images that lay elsewhere when the run was planned.
     """
-    ids, uris, digests = (run.images.column(name).to_pylist() for name in ("image_id", "uri", "digest"))
-    now = {(image.image_id, image.digest): image.uri for image in images}
-    moved = {
-        image_id: now[image_id, digest]
-        for image_id, uri, digest in zip(ids, uris, digests, strict=True)
-        if now.get((image_id, digest), uri) != uri
-    }
+    ids, digests = (run.images.column(name).to_pylist() for name in ("image_id", "digest"))
     first_of: dict[str, str] = {}
     duplicates: dict[str, str] = {}
     for image_id, digest in zip(ids, digests, strict=True):
-        if digest.startswith("unreadable:"):
+        if digest.startswith(UNREADABLE):
             continue
         original = first_of.setdefault(digest, image_id)
         if original != image_id:
@@ -221,9 +164,16 @@ def bytes_per_image(config: GeneratorConfig, *, has_noise: bool = True) -> int:
 
 
 def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0) -> RunPlan:
-    """The plan of a method over images; the same images, method and repetition give the same run id."""
-    rows = tuple(PlannedRow(row, image.image_id, image.uri, image.digest) for row, image in enumerate(images))
-    content: list[Any] = [planned.digest, [(row.image_id, row.digest) for row in rows]]
+    """The plan of a method over images; all that the run's folder begins with decides the run id.
+
+    So a planner that was killed on the way finds its own beginnings, and nobody finds those of another plan.
+    """
+    rows = planned_rows(images)
+    content: list[Any] = [
+        planned.digest,
+        shard_rows,
+        [(row.image_id, row.uri, row.digest, row.version) for row in rows],
+    ]
     if repetition:
         content.append(repetition)
     provenance = Provenance.collect(PROVENANCE_PACKAGES, digests={"generator": planned.config["generator"]}).to_dict()
@@ -239,6 +189,13 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
         shard_rows=shard_rows,
         trace_steps=settings.trace_steps,
         trace_terms=TRACE_TERMS if settings.trace_steps else (),
+    )
+
+
+def planned_rows(images: Sequence[PlannedImage]) -> tuple[PlannedRow, ...]:
+    """Images as the archive keeps them, numbered from 0."""
+    return tuple(
+        PlannedRow(row, image.image_id, image.uri, image.digest, image.version) for row, image in enumerate(images)
     )
 
 

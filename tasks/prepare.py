@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
-from lsap_archive import ArchiveWriter, Geometry, RunPlan, RunWriter, Store
+from lsap_archive import ArchiveWriter, Geometry, RunPlan, Store
 from lsap_archive.layout import ARCHIVE_KEY
+from lsap_archive.planned import planned_images
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import ContentBox
@@ -14,17 +19,13 @@ from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.presets import METHODS, Method
 from tasks.anchor import AnchorOptions, keep_anchor
 from tasks.encoders import LoadedEncoder, check_generator, load_encoder
+from tasks.known_images import KnownImages
+from tasks.listing import list_images
 from tasks.networks import NetworkChoice
-from tasks.planning import (
-    MethodPlan,
-    PlannedShard,
-    encoder_settings,
-    missing_shards,
-    plan_method,
-    plan_runs,
-    run_plan,
-)
-from tasks.sources import PlannedImage, open_source, plan_items
+from tasks.planning import MethodPlan, PlannedShard, encoder_settings, missing_shards, plan_method, planned_rows
+from tasks.run_planner import RunPlanner, UnfinishedRun
+from tasks.source_items import SourceItem
+from tasks.sources import Source, open_source
 from tasks.weights import LoadedGenerator, load_generator
 
 
@@ -60,6 +61,21 @@ class Request:
 
 
 @dataclass(frozen=True)
+class PlannedRun:
+    """A run to work on.
+
+    Attributes:
+        run_id: the run; its plan is in the archive.
+        method: name of its method.
+        shards: those that need work; none where it only has to be published.
+    """
+
+    run_id: str
+    method: str
+    shards: tuple[PlannedShard, ...]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What is left to do.
 
@@ -82,60 +98,154 @@ class Prepared:
     encoders: Mapping[str, str]
 
 
+class OpenPlan:
+    """A plan whose runs are made one by one, while the source is listed. To be closed (`with`).
+
+    Attributes:
+        anchor: digest of the kept anchor.
+        methods: what is run, with the titles that files of encoders give.
+        encoders: digest of each encoder by name.
+        num_images: images in the source, as far as it has been listed.
+    """
+
+    def __init__(self, request: Request) -> None:
+        """Open everything and keep the anchor; nothing is planned yet.
+
+        Raises:
+            SourceError: the source cannot be read, or holds no image.
+            ArchiveMismatchError: the archive belongs to another generator.
+            MissingWeightsError, CheckpointError, ConfigError: a network is not there or does not fit.
+        """
+        parts = _checked(request)
+        self.methods, self.encoders = parts.methods, parts.encoders
+        with contextlib.ExitStack() as opened:
+            self._source = opened.enter_context(open_source(request.source))
+            items = _first_looked_at(self._source)
+            self._archive = open_writer(request.archive, parts.generator)
+            self.anchor = keep_anchor(self._archive, parts.generator.generator, parts.generator.digest, request.anchor)
+            known = opened.enter_context(_known_images(self._archive))
+            self._planner = RunPlanner(
+                known,
+                _method_plans(request, parts),
+                shard_rows=request.shard_rows,
+                is_taken=self._archive.is_taken,
+                keep_read=lambda images: self._archive.keep_versions(planned_rows(images)),
+            )
+            self._listing = list_images(self._source, items, known)
+            self._opened = opened.pop_all()
+
+    @property
+    def num_images(self) -> int:
+        """Images of the source so far."""
+        return self._planner.num_images
+
+    def runs(self) -> Iterator[PlannedRun]:
+        """The runs to finish, each with its plan in the archive; to be gone through once.
+
+        Raises:
+            SourceError: the listing breaks off, or the storage does not answer.
+        """
+        for found in self._planner.runs(self._listing):
+            if isinstance(found, RunPlan):
+                found = UnfinishedRun(self._archive.start_run(found), {})
+            shards = missing_shards(found.run, found.moved)
+            yield PlannedRun(found.run.run_id, found.run.plan["method"], tuple(shards))
+
+    def describe(self) -> str:
+        """One sentence about the source, once `runs` has come to its end."""
+        return str(self._source.describe())
+
+    def close(self) -> None:
+        """Let go of the source, and of what is known."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
 def prepare(request: Request) -> Prepared:
-    """Open everything, keep the anchor, write the plans of new runs.
+    """The whole plan at once, all of it in the archive and in memory; for sources of some ten thousand images.
 
     Raises:
-        SourceError: the source cannot be read, or holds no image.
-        ArchiveMismatchError: the archive belongs to another generator.
-        MissingWeightsError, CheckpointError, ConfigError: a network is not there or does not fit.
+        As `OpenPlan` and `OpenPlan.runs`.
     """
-    parts = _checked(request)
-    loaded = parts.generator
-    images, description = list_images(request.source)
-    archive = open_writer(request.archive, loaded)
-    anchor = keep_anchor(archive, loaded.generator, loaded.digest, request.anchor)
-    runs, _ = plan_runs(archive, _method_plans(request, parts), images, shard_rows=request.shard_rows)
-    shards = tuple(shard for run in runs for shard in missing_shards(run, images))
-    run_ids = tuple(run.run_id for run in runs)
-    return Prepared(anchor, run_ids, shards, len(images), description, parts.methods, parts.encoders)
+    with OpenPlan(request) as plan:
+        runs = list(plan.runs())
+        return Prepared(
+            anchor=plan.anchor,
+            runs=tuple(run.run_id for run in runs),
+            shards=tuple(shard for run in runs for shard in run.shards),
+            num_images=plan.num_images,
+            source=plan.describe(),
+            methods=plan.methods,
+            encoders=plan.encoders,
+        )
 
 
 @dataclass(frozen=True)
 class DryPlan:
-    """What `prepare` would do."""
+    """What `prepare` would do.
+
+    Attributes:
+        config: of the generator.
+        num_images: images in the source.
+        source: one sentence about the source.
+        unfinished: ids of unfinished runs that would be finished.
+        new: ids of runs that would be made.
+        images_left: images by method that would be embedded.
+        shards_left: shards that would be worked on.
+    """
 
     config: GeneratorConfig
     num_images: int
     source: str
-    unfinished: tuple[RunWriter, ...]
-    new: tuple[RunPlan, ...]
+    unfinished: tuple[str, ...]
+    new: tuple[str, ...]
+    images_left: Mapping[str, int]
+    shards_left: int
 
 
 def prepare_dry(request: Request) -> DryPlan:
-    """The same checks and the same plan, without writing anything."""
+    """The same checks and the same plan, without writing anything, and a run at a time in memory."""
     parts = _checked(request)
-    loaded = parts.generator
-    images, description = list_images(request.source)
-    plans = _method_plans(request, parts)
-    if Store.from_url(request.archive).exists(ARCHIVE_KEY):
-        archive = open_writer(request.archive, loaded)
-        runs, new = plan_runs(archive, plans, images, shard_rows=request.shard_rows, start=False)
-    else:
-        runs, new = [], [run_plan(plan, images, request.shard_rows) for plan in plans]
-    return DryPlan(loaded.config, len(images), description, tuple(runs), tuple(new))
-
-
-def list_images(spec: str) -> tuple[list[PlannedImage], str]:
-    """Every image of a source with its digest, and one sentence about the source.
-
-    Raises:
-        SourceError: the source cannot be read, or holds no image.
-    """
-    with open_source(spec) as source:
-        images = list(plan_items(source))
+    unfinished, new, images_left, shards_left = [], [], Counter[str](), 0
+    with open_source(request.source) as source:
+        items = _first_looked_at(source)
+        is_there = Store.from_url(request.archive).exists(ARCHIVE_KEY)
+        archive = open_writer(request.archive, parts.generator) if is_there else None
+        with _known_images(archive) as known:
+            plans = _method_plans(request, parts)
+            is_taken = (lambda run_id: False) if archive is None else archive.is_taken
+            planner = RunPlanner(known, plans, shard_rows=request.shard_rows, is_taken=is_taken)
+            for found in planner.runs(list_images(source, items, known)):
+                if isinstance(found, RunPlan):
+                    new.append(found.run_id)
+                    images_left[found.method] += found.num_rows
+                    shards_left += found.num_shards
+                else:
+                    shards = missing_shards(found.run, found.moved)
+                    unfinished.append(found.run.run_id)
+                    images_left[found.run.plan["method"]] += sum(shard.num_images for shard in shards)
+                    shards_left += len(shards)
         description = str(source.describe())
-    return images, description
+    left = {method: number for method, number in images_left.items() if number}
+    config = parts.generator.config
+    return DryPlan(config, planner.num_images, description, tuple(unfinished), tuple(new), left, shards_left)
+
+
+def _first_looked_at(source: Source) -> Iterator[SourceItem]:
+    """The items of a source; raises at once where there is none."""
+    items = source.items()
+    return itertools.chain([next(items)], items)
+
+
+def _known_images(archive: ArchiveWriter | None) -> KnownImages:
+    if archive is None:
+        return KnownImages()
+    return KnownImages(planned_images(archive.runs()), archive.versions())
 
 
 def open_writer(url: str, loaded: LoadedGenerator) -> ArchiveWriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,12 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import Archive, open_archive
+from lsap_archive import Archive, ArchiveNotFoundError, Store, open_archive
+from lsap_archive.documents import decode_document, encode_document
+from lsap_archive.layout import report_key
 from lsap_archive.schema import OK
 from lsap_core.alignment.references import reference_rows
 from lsap_core.images import ContentBox
 from lsap_core.presets import Method
 from tasks.anchor import open_anchor
+from tasks.contact_sheet import draw_contact_sheet
 from tasks.embed import Preview
 from tasks.networks import NetworkChoice
 from tasks.planning import recorded_settings
@@ -76,10 +80,12 @@ class Report:
     Attributes:
         url: of the HTML page.
         table: the comparison with its reference rows, Markdown.
+        sheet: URL of the contact sheet as one small JPEG file, or None where there is nothing to show.
     """
 
     url: str
     table: str
+    sheet: str | None
 
 
 def write_report(request: ReportRequest, pool: Pool) -> Report:
@@ -91,7 +97,32 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
     writer = open_writer(request.archive, loaded)
     url = writer.put_report("invert.html", render_report(data).encode())
     writer.put_report("invert.md", table.encode())
-    return Report(url, table)
+    titles = {method.name: method.title for method in request.methods}
+    sheet = writer.put_report("invert.jpg", draw_contact_sheet(data.contact, titles)) if data.contact else None
+    kept = {"shown": _shown(request, archive), "has_sheet": sheet is not None}
+    writer.put_report("invert.json", encode_document(kept, report_key("invert.json")))
+    return Report(url, table, sheet)
+
+
+def kept_report(request: ReportRequest) -> Report | None:
+    """The report that the archive has, if it was written for the same request and shows all that there is."""
+    store = Store.from_url(request.archive)
+    try:
+        kept = decode_document(store.get(report_key("invert.json")), store.join(report_key("invert.json")))
+        table = store.get(report_key("invert.md")).decode()
+    except ArchiveNotFoundError:
+        return None
+    if kept["shown"] != _shown(request, open_archive(request.archive)):
+        return None
+    sheet = store.join(report_key("invert.jpg")) if kept["has_sheet"] else None
+    return Report(store.join(report_key("invert.html")), table, sheet)
+
+
+def _shown(request: ReportRequest, archive: Archive) -> str:
+    """Digest of what was asked for, and of the runs that there are."""
+    asked = (request.config_yaml, request.methods, request.networks, request.anchor, sorted(request.encoders.items()))
+    runs = [(run.run_id, run.num_rows) for run in archive.runs]
+    return hashlib.sha256(repr((asked, runs)).encode()).hexdigest()
 
 
 def current_rows(

@@ -49,6 +49,41 @@ def assert_same_bits(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def test_a_shard_that_is_there_is_not_embedded_again(laboratory: Any) -> None:
+    laboratory.fill(2)
+    prepared = laboratory.prepare()
+    laboratory.embed(prepared)
+    before = laboratory.contents()
+    for picture in laboratory.source.iterdir():  # no image is read, no step is made
+        picture.unlink()
+    (outcome,) = laboratory.embed(prepared)  # by a try of the same command, which nobody had heard of
+    assert (outcome.won, outcome.by_status) == (True, {"ok": 2})
+    (shard,) = prepared.shards
+    other = laboratory.worker(prepared).embed(ShardWork(shard.run_id, shard.shard, command="another"))
+    assert (other.won, other.by_status) == (False, {})
+    assert laboratory.contents() == before
+
+
+def test_images_that_were_not_there_at_their_turn_are_embedded_once_they_are(laboratory: Any) -> None:
+    laboratory.fill(4)
+    prepared = laboratory.prepare()
+    was = {name: (laboratory.source / name).read_bytes() for name in ("1.png", "2.png", "3.png")}
+    laboratory.put("1.png", laboratory.picture(7))
+    laboratory.put("2.png", was["2.png"][:50])
+    (laboratory.source / "3.png").unlink()
+    (outcome,) = laboratory.embed(prepared)
+    assert outcome.by_reason == {"changed": 2, "unreadable": 1}
+    laboratory.publish(prepared)
+    for name, data in was.items():
+        laboratory.put(name, data)
+    again = laboratory.prepare()
+    assert [shard.num_images for shard in again.shards] == [3]
+    laboratory.embed(again)
+    rows = rows_of(laboratory.publish(again))
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert laboratory.prepare().runs == ()
+
+
 # --- what becomes of each image -----------------------------------------------------------------------
 
 
@@ -274,6 +309,26 @@ def test_interrupted_work_is_taken_up_bit_for_bit(
     assert not [key for key in broken.contents() if "_staging" in key]  # publishing cleans up
 
 
+def test_a_damaged_state_is_noticed_and_the_batch_begins_again(
+    new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    through, broken = new_laboratory(), new_laboratory()
+    through.fill(2)
+    wanted = through.invert(methods=SIX_STEPS)
+    prepared = broken.prepare(methods=SIX_STEPS)
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=3)
+    store = RunWriter.open(broken.archive, prepared.runs[0]).store
+    (key,) = (key for key in store.sizes() if "/state-" in key)
+    data = bytearray(store.get(key))
+    data[-5] ^= 1  # inside a tensor, where safetensors has no checksum
+    store.put(key, bytes(data))
+    (outcome,) = broken.embed(prepared)
+    assert (outcome.resumed_at, outcome.won) == (0, True)
+    assert "is damaged: the batch begins again" in caplog.text
+    ids = ["0.png", "1.png"]
+    assert_same_bits(*(everything(one, ids, "lsap_o_w_plus") for one in (broken.publish(prepared), wanted)))
+
+
 def test_a_saved_state_is_never_taken_for_that_of_other_images(
     new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,18 +357,11 @@ def test_states_are_saved_as_often_as_asked_and_no_oftener(laboratory: Any, monk
     monkeypatch.setattr(Store, "put", lambda self, key, data: (keys.append(key), put(self, key, data))[1])
     laboratory.embed(prepared)
     assert not [key for key in keys if "state" in key]  # not within 300 seconds
+    prepared = laboratory.prepare(methods=SIX_STEPS, seed=1)
     worker = laboratory.worker(prepared, save_every_seconds=0)
     worker.embed(laboratory.work_of(prepared.shards[0]))
     states = [key for key in keys if "state" in key]
     assert len(states) == 6 and len(set(states)) == 1
-
-
-def test_a_shard_embedded_twice_is_committed_once(laboratory: Any) -> None:
-    laboratory.fill(2)
-    prepared = laboratory.prepare()
-    first, second = laboratory.embed(prepared), laboratory.embed(prepared)
-    assert [outcome.won for outcome in (*first, *second)] == [True, False]
-    assert laboratory.publish(prepared).rows().num_rows == 2
 
 
 def test_progress_counts_images(laboratory: Any) -> None:

@@ -25,8 +25,6 @@ from tasks.planning import (
     has_noise_maps,
     missing_shards,
     plan_method,
-    plan_runs,
-    recorded_settings,
     run_plan,
     settings_of,
 )
@@ -97,77 +95,6 @@ def finish(*runs: RunWriter) -> None:
         for shard in run.missing_shards():
             write(run, shard)
         assert run.publish({})
-
-
-def ids_of(run: RunWriter) -> list[str]:
-    return run.images.column("image_id").to_pylist()
-
-
-# --- what is left to do -----------------------------------------------------------------------------
-
-
-def test_everything_is_planned_in_an_empty_archive(archive: ArchiveWriter) -> None:
-    runs, plans = plan_runs(archive, [planned()], [image("a"), image("b"), image("c")], shard_rows=2)
-    assert [ids_of(run) for run in runs] == [["a", "b", "c"]]
-    assert [(plan.run_id, plan.num_rows, plan.num_shards) for plan in plans] == [(runs[0].run_id, 3, 2)]
-    assert runs[0].plan["config"]["settings"] == recorded_settings(METHOD.settings)
-    assert settings_of(runs[0].plan["config"]) == METHOD.settings
-
-
-def test_what_is_published_with_the_same_content_is_skipped(archive: ArchiveWriter) -> None:
-    runs, _ = plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=2)
-    finish(*runs)
-    assert plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=2) == ([], [])
-    runs, plans = plan_runs(archive, [planned()], [image("a"), image("b", "other"), image("c")], shard_rows=2)
-    assert [ids_of(run) for run in runs] == [["b", "c"]]
-    assert [plan.run_id for plan in plans] == [runs[0].run_id]
-
-
-def test_another_method_is_not_taken_for_this_one(archive: ArchiveWriter) -> None:
-    runs, _ = plan_runs(archive, [planned()], [image("a")], shard_rows=2)
-    finish(*runs)
-    other = planned(seed=1)
-    runs, _ = plan_runs(archive, [planned(), other], [image("a")], shard_rows=2)
-    assert [run.plan["method_digest"] for run in runs] == [other.digest]
-
-
-def test_unfinished_runs_come_first_and_their_images_are_not_planned_twice(archive: ArchiveWriter) -> None:
-    (first,), _ = plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=1)
-    write(first, 0)
-    runs, plans = plan_runs(archive, [planned()], [image("a"), image("b"), image("c")], shard_rows=1)
-    assert [run.run_id for run in runs] == [first.run_id, plans[0].run_id]
-    assert [ids_of(run) for run in runs] == [["a", "b"], ["c"]]
-    assert [shard.shard for run in runs for shard in missing_shards(run)] == [1, 0]
-
-
-def test_content_that_changed_since_an_unfinished_run_is_planned_anew(archive: ArchiveWriter) -> None:
-    (first,), _ = plan_runs(archive, [planned()], [image("a", "old")], shard_rows=1)
-    runs, _ = plan_runs(archive, [planned()], [image("a", "new")], shard_rows=1)
-    assert runs[0].run_id == first.run_id
-    assert runs[1].images.column("digest").to_pylist() == ["new"]
-
-
-def test_content_that_comes_back_is_run_again(archive: ArchiveWriter) -> None:
-    """Else the newest result would stay that of the content in between."""
-    seen = []
-    for content in ("first", "second", "first", "second", "first"):
-        (run,), _ = plan_runs(archive, [planned()], [image("a", content)], shard_rows=1)
-        finish(run)
-        seen.append(run.run_id)
-        assert archive.visible_digests(planned().digest) == {"a": content}
-    assert len(set(seen)) == len(seen)
-
-
-def test_telling_what_would_be_planned_writes_nothing(archive: ArchiveWriter) -> None:
-    (first,), _ = plan_runs(archive, [planned()], [image("a")], shard_rows=1)
-    before = archive.store.sizes()
-    images = [image("a"), image("b")]
-    told = plan_runs(archive, [planned()], images, shard_rows=1, start=False)
-    assert archive.store.sizes() == before
-    assert [run.run_id for run in told[0]] == [first.run_id]
-    runs, plans = plan_runs(archive, [planned()], images, shard_rows=1)
-    assert told[1] == plans
-    assert [run.run_id for run in runs] == [first.run_id, plans[0].run_id]
 
 
 # --- what decides a result --------------------------------------------------------------------------
@@ -262,9 +189,11 @@ def test_the_same_images_and_method_give_the_same_run() -> None:
         run_plan(planned(), images[:1], 4),
         run_plan(planned(), [image("a"), image("c", "content of b")], 4),
         run_plan(planned(), [image("a"), image("b", "other")], 4),
+        run_plan(planned(), images, 2),
+        run_plan(planned(), [image("a"), replace(image("b"), uri="file:///elsewhere")], 4),
+        run_plan(planned(), [image("a"), replace(image("b"), version="2")], 4),
     ]
-    assert len({first.run_id, *(plan.run_id for plan in others)}) == 5
-    assert run_plan(planned(), images, 2).run_id == first.run_id  # the size of shards decides nothing
+    assert len({first.run_id, *(plan.run_id for plan in others)}) == 8
 
 
 def test_the_plan_of_two_moments_is_the_same_document() -> None:
@@ -275,32 +204,32 @@ def test_the_plan_of_two_moments_is_the_same_document() -> None:
 
 
 def test_missing_shards_are_exactly_the_uncommitted_ones(archive: ArchiveWriter) -> None:
-    (run,), _ = plan_runs(archive, [planned()], [image(name) for name in "abcdefg"], shard_rows=2)
+    run = archive.start_run(run_plan(planned(), [image(name) for name in "abcdefg"], 2))
     write(run, 2)
     write(run, 0)
-    left = missing_shards(run)
+    left = missing_shards(run, {})
     assert [(shard.shard, shard.num_images) for shard in left] == [(1, 2), (3, 1)]
     assert {(shard.run_id, shard.method) for shard in left} == {(run.run_id, "stylegan2_w_plus")}
     write(run, 1)
     write(run, 3)
-    assert missing_shards(run) == []
+    assert missing_shards(run, {}) == []
 
 
 def test_equal_content_is_embedded_once_and_under_the_first_name(archive: ArchiveWriter) -> None:
     images = [image("a", "same"), image("b", "other"), image("c", "same"), image("d", "same"), image("e", "other")]
-    (run,), _ = plan_runs(archive, [planned()], images, shard_rows=2)
-    assert [shard.duplicates for shard in missing_shards(run)] == [{}, {"c": "a", "d": "a"}, {"e": "b"}]
+    run = archive.start_run(run_plan(planned(), images, 2))
+    assert [shard.duplicates for shard in missing_shards(run, {})] == [{}, {"c": "a", "d": "a"}, {"e": "b"}]
     write(run, 0)  # who comes first does not depend on what is left to do
-    assert [shard.duplicates for shard in missing_shards(run)] == [{"c": "a", "d": "a"}, {"e": "b"}]
+    assert [shard.duplicates for shard in missing_shards(run, {})] == [{"c": "a", "d": "a"}, {"e": "b"}]
 
 
 def test_what_cannot_be_read_is_a_duplicate_of_nothing(archive: ArchiveWriter) -> None:
-    (run,), _ = plan_runs(archive, [planned()], [unreadable("a"), unreadable("b"), image("c")], shard_rows=4)
-    assert [shard.duplicates for shard in missing_shards(run)] == [{}]
+    run = archive.start_run(run_plan(planned(), [unreadable("a"), unreadable("b"), image("c")], 4))
+    assert [shard.duplicates for shard in missing_shards(run, {})] == [{}]
 
 
 def test_bytes_per_image_are_what_the_arrays_hold(archive: ArchiveWriter) -> None:
-    (run,), _ = plan_runs(archive, [planned()], [image("a"), image("b")], shard_rows=2)
+    run = archive.start_run(run_plan(planned(), [image("a"), image("b")], 2))
     finish(run)
     opened = open_archive(archive.store.url)
     names = [name for name in run.layouts if name != "trace"]

@@ -75,9 +75,9 @@ def test_a_dry_plan_of_a_new_archive_writes_nothing(laboratory: Any) -> None:
     assert laboratory.contents() == {}
     prepared = laboratory.prepare(methods=METHODS, shard_rows=2)
     assert dry.unfinished == ()
-    assert tuple(plan.run_id for plan in dry.new) == prepared.runs
-    assert sum(plan.num_shards for plan in dry.new) == len(prepared.shards)
-    assert sum(plan.num_rows for plan in dry.new) == sum(shard.num_images for shard in prepared.shards)
+    assert dry.new == prepared.runs
+    assert dry.shards_left == len(prepared.shards)
+    assert dry.images_left == {each.name: 5 for each in METHODS}
     assert (dry.num_images, dry.source) == (prepared.num_images, prepared.source)
     assert dry.config == load_generator(laboratory.generator).config
 
@@ -91,9 +91,11 @@ def test_a_dry_plan_of_an_archive_in_use_writes_nothing(laboratory: Any) -> None
     before = {key: laboratory.store.get(key) for key in laboratory.contents()}
     dry = prepare_dry(laboratory.request())
     assert {key: laboratory.store.get(key) for key in laboratory.contents()} == before
-    assert [run.run_id for run in dry.unfinished] == [unfinished]
-    assert [[row.image_id for row in plan.rows] for plan in dry.new] == [["b.png"]]
-    assert laboratory.prepare().runs == (unfinished, dry.new[0].run_id)
+    assert dry.unfinished == (unfinished,)
+    assert (dry.images_left, dry.shards_left) == ({"stylegan2_w_plus": 2}, 2)
+    prepared = laboratory.prepare()
+    assert prepared.runs == (unfinished, *dry.new)
+    assert [shard.num_images for shard in prepared.shards] == [1, 1]
 
 
 # --- encoders -----------------------------------------------------------------------------------------

@@ -392,7 +392,8 @@ def test_page_loads_nothing_and_runs_nothing(data: ReportData, page: Page) -> No
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     styles = re.findall(r"<style>.*?</style>", render_report(data), re.DOTALL)
     assert styles and not any("url(" in style or "@import" in style for style in styles)
-    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    assert ("meta", "content", policy) in page.attributes
 
 
 def test_drawings_are_complete_in_themselves(page: Page) -> None:

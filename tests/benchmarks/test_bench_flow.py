@@ -1,0 +1,45 @@
+"""What the benchmark of the flow makes of the times of pieces and shards."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from tasks.embed import ShardOutcome
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def outcome(shard: int, worker: str, began: float, seconds: float) -> ShardOutcome:
+    spent = {"reading": 0.25, "embedding": seconds - 1.0, "measuring": 0.5}
+    return ShardOutcome("run", shard, True, {"ok": 2}, {}, seconds, 0, spent, worker, began)
+
+
+def test_overheads_and_times_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bench = importlib.import_module("bench_flow")
+    outcomes = [
+        outcome(0, "a:1", 100.0, 10.0),
+        outcome(1, "a:1", 110.5, 10.0),
+        outcome(2, "a:2", 100.0, 20.0),
+    ]
+    piece = {
+        "seconds": 30.0,
+        "start_seconds": 6.0,
+        "steady_seconds": 21.0,
+        "end_seconds": 3.0,
+        "driver_processor_seconds": 1.5,
+        "outcomes": outcomes,
+    }
+    found = bench.result([20.0, 20.0], [piece, piece], 6, Namespace(workers=2, minutes=3.0))
+    assert found["steady_overhead_percent"] == pytest.approx(5.0)
+    assert found["of_which_measuring_percent"] == pytest.approx(100 * 6 * 0.5 / 2 / 40)
+    assert found["fixed_seconds"] == 9.0
+    assert found["overhead_percent"] == pytest.approx(5.0 + 100 * 9 / 180)
+    assert found["overhead_percent_of_30_minutes"] == pytest.approx(5.0 + 100 * 9 / 1800)
+    assert found["seconds_of_a_shard"]["between"]["mean"] == pytest.approx(0.5)  # a:2 had one shard only
+    assert found["seconds_of_a_shard"]["rest"]["mean"] == pytest.approx(0.25)
+    assert found["driver_processor_seconds_of_a_shard"] == pytest.approx(0.5)
