@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters import WorkerParameters
+from flows.parameters import WhenBusy, WorkerParameters
 from flows.run_file import ParameterError, Parameters, refused
 from tasks.domain_weights import open_domain
 from tasks.edit_spec import EditSpec, parse_edit
@@ -32,6 +32,7 @@ class ArchiveRun(Parameters):
     batch_size: int | None = Field(None, ge=1, description="images of a batch; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
     retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
+    when_busy: WhenBusy = "wait"
 
     def resolved_domain(self, settings: Settings) -> Domain:
         """The domain with this run's generator and directions.

@@ -13,6 +13,7 @@ from flows.commands import ASKED_WRONGLY, FAILED
 from flows.direction_commands import add_direction_commands
 from flows.image_commands import add_image_commands
 from flows.reproduction_commands import add_reproduce_commands, add_weights_command
+from tasks.visible_text import HARD_SPACE, visible
 
 # Small machines and closed networks: what the libraries would otherwise do on their own.
 ENVIRONMENT = {
@@ -56,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     verify = archive.add_parser("verify", help="check every object of an archive")
     verify.add_argument("url")
     _finish(verify, commands.check_archive)
+    repair = archive.add_parser("repair", help="restore damaged objects, or retire them so that a run makes them again")
+    repair.add_argument("url")
+    repair.add_argument("--dry-run", action="store_true", help="say what would be done and write nothing")
+    _finish(repair, commands.mend_archive)
     images = archive.add_parser("images", help="write the kept images of an edit as files")
     images.add_argument("url")
     images.add_argument("method", help='of the edit, such as "lsap_e/slant"')
@@ -101,20 +106,27 @@ def _finish(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespa
 
 
 def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
-    from flows.exit_codes import is_wrong_request
+    from flows.exit_codes import is_wrong_request, told
 
     try:
         return command(parsed)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, and what Ray and Prefect make of SIGTERM
-        print("lsap: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        _say("interrupted; the same command goes on where this one stopped")
         return FAILED
     except Exception as error:
         if is_wrong_request(error):
-            print(f"lsap: {error}", file=sys.stderr)
+            _say(str(error))
             return ASKED_WRONGLY
         logging.getLogger("lsap").debug("failed", exc_info=True)
-        print(f"lsap: {type(error).__name__}: {error}", file=sys.stderr)
+        _say(told(error))
         return FAILED
+
+
+def _say(text: str) -> None:
+    """A message to whoever sits there; names in it are anybody's and must not command the terminal."""
+    from lsap_archive.credentials import Secrets
+
+    print("lsap: " + visible(Secrets().hide(text), kept=f"\n\t{HARD_SPACE}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tasks.visible_text import HARD_SPACE, visible
+
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 
 
@@ -151,6 +153,15 @@ def check_archive(parsed: argparse.Namespace) -> int:
     return FAILED if report.problems else DONE
 
 
+def mend_archive(parsed: argparse.Namespace) -> int:
+    """`lsap archive repair`; fails when something is left that it cannot mend."""
+    from lsap_archive import repair_archive
+
+    report = repair_archive(parsed.url, dry_run=parsed.dry_run)
+    print_result(report.to_dict(), parsed.json, report.summary())
+    return FAILED if report.left else DONE
+
+
 def export_edited(parsed: argparse.Namespace) -> int:
     """`lsap archive images`."""
     from pathlib import Path
@@ -213,7 +224,7 @@ def show(document: dict[str, Any], parsed: argparse.Namespace) -> int:
 
 def print_result(document: dict[str, Any], as_json: bool, text: str) -> None:
     """Print a document for machines, or its text for people."""
-    print(json.dumps(document, indent=2, default=str) if as_json else text)
+    print(json.dumps(document, indent=2, default=str) if as_json else visible(text, kept=f"\n\t{HARD_SPACE}"))
 
 
 def _sentences(document: dict[str, Any], indent: str = "") -> str:

@@ -235,9 +235,9 @@ def _wrong(message: str) -> Exception:
 
 def _check_output(location: str) -> None:
     """Refuse before the work what `write_verified` would refuse after it."""
-    import fsspec
+    from lsap_archive.file_systems import open_file_system
 
-    filesystem, path = fsspec.core.url_to_fs(location)
+    filesystem, path = open_file_system(location)
     if not location.endswith(".safetensors"):
         raise _wrong(f"--out is {location}; wanted a name that ends in .safetensors")
     if filesystem.exists(path):

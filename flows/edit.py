@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import publish_artifacts
 from flows.edit_parameters import EditRun, ResolvedEdits
-from flows.invert import MAX_WAITING_SHARDS, publish
-from flows.shard_tasks import PoolWhenNeeded, calibrate_all, check_all, pool_when_needed, total, work_on_all
+from flows.embedding import MAX_WAITING_SHARDS, publish
+from flows.exclusive import writing
+from flows.results import kept
+from flows.shard_tasks import calibrate_all, check_all, total, work_on_all
+from flows.workers import PoolWhenNeeded, pool_when_needed
 from lsap_core.errors import OutOfReachError
 from tasks.calibrate import CalibrationOptions
 from tasks.edit_run import EditWorker, EditWorkerSpec
@@ -30,6 +33,7 @@ from tasks.plan_edits import (
 )
 from tasks.prepare import open_writer
 from tasks.settings import Settings
+from tasks.visible_text import in_markdown
 from tasks.weights import LoadedGenerator
 
 
@@ -65,26 +69,36 @@ class EditReport:
     def table(self) -> str:
         """Strengths by method, Markdown."""
         shown = [(name, "-" if far is None else f"{far:.4g}") for name, far in self.strengths.items()]
-        lines = ["| edit | strength |", "|---|---|", *(f"| {name} | {far} |" for name, far in shown)]
-        return "\n".join([*lines, *(f"| {name} | out of reach |" for name in self.refused)])
+        lines = ["| edit | strength |", "|---|---|", *(f"| {in_markdown(name)} | {far} |" for name, far in shown)]
+        return "\n".join([*lines, *(f"| {in_markdown(name)} | out of reach |" for name in self.refused)])
+
+    @property
+    def outcome(self) -> str:
+        """What this command did, in a few words."""
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
+        return f"this command: {counts or 'nothing was left to do'}, {self.seconds:.0f} s"
 
     def summary(self) -> str:
         """For people."""
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
-        lines = [self.table, "", f"this command: {counts or 'nothing was left to do'}, {self.seconds:.0f} s"]
+        lines = [self.table, "", self.outcome]
         lines += [f"  without a code: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
         return "\n".join([*lines, f"archive: {self.archive}"])
 
 
-@flow(name="edit", task_runner=ThreadPoolTaskRunner(max_workers=MAX_WAITING_SHARDS))  # type: ignore[arg-type]
+@flow(name="edit", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]
 def edit(run: EditRun) -> EditReport:
-    """Edit every inversion of an archive by every edit, with strengths of equal effect where that is asked for."""
+    """Edit every inversion of an archive by every edit, with strengths of equal effect where that is asked for.
+
+    Args:
+        run: the archive, and which edits of which methods.
+    """
     started = time.monotonic()
     resolved = run.resolve(Settings.from_environment())
     request = edit_request(resolved)
-    loaded, chosen = plan(request)
-    with pool_when_needed(functools.partial(EditWorker, worker_spec(resolved)), run.workers) as workers:
+    build_worker = functools.partial(EditWorker, worker_spec(resolved))
+    with writing(run.archive, "edits", run.when_busy), pool_when_needed(build_worker, run.workers) as workers:
+        loaded, chosen = plan(request)
         calibrate_missing(workers, request, loaded, chosen)
         prepared = plan_edit_runs(request, loaded, chosen)
         get_run_logger().info("%d shards in %d runs to edit", len(prepared.shards), len(prepared.runs))
@@ -102,10 +116,10 @@ def edit(run: EditRun) -> EditReport:
         by_reason=total(result.by_reason for result in results),
         seconds=time.monotonic() - started,
     )
-    create_markdown_artifact(key="edits", markdown=report.summary())
+    publish_artifacts("edits", report.outcome, report.table, links={"archive": report.archive})
     if prepared.refused and not prepared.strengths:
         raise OutOfReachError("; ".join(prepared.refused.values()))
-    return report
+    return kept(report)
 
 
 @task(name="plan_edits", cache_policy=NO_CACHE)

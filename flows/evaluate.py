@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import publish_artifacts
+from flows.embedding import MAX_WAITING_SHARDS
 from flows.evaluate_parameters import EvaluateRun, ResolvedEvaluation
-from flows.invert import MAX_WAITING_SHARDS, RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.shard_tasks import PoolWhenNeeded, calibrate_all, check_all, pool_when_needed, total, work_on_all
+from flows.exclusive import writing
+from flows.results import kept
+from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.shard_tasks import calibrate_all, check_all, total, work_on_all
+from flows.workers import PoolWhenNeeded, pool_when_needed
 from lsap_archive import EvaluationWriter, open_archive
 from tasks.calibrate import CalibrationOptions
 from tasks.evaluate_run import EvaluationWorker, EvaluationWorkerSpec
@@ -61,22 +65,32 @@ class EvaluationReport:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @property
+    def outcome(self) -> str:
+        """What this command did, in a few words."""
+        return f"this command: {self.measured or 'no'} images measured, {self.seconds:.0f} s"
+
     def summary(self) -> str:
         """For people."""
-        lines = [self.table, "", f"this command: {self.measured or 'no'} images measured, {self.seconds:.0f} s"]
+        lines = [self.table, "", self.outcome]
         lines += [f"  original not used: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
         return "\n".join([*lines, f"archive: {self.archive}"])
 
 
-@flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=MAX_WAITING_SHARDS))  # type: ignore[arg-type]
+@flow(name="evaluate", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]
 def evaluate(run: EvaluateRun) -> EvaluationReport:
-    """Measure every inversion and edit of an archive, or encoders on synthetic images; one row for each value."""
+    """Measure every inversion and edit of an archive, or encoders on synthetic images; one row for each value.
+
+    Args:
+        run: the archive, and what to measure in it.
+    """
     started = time.monotonic()
     resolved = run.resolve(Settings.from_environment())
     request = evaluation_request(resolved)
-    chosen = plan(request)
-    with pool_when_needed(functools.partial(EvaluationWorker, worker_spec(resolved)), run.workers) as workers:
+    build_worker = functools.partial(EvaluationWorker, worker_spec(resolved))
+    with writing(run.archive, "evaluations", run.when_busy), pool_when_needed(build_worker, run.workers) as workers:
+        chosen = plan(request)
         calibrate_missing(workers, request, chosen)
         prepared = plan_evaluations(request, chosen)
         get_run_logger().info("%d shards in %d evaluations", len(prepared.shards), len(prepared.unpublished))
@@ -95,8 +109,8 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
         seconds=time.monotonic() - started,
         table=table,
     )
-    create_markdown_artifact(key="evaluation", markdown=report.summary())
-    return report
+    publish_artifacts("evaluation", report.outcome, report.table, links={"archive": report.archive})
+    return kept(report)
 
 
 @task(name="plan_evaluations", cache_policy=NO_CACHE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import httpx
+from prefect.settings import PREFECT_API_URL
+
 from flows.run_file import ParameterError
 from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError, OutOfReachError
@@ -26,3 +29,13 @@ def is_wrong_request(error: BaseException) -> bool:
     if isinstance(error, SourceError):
         return not error.is_transient
     return isinstance(error, WRONG_REQUESTS)
+
+
+def told(error: BaseException) -> str:
+    """What failed, and what to do where the error itself does not say it."""
+    if isinstance(error, httpx.TransportError):  # only Prefect's client asks with httpx
+        return (
+            f"the Prefect server at {PREFECT_API_URL.value()} does not answer ({error}): start it again, or unset "
+            "PREFECT_API_URL to do without; the same command goes on where this one stopped"
+        )
+    return f"{type(error).__name__}: {error}"

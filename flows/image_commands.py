@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import DONE, FAILED
+from tasks.visible_text import visible
 
 SHOWN_LINES = 40
 
@@ -102,6 +103,6 @@ def _print(
     print(f"{parsed.out}: " + (", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing"))
     lines.sort(key=lambda line: line[0] in ("aligned", "pasted"))
     for status, image_id, text in lines[:SHOWN_LINES]:
-        print(f"  {status:<13}  {image_id}  {text}")
+        print(f"  {status:<13}  {visible(image_id)}  {visible(text)}")
     if len(lines) > SHOWN_LINES:
         print(f"  ... and {len(lines) - SHOWN_LINES} more")

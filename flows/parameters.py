@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from domains.domain import Domain
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
@@ -17,6 +17,12 @@ from tasks.domain_weights import open_domain
 from tasks.networks import NetworkChoice
 from tasks.settings import Settings
 
+WhenBusy = Annotated[
+    Literal["wait", "refuse"],
+    Field(description="what to do while another run writes the same part of the archive: wait for its end, or fail"),
+]
+"""A field of everything that writes."""
+
 
 class AnchorParameters(Parameters):
     """How the anchor of synthetic codes is estimated."""
@@ -26,15 +32,29 @@ class AnchorParameters(Parameters):
     seed: int = Field(0, description="of the sampled codes")
 
 
-class WorkerParameters(Parameters):
-    """How many workers embed, and on what."""
+class PlaceParameters(Parameters):
+    """What each worker gets."""
 
-    count: int = Field(2, ge=1, description="workers, each with its own networks")
     gpus_each: float | None = Field(
         None, ge=0.0, description="GPUs, or the share of one, for each worker; by default the cluster's are shared out"
     )
     threads: int = Field(1, ge=1, description="CPU threads for each worker")
     device: str = Field("auto", description='"auto", "cpu", "cuda", ...')
+
+
+class WorkerParameters(PlaceParameters):
+    """How many workers do the work, and on what."""
+
+    count: int = Field(2, ge=1, description="workers at most, each with its own networks; a cluster may have less room")
+    min_count: int | None = Field(
+        None, ge=1, description="workers that stay when there is less to do; one on a cluster, all on one machine"
+    )
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> WorkerParameters:
+        if self.min_count is not None and self.min_count > self.count:
+            raise ValueError(f"min_count is {self.min_count}, more than count, which is {self.count}")
+        return self
 
 
 class InvertRun(Parameters):
@@ -73,6 +93,7 @@ class InvertRun(Parameters):
     max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
     retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
     report_images: int = Field(16, ge=0, description="images on the contact sheet")
+    when_busy: WhenBusy = "wait"
 
     def resolve(self, settings: Settings) -> ResolvedRun:
         """The run with its domain's presets filled in.

@@ -1,4 +1,4 @@
-"""Progress on the terminal while shards are worked on."""
+"""Progress while shards are worked on: a bar on the terminal, and one on the flow run's page."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flows.artifacts import UPDATE_SECONDS, ProgressArtifact
 from tasks.pool import Pool
 
 REFRESH_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def shown_progress(pool: Pool, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of images on stderr, with what workers are in the middle of; call the result with images finished."""
+def shown_progress(pool: Pool, total: int | Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    """A bar of images, with what workers are in the middle of; call the result with images finished.
+
+    Args:
+        pool: the workers.
+        total: images in all; asked again and again where it is a function, because planning goes on meanwhile.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -29,19 +35,26 @@ def shown_progress(pool: Pool, total: int) -> Iterator[Callable[[int], None]]:
     finished = 0
     lock = threading.Lock()
     ended = threading.Event()
+    artifact = ProgressArtifact("images x methods")
+
+    def wanted() -> int:
+        return total() if callable(total) else total
+
     with Progress(*columns, console=console, disable=not console.is_terminal, redirect_stdout=False) as progress:
-        bar = progress.add_task("images x methods", total=total, rate="")
+        bar = progress.add_task("images x methods", total=wanted(), rate="")
 
         def show() -> None:
             with lock:
                 done = finished
+            of_all = wanted()
             under_way = pool.progress()
             seconds = progress.tasks[bar].elapsed or 0.0
             rate = f"{(done + under_way) / seconds:.1f}/s" if seconds else ""
-            progress.update(bar, completed=min(int(done + under_way), total), rate=rate)
+            progress.update(bar, total=of_all, completed=min(int(done + under_way), of_all), rate=rate)
+            artifact.show((done + under_way) / max(of_all, 1), f"{int(done + under_way)} of {of_all} {rate}".strip())
 
         def follow() -> None:
-            while not ended.wait(REFRESH_SECONDS):
+            while not ended.wait(REFRESH_SECONDS if console.is_terminal else UPDATE_SECONDS):
                 show()
 
         def advance(count: int) -> None:
@@ -50,12 +63,11 @@ def shown_progress(pool: Pool, total: int) -> Iterator[Callable[[int], None]]:
                 finished += count
 
         watcher = threading.Thread(target=follow, daemon=True)
-        if console.is_terminal:
-            watcher.start()
+        watcher.start()
         try:
             yield advance
         finally:
             ended.set()
-            if watcher.is_alive():
-                watcher.join()
-            progress.update(bar, completed=finished)
+            watcher.join()
+            progress.update(bar, total=wanted(), completed=finished)
+            artifact.finish(finished / max(wanted(), 1), f"{finished} of {wanted()}")

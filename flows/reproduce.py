@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from domains.domain import Domain
+from flows.artifacts import publish_artifacts
 from flows.edit import edit
 from flows.evaluate import evaluate
-from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
+from flows.exclusive import writing
+from flows.invert import invert, request_of
 from flows.parameters import InvertRun
 from flows.reproduce_table3 import reproduce_table3
 from flows.reproduction_parameters import Part, ReproduceRun, unit_of
-from tasks.pool import opened_cluster
+from flows.results import kept
+from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from tasks.cluster import opened_cluster
 from tasks.prepare import prepare
 from tasks.reproduction import Inverted, Looks
 from tasks.settings import Settings
@@ -56,12 +59,12 @@ class ReproductionReport:
         return "\n".join([self.table, f"{numbers}; archive: {self.archive}", f"report: {self.page}"])
 
 
-@flow(name="reproduce")
-def reproduce(run: ReproduceRun, asked: str = "all") -> ReproductionReport:
+@flow(name="reproduce", persist_result=False)
+def reproduce(run: ReproduceRun, asked: Literal["all", Part] = "all") -> ReproductionReport:
     """Make what the asked tables and figures need, and write them.
 
     Args:
-        run: what to reproduce.
+        run: on which images, and where to.
         asked: "all", or one table or figure.
     """
     started = time.monotonic()
@@ -69,16 +72,25 @@ def reproduce(run: ReproduceRun, asked: str = "all") -> ReproductionReport:
     parts = run.chosen(asked)
     domain = run.resolved_domain(settings, parts)
     workers = run.workers
-    with opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device):
+    cluster = opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device)
+    with writing(run.output, "reproduction", run.when_busy), cluster:
         measured = on_images(run, domain, parts)
         if "table2" in parts:
             measured = replace(measured, synthetic=evaluate(run.synthetic_run(domain)).evaluations)
         if "table3" in parts:
             measured = with_table3(run, domain, measured)
-    written = tabulate(paper_request(run, domain, parts, asked, settings), measured, time.monotonic() - started)
-    create_markdown_artifact(key="reproduction", markdown=f"{written.markdown}\n\nReport: {written.page}")
+        written = tabulate(paper_request(run, domain, parts, asked, settings), measured, time.monotonic() - started)
+    publish_artifacts(
+        "reproduction",
+        f"{written.num_numbers} measured numbers",
+        written.markdown,
+        links={"archive": run.archive, "report": written.page},
+        sheet=next((url for url in written.files if url.endswith(".png")), None),
+    )
     seconds = time.monotonic() - started
-    return ReproductionReport(written.page, run.archive, written.files, written.num_numbers, seconds, written.markdown)
+    return kept(
+        ReproductionReport(written.page, run.archive, written.files, written.num_numbers, seconds, written.markdown)
+    )
 
 
 def on_images(run: ReproduceRun, domain: Domain, parts: Sequence[Part]) -> MeasuredParts:

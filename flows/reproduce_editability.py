@@ -6,18 +6,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.artifacts import publish_artifacts
 from flows.edit import edit
 from flows.edit_parameters import EditRun
 from flows.editability_parameters import ReproduceEditability, ResolvedStudy
 from flows.evaluate import evaluate
 from flows.evaluate_parameters import EvaluateRun
-from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
+from flows.exclusive import writing
+from flows.invert import invert, request_of
+from flows.results import kept
+from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from tasks.cluster import opened_cluster
 from tasks.editability import MIDPOINT, SIGNS
 from tasks.editability_study import partners_by_label, write_study
-from tasks.pool import opened_cluster
 from tasks.settings import Settings
 from tasks.synthetic_steps import SyntheticStep, synthetic_steps
 
@@ -51,23 +54,25 @@ class EditabilityReport:
         return "\n".join([self.table, f"archive: {self.archive}", *self.written])
 
 
-@flow(name="reproduce_editability")
+@flow(name="reproduce_editability", persist_result=False)
 def reproduce_editability(run: ReproduceEditability) -> EditabilityReport:
     """Invert, edit at a fixed step and at equal effect, look at midpoints, and correlate."""
     settings = Settings.from_environment()
     resolved = run.resolve(settings)
     workers = run.workers
-    with opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device):
+    cluster = opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device)
+    with writing(run.output, "reproduction"), cluster:
         invert(resolved.inversion.run)
         steps = measure_steps(resolved, settings)
         partners = partners_by_label(resolved.inversion.run.archive, run.methods, run.label)
         edit(editing(resolved, steps, partners))
         evaluate(evaluation(resolved))
-    table, urls = tabulate(
-        resolved, {name: resolved.changes[name] * step.deviation for name, step in steps.items()}, partners
-    )
-    create_markdown_artifact(key="editability", markdown=table)
-    return EditabilityReport(run.output, resolved.inversion.run.archive, urls, len(resolved.methods), table)
+        units = {name: resolved.changes[name] * step.deviation for name, step in steps.items()}
+        table, urls = tabulate(resolved, units, partners)
+    links = {"archive": resolved.inversion.run.archive, "tables and picture": run.output}
+    picture = next((url for url in urls if url.endswith(".png")), None)
+    publish_artifacts("editability", f"{len(resolved.methods)} methods", table, links=links, sheet=picture)
+    return kept(EditabilityReport(run.output, resolved.inversion.run.archive, urls, len(resolved.methods), table))
 
 
 @task(name="measure_steps", cache_policy=NO_CACHE)

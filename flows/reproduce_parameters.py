@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
-from domains.domain import load_domain
 from flows.parameters import InvertRun, WorkerParameters
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from flows.training_parameters import ResolvedTraining, TrainEncoderRun
 from lsap_core.presets import TRAININGS
+from tasks.domain_weights import find_domain
 from tasks.encoder_comparison import Variant
 from tasks.settings import Settings
 
@@ -54,7 +54,7 @@ class ReproduceTable3(Parameters):
                 raise ParameterError(f"{field}: {', '.join(map(str, given))} has something twice")
         if not self.encoders and not self.sncd_weights:
             raise ParameterError("encoders and sncd_weights are both empty: there is nothing to compare")
-        presets = refused("domain", lambda: load_domain(self.domain)).encoder_training
+        presets = refused("domain", lambda: find_domain(self.domain)).encoder_training
 
         def published(name: str) -> Variant:
             return _variant(name, presets.method(name, self.training).settings.sncd_weight)
@@ -109,7 +109,7 @@ class ReproduceTable3(Parameters):
             "method": variant.method,
             "training": {**self.training, "sncd_weight": variant.sncd_weight},
             "seed": seed,
-            "workers": {**self.workers.model_dump(), "count": 1},
+            "workers": {**self.workers.model_dump(exclude={"min_count"}), "count": 1},
         }
         try:
             return TrainEncoderRun(**fields)

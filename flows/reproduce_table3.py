@@ -7,15 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 
-from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, invert, is_worth_another_try, request_of
+from flows.artifacts import publish_artifacts
+from flows.exclusive import writing
+from flows.invert import invert, request_of
 from flows.reproduce_parameters import ReproduceTable3
+from flows.results import kept
+from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.run_report import UnfinishedError
 from flows.training_parameters import ResolvedTraining
-from tasks.pool import opened_cluster
+from tasks.cluster import opened_cluster
 from tasks.prepare_training import prepare_training
 from tasks.settings import Settings
 from tasks.table3 import write_table3
@@ -49,19 +52,23 @@ class Table3Report:
         return "\n".join([self.table, f"{self.num_encoders} encoders; archive: {self.archive}", *self.tables])
 
 
-@flow(name="reproduce_table3")
+@flow(name="reproduce_table3", persist_result=False)
 def reproduce_table3(run: ReproduceTable3) -> Table3Report:
     """Train every encoder that is not there yet, invert the held-out images with each, and compare."""
     settings = Settings.from_environment()
     trainings = run.resolve(settings)
     num_workers = max(run.parallel, run.workers.count)
-    with opened_cluster(settings.ray_address, num_workers, threads=run.workers.threads, device=run.workers.device):
+    workers = run.workers
+    cluster = opened_cluster(settings.ray_address, num_workers, threads=workers.threads, device=workers.device)
+    with writing(run.output, "reproduction"), cluster:
         train_all(run, trainings)
         inversion = run.inversion()
         invert(inversion)
-    table, urls = tabulate(run)
-    create_markdown_artifact(key="table3", markdown=table)
-    return Table3Report(run.output, inversion.archive, urls, len(trainings), table)
+        table, urls = tabulate(run)
+    links = {"archive": inversion.archive, "tables and figures": run.output}
+    picture = next((url for url in urls if url.endswith(".png")), None)
+    publish_artifacts("table3", f"{len(trainings)} encoders", table, links=links, sheet=picture)
+    return kept(Table3Report(run.output, inversion.archive, urls, len(trainings), table))
 
 
 def train_all(run: ReproduceTable3, trainings: dict[str, ResolvedTraining]) -> None:

@@ -94,15 +94,15 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
 
 def show_weights(parsed: argparse.Namespace) -> int:
     """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
-    from domains.domain import load_domain
-    from tasks.domain_weights import look_for_weights, weights_document, weights_folder, weights_table
+    from tasks.domain_weights import find_domain, look_for_weights, weights_document, weights_table
+    from tasks.published_files import folder_of
     from tasks.settings import Settings
 
-    domain, folder = load_domain(parsed.name), weights_folder(Settings.from_environment().backbones)
+    domain, folder = find_domain(parsed.name), folder_of(Settings.from_environment().backbones)
     found = look_for_weights(domain, folder)
     missing = sum(one.state == "missing" for one in found)
     text = f'domain "{domain.name}" needs no published file' if not found else weights_table(found)
     if found:
         text += f"\n{len(found) - missing} of {len(found)} are in {folder}"
-    commands.print_result({"folder": str(folder), "weights": weights_document(found)}, parsed.json, text)
+    commands.print_result({"folder": folder, "weights": weights_document(found)}, parsed.json, text)
     return commands.FAILED if any(one.state == "another file" for one in found) else commands.DONE

@@ -8,14 +8,15 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field
 
-from domains.domain import Domain, load_domain
+from domains.domain import Domain
 from flows.edit_parameters import EditRun
 from flows.evaluate_parameters import EvaluateRun, SyntheticParameters
-from flows.parameters import InvertRun, WorkerParameters
+from flows.parameters import InvertRun, WhenBusy, WorkerParameters
 from flows.reproduce_parameters import ReproduceTable3, read_reproduction
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from tasks.attributes import DIGITS, FACES
-from tasks.domain_weights import DIRECTION, GENERATOR, check_weights, weights_folder, with_published_weights
+from tasks.domain_weights import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
+from tasks.published_files import folder_of
 from tasks.reports.paper_tables import ShownEdit
 from tasks.settings import Settings
 
@@ -90,6 +91,7 @@ class ReproduceRun(Parameters):
     calibration_images: int = Field(64, ge=2, description="images that decide the strength at equal effect")
     batch_size: int | None = Field(None, ge=1, description="images of a batch; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
+    when_busy: WhenBusy = "wait"
 
     def chosen(self, asked: str) -> tuple[Part, ...]:
         """The parts of a command, "all" or one.
@@ -113,8 +115,8 @@ class ReproduceRun(Parameters):
             ParameterError: a name means nothing.
             MissingWeightsError: published files are missing; the sentence names them all.
         """
-        domain = refused("domain", lambda: load_domain(self.domain))
-        folder = weights_folder(settings.backbones)
+        domain = refused("domain", lambda: find_domain(self.domain))
+        folder = folder_of(settings.backbones)
         check_weights(domain, folder, self._roles(domain, tuple(parts)))
         return with_published_weights(domain, folder)
 

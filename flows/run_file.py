@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from lsap_archive.credentials import credential_in
+from lsap_archive.errors import ArchiveNotFoundError
+from lsap_archive.file_systems import read_file
 from lsap_core.errors import ConfigError
 
 Value = TypeVar("Value")
@@ -19,26 +22,38 @@ class ParameterError(ValueError):
 
 
 class Parameters(BaseModel):
-    """Fields of a run; unknown ones are refused."""
+    """Fields of a run; unknown ones are refused, and so are credentials: a run is kept with its results."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _carries_no_credential(cls, values: Any) -> Any:
+        for field, text in _texts(values):
+            if found := credential_in(text):
+                message = (
+                    "{field} carries {found}, which would be kept with the run and shown: give credentials to the "
+                    "storage's client by the environment or a profile (docs/storage.md)"
+                )
+                raise PydanticCustomError("credential", message, {"field": field, "found": found})
+        return values
 
 
 Run = TypeVar("Run", bound=Parameters)
 
 
 def read_run_file(path: str, kind: type[Run], changes: Iterable[str] = ()) -> Run:
-    """A run of a kind from its YAML file, with `key=value` changes on top (keys may have dots).
+    """A run of a kind from its YAML file, by path or URL, with `key=value` changes on top (keys may have dots).
 
     Raises:
         ParameterError: the file or a field is wrong; the message names it.
+        ArchiveError: the file's URL is none, or its storage does not answer.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ParameterError(f"{path} does not exist; wanted a YAML file that describes a run")
     try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_file(path).decode()) or {}
+    except ArchiveNotFoundError:
+        raise ParameterError(f"{path} does not exist; wanted a YAML file that describes a run") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ParameterError(f"{path} holds a {type(values).__name__}; wanted fields and their values")
@@ -63,11 +78,25 @@ def _apply(values: dict[str, Any], change: str) -> None:
             raise ParameterError(f"{key}: {parent} is a plain value and has no fields")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError(f"{key}: {text!r} is not a YAML value") from error
 
 
+def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a run's values, with the name of its field."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{field}.{name}" if field else str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, field)
+
+
 def _problem(item: Any) -> str:
+    if item["type"] == "credential":
+        return str(item["msg"])
     field = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"{field}: there is no such field"

@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.parameters import WorkerParameters
 from flows.progress import shown_progress
+from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.run_report import UnfinishedError
+from flows.workers import PoolWhenNeeded
 from lsap_archive import ArchiveWriter
 from tasks.calibrate import CalibrationWork
 from tasks.edit_run import ShardResult
 from tasks.plan_edits import MissingCalibrations, with_deviation
-from tasks.pool import Pool, RayPool
-from tasks.settings import Settings
+from tasks.pool import Pool
 
 Result = TypeVar("Result")
-
-
-class PoolWhenNeeded:
-    """Workers that are started by the first piece of work; none where there is nothing to do."""
-
-    def __init__(self, factory: Callable[[], Any], workers: WorkerParameters):
-        self._factory = factory
-        self._workers = workers
-        self._pool: Pool | None = None
-
-    @property
-    def pool(self) -> Pool:
-        """The started workers."""
-        if self._pool is None:
-            self._pool = RayPool(
-                self._factory,
-                num_workers=self._workers.count,
-                address=Settings.from_environment().ray_address,
-                gpus_per_worker=0.0 if self._workers.device == "cpu" else self._workers.gpus_each,
-                num_threads=self._workers.threads,
-            )
-        return self._pool
-
-    def close(self) -> None:
-        """Give everything back."""
-        if self._pool is not None:
-            self._pool.close()
-
-
-@contextlib.contextmanager
-def pool_when_needed(factory: Callable[[], Any], workers: WorkerParameters) -> Iterator[PoolWhenNeeded]:
-    """Workers for the time of a flow."""
-    pool = PoolWhenNeeded(factory, workers)
-    try:
-        yield pool
-    finally:
-        pool.close()
 
 
 class PlannedWork(Protocol):

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.invert import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.artifacts import ProgressArtifact, publish_artifacts
+from flows.exclusive import writing
+from flows.results import kept
+from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.training_parameters import ResolvedTraining, TrainEncoderRun
 from flows.training_report import TrainingReport, report_training
 from lsap_archive import StoreUnavailableError
@@ -22,21 +24,31 @@ from tasks.training_store import TrainingStore
 TELL_EVERY_SECONDS = 15.0
 
 
-@flow(name="train_encoder")
+@flow(name="train_encoder", persist_result=False)
 def train_encoder(run: TrainEncoderRun) -> TrainingReport:
-    """Train an encoder for a generator, from wherever its folder says."""
+    """Train an encoder for a generator, from wherever its folder says.
+
+    Args:
+        run: what to train, on which images, and where to keep it.
+    """
     started = time.monotonic()
     resolved = run.resolve(Settings.from_environment())
-    prepared = prepare(resolved)
-    if prepared.is_finished:
-        get_run_logger().info("%s is finished at step %d; nothing is left to do", run.output, prepared.step)
-    else:
-        train(resolved)
+    with writing(run.output, "training", run.when_busy):
+        prepared = prepare(resolved)
+        if prepared.is_finished:
+            get_run_logger().info("%s is finished at step %d; nothing is left to do", run.output, prepared.step)
+        else:
+            train(resolved)
     written = report(resolved, time.monotonic() - started)
-    create_markdown_artifact(
-        key="training", markdown=f"{resolved.spec.method.title} in {written.output}\n\n{written.table}\n"
+    done = f"step {written.step}, nothing was left to do" if prepared.is_finished else f"step {written.step}"
+    publish_artifacts(
+        "training",
+        f"{resolved.spec.method.title}: {done}",
+        written.table,
+        links={"folder": written.output, "encoder": written.encoder, "best encoder": written.best_encoder},
+        sheet=written.sheet,
     )
-    return written
+    return kept(written)
 
 
 @task(
@@ -66,7 +78,9 @@ def prepare(resolved: ResolvedTraining) -> PreparedTraining:
 @task(name="train", cache_policy=NO_CACHE)
 def train(resolved: ResolvedTraining) -> TrainingOutcome:
     """Train to the last step; lost workers are started again by Ray and go on from the newest complete state."""
-    outcome = train_on_cluster(resolved.spec, resolved.workers, watch=_teller(resolved))
+    artifact = ProgressArtifact(f"steps of {resolved.spec.method.title}")
+    outcome = train_on_cluster(resolved.spec, resolved.workers, watch=_teller(resolved, artifact))
+    artifact.finish(1.0, f"step {outcome.step}")
     get_run_logger().info("step %d; the last start was at step %d", outcome.step, outcome.resumed_at)
     return outcome
 
@@ -83,8 +97,8 @@ def report(resolved: ResolvedTraining, seconds: float) -> TrainingReport:
     return report_training(resolved.spec, seconds)
 
 
-def _teller(resolved: ResolvedTraining) -> Callable[[], None]:
-    """Logs now and then where the training is, as its folder says."""
+def _teller(resolved: ResolvedTraining, artifact: ProgressArtifact) -> Callable[[], None]:
+    """Tells now and then where the training is, as its folder says: a line in the log, a bar on the run's page."""
     store, logger = TrainingStore(resolved.spec.output), get_run_logger()
     told_at, told = time.monotonic(), -1
 
@@ -105,5 +119,6 @@ def _teller(resolved: ResolvedTraining) -> Callable[[], None]:
         numbers = "" if speed is None else f", {speed:.1f} images/s, about {left / speed / 60:.0f} min left"
         loss = "" if "loss" not in progress else f", loss {progress['loss']:.4f}"
         logger.info("step %d of %d%s%s", told, progress["num_steps"], loss, numbers)
+        artifact.show(told / progress["num_steps"], f"step {told}{loss}{numbers}")
 
     return tell

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field
 
 from domains.domain import Domain
-from flows.parameters import AnchorParameters, WorkerParameters
+from flows.parameters import AnchorParameters, PlaceParameters, WhenBusy
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
@@ -29,7 +29,7 @@ class TrainingAnchorParameters(AnchorParameters):
     num_samples: int = Field(100_000, ge=2, description="codes to sample; LSAP's authors train with 100,000")
 
 
-class TrainingWorkerParameters(WorkerParameters):
+class TrainingWorkerParameters(PlaceParameters):
     """How many processes share each batch, and on what."""
 
     count: int = Field(1, ge=1, description="processes; batch_size has to be a multiple")
@@ -65,6 +65,7 @@ class TrainEncoderRun(Parameters):
     workers: TrainingWorkerParameters = TrainingWorkerParameters()
     max_failures: int = Field(3, ge=0, description="how often lost workers are started again")
     max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
+    when_busy: WhenBusy = "wait"
 
     def resolve(self, settings: Settings) -> ResolvedTraining:
         """The run with its domain's presets filled in.

@@ -32,6 +32,7 @@ class TrainingReport:
         images_per_second: at the end.
         seconds: wall time of this command.
         table: the curves, Markdown.
+        sheet: URL of the newest sheet of samples, if there is one.
     """
 
     output: str
@@ -45,6 +46,7 @@ class TrainingReport:
     images_per_second: float
     seconds: float
     table: str
+    sheet: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -87,6 +89,7 @@ def report_training(spec: TrainingSpec, seconds: float) -> TrainingReport:
         images_per_second=rows["metrics"][-1]["images_per_second"],
         seconds=seconds,
         table=curves_table(rows["metrics"], rows["validation"]),
+        sheet=store.newest_sheet(),
     )
 
 
