@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -117,8 +118,8 @@ def starting_prefect_server(
         **os.environ,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_UI_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
     }
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -265,6 +266,12 @@ class Lsap:
         """Begin a command and wait for its end."""
         return self.start(*arguments, **environment).wait()
 
+    def with_variables(self, **environment: str) -> Lsap:
+        """The same commands with further variables."""
+        folder = self._folder / f"variables-{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        return Lsap(self._context, folder, self._config, {**self._environment, **environment})
+
     def outputs(self) -> list[Path]:
         """Files with what the commands so far have printed."""
         return sorted(self._folder.glob("*/*"))
@@ -297,7 +304,7 @@ class RayCluster:
 
     def workers(self, *, at_work: bool) -> list[int]:
         """Process ids of the actors, or only of those that are inside a call."""
-        return self.processes("ray::_Host.call" if at_work else "ray::_Host")
+        return self.processes("ray::Host.call" if at_work else "ray::Host")
 
     def processes(self, title: str) -> list[int]:
         """Process ids of this cluster's actors whose title begins like this."""

@@ -137,7 +137,7 @@ def test_the_same_command_again_embeds_nothing(story: Story, first: Any) -> None
     again = story.invert()
     assert again.code == 0, again.err
     assert "10 images; this command: nothing was left to do" in again.out
-    assert "images; 0 shards in 0 runs to embed" in again.err
+    assert "to embed" not in again.err
     assert runs_of(story) == before
 
 

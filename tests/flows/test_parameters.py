@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import yaml
 
@@ -327,3 +328,32 @@ def test_a_domain_of_published_weights_finds_them_in_their_folder(tmp_path: Path
     assert resolved.encoders == {"e4e": str(tmp_path / "e4e_ffhq_encode.pt")}
     own = InvertRun(source="photos", archive="archive", domain="face", generator="mine.pkl", methods=("stylegan2_w",))
     assert own.resolve(Settings(backbones=tmp_path)).generator == "mine.pkl"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ("source=s3://AKIA:hunter2@bucket/images", "source carries a password"),
+        ("archive=gs://hunter2@bucket/archive", "archive carries a password"),
+        ("generator=https://host/g.pt?X-Amz-Signature=hunter2", "generator carries a signed query"),
+        ("encoders={mine: 'https://host/e.pt?sig=hunter2'}", "encoders.mine carries a signed query"),
+        ("methods=['https://me:hunter2@host/']", "methods carries a password"),
+    ],
+)
+def test_a_credential_is_refused_by_its_field_and_not_repeated(change: str, field: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("source: digits:test\narchive: here\n")
+    with pytest.raises(ParameterError) as caught:
+        read_run(str(path), [change])
+    assert field in str(caught.value) and "hunter2" not in str(caught.value)
+    name, _, value = change.partition("=")
+    with pytest.raises(ValueError, match="carries a") as directly:  # as from a form of the Prefect server
+        InvertRun(**{"source": "digits:test", "archive": "here", name: yaml.safe_load(value)})
+    assert "hunter2" not in f"{directly.value}{directly.value!r}"
+
+
+def test_a_run_file_is_read_by_url(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/runs/run.yaml", b"source: digits:test\narchive: here\n")
+    assert read_run("memory://runs/run.yaml", ["seed=3"]).seed == 3
+    with pytest.raises(ParameterError, match=r"memory://runs/other\.yaml does not exist"):
+        read_run("memory://runs/other.yaml")
