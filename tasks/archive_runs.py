@@ -38,7 +38,7 @@ def runs_by_method(
         if name not in known:
             raise ArchiveKeyError(f"{archive.url} has no method {name}: it has {', '.join(known)}")
         runs = [run for run in archive.runs if run.method == name]
-        newest = max(runs, key=lambda run: (run.created, run.run_id)).method_digest
+        newest = max(runs, key=lambda run: run.order).method_digest
         wanted = (versions or {}).get(name, newest)
         chosen[name] = tuple(run for run in runs if run.method_digest == wanted)
         if not chosen[name]:

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,7 +86,7 @@ class Calibrator:
         *,
         archive: str,
         batch_size: int,
-        backbones: Path | None,
+        backbones: str | None,
     ):
         self.generator = generator
         self.device = generator.mapping.w_avg.device

@@ -7,7 +7,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ class EditWorkerSpec:
         batch_size: images edited and rendered together.
         device: "auto", "cpu", "cuda", ...
         content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
     """
 
     archive: str
@@ -50,7 +49,7 @@ class EditWorkerSpec:
     batch_size: int
     device: str = "auto"
     content_box: ContentBox | None = None
-    backbones: Path | None = None
+    backbones: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -84,7 +83,7 @@ class EvaluationWorkerSpec:
     content_box: ContentBox | None = None
 
     @property
-    def backbones(self) -> Path | None:
+    def backbones(self) -> str | None:
         """Folder of published networks, or None for torch's cache."""
         return self.networks.backbones
 

@@ -24,6 +24,7 @@ from lsap_archive import (
     open_archive,
 )
 from lsap_archive.layout import plan_key
+from lsap_archive.retirement import retired_of
 from lsap_archive.schema import OK
 from lsap_core.errors import CheckpointError, ConfigError, LsapError
 from lsap_core.images import ContentBox
@@ -241,7 +242,7 @@ def plan_edit_runs(
     """
     writer = open_writer(request.archive, loaded)
     archive = open_archive(request.archive)
-    runs: list[tuple[str, str]] = []
+    runs: list[tuple[tuple[int, str, str], str]] = []
     shards: list[PlannedEdit] = []
     strengths: dict[str, float | None] = {}
     digests: dict[str, str] = {}
@@ -255,17 +256,47 @@ def plan_edit_runs(
             continue
         strengths[edit.name] = edit.spec.strength if kept is None else kept["strength"]
         for subject in edit.runs:
-            plan = _run_plan(request, archive, subject, edit, kept)
-            digests[edit.name] = plan.method_digest
+            first = _run_plan(request, archive, subject, edit, kept)
+            digests[edit.name] = first.method_digest
+            plan = plan_of_missing(writer, first)
+            if plan is None:
+                continue
             if not writer.store.exists(plan_key(plan.run_id)) and not start:
-                shards += _shards(edit.name, plan.run_id, plan.num_rows, plan.shard_rows, range(plan.num_shards))
+                left = range(plan.num_shards) if plan.shards is None else plan.shards
+                shards += _shards(edit.name, plan.run_id, plan.num_rows, plan.shard_rows, left)
                 continue
             run = _opened(writer, plan)
-            if run.is_published:
-                continue
-            runs.append((subject.created, run.run_id))
+            runs.append((subject.order, run.run_id))
             shards += _shards(edit.name, run.run_id, run.num_rows, run.shard_rows, run.missing_shards())
     return PreparedEdits(tuple(run_id for _, run_id in sorted(runs)), tuple(shards), strengths, digests, refused)
+
+
+def plan_of_missing(writer: ArchiveWriter, plan: RunPlan) -> RunPlan | None:
+    """The plan of the run that is left of an edit: itself, or one more with the shards that were retired since.
+
+    Args:
+        writer: the archive.
+        plan: of the edit, with all shards.
+
+    Returns:
+        A plan, of a run that may be under way; None if readers see every shard that the subject has.
+    """
+    assert plan.subject is not None
+    wanted = set(range(plan.num_shards)) - retired_of(writer.store, plan.subject.run_id).shards
+    if not wanted:
+        return None
+    asked = plan if len(wanted) == plan.num_shards else replace(plan, shards=tuple(sorted(wanted)))
+    repetition = 1
+    while writer.is_taken(asked.run_id):
+        retired = retired_of(writer.store, asked.run_id)
+        own = set(range(plan.num_shards) if asked.shards is None else asked.shards)
+        wanted -= set() if retired.whole else own - retired.shards
+        if not wanted:
+            return None
+        repetition += 1
+        shards = tuple(sorted(wanted))
+        asked = replace(plan, run_id=f"{plan.run_id}.{repetition}", shards=shards)
+    return asked
 
 
 def _opened(writer: ArchiveWriter, plan: RunPlan) -> RunWriter:
@@ -296,6 +327,8 @@ def _run_plan(
         "anchor": subject.config.get("anchor"),
         "keep_images": request.keep_images,
     }
+    if edit.calibration is not None:
+        config["calibration_digest"] = edit.calibration
     if "noise" in subject.config:
         config["noise"] = subject.config["noise"]
     decisive = [edit.name, edit.spec.digest, strength, subject.method_digest, config["generator"], request.keep_images]

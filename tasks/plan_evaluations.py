@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from lsap_archive import (
     RunWriter,
     open_archive,
 )
+from lsap_archive.evaluations import unretired
 from lsap_archive.layout import evaluation_plan_key
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
@@ -101,7 +101,7 @@ class EvaluationRequest:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def backbones(self) -> Path | None:
+    def backbones(self) -> str | None:
         """Folder of published networks, or None for torch's cache."""
         return self.networks.backbones
 
@@ -270,11 +270,15 @@ def plan_evaluations(request: EvaluationRequest, chosen: ChosenRuns, *, start: b
     evaluations: dict[str, tuple[str, ...]] = {}
     unpublished: list[str] = []
     shards: list[PlannedEvaluation] = []
-    for plan, places in plans:
+    for first, places in plans:
+        plan, retired = (first, ()) if writer is None else unretired(writer.store, first)
         evaluations[plan.method] = (*evaluations.get(plan.method, ()), plan.evaluation_id)
         evaluation = _opened(writer, plan, start=start)
         if evaluation is not None and evaluation.is_published:
             continue
+        if evaluation is not None and start:
+            for evaluation_id in retired:
+                evaluation.take_over(evaluation_id)
         unpublished.append(plan.evaluation_id)
         left = range(plan.num_shards) if evaluation is None else evaluation.missing_shards()
         shards += [_planned_shard(plan, shard, places) for shard in left]

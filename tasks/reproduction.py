@@ -7,7 +7,6 @@ import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,7 +65,7 @@ class Looks:
         judge: tells classes apart, or None.
         frechet: network of the Fréchet distance, or None.
         attributes: unit of each attribute by name.
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
     """
 
     lpips: tuple[str, ...] = ()
@@ -74,7 +73,7 @@ class Looks:
     judge: str | None = None
     frechet: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
-    backbones: Path | None = None
+    backbones: str | None = None
 
     def digests(self) -> dict[str, str]:
         """Name and digest of each network by its role, for print."""

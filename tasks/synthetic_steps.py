@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ def synthetic_steps(
     changes: Mapping[str, float],
     num_samples: int,
     seed: int,
-    backbones: Path | None,
+    backbones: str | None,
 ) -> dict[str, SyntheticStep]:
     """Steps by name of the attribute.
 
@@ -57,7 +56,7 @@ def synthetic_steps(
         changes: by attribute, how far to go, in its standard deviations over synthetic images.
         num_samples: synthetic codes, without truncation, with the constant noise.
         seed: of these codes.
-        backbones: folder of published networks, or None for torch's cache.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
 
     Raises:
         OutOfReachError: a direction does not move its attribute.

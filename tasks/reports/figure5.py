@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lsap_core.generators.generator import Generator, Noise
 from lsap_core.images import crop, to_uint8
-from tasks.reports.report_text import visible
+from tasks.visible_text import visible
 
 PAGE_SIDE = 192  # pixels of a picture on the page; smaller ones are enlarged by a whole number there
 SHEET_SIDE = 96  # at least so many pixels of a picture on a sheet, so that its labels can be read

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from tasks.reports.report_text import visible
+from tasks.visible_text import visible
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tasks.reports.figure_style import INK, Picture, name_axes, strip, svg_uri, write
 from tasks.reports.report_data import MethodInfo
 from tasks.reports.report_statistics import column_values
-from tasks.reports.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title, visible
+from tasks.reports.report_text import as_number, count_of, decimals_for, reference_title, short_reference_title
+from tasks.visible_text import visible
 
 # Okabe and Ito's palette, then Tol's: told apart with every common colour blindness, and visible on light and dark.
 _PALETTE = (

@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from tasks.reports.report_text import HARD_SPACE, as_duration, as_number, shortened, visible
+from tasks.reports.report_text import as_duration, as_number, shortened
+from tasks.visible_text import HARD_SPACE, visible
 
 
 def page_template(file: str, **filters: Callable[[Any], str]) -> Template:

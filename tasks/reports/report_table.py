@@ -23,8 +23,8 @@ from tasks.reports.report_text import (
     failed_and_duplicate,
     listed,
     reference_title,
-    visible,
 )
+from tasks.visible_text import in_markdown
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def render_markdown_table(data: ReportData) -> str:
         lines.append([row.title, counts, *(_with_margin(cell) for cell in row.cells)])
     for label, value, _ in table.references:
         lines.append([f"reference: {label}", "", *("" for _ in table.columns[:-1]), value])
-    lines = [[visible(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
+    lines = [[in_markdown(cell) for cell in line] for line in lines]
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(lines[0]))]
     rule = ["-" * width if index < 2 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     rows = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from tasks.visible_text import HARD_SPACE
+
 NOTHING = "–"
-HARD_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def decimals_for(values: Iterable[float], significant: int = 3, least: int = 4) -> int:
@@ -56,17 +57,6 @@ def listed(words: Sequence[str]) -> str:
 
 def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 2]} … {text[-length // 2 :]}"
-
-
-def visible(text: str, kept: str = HARD_SPACE) -> str:
-    r"""The text with its control, format and surrogate characters written out, such as \n or \u202e.
-
-    Names of images are anybody's: a newline breaks a table, a direction mark turns a line around and a lone
-    surrogate cannot be encoded at all.
-    """
-    return "".join(
-        char if char.isprintable() or char in kept else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def reference_title(label: str) -> str:

@@ -11,6 +11,7 @@ from lsap_archive.schema import to_parquet
 from tasks.reports.paper_claims import Claim
 from tasks.reports.report_text import NOTHING, as_number
 from tasks.reports.traced_numbers import PaperTable
+from tasks.visible_text import in_markdown
 
 TABLES_SCHEMA = pa.schema(
     [
@@ -64,9 +65,10 @@ def tables_parquet(tables: Sequence[PaperTable]) -> bytes:
 
 def tables_markdown(title: str, tables: Sequence[PaperTable], claims: Sequence[Claim], remarks: Iterable[str]) -> str:
     """Everything but the pictures."""
-    parts = [f"# {title}", *remarks]
+    parts = [f"# {in_markdown(title)}", *map(in_markdown, remarks)]
     for table in tables:
-        parts += [f"## {table.title}", table.caption, table_markdown(table), *table.notes]
+        parts += [f"## {table.title}", in_markdown(table.caption), table_markdown(table)]
+        parts += map(in_markdown, table.notes)
     if claims:
         parts += ["## What the paper says", _claims(claims)]
     return "\n\n".join(parts) + "\n"
@@ -107,12 +109,12 @@ def _has_paper(table: PaperTable, column: int) -> bool:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(in_markdown, cells))} |"
 
 
 def _claims(claims: Sequence[Claim]) -> str:
     lines = [
-        f"- {claim.topic}: {claim.text}: **{claim.outcome}** ({as_number(claim.first.mean)} and "
+        f"- {in_markdown(f'{claim.topic}: {claim.text}')}: **{claim.outcome}** ({as_number(claim.first.mean)} and "
         f"{as_number(claim.second.mean)}; difference {as_number(claim.difference.mean)}, 95 % interval "
         f"{as_number(claim.low)} to {as_number(claim.high)}, {claim.difference.count:,} images)."
         for claim in claims
