@@ -106,7 +106,7 @@ def _finish(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespa
 
 
 def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
-    from flows.exit_codes import is_wrong_request, told
+    from flows.exit_codes import is_server_gone, is_wrong_request, told
 
     try:
         return command(parsed)
@@ -119,6 +119,10 @@ def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argpar
             return ASKED_WRONGLY
         logging.getLogger("lsap").debug("failed", exc_info=True)
         _say(told(error))
+        if is_server_gone(error):  # at the end of the process Prefect would try for seconds to tell it each event
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(FAILED)
         return FAILED
 
 

@@ -31,9 +31,14 @@ def is_wrong_request(error: BaseException) -> bool:
     return isinstance(error, WRONG_REQUESTS)
 
 
+def is_server_gone(error: BaseException) -> bool:
+    """Whether the Prefect server does not answer; only its client asks with httpx."""
+    return isinstance(error, httpx.TransportError)
+
+
 def told(error: BaseException) -> str:
     """What failed, and what to do where the error itself does not say it."""
-    if isinstance(error, httpx.TransportError):  # only Prefect's client asks with httpx
+    if is_server_gone(error):
         return (
             f"the Prefect server at {PREFECT_API_URL.value()} does not answer ({error}): start it again, or unset "
             "PREFECT_API_URL to do without; the same command goes on where this one stopped"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -195,24 +196,15 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
 
 def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:
     """Images that as many methods as possible have inverted; among them the ones that were inverted last."""
-    runs = {run.run_id: (number, run.method_digest) for number, run in enumerate(archive.runs)}
-    columns = ["image_id", "uri", "digest", "status", "method", "run_id", "row"]
-    newest = {(row["image_id"], row["method"]): row for row in rows.select(columns).to_pylist()}  # the last one counts
+    digest_of = {run.run_id: run.method_digest for run in archive.runs}
     results: dict[str, list[dict[str, Any]]] = {}
-    for row in newest.values():
-        if row["status"] == OK:
-            results.setdefault(row["image_id"], []).append(row)
-
-    def rank(image_id: str) -> tuple[int, int, int]:
-        own = results[image_id]
-        return (-len(own), -max(runs[row["run_id"]][0] for row in own), own[0]["row"])
-
-    chosen = sorted(results, key=rank)[: request.num_images]
+    for row in _newest_results(rows, list(digest_of), request.num_images):
+        results.setdefault(row["image_id"], []).append(row)
     wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}  # by method and digest: others may have its name
-    for image_id in chosen:
+    for image_id in results:
         for row in results[image_id]:
-            wanted.setdefault((row["method"], runs[row["run_id"]][1]), []).append(row)
-    previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in chosen}
+            wanted.setdefault((row["method"], digest_of[row["run_id"]]), []).append(row)
+    previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in results}
     for (method, digest), images in wanted.items():
         for image_id, preview in pool.call("preview", digest, images).items():
             previews[image_id][method] = preview
@@ -225,6 +217,30 @@ def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, poo
         for image_id, shown in previews.items()
         if shown
     )
+
+
+def _newest_results(rows: pa.Table, runs: Sequence[str], num_images: int) -> list[dict[str, Any]]:
+    """The good rows of the images to show, one for each method, the best image first; `runs` are from old to new."""
+    with duckdb.connect() as connection:
+        connection.register(
+            "shown_rows", rows.select(["image_id", "uri", "digest", "status", "method", "run_id", "row"])
+        )
+        found: list[dict[str, Any]] = (
+            connection.sql(
+                "with placed as (select *, row_number() over () as place from shown_rows), "
+                "newest as (select * from placed "
+                "  qualify row_number() over (partition by image_id, method order by place desc) = 1), "
+                "good as (select *, list_position(?, run_id) as age from newest where status = ?), "
+                'ranked as (select image_id, count(*) as methods, max(age) as age, min("row") as first from good '
+                "  group by image_id order by methods desc, age desc, first, image_id limit ?) "
+                "select good.* exclude (place, age, status) from good join ranked using (image_id) "
+                "order by ranked.methods desc, ranked.age desc, ranked.first, image_id, place",
+                params=[list(runs), OK, num_images],
+            )
+            .to_arrow_table()
+            .to_pylist()
+        )
+    return found
 
 
 def _locations(url: str, archive: Archive) -> dict[str, str]:
