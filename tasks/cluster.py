@@ -113,7 +113,7 @@ def worker_environment(num_threads: int) -> dict[str, str]:
 
 def runtime_environment(environment: dict[str, str], address: str) -> dict[str, Any]:
     """How a worker gets its variables where it does not inherit them."""
-    return {} if address == LOCAL or " " in sys.executable else {"env_vars": environment}
+    return {} if address == LOCAL else {"env_vars": environment}
 
 
 def share_of_gpus(num_workers: int) -> float:

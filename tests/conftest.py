@@ -41,21 +41,27 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PREFECT_PROFILE", None)
 
 
+# Tests that share a Prefect server, a Ray and an S3 server, each group in one process; what takes longest begins first.
+GROUPS = ("tests/flows/faults/", "tests/flows/")
+
+
 class ByFileAndServers(LoadScopeScheduling):
-    """A file's tests stay in one process, and one process has Prefect, Ray, S3 and all the tests that need them."""
+    """A file's tests stay in one process, and so do those that share servers."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "servers" if file.startswith("tests/flows/") else file
+        return next((group for group in GROUPS if file.startswith(group)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFileAndServers:
-    """How tests are shared out where there are several processes."""
+    """How tests are shared out where there are several processes, in the order in which they were collected."""
+    config.option.loadscopereorder = False
     return ByFileAndServers(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `gpu` where there is no CUDA device, and say so."""
+    """Begin with what takes longest; skip the tests marked `gpu` where there is no CUDA device, and say so."""
+    items.sort(key=lambda item: [not item.nodeid.startswith(group) for group in GROUPS])
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,14 @@ def test_both_starts_are_measured_in_one_run(tmp_path: Path) -> None:
     assert len(ended.stdout.splitlines()) == 2 + len(runs) + len(times)
 
 
-def test_a_domain_without_the_encoder_says_what_to_name(tmp_path: Path) -> None:
+def test_a_domain_without_the_encoder_says_what_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("{name: own, description: of this test, perceptual: digits-features}")
-    ended = run(f"--domain={path}")
-    assert ended.returncode == 2
-    assert "name a file with --encoder" in ended.stderr
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARK), "--device=cpu", f"--domain={path}"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(BENCHMARK), run_name="__main__")
+    assert ended.value.code == 2
+    assert "name a file with --encoder" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,16 +159,22 @@ def test_digits_are_trained_with_the_settings_of_their_domain(monkeypatch: pytes
         assert method_settings("digits", name, PRESETS["digits"].batch_size) == wanted
 
 
-@pytest.mark.parametrize("script", ["bench_synthesis", "bench_embedding", "bench_encoder_training"])
-def test_a_benchmark_imports_torch_and_numpy_alone(script: str) -> None:
-    run = python("-c", f"import sys, {script}; print([name for name in {NOT_NEEDED} if name in sys.modules])")
+def test_benchmarks_of_the_method_import_torch_and_numpy_alone() -> None:
+    scripts = "bench_synthesis, bench_embedding, bench_encoder_training"
+    run = python("-c", f"import sys, {scripts}; print([name for name in {NOT_NEEDED} if name in sys.modules])")
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
 
 
-def test_sizes_that_do_not_exist_are_refused() -> None:
-    run = python(str(BENCHMARKS / "bench_synthesis.py"), "--tables=digits", "--resolutions=64")
-    assert run.returncode == 2
-    assert "digits are 32 pixels" in run.stderr
+def test_sizes_that_do_not_exist_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = str(BENCHMARKS / "bench_synthesis.py")
+    monkeypatch.setattr(sys, "argv", [script, "--tables=digits", "--resolutions=64"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 2
+    assert "digits are 32 pixels" in capsys.readouterr().err
 
 
 def test_the_digits_table_is_that_of_the_domain(monkeypatch: pytest.MonkeyPatch) -> None:

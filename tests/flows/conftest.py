@@ -50,7 +50,7 @@ methods: [stylegan2_w_plus, lsap_o_w_plus]
 shard_rows: 4
 batch_size: 4
 anchor: {num_samples: 500}
-workers: {count: 2, threads: 1, device: cpu}
+workers: {count: 1, threads: 1, device: cpu}
 report_images: 4
 """
 

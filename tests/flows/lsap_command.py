@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -
     for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
         file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(file, stream.fileno())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
     os.environ.update(environment)
     if "PREFECT_API_URL" in environment:  # another server than that of the process it is forked from
         refresh_global_settings_context()

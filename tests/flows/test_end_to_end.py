@@ -40,7 +40,7 @@ class Story:
     save_digits: Callable[[Path, Iterable[int]], list[str]]
 
     def invert(self, *flags: str, **fields: Any) -> Any:
-        known = {"source": self.images, "archive": URL, "embedding.num_steps": 6}
+        known = {"source": self.images, "archive": URL, "embedding.num_steps": 6, "workers.count": 2}
         return self.lsap.invert(*flags, **{**known, **fields}).wait()
 
     def archive(self) -> Archive:

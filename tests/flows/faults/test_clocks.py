@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import fsspec
@@ -13,8 +14,23 @@ from PIL import Image
 
 from domains.digits.data import load_split
 from lsap_archive import open_archive
+from tests.flows.faults.outcome import FaultOutcome
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
+
+
+def test_clocks_ahead_and_behind(bench: Any, undisturbed: Any, record: Callable[[FaultOutcome], None]) -> None:
+    """A machine whose clock is an hour ahead begins, one whose clock is an hour behind goes on."""
+    url, embedded = "s3://lsap/faults/skew", []
+    for hours, names in ((1, "00[0-1]*.png"), (-1, "*.png")):
+        ahead = bench.with_variables(CLOCK_AHEAD_HOURS=str(hours))
+        finished = ahead.invert(url, source=f"{bench.source}/{names}").wait()
+        assert finished.code == 0, finished.err
+        embedded.append(json.loads(finished.out)["embedded"])
+    created = [run.created for run in open_archive(url, storage_options=bench.options).runs]
+    assert created == sorted(created, reverse=True), "the clocks were not apart"
+    again = sum(embedded) - len(undisturbed.values.rows)
+    record(bench.outcome("clocks an hour ahead, then an hour behind", 2, url, undisturbed, again))
 
 
 def test_the_newest_counts_although_its_clock_is_behind(bench: Any) -> None:

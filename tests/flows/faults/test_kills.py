@@ -167,7 +167,7 @@ def finished_under(
 ) -> int:
     """A command during which a trap kills others; what was computed twice. `meanwhile` may raise queue.Empty."""
     start = len(bench.proxy.log)
-    command = bench.invert(url)
+    command = bench.invert(url, **{"workers.count": 2})
     deadline = time.monotonic() + PATIENCE_SECONDS
     with bench.proxy.watched(trap):
         while not command.has_ended:

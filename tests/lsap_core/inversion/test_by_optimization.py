@@ -190,7 +190,7 @@ def test_a_batch_gives_each_image_what_it_gets_alone(
     together = embedder(target, SEEDS)
     for row, seed in enumerate(SEEDS):
         alone = embedder(target[row : row + 1], [seed])
-        torch.testing.assert_close(together.w_plus[row], alone.w_plus[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(together.w_plus[row], alone.w_plus[0], rtol=0, atol=1e-3)
         torch.testing.assert_close(together.reconstruction[row], alone.reconstruction[0], rtol=0, atol=1e-3)
         for a, b in zip(together.noise, alone.noise, strict=True):
             torch.testing.assert_close(a[row], b[0], rtol=0, atol=1e-3)
@@ -215,7 +215,7 @@ def test_the_order_of_a_batch_does_not_matter(embed: Embed, target: Tensor) -> N
     embedder, order = embed(sncd_weight=5.0), [2, 0, 1]
     straight = embedder(target, SEEDS)
     shuffled = embedder(target[order], [SEEDS[row] for row in order])
-    torch.testing.assert_close(shuffled.w_plus, straight.w_plus[order], rtol=0, atol=1e-4)
+    torch.testing.assert_close(shuffled.w_plus, straight.w_plus[order], rtol=0, atol=1e-3)
     torch.testing.assert_close(shuffled.reconstruction, straight.reconstruction[order], rtol=0, atol=1e-3)
 
 
