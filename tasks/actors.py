@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,12 +39,11 @@ class Host:
 
     def _built(self) -> Any:
         """The worker; Ray may have started the process again since it was asked whether it is ready."""
-        import torch
-
         with self._lock:
             if self._worker is None:
-                torch.set_num_threads(self._num_threads)
                 self._worker = self._factory()
+                if "torch" in sys.modules:  # a worker that does without is spared seconds of its import
+                    sys.modules["torch"].set_num_threads(self._num_threads)
         return self._worker
 
 
