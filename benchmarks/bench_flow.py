@@ -7,8 +7,9 @@ Both sides embed the same digits with the same settings, batch size and number o
 - *flow*: `lsap run invert` as it is, in this process, with a Ray and an archive of its own for each piece: images are
   read and digested, embedded, measured, written, published and shown in a report.
 
-A piece of the flow has a fixed part (before the first worker begins its first shard, and after the last one has ended
-its last) and a steady one. A run of some length has the fixed part once.
+A piece of the flow has a fixed part (before the first worker begins its first shard, after the last one has ended its
+last, and what a worker's first shard takes longer than its others: the bare processes are warm) and a steady one. A run
+of some length has the fixed part once.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from tasks.weights import load_generator
 METHOD = "lsap_o_w_plus"
 MOST_IMAGES = 4000  # of digits:train
 PARTS = ("reading", "embedding", "measuring", "writing")
+FIXED = ("start", "warm_up", "end")  # of a run, however long it is
 
 
 def settings_of(num_steps: int) -> OptimizationSettings:
@@ -150,14 +152,25 @@ def flow_piece(archive: str, num_images: int, options: argparse.Namespace) -> di
     outcomes = kept[0].outcomes
     assert sum(outcome.by_status.get("ok", 0) for outcome in outcomes) == num_images, "images are missing"
     first, last = min(one.began for one in outcomes), max(one.began + one.seconds for one in outcomes)
+    warm_up = warm_up_seconds(outcomes)
     return {
         "seconds": ended - began,
         "start_seconds": first - began,
-        "steady_seconds": last - first,
+        "warm_up_seconds": warm_up,
+        "steady_seconds": last - first - warm_up,
         "end_seconds": ended - last,
         "driver_processor_seconds": time.process_time() - used,
         "outcomes": outcomes,
     }
+
+
+def warm_up_seconds(outcomes: Sequence[ShardOutcome]) -> float:
+    """What the first shard of a worker takes longer than the median of its others, mean over the workers."""
+    excess = []
+    for worker in {one.worker for one in outcomes}:
+        first, *others = [one.seconds for one in sorted(outcomes, key=lambda one: one.began) if one.worker == worker]
+        excess.append(max(first - statistics.median(others), 0.0) if others else 0.0)
+    return statistics.fmean(excess)
 
 
 def shard_times(pieces: Sequence[Sequence[ShardOutcome]]) -> dict[str, list[float]]:
@@ -212,7 +225,7 @@ def compare(archive: str, options: argparse.Namespace) -> dict[str, Any]:
                     else:
                         flow.append(flow_piece(f"{archive}/piece-{piece:03d}", num_images, options))
                         told = ", ".join(
-                            f"{name} {flow[-1][f'{name}_seconds']:.1f} s" for name in ("start", "steady", "end")
+                            f"{name} {flow[-1][f'{name}_seconds']:.1f} s" for name in (*FIXED, "steady")
                         )
                         print(f"piece {piece}: flow {told}", flush=True)
     return result(bare, flow, num_images, options)
@@ -226,7 +239,7 @@ def result(
     times = shard_times(outcomes)
     num_shards = sum(len(one) for one in outcomes)
     steady = sum(piece["steady_seconds"] for piece in flow)
-    fixed = statistics.median(piece["start_seconds"] + piece["end_seconds"] for piece in flow)
+    fixed = statistics.median(sum(piece[f"{part}_seconds"] for part in FIXED) for piece in flow)
     share = steady / sum(bare) - 1
     pairs = [piece["steady_seconds"] / seconds - 1 for piece, seconds in zip(flow, bare, strict=True)]
     measuring = sum(times["measuring"]) / options.workers / sum(bare)
@@ -240,8 +253,7 @@ def result(
         "steady_overhead_percent_by_piece": [100 * pair for pair in pairs],
         "of_which_measuring_percent": 100 * measuring,
         "fixed_seconds": fixed,
-        "start_seconds": statistics.median(piece["start_seconds"] for piece in flow),
-        "end_seconds": statistics.median(piece["end_seconds"] for piece in flow),
+        **{f"{part}_seconds": statistics.median(piece[f"{part}_seconds"] for piece in flow) for part in FIXED},
         "overhead_percent": 100 * (share + fixed / work),
         "overhead_percent_of_30_minutes": 100 * (share + fixed / 1800),
         "shards": num_shards,
@@ -339,7 +351,7 @@ def show(line: dict[str, Any]) -> None:
         f"overhead {line['overhead_percent']:.1f} % on {line['minutes']:g} minutes "
         f"({line['overhead_percent_of_30_minutes']:.1f} % on 30): steady {line['steady_overhead_percent']:.1f} % "
         f"(measuring {line['of_which_measuring_percent']:.1f} %), fixed {line['fixed_seconds']:.1f} s "
-        f"(start {line['start_seconds']:.1f}, end {line['end_seconds']:.1f})"
+        f"(start {line['start_seconds']:.1f}, warm-up {line['warm_up_seconds']:.1f}, end {line['end_seconds']:.1f})"
     )
     print(f"{line['shards']} shards; driver {line['driver_processor_seconds_of_a_shard']:.3f} processor seconds each")
     for part, seconds in line["seconds_of_a_shard"].items():
