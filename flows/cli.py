@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from flows import commands
 from flows.commands import ASKED_WRONGLY, FAILED
@@ -31,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    return _with_exit_code(parsed.command, parsed)
+    with _sigterm_as_interruption():
+        return _with_exit_code(parsed.command, parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,15 +109,31 @@ def _finish(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespa
     parser.set_defaults(command=command)
 
 
-def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
-    from flows.exit_codes import is_server_gone, is_wrong_request, told
+@contextlib.contextmanager
+def _sigterm_as_interruption() -> Iterator[None]:
+    """SIGTERM unwinds the command, so that what it has started ends with it: Prefect's temporary server, Ray.
 
+    Ray and Prefect do the same, but only once they are at work.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if is_ours:
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
     try:
         return command(parsed)
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, and what Ray and Prefect make of SIGTERM
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, and what is made of SIGTERM
         _say("interrupted; the same command goes on where this one stopped")
         return FAILED
     except Exception as error:
+        from flows.exit_codes import is_server_gone, is_wrong_request, told
+
         if is_wrong_request(error):
             _say(str(error))
             return ASKED_WRONGLY

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -231,6 +232,30 @@ def test_an_unreachable_store_is_one_sentence_soon(config: Path, closed_port: in
     assert "does not answer" in answer.error_line
     assert "very-secret" not in answer.err
     assert seconds < MAX_SECONDS_OF_A_DEAD_STORE
+
+
+@pytest.mark.slow
+def test_a_command_that_is_ended_early_takes_its_prefect_server_along(config: Path, tmp_path: Path) -> None:
+    """A scheduler's SIGTERM while the temporary server is being started, which nobody else would ever end."""
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    command = [sys.executable, "-m", "flows.cli", "run", "invert", str(config)]
+    command += ["--set", "source=digits:test[:4]", "--set", f"archive={tmp_path / 'archive'}"]
+    running = subprocess.Popen(
+        command, env={**environment, "PREFECT_HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        started: list[psutil.Process] = []
+        while not started:
+            assert running.poll() is None
+            time.sleep(0.05)
+            started = [one for one in psutil.Process(running.pid).children() if "uvicorn" in one.cmdline()]
+        running.terminate()
+        _, err = running.communicate(timeout=60)
+        assert running.returncode == FAILED
+        assert "lsap: interrupted; the same command goes on where this one stopped" in err.splitlines()
+        assert psutil.wait_procs(started, timeout=20)[1] == []
+    finally:
+        running.kill()
 
 
 # --- dry run ------------------------------------------------------------------------------------------
