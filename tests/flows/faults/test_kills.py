@@ -19,7 +19,7 @@ from tests.flows.faults.fault_proxy import StoreRequest
 from tests.flows.faults.kill_points import KillPoint, Trap, draw
 from tests.flows.faults.outcome import FaultOutcome, read_again
 
-pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 WORKER = "WORKERPROCESS"
 PATIENCE_SECONDS = 400.0
