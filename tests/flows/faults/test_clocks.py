@@ -23,8 +23,8 @@ def test_clocks_ahead_and_behind(bench: Any, undisturbed: Any, record: Callable[
     """A machine whose clock is an hour ahead begins, one whose clock is an hour behind goes on."""
     url, embedded = "s3://lsap/faults/skew", []
     for hours, names in ((1, "00[0-1]*.png"), (-1, "*.png")):
-        ahead = bench.with_variables(CLOCK_AHEAD_HOURS=str(hours))
-        finished = ahead.invert(url, source=f"{bench.source}/{names}").wait()
+        machine = bench.with_variables(CLOCK_AHEAD_HOURS=str(hours))
+        finished = machine.invert(url, source=f"{bench.source}/{names}").wait()
         assert finished.code == 0, finished.err
         embedded.append(json.loads(finished.out)["embedded"])
     created = [run.created for run in open_archive(url, storage_options=bench.options).runs]
