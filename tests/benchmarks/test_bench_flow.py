@@ -35,7 +35,8 @@ def test_overheads_and_times_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
         "driver_processor_seconds": 1.5,
         "outcomes": outcomes,
     }
-    found = bench.result([20.0, 20.0], [piece, piece], 6, Namespace(workers=2, minutes=3.0))
+    later = piece | {"start_seconds": 2.0}  # Prefect's server runs already
+    found = bench.result([20.0, 20.0], [piece, later], 6, Namespace(workers=2, minutes=3.0))
     assert found["steady_overhead_percent"] == pytest.approx(5.0)
     assert found["of_which_measuring_percent"] == pytest.approx(100 * 6 * 0.5 / 2 / 40)
     assert found["fixed_seconds"] == 9.5
