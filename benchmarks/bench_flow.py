@@ -224,9 +224,7 @@ def compare(archive: str, options: argparse.Namespace) -> dict[str, Any]:
                         print(f"piece {piece}: bare {bare[-1]:.1f} s", flush=True)
                     else:
                         flow.append(flow_piece(f"{archive}/piece-{piece:03d}", num_images, options))
-                        told = ", ".join(
-                            f"{name} {flow[-1][f'{name}_seconds']:.1f} s" for name in (*FIXED, "steady")
-                        )
+                        told = ", ".join(f"{name} {flow[-1][f'{name}_seconds']:.1f} s" for name in (*FIXED, "steady"))
                         print(f"piece {piece}: flow {told}", flush=True)
     return result(bare, flow, num_images, options)
 

@@ -94,8 +94,6 @@ def test_constraints_pin_every_dependency_within_its_bounds_and_hold_nothing_els
     declared = map(Requirement, project["dependencies"] + project["optional-dependencies"]["dev"])
     wanted = {canonicalize_name(requirement.name): requirement.specifier for requirement in declared}
     unmet = {
-        name: str(bounds)
-        for name, bounds in wanted.items()
-        if name not in pins or not bounds.contains(pins[name])
+        name: str(bounds) for name, bounds in wanted.items() if name not in pins or not bounds.contains(pins[name])
     }
     assert not unmet, f"constraints.txt pins nothing that these allow: {unmet}"

@@ -12,9 +12,7 @@ from lsap_archive import ArchiveMismatchError, Provenance
 
 
 def test_provenance_names_versions_and_digests() -> None:
-    made = Provenance.collect(
-        ["fsspec", "no-such-package"], digests={"generator": "9f"}, settings={"seed": 3}
-    )
+    made = Provenance.collect(["fsspec", "no-such-package"], digests={"generator": "9f"}, settings={"seed": 3})
     assert made.python == platform.python_version()
     assert made.packages["zarr"] == metadata.version("zarr")
     assert made.packages["fsspec"] == metadata.version("fsspec")

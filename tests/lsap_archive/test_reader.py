@@ -27,13 +27,9 @@ from lsap_archive import (
 )
 
 
-def publish_run(
-    place: Any, work: Any, run_id: str, rows: list[tuple[str, str, dict[str, Any]]], seed: int
-) -> Any:
+def publish_run(place: Any, work: Any, run_id: str, rows: list[tuple[str, str, dict[str, Any]]], seed: int) -> Any:
     """A published run of (image id, digest, columns of the row), all in one shard."""
-    planned = tuple(
-        PlannedRow(i, image_id, f"file:///{image_id}", d) for i, (image_id, d, _) in enumerate(rows)
-    )
+    planned = tuple(PlannedRow(i, image_id, f"file:///{image_id}", d) for i, (image_id, d, _) in enumerate(rows))
     run = place.writer().start_run(work.plan(run_id, rows=planned, shard_rows=16))
     names = {"status": "ok", "reason": None, "message": None, "duplicate_of": None}
     table = pa.table({name: [row.get(name, value) for _, _, row in rows] for name, value in names.items()})
@@ -94,9 +90,7 @@ def test_unknown_and_failed_images_are_named_with_the_reason(memory_place: Any, 
     with pytest.raises(ArchiveKeyError, match="has no image zebra of method lsap_o") as caught:
         archive.codes(["a", "zebra"], "lsap_o")
     assert isinstance(caught.value, KeyError)
-    with pytest.raises(
-        ArchiveKeyError, match=r"image b has no code .* reason not_an_image: the file begins with PK"
-    ):
+    with pytest.raises(ArchiveKeyError, match=r"image b has no code .* reason not_an_image: the file begins with PK"):
         archive.codes(["b"], "lsap_o")
     with pytest.raises(ArchiveKeyError, match=r"image c \(it has the content of b\) has no code"):
         archive.codes(["c"], "lsap_o")
@@ -164,9 +158,7 @@ def test_runs_without_noise_or_trace_say_so(memory_place: Any, work: Any) -> Non
     plan = work.plan(trace_steps=(), trace_terms=())
     run = memory_place.writer().start_run(plan)
     for shard in range(3):
-        assert run.write_shard(
-            shard, {"w_plus": work.arrays(run, shard)["w_plus"]}, work.rows(run, shard), "a"
-        )
+        assert run.write_shard(shard, {"w_plus": work.arrays(run, shard)["w_plus"]}, work.rows(run, shard), "a")
     assert run.publish({})
     archive = open_archive(memory_place.url)
     np.testing.assert_array_equal(archive.codes(["image-2"], "lsap_o")[0], work.expected(run)[2])
@@ -273,14 +265,10 @@ def test_damage_is_found_in_every_store(place: Any, published: Callable[[Any], A
 
 @pytest.mark.parametrize("key", ["runs/run-1/_manifest.json", "archive.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
-def test_damaged_documents_are_found(
-    memory_place: Any, published: Callable[[Any], Any], key: str, damage: str
-) -> None:
+def test_damaged_documents_are_found(memory_place: Any, published: Callable[[Any], Any], key: str, damage: str) -> None:
     published(memory_place)
     text = memory_place.store.get(key)
-    memory_place.store.put(
-        key, text.replace(b'"num_ws": 2', b'"num_ws": 3') if damage == "flip" else text[:-40]
-    )
+    memory_place.store.put(key, text.replace(b'"num_ws": 2', b'"num_ws": 3') if damage == "flip" else text[:-40])
     with pytest.raises(CorruptArchiveError, match=key):
         open_archive(memory_place.url)
     report = verify_archive(memory_place.url)

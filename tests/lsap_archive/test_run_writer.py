@@ -92,9 +92,7 @@ def test_writing_a_shard_twice_changes_no_byte(place: Any, work: Any) -> None:
 def test_equal_results_are_equal_bytes(memory_place: Any, work: Any) -> None:
     run = memory_place.writer().start_run(work.plan())
     first, second = (run.stage(0, work.arrays(run, 0), work.rows(run, 0), "same") for _ in range(2))
-    assert [(one.name, one.sha256) for one in first.objects] == [
-        (one.name, one.sha256) for one in second.objects
-    ]
+    assert [(one.name, one.sha256) for one in first.objects] == [(one.name, one.sha256) for one in second.objects]
     assert first.token != second.token
 
 
@@ -141,9 +139,7 @@ def test_killed_after_staging_the_shard_is_run_again(quick_place: Any, work: Any
 
 
 @pytest.mark.parametrize("copies", [0, 1, 3])
-def test_killed_after_the_commit_the_shard_is_promoted_by_whoever_resumes(
-    place: Any, work: Any, copies: int
-) -> None:
+def test_killed_after_the_commit_the_shard_is_promoted_by_whoever_resumes(place: Any, work: Any, copies: int) -> None:
     run = place.writer().start_run(work.plan())
     staged = run.stage(0, work.arrays(run, 0), work.rows(run, 0), "killed")
     assert run.commit(staged)
@@ -167,9 +163,7 @@ def test_killed_after_the_commit_publishing_alone_repairs(quick_place: Any, work
     assert_complete(quick_place, work, run)
 
 
-def test_killed_before_the_manifest_nothing_is_visible_and_publishing_again_completes(
-    place: Any, work: Any
-) -> None:
+def test_killed_before_the_manifest_nothing_is_visible_and_publishing_again_completes(place: Any, work: Any) -> None:
     writer = place.writer()
     run = writer.start_run(work.plan())
     work.write_all(run)
@@ -288,18 +282,12 @@ def test_another_generator_or_geometry_is_refused(quick_place: Any) -> None:
         ArchiveMismatchError,
         match="holds codes of generator 9f86d081, this run has 0000: pass that generator or name a new",
     ):
-        ArchiveWriter.open(
-            quick_place.url, generator_digest="0000", geometry=quick_place.writer().geometry, **wanted
-        )
+        ArchiveWriter.open(quick_place.url, generator_digest="0000", geometry=quick_place.writer().geometry, **wanted)
     with pytest.raises(ArchiveMismatchError, match=r"num_ws=2.*num_ws=4"):
-        ArchiveWriter.open(
-            quick_place.url, generator_digest="9f86d081", geometry=Geometry(4, 3, (4, 8)), **wanted
-        )
+        ArchiveWriter.open(quick_place.url, generator_digest="9f86d081", geometry=Geometry(4, 3, (4, 8)), **wanted)
 
 
-def test_a_store_that_ignores_conditions_is_refused(
-    local_place: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_ignores_conditions_is_refused(local_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def overwrite(path: str, data: bytes) -> bool:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
@@ -399,9 +387,7 @@ def test_rows_that_are_not_ok_keep_nan(quick_place: Any, work: Any) -> None:
     }
 
 
-def test_arrays_that_are_not_those_of_the_plan_are_refused_and_nothing_is_written(
-    memory_place: Any, work: Any
-) -> None:
+def test_arrays_that_are_not_those_of_the_plan_are_refused_and_nothing_is_written(memory_place: Any, work: Any) -> None:
     run = memory_place.writer().start_run(work.plan())
     good, rows = work.arrays(run, 0), work.rows(run, 0)
     before = contents(memory_place)

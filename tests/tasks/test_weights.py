@@ -75,9 +75,7 @@ def test_both_protocols_and_every_name_give_one_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_what_was_saved_is_loaded_with_clamp_mean_and_notes(
-    tmp_path: Path, generator: Generator, suffix: str
-) -> None:
+def test_what_was_saved_is_loaded_with_clamp_mean_and_notes(tmp_path: Path, generator: Generator, suffix: str) -> None:
     path = str(tmp_path / f"generator{suffix}")
     digest = save_generator(generator, path, notes=("a note",))
     before = torch.get_rng_state()
@@ -219,9 +217,7 @@ def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "ffhq.pkl"
-    with pytest.raises(
-        CheckpointError, match=r"ffhq\.pkl does not exist; .* Nothing is downloaded by itself"
-    ):
+    with pytest.raises(CheckpointError, match=r"ffhq\.pkl does not exist; .* Nothing is downloaded by itself"):
         load_generator(str(missing))
     with pytest.raises(CheckpointError, match="is a folder; wanted one file"):
         load_generator(str(tmp_path))
@@ -230,9 +226,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pkl"])
-def test_a_truncated_file_is_refused_wherever_it_is_cut(
-    tmp_path: Path, generator: Generator, suffix: str
-) -> None:
+def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path: Path, generator: Generator, suffix: str) -> None:
     if suffix == ".pkl":
         whole = SNAPSHOT.read_bytes()
     else:
@@ -285,9 +279,7 @@ def test_an_existing_file_is_kept(tmp_path: Path, generator: Generator) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_network_that_does_not_read_back_leaves_no_file(
-    tmp_path: Path, generator: Generator, suffix: str
-) -> None:
+def test_a_network_that_does_not_read_back_leaves_no_file(tmp_path: Path, generator: Generator, suffix: str) -> None:
     with torch.no_grad():
         generator.synthesis.const[0, 0, 0] = torch.nan
     with pytest.raises(CheckpointError, match=r"synthesis\.const holds values that are not finite"):
@@ -305,9 +297,7 @@ def test_a_store_that_gives_back_another_network_is_noticed(
         with torch.no_grad():
             generator.synthesis.const.add_(1)
         monkeypatch.setattr(type(filesystem), "cat_file", lambda self, path: first)
-        with pytest.raises(
-            CheckpointError, match=r"read back as it was written: .* values in synthesis\.const"
-        ):
+        with pytest.raises(CheckpointError, match=r"read back as it was written: .* values in synthesis\.const"):
             save_generator(generator, "memory://store/second.pt")
         assert filesystem.ls("/store", detail=False) == ["/store/first.pt"]
     finally:

@@ -326,6 +326,4 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _refusal(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"the file wants to use {name}, which no weights need; it was refused and nothing was run"
-    )
+    return CheckpointError(f"the file wants to use {name}, which no weights need; it was refused and nothing was run")

@@ -116,17 +116,13 @@ def rosinality_table(resolution: int) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512, 1024])
 def test_every_size_of_both_layouts_maps_to_config_f_and_back(resolution: int) -> None:
     table = rosinality_table(resolution)
-    checkpoint = from_rosinality(
-        {name: torch.zeros(shape) for name, shape in table.items() if "kernel" not in name}
-    )
+    checkpoint = from_rosinality({name: torch.zeros(shape) for name, shape in table.items() if "kernel" not in name})
     assert checkpoint.config == GeneratorConfig.config_f(resolution)
     back = to_rosinality(checkpoint.config, checkpoint.state)
     assert {name: tuple(tensor.shape) for name, tensor in back.items()} == table
     del back
 
-    blocks = (
-        rf"synthesis\.b({'|'.join(str(2**power) for power in range(2, resolution.bit_length()))})\.|mapping\."
-    )
+    blocks = rf"synthesis\.b({'|'.join(str(2**power) for power in range(2, resolution.bit_length()))})\.|mapping\."
     table = {name: shape for name, shape in key_table("nvlabs_g_ema_1024").items() if re.match(blocks, name)}
     state = to_nvlabs(checkpoint.config, checkpoint.state | {"mapping.w_avg": torch.zeros(512)})
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == table
@@ -360,9 +356,7 @@ def test_the_document_keeps_what_the_layout_cannot() -> None:
 
 
 def test_a_document_without_mean_has_none() -> None:
-    checkpoint = CanonicalCheckpoint(
-        TINY, random_state(TINY) | {"mapping.w_avg": torch.full((7,), torch.nan)}
-    )
+    checkpoint = CanonicalCheckpoint(TINY, random_state(TINY) | {"mapping.w_avg": torch.full((7,), torch.nan)})
     document = to_rosinality_document(checkpoint)
     assert "latent_avg" not in document
     found = from_rosinality_document(document)
@@ -555,9 +549,7 @@ def test_missing_mean_and_filters_are_accepted() -> None:
         ({"synthesis_kwargs": 3}, "synthesis_kwargs is a int"),
     ],
 )
-def test_other_networks_are_refused_by_their_options(
-    pickled: Snapshot, changes: dict[str, Any], message: str
-) -> None:
+def test_other_networks_are_refused_by_their_options(pickled: Snapshot, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         from_nvlabs_document(pickled(snapshot(NESTED | changes)))
 
@@ -712,14 +704,10 @@ def test_other_tensorflow_networks_are_refused(
 
 def test_tensorflow_variables_that_do_not_fit_are_named(pickled_tensorflow: Snapshot) -> None:
     network = tensorflow_network(exact())
-    network.state["components"]["synthesis"].state["variables"] += [
-        ("8x8/Skip/weight", np.zeros(2, np.float32))
-    ]
+    network.state["components"]["synthesis"].state["variables"] += [("8x8/Skip/weight", np.zeros(2, np.float32))]
     with pytest.raises(CheckpointError, match=r"synthesis/8x8/Skip/weight +\[2\] +nothing"):
         from_tensorflow_document(pickled_tensorflow(network))
-    network.state["components"]["synthesis"].state["variables"] += [
-        ("ToRGB_lod1/weight", np.zeros(2, np.float32))
-    ]
+    network.state["components"]["synthesis"].state["variables"] += [("ToRGB_lod1/weight", np.zeros(2, np.float32))]
     with pytest.raises(CheckpointError, match='architecture "orig"'):
         from_tensorflow_document(pickled_tensorflow(network))
 

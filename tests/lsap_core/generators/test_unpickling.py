@@ -24,9 +24,7 @@ from lsap_core.generators.checkpoints.unpickling import (
 
 PICKLES = Path(__file__).parents[2] / "reference" / "pickles"
 SNAPSHOTS = ["nvlabs_small.pkl", "nvlabs_small_protocol4.pkl"]
-MARKERS = [
-    entry["marker"] for entry in json.loads((PICKLES / "hostile/hostile.json").read_text())["files"].values()
-]
+MARKERS = [entry["marker"] for entry in json.loads((PICKLES / "hostile/hostile.json").read_text())["files"].values()]
 
 # The program `storage = _load_from_bytes(b"x")`, without its end.
 MAKE_STORAGE = b"\x80\x03ctorch.storage\n_load_from_bytes\nC\x01x\x85R"
@@ -181,9 +179,7 @@ def test_a_truncated_snapshot_is_refused_wherever_it_is_cut(name: str) -> None:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_tensor_comes_back_from_every_protocol(protocol: int, memory_format: torch.memory_format) -> None:
-    tensor = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(
-        memory_format=memory_format
-    )
+    tensor = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
     for value in (tensor, torch.nn.Parameter(tensor)):
         record = read_records(pickle.dumps({"weight": value}, protocol))["weight"]
         assert isinstance(record, TensorRecord)
