@@ -1,7 +1,8 @@
 """What Prefect, Ray and storage cost over the bare optimization loop.
 
 Both sides embed the same digits with the same settings, batch size and number of processes, in pieces that alternate
-(bare, flow; flow, bare; ...), so that what slows the machine down meets both.
+(bare, flow; flow, bare; ...), so that what slows the machine down meets both. The overhead is the median over the pairs
+of pieces: a machine that is shared may be slower for one of them.
 
 - *bare*: processes that call `OptimizationEmbedder` batch after batch; codes and noise stay in memory.
 - *flow*: `lsap run invert` as it is, in this process, with a Ray and an archive of its own for each piece: images are
@@ -236,11 +237,10 @@ def result(
     outcomes = [piece["outcomes"] for piece in flow]
     times = shard_times(outcomes)
     num_shards = sum(len(one) for one in outcomes)
-    steady = sum(piece["steady_seconds"] for piece in flow)
     fixed_parts = {f"{part}_seconds": flow[0][f"{part}_seconds"] for part in FIXED}
     fixed = sum(fixed_parts.values())
-    share = steady / sum(bare) - 1
     pairs = [piece["steady_seconds"] / seconds - 1 for piece, seconds in zip(flow, bare, strict=True)]
+    share = statistics.median(pairs)
     measuring = sum(times["measuring"]) / options.workers / sum(bare)
     work = 60 * options.minutes
     return {
@@ -250,6 +250,7 @@ def result(
         "flow_seconds": [{name: value for name, value in piece.items() if name != "outcomes"} for piece in flow],
         "steady_overhead_percent": 100 * share,
         "steady_overhead_percent_by_piece": [100 * pair for pair in pairs],
+        "steady_overhead_percent_of_sums": 100 * (sum(piece["steady_seconds"] for piece in flow) / sum(bare) - 1),
         "of_which_measuring_percent": 100 * measuring,
         "fixed_seconds": fixed,
         **fixed_parts,
@@ -352,6 +353,8 @@ def show(line: dict[str, Any]) -> None:
         f"(measuring {line['of_which_measuring_percent']:.1f} %), fixed {line['fixed_seconds']:.1f} s "
         f"(start {line['start_seconds']:.1f}, warm-up {line['warm_up_seconds']:.1f}, end {line['end_seconds']:.1f})"
     )
+    by_piece = ", ".join(f"{percent:.1f}" for percent in line["steady_overhead_percent_by_piece"])
+    print(f"steady by piece: {by_piece} %; of the sums {line['steady_overhead_percent_of_sums']:.1f} %")
     print(f"{line['shards']} shards; driver {line['driver_processor_seconds_of_a_shard']:.3f} processor seconds each")
     for part, seconds in line["seconds_of_a_shard"].items():
         print(f"  {part:>10}: mean {seconds['mean']:.3f} s, p50 {seconds['p50']:.3f} s, p95 {seconds['p95']:.3f} s")

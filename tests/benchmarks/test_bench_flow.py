@@ -36,9 +36,12 @@ def test_overheads_and_times_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
         "outcomes": outcomes,
     }
     later = piece | {"start_seconds": 2.0}  # Prefect's server runs already
-    found = bench.result([20.0, 20.0], [piece, later], 6, Namespace(workers=2, minutes=3.0))
+    disturbed = later | {"steady_seconds": 30.0}
+    found = bench.result([20.0, 20.0, 20.0], [piece, later, disturbed], 6, Namespace(workers=2, minutes=3.0))
     assert found["steady_overhead_percent"] == pytest.approx(5.0)
-    assert found["of_which_measuring_percent"] == pytest.approx(100 * 6 * 0.5 / 2 / 40)
+    assert found["steady_overhead_percent_by_piece"] == pytest.approx([5.0, 5.0, 50.0])
+    assert found["steady_overhead_percent_of_sums"] == pytest.approx(20.0)
+    assert found["of_which_measuring_percent"] == pytest.approx(100 * 9 * 0.5 / 2 / 60)
     assert found["fixed_seconds"] == 9.5
     assert found["overhead_percent"] == pytest.approx(5.0 + 100 * 9.5 / 180)
     assert found["overhead_percent_of_30_minutes"] == pytest.approx(5.0 + 100 * 9.5 / 1800)
