@@ -1,23 +1,25 @@
 """What Prefect, Ray and storage cost over the bare optimization loop.
 
-Both sides embed the same digits with the same settings, batch size and number of processes, in pieces that alternate
-(bare, flow; flow, bare; ...), so that what slows the machine down meets both. The overhead is the median over the pairs
-of pieces: a machine that is shared may be slower for one of them.
+Both sides embed the same digits with the same settings, batch size and number of processes, and take turns every few
+seconds: while one works, every process of the other is stopped (SIGSTOP), the S3 server among them. So what else a
+shared machine does meets both alike, and neither side slows the other down.
 
 - *bare*: processes that call `OptimizationEmbedder` batch after batch; codes and noise stay in memory.
-- *flow*: `lsap run invert` as it is, in this process, with a Ray and an archive of its own for each piece: images are
-  read and digested, embedded, measured, written, published and shown in a report.
+- *flow*: `lsap run invert` as it is, in a process of its own, with a Prefect server, a Ray and an archive of its own:
+  images are read and digested, embedded, measured, written, published and shown in a report.
 
-A piece of the flow has a fixed part (before the first worker begins its first shard, after the last one has ended its
-last, and what a worker's first shard takes longer than its others: the bare processes are warm) and a steady one. A run
-of some length has the fixed part once, and as the first piece has it, which also starts Prefect's temporary server.
+Seconds of the flow are those in which it was not stopped. A command has a fixed part (before the first worker begins
+its first shard, after the last one has ended its last, and what a worker's first shard takes longer than its others:
+the bare processes are warm) and a steady one, which is compared with the bare side shard by shard.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import os
 import socket
 import statistics
@@ -28,10 +30,13 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from measurement import environment
 
@@ -52,8 +57,9 @@ from tasks.weights import load_generator
 
 METHOD = "lsap_o_w_plus"
 MOST_IMAGES = 4000  # of digits:train
-PARTS = ("reading", "embedding", "measuring", "writing")
-FIXED = ("start", "warm_up", "end")  # of a run, however long it is
+PARTS = ("reading", "measuring", "writing")
+FIXED = ("start", "warm_up", "end")  # of a command, however long it is
+BATCHES_OF_A_TURN = 2
 
 
 def settings_of(num_steps: int) -> OptimizationSettings:
@@ -67,7 +73,7 @@ def settings_of(num_steps: int) -> OptimizationSettings:
 
 
 class BareWorker:
-    """Networks and images, loaded once; results are kept for the length of a piece."""
+    """Networks and images, loaded once; results are kept for one pass over the images."""
 
     def __init__(self, num_steps: int) -> None:
         torch.set_num_threads(1)
@@ -104,27 +110,48 @@ def start_worker(num_steps: int) -> None:
     _worker = BareWorker(num_steps)
 
 
-def embed_batch(start: int, stop: int) -> None:
-    """Runs in a process of the bare side."""
+def embed_batch(start: int, stop: int) -> float:
+    """Seconds of a batch; runs in a process of the bare side."""
     assert _worker is not None
     if start == 0:
-        _worker.kept.clear()  # a new piece
-    _worker.embed(start, stop)
-
-
-def bare_seconds(pool: ProcessPoolExecutor, num_images: int, batch_size: int) -> float:
-    """Seconds for so many images."""
+        _worker.kept.clear()  # a new pass
     started = time.perf_counter()
-    starts = range(0, num_images, batch_size)
-    list(pool.map(embed_batch, starts, [min(start + batch_size, num_images) for start in starts]))
+    _worker.embed(start, stop)
     return time.perf_counter() - started
+
+
+class BareSide:
+    """The loop in as many processes as the flow has workers."""
+
+    def __init__(self, pool: ProcessPoolExecutor, options: argparse.Namespace) -> None:
+        self._pool = pool
+        self._batches_of_a_turn = BATCHES_OF_A_TURN * options.workers
+        starts = range(0, MOST_IMAGES - options.batch_size + 1, options.batch_size)
+        self._batches = itertools.cycle([(start, start + options.batch_size) for start in starts])
+
+    def turn(self) -> float:
+        """Mean seconds of a batch of some."""
+        batches = itertools.islice(self._batches, self._batches_of_a_turn)
+        return statistics.fmean(self._pool.map(embed_batch, *zip(*batches, strict=True)))
+
+
+@contextlib.contextmanager
+def opened_bare_side(options: argparse.Namespace) -> Iterator[BareSide]:
+    """Started, and warm."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        options.workers, mp_context=context, initializer=start_worker, initargs=(options.steps,)
+    ) as pool:
+        side = BareSide(pool, options)
+        side.turn()
+        yield side
 
 
 # --- the flow -----------------------------------------------------------------------------------------
 
 
-def flow_piece(archive: str, num_images: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One command on a new archive; its seconds, and those of its shards."""
+def run_flow(answer: Connection, archive: str, num_images: int, options: argparse.Namespace) -> None:
+    """One command on a new archive; runs in a process of its own and answers with what `flow_times` wants."""
     run = InvertRun(
         source=f"digits:train[:{num_images}]",
         archive=archive,
@@ -145,120 +172,226 @@ def flow_piece(archive: str, num_images: int, options: argparse.Namespace) -> di
 
     invert_module.embed_all = keep
     began, used = time.time(), time.process_time()
-    try:
-        invert_module.invert(run)
-    finally:
-        invert_module.embed_all = embed_all
-    ended = time.time()
+    invert_module.invert(run)
     outcomes = kept[0].outcomes
     assert sum(outcome.by_status.get("ok", 0) for outcome in outcomes) == num_images, "images are missing"
-    first, last = min(one.began for one in outcomes), max(one.began + one.seconds for one in outcomes)
-    warm_up = warm_up_seconds(outcomes)
+    answer.send((began, time.time(), time.process_time() - used, outcomes))
+
+
+# --- turns --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of the bare side: from when to when the flow was stopped, and what a batch took meanwhile."""
+
+    began: float
+    ended: float
+    batch_seconds: float
+
+
+class ActiveClock:
+    """Turns times of day into seconds in which the flow was not stopped."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+
+    def __call__(self, when: float) -> float:
+        """Seconds since an arbitrary moment."""
+        return when - sum(min(turn.ended, when) - turn.began for turn in self._turns if turn.began < when)
+
+
+@contextlib.contextmanager
+def stopped(roots: Sequence[psutil.Process]) -> Iterator[None]:
+    """Stop processes and all that they have started, and let them go on afterwards."""
+    held: dict[int, psutil.Process] = {}
+    try:
+        while new := [process for process in family(roots) if process.pid not in held]:  # until none was overlooked
+            for process in new:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()
+                held[process.pid] = process
+        yield
+    finally:
+        for process in held.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def family(roots: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Processes and all that they have started, parents first."""
+    found = []
+    for root in roots:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [root, *root.children(recursive=True)]
+    return found
+
+
+def take_turns(
+    bare: BareSide, archive: str, num_images: int, servers: Sequence[int], options: argparse.Namespace
+) -> dict[str, Any]:
+    """A command that takes turns with the bare side; its times as `flow_times` has them."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    flow = context.Process(target=run_flow, args=(sender, archive, num_images, options))
+    flow.start()
+    sender.close()  # so that the flow's end is heard of
+    roots = [psutil.Process(pid) for pid in (flow.pid, *servers) if pid is not None]
+    turns: list[Turn] = []
+    turn_seconds = 0.0
+    while not receiver.poll(turn_seconds):
+        with stopped(roots):
+            began = time.time()
+            batch_seconds = bare.turn()
+            turns.append(Turn(began, time.time(), batch_seconds))
+        turn_seconds = turns[-1].ended - began
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        raise SystemExit("the flow failed; it says why above") from None
+    flow.join()
+    return flow_times(*answer, turns=turns, options=options)
+
+
+def flow_times(
+    began: float,
+    ended: float,
+    processor_seconds: float,
+    outcomes: Sequence[ShardOutcome],
+    turns: Sequence[Turn],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Where the seconds of a command went, and what the bare side takes for the same images.
+
+    Args:
+        began: when the command began, in seconds since 1970.
+        ended: when it ended.
+        processor_seconds: of the command's own process.
+        outcomes: of its shards.
+        turns: of the bare side; the flow was stopped meanwhile.
+        options: of the benchmark.
+    """
+    clock = ActiveClock(turns)
+    first, last = min(one.began for one in outcomes), max(end_of(one) for one in outcomes)
+    warm_up = warm_up_seconds(outcomes, clock)
+    batch_seconds = statistics.fmean(turn.batch_seconds for turn in turns if first <= turn.began < last)
+    num_batches = sum(num_images_of(one) for one in outcomes) / options.batch_size
     return {
-        "seconds": ended - began,
-        "start_seconds": first - began,
+        "bare_seconds": num_batches / options.workers * batch_seconds,
+        "start_seconds": clock(first) - clock(began),
         "warm_up_seconds": warm_up,
-        "steady_seconds": last - first - warm_up,
-        "end_seconds": ended - last,
-        "driver_processor_seconds": time.process_time() - used,
-        "outcomes": outcomes,
+        "steady_seconds": clock(last) - clock(first) - warm_up,
+        "end_seconds": clock(ended) - clock(last),
+        "driver_processor_seconds": processor_seconds,
+        "shard_overheads": shard_overheads(outcomes, turns, options.batch_size),
+        "shard_times": shard_times(outcomes, clock),
     }
 
 
-def warm_up_seconds(outcomes: Sequence[ShardOutcome]) -> float:
+def end_of(outcome: ShardOutcome) -> float:
+    """When a shard ended, in seconds since 1970."""
+    return outcome.began + outcome.seconds
+
+
+def num_images_of(outcome: ShardOutcome) -> int:
+    """Images of a shard."""
+    return sum(outcome.by_status.values())
+
+
+def by_worker(outcomes: Sequence[ShardOutcome]) -> list[list[ShardOutcome]]:
+    """The shards of each worker, in the order of their beginnings."""
+    ordered = sorted(outcomes, key=lambda one: (one.worker, one.began))
+    return [list(shards) for _, shards in itertools.groupby(ordered, key=lambda one: one.worker)]
+
+
+def warm_up_seconds(outcomes: Sequence[ShardOutcome], clock: ActiveClock) -> float:
     """What the first shard of a worker takes longer than the median of its others, mean over the workers."""
     excess = []
-    for worker in {one.worker for one in outcomes}:
-        first, *others = [one.seconds for one in sorted(outcomes, key=lambda one: one.began) if one.worker == worker]
+    for shards in by_worker(outcomes):
+        first, *others = [clock(end_of(one)) - clock(one.began) for one in shards]
         excess.append(max(first - statistics.median(others), 0.0) if others else 0.0)
     return statistics.fmean(excess)
 
 
-def shard_times(pieces: Sequence[Sequence[ShardOutcome]]) -> dict[str, list[float]]:
-    """Seconds of every shard by what they were spent on; "between" is a worker's pause before its next shard."""
-    times: dict[str, list[float]] = {"between": [], **{part: [] for part in PARTS}, "rest": []}
-    for outcomes in pieces:
-        last_end: dict[str, float] = {}
-        for one in sorted(outcomes, key=lambda one: one.began):
-            if one.worker in last_end:
-                times["between"].append(one.began - last_end[one.worker])
-            last_end[one.worker] = one.began + one.seconds
+def shard_overheads(outcomes: Sequence[ShardOutcome], turns: Sequence[Turn], batch_size: int) -> list[float]:
+    """What each shard, with the pause before it, takes longer than its batches on the bare side at that time, in %.
+
+    Without the first shard of each worker.
+    """
+    clock = ActiveClock(turns)
+    overheads = []
+    for shards in by_worker(outcomes):
+        for before, one in itertools.pairwise(shards):
+            began, ended = end_of(before), end_of(one)
+            meanwhile = [turn.batch_seconds for turn in turns if turn.began < ended and turn.ended > began]
+            if meanwhile:
+                bare = num_images_of(one) / batch_size * statistics.fmean(meanwhile)
+                overheads.append(100 * ((clock(ended) - clock(began)) / bare - 1))
+    return overheads
+
+
+def shard_times(outcomes: Sequence[ShardOutcome], clock: ActiveClock) -> dict[str, list[float]]:
+    """Seconds of every shard by what they were spent on; "between" is a worker's pause before its next shard.
+
+    A turn of the bare side is taken to fall into the embedding, which is nearly always so: of the other parts a few
+    are too long by one, and medians tell.
+    """
+    times: dict[str, list[float]] = {"between": [], "embedding": [], **{part: [] for part in PARTS}, "rest": []}
+    for shards in by_worker(outcomes):
+        times["between"] += [clock(one.began) - clock(end_of(before)) for before, one in itertools.pairwise(shards)]
+        for one in shards:
+            when_stopped = one.seconds - (clock(end_of(one)) - clock(one.began))
+            times["embedding"].append(one.spent["embedding"] - when_stopped)
             for part in PARTS:
-                times[part].append(one.spent.get(part, 0.0))
+                times[part].append(one.spent[part])
             times["rest"].append(one.seconds - sum(one.spent.values()))
     return times
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean and percentiles."""
-    ordered = sorted(values)
-    return {
-        "mean": statistics.fmean(ordered),
-        "p50": statistics.median(ordered),
-        "p95": ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))],
-    }
 
 
 # --- both ---------------------------------------------------------------------------------------------
 
 
-def compare(archive: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Alternate pieces of both sides, and what follows for a run of `--minutes`."""
-    pieces = max(2, round(options.minutes / options.piece_minutes))
-    environment_of_worker = worker_environment(1)
-    with changed_environment(environment_of_worker):
-        context = get_context("spawn")
-        with ProcessPoolExecutor(
-            options.workers, mp_context=context, initializer=start_worker, initargs=(options.steps,)
-        ) as pool:
-            warm_up = 2 * options.workers * options.batch_size
-            bare_seconds(pool, warm_up, options.batch_size)
-            seconds = bare_seconds(pool, warm_up, options.batch_size) / warm_up
-            whole = options.workers * options.shard_rows
-            num_images = round(60 * options.minutes / pieces / seconds / whole) * whole
-            num_images = min(max(num_images, 2 * whole), MOST_IMAGES // whole * whole)
-            bare, flow = [], []
-            for piece in range(pieces):
-                for side in (bare, flow) if piece % 2 == 0 else (flow, bare):
-                    if side is bare:
-                        bare.append(bare_seconds(pool, num_images, options.batch_size))
-                        print(f"piece {piece}: bare {bare[-1]:.1f} s", flush=True)
-                    else:
-                        flow.append(flow_piece(f"{archive}/piece-{piece:03d}", num_images, options))
-                        told = ", ".join(f"{name} {flow[-1][f'{name}_seconds']:.1f} s" for name in (*FIXED, "steady"))
-                        print(f"piece {piece}: flow {told}", flush=True)
-    return result(bare, flow, num_images, options)
+def compare(archive: str, servers: Sequence[int], options: argparse.Namespace) -> dict[str, Any]:
+    """One command, or several where there are not images enough, for so many minutes of work on each side."""
+    with changed_environment(worker_environment(1)), opened_bare_side(options) as bare:
+        whole = options.workers * options.shard_rows
+        batches_of_all = 60 * options.minutes / bare.turn() * options.workers
+        num_commands = math.ceil(batches_of_all * options.batch_size / (MOST_IMAGES // whole * whole))
+        num_images = max(round(batches_of_all * options.batch_size / num_commands / whole), 2) * whole
+        commands = []
+        for index in range(num_commands):
+            url = f"{archive}/command-{index:03d}"
+            commands.append(take_turns(bare, url, min(num_images, MOST_IMAGES // whole * whole), servers, options))
+            told = [f"{name} {commands[-1][f'{name}_seconds']:.1f} s" for name in ("bare", "steady", *FIXED)]
+            print(f"command {index}: {', '.join(told)}", flush=True)
+    return {"images_of_a_command": num_images, **result(commands, options)}
 
 
-def result(
-    bare: Sequence[float], flow: Sequence[dict[str, Any]], num_images: int, options: argparse.Namespace
-) -> dict[str, Any]:
+def result(commands: Sequence[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Overheads in %, and seconds of shards."""
-    outcomes = [piece["outcomes"] for piece in flow]
-    times = shard_times(outcomes)
-    num_shards = sum(len(one) for one in outcomes)
-    fixed_parts = {f"{part}_seconds": flow[0][f"{part}_seconds"] for part in FIXED}
+    overheads = [percent for command in commands for percent in command["shard_overheads"]]
+    names = commands[0]["shard_times"]
+    times = {name: [one for command in commands for one in command["shard_times"][name]] for name in names}
+    num_shards = len(times["rest"])
+    bare = sum(command["bare_seconds"] for command in commands)
+    steady = 100 * (sum(command["steady_seconds"] for command in commands) / bare - 1)
+    fixed_parts = {
+        f"{part}_seconds": statistics.fmean(command[f"{part}_seconds"] for command in commands) for part in FIXED
+    }
     fixed = sum(fixed_parts.values())
-    pairs = [piece["steady_seconds"] / seconds - 1 for piece, seconds in zip(flow, bare, strict=True)]
-    share = statistics.median(pairs)
-    measuring = sum(times["measuring"]) / options.workers / sum(bare)
-    work = 60 * options.minutes
     return {
-        "pieces": len(bare),
-        "images_of_a_piece": num_images,
-        "bare_seconds": list(bare),
-        "flow_seconds": [{name: value for name, value in piece.items() if name != "outcomes"} for piece in flow],
-        "steady_overhead_percent": 100 * share,
-        "steady_overhead_percent_by_piece": [100 * pair for pair in pairs],
-        "steady_overhead_percent_of_sums": 100 * (sum(piece["steady_seconds"] for piece in flow) / sum(bare) - 1),
-        "of_which_measuring_percent": 100 * measuring,
+        "commands": [{name: value for name, value in command.items() if name != "shard_times"} for command in commands],
+        "bare_seconds": bare,
+        "steady_overhead_percent": steady,
+        "standard_error_percent": statistics.stdev(overheads) / len(overheads) ** 0.5,
+        "of_which_measuring_percent": 100 * statistics.median(times["measuring"]) * num_shards / options.workers / bare,
         "fixed_seconds": fixed,
         **fixed_parts,
-        "overhead_percent": 100 * (share + fixed / work),
-        "overhead_percent_of_30_minutes": 100 * (share + fixed / 1800),
+        "overhead_percent": steady + 100 * len(commands) * fixed / bare,
+        "overhead_percent_of_30_minutes": steady + 100 * fixed / 1800,
         "shards": num_shards,
-        "seconds_of_a_shard": {part: summary(values) for part, values in times.items()},
-        "driver_processor_seconds_of_a_shard": sum(piece["driver_processor_seconds"] for piece in flow) / num_shards,
+        "median_seconds_of_a_shard": {part: statistics.median(values) for part, values in times.items()},
+        "driver_processor_seconds_of_a_shard": sum(one["driver_processor_seconds"] for one in commands) / num_shards,
     }
 
 
@@ -278,14 +411,14 @@ def changed_environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened_place(asked: str) -> Iterator[str]:
-    """A folder or URL for archives; "s3" starts a server of its own, in a process that shares this machine."""
+def opened_place(asked: str) -> Iterator[tuple[str, list[int]]]:
+    """A folder or URL for archives, and the servers that were started for it: "s3" starts one on this machine."""
     if asked == "folder":
         with tempfile.TemporaryDirectory() as folder:
-            yield folder
+            yield folder, []
         return
     if asked != "s3":
-        yield asked
+        yield asked, []
         return
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -300,7 +433,7 @@ def opened_place(asked: str) -> Iterator[str]:
     try:
         with changed_environment({**names, "AWS_DEFAULT_REGION": "us-east-1"}):
             make_bucket(endpoint)
-            yield "s3://bench/flow"
+            yield "s3://bench/flow", [server.pid]
     finally:
         server.terminate()
         server.wait()
@@ -319,12 +452,11 @@ def make_bucket(endpoint: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="work of each side, in all")
-    parser.add_argument("--piece-minutes", type=float, default=3.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="work of each side")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--shard-rows", type=int, default=32)
+    parser.add_argument("--shard-rows", type=int, default=128)
     parser.add_argument(
         "--archive", default="folder", help='"folder" (temporary), "s3" (a server on this machine), or a URL'
     )
@@ -336,8 +468,8 @@ def main(arguments: list[str] | None = None) -> None:
     line |= {
         name: getattr(options, name) for name in ("minutes", "steps", "workers", "batch_size", "shard_rows", "archive")
     }
-    with opened_place(options.archive) as archive:
-        line |= compare(archive, options)
+    with opened_place(options.archive) as (archive, servers):
+        line |= compare(archive, servers, options)
     show(line)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -348,16 +480,15 @@ def main(arguments: list[str] | None = None) -> None:
 def show(line: dict[str, Any]) -> None:
     """For people."""
     print(
-        f"overhead {line['overhead_percent']:.1f} % on {line['minutes']:g} minutes "
-        f"({line['overhead_percent_of_30_minutes']:.1f} % on 30): steady {line['steady_overhead_percent']:.1f} % "
-        f"(measuring {line['of_which_measuring_percent']:.1f} %), fixed {line['fixed_seconds']:.1f} s "
-        f"(start {line['start_seconds']:.1f}, warm-up {line['warm_up_seconds']:.1f}, end {line['end_seconds']:.1f})"
+        f"overhead {line['overhead_percent']:.1f} % on {line['bare_seconds'] / 60:.1f} minutes in "
+        f"{len(line['commands'])} commands ({line['overhead_percent_of_30_minutes']:.1f} % on 30 in one): steady "
+        f"{line['steady_overhead_percent']:.1f} +- {line['standard_error_percent']:.1f} % (measuring "
+        f"{line['of_which_measuring_percent']:.1f} %), fixed {line['fixed_seconds']:.1f} s (start "
+        f"{line['start_seconds']:.1f}, warm-up {line['warm_up_seconds']:.1f}, end {line['end_seconds']:.1f})"
     )
-    by_piece = ", ".join(f"{percent:.1f}" for percent in line["steady_overhead_percent_by_piece"])
-    print(f"steady by piece: {by_piece} %; of the sums {line['steady_overhead_percent_of_sums']:.1f} %")
     print(f"{line['shards']} shards; driver {line['driver_processor_seconds_of_a_shard']:.3f} processor seconds each")
-    for part, seconds in line["seconds_of_a_shard"].items():
-        print(f"  {part:>10}: mean {seconds['mean']:.3f} s, p50 {seconds['p50']:.3f} s, p95 {seconds['p95']:.3f} s")
+    for part, seconds in line["median_seconds_of_a_shard"].items():
+        print(f"  {part:>10}: median {seconds:.3f} s")
 
 
 if __name__ == "__main__":
