@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lsap_archive import ROW_SCHEMA, ArchiveNotFoundError, RunWriter, open_archive
+from lsap_archive import ROW_SCHEMA, Archive, ArchiveNotFoundError, RunWriter, open_archive
 from lsap_archive.layout import noise_name, staging_prefix
 from lsap_archive.schema import UNSETTLED
 from lsap_core.encoders.encoder import Encoder
@@ -207,18 +207,20 @@ class EmbedWorker:
         counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
         return ShardOutcome(work.run_id, work.shard, is_own, counts, {}, seconds)
 
-    def preview(self, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
-        """Original, reconstruction and difference of published images by id.
+    def preview(self, images_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Preview]]:
+        """Original, reconstruction and difference of published images, by method and id.
 
         Args:
-            method: name or digest of the method.
-            images: image_id, uri and digest of each; an original that this source does not have, or not any more
-                with this content, is left out.
+            images_of: by name or digest of the method, image_id, uri and digest of each image; an original that this
+                source does not have, or not any more with this content, is left out.
         """
+        archive = open_archive(self.spec.archive)
+        return {method: self._preview(archive, method, images) for method, images in images_of.items()}
+
+    def _preview(self, archive: Archive, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
         shown = [row for row in (self._read(image, None) for image in images) if row.image is not None]
         if not shown:
             return {}
-        archive = open_archive(self.spec.archive)
         ids = [row.columns["image_id"] for row in shown]
         codes = torch.from_numpy(archive.codes(ids, method)).to(self.device)
         noise: Noise = "constant"

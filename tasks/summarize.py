@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import Archive, ArchiveNotFoundError, Store, open_archive
+from lsap_archive import Archive, ArchiveNotFoundError, RunInfo, Store, open_archive
 from lsap_archive.documents import decode_document, encode_document
 from lsap_archive.layout import report_key
 from lsap_archive.schema import OK
@@ -120,32 +120,37 @@ def kept_report(request: ReportRequest) -> Report | None:
 
 
 def _shown(request: ReportRequest, archive: Archive) -> str:
-    """Digest of what was asked for, and of the runs that there are."""
+    """Digest of what was asked for, and of the runs that are shown for it."""
     asked = (request.config_yaml, request.methods, request.networks, request.anchor, sorted(request.encoders.items()))
-    runs = [(run.run_id, run.num_rows) for run in archive.runs]
+    shown = current_runs(archive, request.methods, request.anchor, request.encoders)
+    runs = [(run.run_id, run.num_rows) for run in shown]
     return hashlib.sha256(repr((asked, runs)).encode()).hexdigest()
 
 
-def current_rows(
+def current_runs(
     archive: Archive, methods: Sequence[Method], anchor: str, encoders: Mapping[str, str] | None = None
-) -> pa.Table:
-    """All rows of these methods with these settings, encoders and this anchor, the oldest run first.
-
-    Of several rows for one image the last counts.
-    """
+) -> list[RunInfo]:
+    """The runs of these methods with these settings, encoders and this anchor, the oldest first."""
     digests = encoders or {}
     decisive = {
         method.name: (recorded_settings(method.settings), digests.get(method.encoder or ""), anchor)
         for method in methods
     }
-    wanted = {
-        run.run_id
+    return [
+        run
         for run in archive.runs
         if decisive.get(run.method)
         == (run.config.get("settings"), run.config.get("encoder", {}).get("digest"), run.config.get("anchor"))
-    }
+    ]
+
+
+def current_rows(
+    archive: Archive, methods: Sequence[Method], anchor: str, encoders: Mapping[str, str] | None = None
+) -> pa.Table:
+    """All rows of `current_runs`, the oldest run first; of several rows for one image the last counts."""
+    wanted = [run.run_id for run in current_runs(archive, methods, anchor, encoders)]
     rows = archive.rows()
-    return rows.filter(pc.is_in(rows.column("run_id"), pa.array(sorted(wanted), pa.string())))
+    return rows.filter(pc.is_in(rows.column("run_id"), pa.array(wanted, pa.string())))
 
 
 def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerator, pool: Pool) -> ReportData:
@@ -190,7 +195,7 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
             "device": request.measured["device"],
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         },
-        locations=_locations(request.archive, archive),
+        locations=_locations(request, archive),
     )
 
 
@@ -205,8 +210,9 @@ def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, poo
         for row in results[image_id]:
             wanted.setdefault((row["method"], digest_of[row["run_id"]]), []).append(row)
     previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in results}
-    for (method, digest), images in wanted.items():
-        for image_id, preview in pool.call("preview", digest, images).items():
+    found = pool.call("preview", {digest: images for (_, digest), images in wanted.items()}) if wanted else {}
+    for method, digest in wanted:
+        for image_id, preview in found[digest].items():
             previews[image_id][method] = preview
     return tuple(
         ContactRow(
@@ -243,9 +249,10 @@ def _newest_results(rows: pa.Table, runs: Sequence[str], num_images: int) -> lis
     return found
 
 
-def _locations(url: str, archive: Archive) -> dict[str, str]:
-    base = url.rstrip("/")
-    newest = archive.runs[-1].run_id if archive.runs else "<run>"
+def _locations(request: ReportRequest, archive: Archive) -> dict[str, str]:
+    base = request.archive.rstrip("/")
+    shown = current_runs(archive, request.methods, request.anchor, request.encoders)
+    newest = shown[-1].run_id if shown else "<run>"
     return {
         "archive": base,
         "codes (Zarr)": f"{base}/runs/{newest}/w_plus",

@@ -513,7 +513,9 @@ def test_images_are_placed_into_the_content_box(new_laboratory: Callable[[], Any
     laboratory.embed(prepared, content_box=box)
     archive = laboratory.publish(prepared)
     assert [row["reason"] for row in rows_of(archive).values()] == [None, "not_square"]
-    preview = laboratory.worker(prepared, content_box=box).preview("stylegan2_w_plus", images_of(archive))
+    preview = laboratory.worker(prepared, content_box=box).preview({"stylegan2_w_plus": images_of(archive)})[
+        "stylegan2_w_plus"
+    ]
     original = read_png(preview["a.png"].original)
     assert original.shape == (64, 64)
     np.testing.assert_array_equal(original[8:40, 16:48], read_png(laboratory.picture(1)))
@@ -538,7 +540,7 @@ def test_a_preview_shows_what_the_archive_holds(laboratory: Any) -> None:
     laboratory.embed(prepared)
     archive = laboratory.publish(prepared)
     images = images_of(archive)[::-1]
-    previews = laboratory.worker(prepared).preview("stylegan2_w_plus", images)
+    previews = laboratory.worker(prepared).preview({"stylegan2_w_plus": images})["stylegan2_w_plus"]
     assert list(previews) == ["2.png", "1.png", "0.png"]
     codes = torch.from_numpy(archive.codes(list(previews), "stylegan2_w_plus"))
     noise = [torch.from_numpy(maps)[:, None] for maps in archive.noise(list(previews), "stylegan2_w_plus")]
@@ -563,7 +565,8 @@ def test_a_preview_of_an_encoder_has_the_generators_noise(
     prepared = laboratory.prepare(methods=(METHODS["e4e"],))
     laboratory.embed(prepared)
     archive = laboratory.publish(prepared)
-    previews = laboratory.worker(prepared).preview(archive.runs[0].method_digest, images_of(archive))
+    digest = archive.runs[0].method_digest
+    previews = laboratory.worker(prepared).preview({digest: images_of(archive)})[digest]
     codes = torch.from_numpy(archive.codes(list(previews), "e4e"))
     with torch.no_grad():
         wanted = load_generator(laboratory.generator).generator.synthesize(codes)
@@ -580,8 +583,8 @@ def test_a_preview_leaves_out_originals_that_are_gone_or_others_now(laboratory: 
     worker = laboratory.worker(prepared)
     (laboratory.source / "0.png").unlink()
     laboratory.put("1.png", laboratory.picture(9))
-    assert list(worker.preview("stylegan2_w_plus", images)) == ["2.png"]
-    assert worker.preview("stylegan2_w_plus", images[:2]) == {}
+    assert list(worker.preview({"stylegan2_w_plus": images})["stylegan2_w_plus"]) == ["2.png"]
+    assert worker.preview({"stylegan2_w_plus": images[:2]}) == {"stylegan2_w_plus": {}}
 
 
 def test_a_worker_needs_the_anchor_that_it_is_told(laboratory: Any) -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 from lsap_archive import open_archive
 from lsap_core.alignment.references import reference_rows
 from lsap_core.presets import METHODS, method
-from tasks import summarize
+from tasks import embed, summarize
 from tasks.anchor import AnchorOptions, open_anchor
 from tasks.pool import LocalPool
 from tasks.reports.report import ReportData, compare_pairs, render_report, summarize_rows
-from tasks.summarize import ReportRequest, current_rows, write_report
+from tasks.summarize import ReportRequest, current_rows, kept_report, write_report
 from tasks.weights import load_generator
 
 BASE = method("stylegan2_w", num_steps=2)
@@ -119,6 +119,37 @@ def test_locations_lead_to_what_is_there(laboratory: Any, monkeypatch: pytest.Mo
         assert any(key == place or key.startswith(place + "/") for key in keys), place
 
 
+# --- the report of a command that had nothing left to do ----------------------------------------------
+
+
+def test_a_report_is_kept_until_there_is_more_to_show(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory.fill(2)
+    prepared = invert(laboratory)
+    request = report_request(laboratory, prepared.anchor)
+    assert kept_report(request) is None
+    written = Written(laboratory, prepared, monkeypatch).report
+    assert kept_report(request) == written
+    invert(laboratory, methods=(method("stylegan2_w", num_steps=3),))  # not what this report compares
+    assert kept_report(request) == written
+    assert kept_report(report_request(laboratory, prepared.anchor, methods=(BASE,))) is None
+    laboratory.put("later.png", laboratory.picture(5))
+    invert(laboratory, methods=(BASE,))
+    assert kept_report(request) is None
+
+
+def test_pictures_of_all_methods_are_made_with_the_archive_opened_once(
+    laboratory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.fill(2)
+    prepared = invert(laboratory)
+    opened: list[str] = []
+    open_it = embed.open_archive
+    monkeypatch.setattr(embed, "open_archive", lambda url: opened.append(url) or open_it(url))
+    both = {"stylegan2_w", "lsap_o_w"}
+    assert Written(laboratory, prepared, monkeypatch).shown == {"0.png": both, "1.png": both}
+    assert opened == [laboratory.archive]
+
+
 # --- rows ---------------------------------------------------------------------------------------------
 
 
@@ -206,7 +237,7 @@ def test_pictures_are_those_of_the_method_above_them(laboratory: Any, monkeypatc
     images = open_archive(laboratory.archive).rows(["image_id", "uri", "digest"]).to_pylist()[:2]
     assert gray(row.original_png).tolist() == gray(laboratory.picture(0)).tolist()
     for each in (BASE, ALIGNED):
-        wanted = worker.preview(each.name, images)[row.image_id]
+        wanted = worker.preview({each.name: images})[each.name][row.image_id]
         assert row.cells[each.name].reconstruction_png == wanted.reconstruction
         assert row.cells[each.name].difference_png == wanted.difference
     assert row.cells["stylegan2_w"].reconstruction_png != row.cells["lsap_o_w"].reconstruction_png
