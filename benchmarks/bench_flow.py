@@ -355,13 +355,13 @@ def compare(archive: str, servers: Sequence[int], options: argparse.Namespace) -
     """One command, or several where there are not images enough, for so many minutes of work on each side."""
     with changed_environment(worker_environment(1)), opened_bare_side(options) as bare:
         whole = options.workers * options.shard_rows
-        batches_of_all = 60 * options.minutes / bare.turn() * options.workers
-        num_commands = math.ceil(batches_of_all * options.batch_size / (MOST_IMAGES // whole * whole))
-        num_images = max(round(batches_of_all * options.batch_size / num_commands / whole), 2) * whole
+        most = MOST_IMAGES // whole * whole
+        images_of_all = 60 * options.minutes / bare.turn() * options.workers * options.batch_size
+        num_commands = math.ceil(images_of_all / most)
+        num_images = min(max(round(images_of_all / num_commands / whole), 2) * whole, most)
         commands = []
         for index in range(num_commands):
-            url = f"{archive}/command-{index:03d}"
-            commands.append(take_turns(bare, url, min(num_images, MOST_IMAGES // whole * whole), servers, options))
+            commands.append(take_turns(bare, f"{archive}/command-{index:03d}", num_images, servers, options))
             told = [f"{name} {commands[-1][f'{name}_seconds']:.1f} s" for name in ("bare", "steady", *FIXED)]
             print(f"command {index}: {', '.join(told)}", flush=True)
     return {"images_of_a_command": num_images, **result(commands, options)}
