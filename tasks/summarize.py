@@ -205,15 +205,16 @@ def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, poo
     results: dict[str, list[dict[str, Any]]] = {}
     for row in _newest_results(rows, list(digest_of), request.num_images):
         results.setdefault(row["image_id"], []).append(row)
-    wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}  # by method and digest: others may have its name
+    wanted: dict[str, list[dict[str, Any]]] = {}  # by digest, which one method has: runs of others may have its name
     for image_id in results:
         for row in results[image_id]:
-            wanted.setdefault((row["method"], digest_of[row["run_id"]]), []).append(row)
+            wanted.setdefault(digest_of[row["run_id"]], []).append(row)
     previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in results}
-    found = pool.call("preview", {digest: images for (_, digest), images in wanted.items()}) if wanted else {}
-    for method, digest in wanted:
-        for image_id, preview in found[digest].items():
-            previews[image_id][method] = preview
+    if wanted:
+        for digest, made in pool.call("preview", wanted).items():
+            method = wanted[digest][0]["method"]
+            for image_id, preview in made.items():
+                previews[image_id][method] = preview
     return tuple(
         ContactRow(
             image_id,
