@@ -21,13 +21,9 @@ import itertools
 import json
 import math
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +35,7 @@ from typing import Any
 import psutil
 import torch
 from measurement import environment
+from s3_server import opened_s3_server
 
 from domains.domain import load_domain
 from flows import invert as invert_module
@@ -420,33 +417,10 @@ def opened_place(asked: str) -> Iterator[tuple[str, list[int]]]:
     if asked != "s3":
         yield asked, []
         return
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    names = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
-    try:
+    with opened_s3_server("bench") as server:
+        names = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
         with changed_environment({**names, "AWS_DEFAULT_REGION": "us-east-1"}):
-            make_bucket(endpoint)
             yield "s3://bench/flow", [server.pid]
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def make_bucket(endpoint: str) -> None:
-    """Wait for the server and make the bucket."""
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bench", method="PUT"), timeout=5)
-            return
-        time.sleep(0.2)
-    raise SystemExit(f"{endpoint} did not answer")
 
 
 def main(arguments: list[str] | None = None) -> None:

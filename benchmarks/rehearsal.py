@@ -11,12 +11,10 @@ import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 import yaml
 from measurement import environment
+from s3_server import opened_s3_server
 
 from lsap_archive import Store, open_archive
 
@@ -53,29 +52,9 @@ class Server:
 @contextlib.contextmanager
 def opened_server(folder: Path) -> Iterator[Server]:
     """A server with an empty bucket."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    server = Server(f"http://127.0.0.1:{port}", folder / "requests.log")
-    with server.log.open("wb") as log:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            make_bucket(server.endpoint)
-            yield server
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def make_bucket(endpoint: str) -> None:
-    """Wait for the server and make the bucket."""
-    for _ in range(300):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT"), timeout=5)
-            return
-        time.sleep(0.2)
-    raise SystemExit(f"{endpoint} did not answer")
+    path = folder / "requests.log"
+    with path.open("wb") as log, opened_s3_server(BUCKET, log) as server:
+        yield Server(server.endpoint, path)
 
 
 def stages(images: int, archive: str, options: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
