@@ -30,8 +30,8 @@ import torch
 from measurement import environment
 
 from lsap_archive import ArchiveWriter, Geometry, Manifest, RunPlan, RunWriter, StoredObject
-from lsap_archive.layout import IMAGES_NAME, manifest_key, run_prefix
-from lsap_archive.planned import planned_images
+from lsap_archive.format.layout import IMAGES_NAME, manifest_key, run_prefix
+from lsap_archive.writing.planned import planned_images
 from lsap_core.presets import method
 from tasks.known_images import KnownImages
 from tasks.listing import list_images

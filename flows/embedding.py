@@ -18,7 +18,7 @@ from flows.run_report import Embedded
 from flows.window import Window
 from flows.workers import PoolWhenNeeded
 from lsap_archive import ArchiveError, RunWriter
-from lsap_archive.planned import NUM_UNSETTLED, num_unsettled
+from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled
 from tasks.embed import ShardOutcome, ShardWork
 from tasks.errors import TaskError
 from tasks.planning import PlannedShard

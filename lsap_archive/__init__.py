@@ -14,23 +14,24 @@ from lsap_archive.errors import (
     QueryError,
     StoreUnavailableError,
 )
-from lsap_archive.evaluations import EvaluationInfo, EvaluationPlan, EvaluationWriter
-from lsap_archive.layout import FORMAT_VERSION, Geometry
-from lsap_archive.manifest import Manifest, ShardCommit, StoredObject
-from lsap_archive.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.plan import PlannedRow, RunPlan
-from lsap_archive.provenance import Provenance
-from lsap_archive.reader import Archive, RunInfo, Trace, open_archive
-from lsap_archive.repair import repair_archive
-from lsap_archive.repair_report import RepairReport
-from lsap_archive.run_reader import RunReader
-from lsap_archive.run_writer import RunWriter
-from lsap_archive.schema import IMAGES_SCHEMA, ROW_SCHEMA, SCHEMA_VERSION, STATUSES
-from lsap_archive.store import Store
-from lsap_archive.subject import Subject
-from lsap_archive.verify import verify_archive
-from lsap_archive.verify_report import Problem, VerifyReport
-from lsap_archive.writer import ArchiveWriter
+from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
+from lsap_archive.format.layout import FORMAT_VERSION, Geometry
+from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
+from lsap_archive.format.plan import PlannedRow, RunPlan
+from lsap_archive.format.provenance import Provenance
+from lsap_archive.format.rows import IMAGES_SCHEMA, ROW_SCHEMA, SCHEMA_VERSION, STATUSES
+from lsap_archive.format.subject import Subject
+from lsap_archive.reading.archive import Archive, RunInfo, Trace, open_archive
+from lsap_archive.reading.run_reader import RunReader
+from lsap_archive.stores.store import Store
+from lsap_archive.upkeep.repair import repair_archive
+from lsap_archive.upkeep.repair_report import RepairReport
+from lsap_archive.upkeep.verify import verify_archive
+from lsap_archive.upkeep.verify_report import Problem, VerifyReport
+from lsap_archive.writing.archive_writer import ArchiveWriter
+from lsap_archive.writing.evaluation_writer import EvaluationWriter
+from lsap_archive.writing.run_writer import RunWriter
 
 __all__ = [
     "FORMAT_VERSION",

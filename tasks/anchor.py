@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lsap_archive import ArchiveWriter, Store
-from lsap_archive.layout import anchor_key
+from lsap_archive.format.layout import anchor_key
 from lsap_core.alignment.anchor import EVALUATION_SAMPLES, Anchor, anchor_digest, estimate_anchor
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lsap_archive import Archive, ArchiveKeyError, RunInfo, RunReader
-from lsap_archive.schema import OK
+from lsap_archive.format.rows import OK
 from lsap_core.generators.generator import Generator
 
 

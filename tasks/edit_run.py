@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from lsap_archive import ROW_SCHEMA, RunReader, RunWriter
-from lsap_archive.schema import DUPLICATE, FAILED, OK
+from lsap_archive.format.rows import DUPLICATE, FAILED, OK
 from lsap_core.images import ContentBox, crop, to_uint8
 from tasks.archive_runs import RunPart
 from tasks.calibrate import CalibrationWork, Calibrator

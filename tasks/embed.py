@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from lsap_archive import ROW_SCHEMA, Archive, ArchiveNotFoundError, RunWriter, open_archive
-from lsap_archive.layout import noise_name, staging_prefix
-from lsap_archive.schema import UNSETTLED
+from lsap_archive.format.layout import noise_name, staging_prefix
+from lsap_archive.format.rows import UNSETTLED
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.generator import Noise

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lsap_archive import MEASUREMENT_SCHEMA, EvaluationWriter, RunReader
-from lsap_archive.measurements import OWN_COLUMNS
+from lsap_archive.format.measurements import OWN_COLUMNS
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.images import ContentBox, comparison_view

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from lsap_archive import ArchiveKeyError, open_archive
-from lsap_archive.schema import FAILED
+from lsap_archive.format.rows import FAILED
 from tasks.errors import BadImageError
 from tasks.faces.align_faces import FileNames, write_whole
 from tasks.source_items import SourceItem

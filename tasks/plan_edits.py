@@ -23,9 +23,9 @@ from lsap_archive import (
     Subject,
     open_archive,
 )
-from lsap_archive.layout import plan_key
-from lsap_archive.retirement import retired_of
-from lsap_archive.schema import OK
+from lsap_archive.format.layout import plan_key
+from lsap_archive.format.rows import OK
+from lsap_archive.reading.retirement import retired_of
 from lsap_core.errors import CheckpointError, ConfigError, LsapError
 from lsap_core.images import ContentBox
 from tasks.archive_runs import id_part, runs_by_method, title_of

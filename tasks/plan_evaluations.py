@@ -19,8 +19,8 @@ from lsap_archive import (
     RunWriter,
     open_archive,
 )
-from lsap_archive.evaluations import unretired
-from lsap_archive.layout import evaluation_plan_key
+from lsap_archive.format.layout import evaluation_plan_key
+from lsap_archive.writing.evaluation_writer import unretired
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings

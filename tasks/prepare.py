@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from lsap_archive import ArchiveWriter, Geometry, RunPlan, Store
-from lsap_archive.layout import ARCHIVE_KEY
-from lsap_archive.planned import planned_images
+from lsap_archive.format.layout import ARCHIVE_KEY
+from lsap_archive.writing.planned import planned_images
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import ContentBox

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import torch
 
 from lsap_archive import MEASUREMENT_SCHEMA, Archive, ArchiveMismatchError, RunInfo, Store, open_archive
-from lsap_archive.evaluations import EvaluationInfo, read_measurements
-from lsap_archive.schema import OK
+from lsap_archive.format.evaluations import EvaluationInfo
+from lsap_archive.format.rows import OK
+from lsap_archive.reading.evaluations import read_measurements
 from lsap_core.alignment.references import reference_rows
 from lsap_core.generators.generator import Generator
 from tasks.anchor import open_anchor

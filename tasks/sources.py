@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from lsap_archive.credentials import Secrets
-from lsap_archive.file_systems import open_file_system
+from lsap_archive.stores.credentials import Secrets
+from lsap_archive.stores.file_systems import open_file_system
 from tasks.errors import BadImageError, SourceError
 from tasks.source_arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory, ImageArray
 from tasks.source_folders import FolderOrGlob, OneImage

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsap_archive import Archive, ArchiveNotFoundError, RunInfo, Store, open_archive
-from lsap_archive.documents import decode_document, encode_document
-from lsap_archive.layout import report_key
-from lsap_archive.schema import OK
+from lsap_archive.format.documents import decode_document, encode_document
+from lsap_archive.format.layout import report_key
+from lsap_archive.format.rows import OK
 from lsap_core.alignment.references import reference_rows
 from lsap_core.images import ContentBox
 from lsap_core.presets import Method

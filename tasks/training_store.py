@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import torch
 
 from lsap_archive import ArchiveNotFoundError, Store
-from lsap_archive.documents import decode_document, encode_document, now, sha256_of
+from lsap_archive.format.documents import decode_document, encode_document, now, sha256_of
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch

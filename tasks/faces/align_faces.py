@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from lsap_archive.credentials import credential_in
+from lsap_archive.stores.credentials import credential_in
 from lsap_core.errors import ConfigError
 from tasks.decoding import decode_photo
 from tasks.errors import BadImageError

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Template
 
-from lsap_archive.schema import FAILED, OK
+from lsap_archive.format.rows import FAILED, OK
 from tasks.reports.report_comparisons import compare_in_words, comparison_notes
 from tasks.reports.report_data import ContactCell, ContactRow, MethodInfo, ReportData
 from tasks.reports.report_figures import draw_distribution, draw_scatter, method_color

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lsap_archive.schema import DUPLICATE, FAILED, OK
+from lsap_archive.format.rows import DUPLICATE, FAILED, OK
 from tasks.reports.report_data import ReportData
 from tasks.reports.report_statistics import MethodSummary, image_ids, newest_rows, with_status
 from tasks.reports.report_text import (

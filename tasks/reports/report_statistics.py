@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from lsap_archive.schema import FAILED, OK
+from lsap_archive.format.rows import FAILED, OK
 from tasks.reports.report_data import MethodInfo
 
 CONFIDENCE = 0.95

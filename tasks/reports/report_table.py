@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lsap_archive.schema import OK
+from lsap_archive.format.rows import OK
 from tasks.reports.report_data import ReportData
 from tasks.reports.report_statistics import (
     HIGHER_IS_BETTER,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from lsap_archive.schema import to_parquet
+from lsap_archive.format.rows import to_parquet
 from tasks.reports.paper_claims import Claim
 from tasks.reports.report_text import NOTHING, as_number
 from tasks.reports.traced_numbers import PaperTable

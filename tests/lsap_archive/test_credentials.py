@@ -8,7 +8,7 @@ from typing import Any
 import fsspec.config
 import pytest
 
-from lsap_archive.credentials import Secrets, credential_in, host_of
+from lsap_archive.stores.credentials import Secrets, credential_in, host_of
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+very secret"
 

@@ -22,8 +22,8 @@ from lsap_archive import (
     repair_archive,
     verify_archive,
 )
-from lsap_archive.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.schema import from_parquet, to_parquet
+from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
+from lsap_archive.format.rows import from_parquet, to_parquet
 
 VERSION_2 = Path(__file__).parent / "version_2.zip"
 """Written by version 2: run-1, edit-1 of it with images and evaluation-1 are published, of run-2 one shard of three."""

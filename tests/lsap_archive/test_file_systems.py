@@ -19,7 +19,7 @@ import pytest
 
 from lsap_archive import ArchiveMismatchError, Store, StoreUnavailableError, open_archive, verify_archive
 from lsap_archive.errors import ArchiveNotFoundError
-from lsap_archive.file_systems import open_file_system, read_file
+from lsap_archive.stores.file_systems import open_file_system, read_file
 
 KEY, SECRET = "AKIAOFTHISTEST", "secret-of-this-test"
 CLOSED = "http://127.0.0.1:9"
@@ -129,7 +129,7 @@ def test_endpoint_region_and_credentials_come_from_the_environment(
 
 SHOW_CLIENT = """
 import json
-from lsap_archive.file_systems import open_file_system
+from lsap_archive.stores.file_systems import open_file_system
 fs, _ = open_file_system("s3://bucket/x")
 fs.connect()
 config = fs.s3.meta.config

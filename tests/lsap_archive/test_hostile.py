@@ -16,7 +16,7 @@ from lsap_archive import (
     repair_archive,
     verify_archive,
 )
-from lsap_archive.documents import decode_document, encode_document
+from lsap_archive.format.documents import decode_document, encode_document
 
 OUTSIDE = ["../../secret.txt", "/etc/passwd", "rows/../../../secret.txt", "a\x00b", "rows//x", "./x", "C:\\x", "", None]
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from lsap_archive import EvaluationPlan, PlannedRow, open_archive, verify_archive
-from lsap_archive.layout import SEQUENCE_PREFIX
-from lsap_archive.sequence import next_sequence
+from lsap_archive.format.layout import SEQUENCE_PREFIX
+from lsap_archive.format.sequence import next_sequence
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
@@ -21,8 +21,8 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     def now() -> str:
         return (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="microseconds")
 
-    for module in ("run_writer", "evaluations", "writer"):
-        monkeypatch.setattr(f"lsap_archive.{module}.now", now)
+    for module in ("run_writer", "evaluation_writer", "archive_writer"):
+        monkeypatch.setattr(f"lsap_archive.writing.{module}.now", now)
 
 
 @pytest.mark.parametrize("hours", [(1, -1), (-1, 1), (0, 0)])

@@ -170,7 +170,7 @@ def test_runs_without_noise_or_trace_say_so(memory_place: Any, work: Any) -> Non
 
 
 def test_nearest_is_exact(quick_place: Any, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.reader._BLOCK_VALUES", 6)  # one code at a time
+    monkeypatch.setattr("lsap_archive.reading.archive._BLOCK_VALUES", 6)  # one code at a time
     run = quick_place.writer().start_run(work.plan())
     work.write_all(run)
     run.publish({})
@@ -276,7 +276,7 @@ def test_damaged_documents_are_found(memory_place: Any, published: Callable[[Any
 
 
 def test_a_newer_format_is_refused(memory_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.writer.FORMAT_VERSION", 4)
+    monkeypatch.setattr("lsap_archive.writing.archive_writer.FORMAT_VERSION", 4)
     with pytest.raises(ArchiveMismatchError, match="is of format version 4, this package reads 1, 2, 3"):
         memory_place.writer()
     with pytest.raises(ArchiveMismatchError, match="is of format version 4"):

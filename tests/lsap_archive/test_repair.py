@@ -27,9 +27,9 @@ from lsap_archive import (
     repair_archive,
     verify_archive,
 )
-from lsap_archive.documents import encode_document
-from lsap_archive.evaluations import unretired
-from lsap_archive.layout import manifest_key, retired_key
+from lsap_archive.format.documents import encode_document
+from lsap_archive.format.layout import manifest_key, retired_key
+from lsap_archive.writing.evaluation_writer import unretired
 
 
 def npz(value: float) -> bytes:

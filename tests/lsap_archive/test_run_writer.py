@@ -27,7 +27,7 @@ from lsap_archive import (
     open_archive,
     verify_archive,
 )
-from lsap_archive.zarr_shards import array_layouts, group_metadata
+from lsap_archive.format.arrays import array_layouts, group_metadata
 
 
 def contents(place: Any) -> dict[str, bytes]:
@@ -294,7 +294,7 @@ def test_a_store_that_ignores_conditions_is_refused(local_place: Any, monkeypatc
             file.write(data)
         return True
 
-    monkeypatch.setattr("lsap_archive.store.create_local", overwrite)
+    monkeypatch.setattr("lsap_archive.stores.store.create_local", overwrite)
     with pytest.raises(StoreUnavailableError, match="create-only"):
         local_place.writer()
 

@@ -36,7 +36,7 @@ from lsap_archive import (
     Store,
     open_archive,
 )
-from lsap_archive.manifest import Manifest
+from lsap_archive.format.manifest import Manifest
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
 from tasks.encoders import load_encoder
@@ -174,7 +174,7 @@ def sha256(data: bytes) -> str:
 
 def document(values: dict[str, Any]) -> bytes:
     """A document as `lsap_archive` writes them: whoever may write can make the digest right."""
-    from lsap_archive.documents import encode_document
+    from lsap_archive.format.documents import encode_document
 
     return encode_document(values, "a forgery")
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from lsap_archive import ArchiveWriter, Geometry, RunPlan, RunWriter
-from lsap_archive.layout import plan_key
-from lsap_archive.planned import NUM_UNSETTLED, num_unsettled, planned_images
-from lsap_archive.retirement import retire
+from lsap_archive.format.layout import plan_key
+from lsap_archive.reading.retirement import retire
+from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled, planned_images
 from lsap_core.presets import method
 from tasks.errors import BadImageError
 from tasks.known_images import KnownImages

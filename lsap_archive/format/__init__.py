@@ -1,0 +1,1 @@
+"""What is written: names, tables, arrays, plans and manifests."""

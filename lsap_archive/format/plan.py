@@ -1,0 +1,165 @@
+"""What a run works on: its images, its method, the size of its shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from lsap_archive.errors import ArchiveMismatchError
+from lsap_archive.format.documents import as_json, sha256_of
+from lsap_archive.format.layout import INNER_CHUNK_ROWS, checked_name
+from lsap_archive.format.rows import IMAGES_SCHEMA
+from lsap_archive.format.subject import Subject
+
+DIGESTED_COLUMNS = ("row", "image_id", "uri", "digest")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One image of a run.
+
+    Attributes:
+        row: its row in the run's arrays, counted from 0.
+        image_id: its name, the same in every run.
+        uri: where it lies.
+        digest: digest of its content.
+        version: what the listing of its storage told that changes whenever the content does, or None.
+    """
+
+    row: int
+    image_id: str
+    uri: str
+    digest: str
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One method over a list of images.
+
+    Attributes:
+        run_id: name of the run, unique in the archive.
+        method: published name of the method, e.g. "lsap_o".
+        method_digest: digest of everything that decides the result (method, configuration, weights).
+        config: the configuration, JSON values.
+        provenance: versions, digests, seeds (`Provenance.to_dict()`), JSON values.
+        rows: the images, `row` counting from 0; ids are unique.
+        shard_rows: rows of a shard, below 16 or a multiple of 16. 512 measured best at K = 18, D = 512.
+        trace_steps: optimization steps at which the trace is kept; empty for no trace.
+        trace_terms: names of the kept objective terms; empty for no trace.
+        subject: of an edit run, the run whose codes it edits, which has the same rows; None for an inversion.
+        shards: of an edit run that makes up for retired shards of another, exactly those; None for all.
+
+    Raises:
+        ArchiveMismatchError: any of this does not hold.
+    """
+
+    run_id: str
+    method: str
+    method_digest: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    rows: tuple[PlannedRow, ...]
+    shard_rows: int = 512
+    trace_steps: tuple[int, ...] = field(default=())
+    trace_terms: tuple[str, ...] = field(default=())
+    subject: Subject | None = None
+    shards: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        checked_name(self.run_id, "run id")
+        object.__setattr__(self, "rows", tuple(self.rows))
+        object.__setattr__(self, "trace_steps", tuple(int(step) for step in self.trace_steps))
+        object.__setattr__(self, "trace_terms", tuple(self.trace_terms))
+        if not self.rows:
+            raise ArchiveMismatchError(f"the plan of run {self.run_id} has no images: there is nothing to run")
+        for index, planned in enumerate(self.rows):
+            if planned.row != index:
+                raise ArchiveMismatchError(
+                    f"image {planned.image_id} has row {planned.row} at place {index} of run {self.run_id}: "
+                    "number the rows 0, 1, 2, ..."
+                )
+        twice = [image_id for image_id, times in Counter(p.image_id for p in self.rows).items() if times > 1]
+        if twice:
+            raise ArchiveMismatchError(f"image {twice[0]} is planned twice in run {self.run_id}: plan it once")
+        inner = min(INNER_CHUNK_ROWS, self.shard_rows)
+        if self.shard_rows < 1 or self.shard_rows % inner:
+            raise ArchiveMismatchError(
+                f"shard_rows is {self.shard_rows}: 1 to {INNER_CHUNK_ROWS}, or a multiple of {INNER_CHUNK_ROWS}"
+            )
+        if bool(self.trace_steps) != bool(self.trace_terms):
+            raise ArchiveMismatchError(
+                f"run {self.run_id} has {len(self.trace_steps)} trace steps and {len(self.trace_terms)} "
+                "terms: "
+                "give both or neither"
+            )
+        if self.subject is not None and self.trace_steps:
+            raise ArchiveMismatchError(f"run {self.run_id} edits {self.subject.run_id}: an edit has no trace")
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        if self.shards is None:
+            return
+        if self.subject is None or not self.shards or not set(self.shards) <= set(range(self.num_shards)):
+            raise ArchiveMismatchError(
+                f"run {self.run_id} has the shards {self.shards}: an edit may have some of its {self.num_shards} "
+                "shards, an inversion has all"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """N, how many images there are."""
+        return len(self.rows)
+
+    @property
+    def num_shards(self) -> int:
+        """ceil(N / shard_rows)."""
+        return -(-self.num_rows // self.shard_rows)
+
+    def table(self) -> pa.Table:
+        """The images in IMAGES_SCHEMA."""
+        return planned_table(self.rows)
+
+    def document(self) -> dict[str, Any]:
+        """plan.json without what start_run adds, as JSON gives it back."""
+        values = {
+            "run_id": self.run_id,
+            "method": self.method,
+            "method_digest": self.method_digest,
+            "config": self.config,
+            "provenance": self.provenance,
+            "num_rows": self.num_rows,
+            "shard_rows": self.shard_rows,
+            "num_shards": self.num_shards,
+            "trace_steps": self.trace_steps,
+            "trace_terms": self.trace_terms,
+            "images_digest": images_digest(self.table()),
+        }
+        if self.subject is not None:  # inversions are planned as they always were
+            values["subject"] = self.subject.to_dict()
+        if self.shards is not None:
+            values["shards"] = self.shards
+        document: dict[str, Any] = as_json(values, f"the plan of run {self.run_id}")
+        return document
+
+
+def planned_table(rows: Sequence[PlannedRow]) -> pa.Table:
+    """Planned rows as a pyarrow table in IMAGES_SCHEMA."""
+    columns = {name: [getattr(planned, name) for planned in rows] for name in IMAGES_SCHEMA.names}
+    return pa.table(columns, schema=IMAGES_SCHEMA)
+
+
+def images_digest(table: pa.Table) -> str:
+    """Digest of the planned images, whatever wrote the file they lie in; versions are no part of what is worked on."""
+    lines = zip(*(table.column(name).to_pylist() for name in DIGESTED_COLUMNS), strict=True)
+    return sha256_of("\n".join(repr(line) for line in lines).encode())
+
+
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Name of the first field that differs; provenance may differ, as whoever resumes a run is elsewhere."""
+    names = [name for name in wanted if name != "provenance"]
+    return next((name for name in names if found.get(name) != wanted[name]), None)

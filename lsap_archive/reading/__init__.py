@@ -1,0 +1,1 @@
+"""What readers see: an archive, its runs, rows by id, SQL and nearest codes."""

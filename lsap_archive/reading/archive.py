@@ -1,0 +1,591 @@
+"""Reading an archive: rows, SQL, codes by image id, nearest codes. Needs no torch and no cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import zarr
+from numpy.typing import NDArray
+
+from lsap_archive.errors import (
+    HOW_TO_REPAIR,
+    ArchiveKeyError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    QueryError,
+)
+from lsap_archive.format.arrays import Floats
+from lsap_archive.format.documents import decode_document
+from lsap_archive.format.evaluations import EvaluationInfo
+from lsap_archive.format.layout import (
+    ARCHIVE_KEY,
+    RUNS_PREFIX,
+    TRACE,
+    W_PLUS,
+    Geometry,
+    chunk_name,
+    image_name,
+    noise_name,
+    rows_name,
+    run_prefix,
+)
+from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
+from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
+from lsap_archive.format.subject import Subject
+from lsap_archive.reading.evaluations import newest_measurements, read_evaluations, read_measurements
+from lsap_archive.reading.published import read_checked, read_header, read_manifest, read_row_files
+from lsap_archive.reading.published_arrays import PublishedObjects, open_published, read_rows
+from lsap_archive.reading.retirement import hidden_shards, is_retired
+from lsap_archive.reading.row_table import RowPlace, RowTable
+from lsap_archive.stores.concurrency import in_threads
+from lsap_archive.stores.store import Store
+
+_SHARDS_TOGETHER = 64  # files of rows that are read at once
+_BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A published run.
+
+    Attributes:
+        run_id: its name.
+        method: published name of the method.
+        method_digest: digest of everything that decides its results.
+        created: UTC time of publication by the clock of whoever published it, ISO 8601.
+        order: sorts runs, the newest last.
+        num_rows: images in it.
+        rows_by_status: number of rows of each status, those of retired shards included.
+        config: the configuration.
+        provenance: versions, digests, seeds.
+        summary: what the flow had to say.
+        subject: of an edit run, what it edits; None for an inversion.
+    """
+
+    run_id: str
+    method: str
+    method_digest: str
+    created: str
+    order: tuple[int, str, str]
+    num_rows: int
+    rows_by_status: dict[str, int]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    summary: dict[str, Any]
+    subject: Subject | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Objective terms along the optimization.
+
+    Attributes:
+        values: [N, steps, terms], float32; NaN where a step was not reached.
+        steps: the steps, counted from 0.
+        terms: names of the terms.
+    """
+
+    values: Floats
+    steps: tuple[int, ...]
+    terms: tuple[str, ...]
+
+
+def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> Archive:
+    """The archive at `url`, as it is published now; runs published later need another call.
+
+    Args:
+        url: a local path, or file://, memory:// or s3://bucket/prefix.
+        storage_options: for s3, what s3fs takes.
+
+    Raises:
+        ArchiveNotFoundError: no archive is there.
+        ArchiveMismatchError: it is of another version of the format.
+        CorruptArchiveError: archive.json or a manifest is damaged.
+        StoreUnavailableError: the store does not answer or refuses.
+
+    Example:
+        >>> import numpy as np, pyarrow as pa
+        >>> from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan
+        >>> writer = ArchiveWriter.open("memory://doctest", generator_digest="9f", generator_name="tiny",
+        ...                             geometry=Geometry(num_ws=2, w_dim=3, noise_sides=()))
+        >>> images = (PlannedRow(0, "anna", "/anna.png", "d0"), PlannedRow(1, "bert", "/bert.png", "d1"))
+        >>> run = writer.start_run(RunPlan("first", "lsap_e", "4a", {}, {}, images, shard_rows=2))
+        >>> rows = pa.table({"status": ["ok", "ok"], "lpips": [0.25, 0.5]})
+        >>> codes = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+        >>> run.write_shard(0, {"w_plus": codes}, rows, attempt="1"), run.publish({})
+        (True, True)
+        >>> archive = open_archive("memory://doctest")
+        >>> archive.codes(["bert"], "lsap_e")[0]
+        array([[ 6.,  7.,  8.],
+               [ 9., 10., 11.]], dtype=float32)
+        >>> archive.sql("SELECT image_id FROM rows WHERE lpips < $bound", bound=0.4).to_pylist()
+        [{'image_id': 'anna'}]
+    """
+    store = Store.from_url(url, storage_options)
+    generator, geometry = read_header(store)
+
+    def manifest_or_none(run_id: str) -> Manifest | None:
+        if is_retired(store, run_id):
+            return None
+        try:
+            return read_manifest(store, run_id)
+        except ArchiveNotFoundError:
+            return None
+
+    found = in_threads(manifest_or_none, store.folders(RUNS_PREFIX))
+    manifests = [one for one in found if one]
+    order = {one.run_id: one.order for one in manifests}
+
+    def age(one: Manifest) -> tuple[Any, ...]:  # an edit is as old as its subject: of an image the newest counts
+        of_subject = one.order if one.subject is None else order.get(one.subject.run_id, one.order)
+        return of_subject, one.order
+
+    return Archive(store, generator, geometry, sorted(manifests, key=age))
+
+
+class Archive:
+    """Published results, read-only. Build it with `open_archive`.
+
+    A method is named by its name ("lsap_e": all its runs) or by its digest (only runs of that configuration).
+    Where several runs of it hold an image, because its content changed or it was run again, the run published
+    last counts; `rows` and `sql` show them all. A duplicate has the code of the image it duplicates. An edit is
+    named after its method ("lsap_e/slant"); its noise is that of the inversion.
+
+    Attributes:
+        url: where it is.
+        generator: {"digest": ..., "name": ...}.
+        geometry: sizes of the generator's inputs.
+    """
+
+    def __init__(
+        self, store: Store, generator: dict[str, str], geometry: Geometry, manifests: Sequence[Manifest]
+    ) -> None:
+        self.url = store.url
+        self.generator = generator
+        self.geometry = geometry
+        self._store = store
+        self._manifests = list(manifests)  # oldest first
+        self._objects = [PublishedObjects(store, run_prefix(one.run_id), one.files) for one in self._manifests]
+        self._arrays: dict[tuple[int, str], zarr.Array[Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"Archive({self.url!r}, {len(self._manifests)} runs)"
+
+    @property
+    def runs(self) -> list[RunInfo]:
+        """Published runs, the oldest first."""
+        names = RunInfo.__dataclass_fields__
+        return [RunInfo(**{name: getattr(manifest, name) for name in names}) for manifest in self._manifests]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods with a published inversion, sorted."""
+        return sorted({manifest.method for manifest in self._manifests if manifest.subject is None})
+
+    @property
+    def edits(self) -> list[str]:
+        """Names of the methods with a published edit, such as "lsap_e/slant", sorted."""
+        return sorted({manifest.method for manifest in self._manifests if manifest.subject is not None})
+
+    @cached_property
+    def evaluations(self) -> list[EvaluationInfo]:
+        """Evaluations that are published when this is first asked for, the oldest first."""
+        return read_evaluations(self._store)
+
+    def measurements(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        method: str | None = None,
+        evaluations: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """What evaluations have measured; of what was measured of a run again, the newest.
+
+        Args:
+            columns: names from MEASUREMENT_SCHEMA; None for all.
+            method: only of this method or edit, by name.
+            evaluations: ids; all that these have measured, also if it was measured again since.
+
+        Raises:
+            ArchiveKeyError: an unknown column or evaluation.
+            CorruptArchiveError: a file is missing or altered.
+        """
+        unknown = [name for name in columns or () if name not in MEASUREMENT_SCHEMA.names]
+        if unknown:
+            known = ", ".join(MEASUREMENT_SCHEMA.names)
+            raise ArchiveKeyError(f"no column {', '.join(unknown)}: the measurements have {known}")
+        table = self._measurements if evaluations is None else self._measured_by(evaluations)
+        if method is not None:
+            table = table.filter(pc.equal(table.column("method"), method))
+        return table if columns is None else table.select(list(columns))
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows that readers see, the oldest run first.
+
+        They are in memory then, about 300 bytes each; `sql` and reading by id need bounded memory however many there
+        are.
+
+        Args:
+            columns: names from ROW_SCHEMA; None for all.
+
+        Raises:
+            ArchiveKeyError: an unknown column.
+            CorruptArchiveError: a file is missing or altered.
+        """
+        unknown = [name for name in columns or () if name not in ROW_SCHEMA.names]
+        if unknown:
+            raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
+        return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns))
+
+    def sql(self, query: str, **params: Any) -> pa.Table:
+        """Answer of DuckDB to a query over the tables `rows`, all published rows, and `measurements`.
+
+        Both have run_id and row to be joined by. Measurements are as in `measurements()`; `all_measurements` has also
+        what was measured again since, told apart by evaluation_id. They are read only for a query that names them.
+
+        Args:
+            query: SQL; parameters are written $name.
+            params: value of each parameter.
+
+        Raises:
+            QueryError: DuckDB refuses the query; the message is DuckDB's.
+            CorruptArchiveError: a file is missing or altered.
+        """
+        with self._rows.database.cursor() as connection:
+            if "measurements" in query.lower():
+                connection.register("measurements", self._measurements)
+                connection.register("all_measurements", pa.concat_tables(self._measurement_tables))
+            connection.begin()
+            try:
+                answer = connection.sql(query, params=params) if params else connection.sql(query)
+                return pa.table({}) if answer is None else answer.to_arrow_table()
+            except duckdb.Error as error:
+                raise QueryError(f"{self.url}: the query was refused: {error}") from error
+            finally:
+                with contextlib.suppress(duckdb.Error):  # the query may have ended the transaction itself
+                    connection.rollback()
+
+    def codes(self, image_ids: Sequence[str], method: str) -> Floats:
+        """W+ codes of images.
+
+        Args:
+            image_ids: N ids, in any order, also repeated.
+            method: name or digest of the method.
+
+        Returns:
+            [N, K, D], float32, in the order of the ids.
+
+        Raises:
+            ArchiveKeyError: an unknown method or image, or an image that failed; the message says why it did.
+            CorruptArchiveError: an object is missing or damaged.
+        """
+        places = self._places(image_ids, method)
+        return self._gather(places, W_PLUS, (self.geometry.num_ws, self.geometry.w_dim))
+
+    def noise(self, image_ids: Sequence[str], method: str) -> list[Floats]:
+        """Noise maps of images; those of an edit are the inversion's.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of the method.
+
+        Returns:
+            One array [N, r, r] for each side r of `geometry.noise_sides`, float32.
+
+        Raises:
+            ArchiveKeyError: as in `codes`, or the run kept no noise maps.
+            CorruptArchiveError: an object is missing or damaged.
+        """
+        places = [self._inverted(*place) for place in self._places(image_ids, method)]
+        sides = self.geometry.noise_sides
+        return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
+
+    def images(self, image_ids: Sequence[str], method: str) -> list[bytes]:
+        """Kept images of an edit, as PNG files.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of the edited method, such as "lsap_e/slant".
+
+        Raises:
+            ArchiveKeyError: as in `codes`, or the run kept no images.
+            CorruptArchiveError: an object is missing or altered.
+        """
+        places = self._places(image_ids, method)
+        return in_threads(lambda place: self._image(*place), places)
+
+    def trace(self, image_ids: Sequence[str], method: str) -> Trace:
+        """Objective terms of images along the optimization.
+
+        Args:
+            image_ids: N ids, at least one.
+            method: name or digest of the method.
+
+        Raises:
+            ArchiveKeyError: as in `codes`, or no ids, or the run kept no trace.
+            ArchiveMismatchError: the images come from runs with different steps or terms.
+            CorruptArchiveError: an object is missing or damaged.
+        """
+        places = self._places(image_ids, method)
+        kinds = {(self._manifests[run].trace_steps, self._manifests[run].trace_terms) for run, _ in places}
+        if len(kinds) > 1:
+            raise ArchiveMismatchError(
+                f"{self.url}: the images come from {len(kinds)} runs with different traces: ask by method digest"
+            )
+        if not kinds:
+            raise ArchiveKeyError(f"{self.url}: no image ids were given: a trace needs at least one")
+        steps, terms = kinds.pop()
+        return Trace(self._gather(places, TRACE, (len(steps), len(terms))), steps, terms)
+
+    def nearest(self, code: NDArray[Any], k: int, method: str) -> pa.Table:
+        """The images whose codes are nearest, by exact comparison with every code, shard by shard.
+
+        The distance is the Euclidean one in W+, over all K x D values, in float64. Duplicates are left out:
+        their code is that of another image.
+
+        Args:
+            code: [K, D], or [D] in W, which stands for K equal rows.
+            k: how many, at least 1.
+            method: name or digest of the method.
+
+        Returns:
+            A pyarrow table of min(k, images) rows: image_id, distance (float64), uri, run_id, row; nearest
+            first, equal distances in the order of the ids.
+
+        Raises:
+            ArchiveKeyError: an unknown method.
+            ArchiveMismatchError: another shape, a value that is not finite, or k below 1.
+            CorruptArchiveError: an object is missing or damaged.
+        """
+        wanted = (self.geometry.num_ws, self.geometry.w_dim)
+        target = np.asarray(code, dtype=np.float64)
+        if target.shape not in (wanted, wanted[1:]) or not np.isfinite(target).all():
+            raise ArchiveMismatchError(f"the code is {target.shape}: finite {wanted} or {wanted[1:]} is wanted")
+        if k < 1:
+            raise ArchiveMismatchError(f"k is {k}: at least 1 is wanted")
+        kept = np.empty((0, 2))  # distance and place of what may be among the nearest
+        for places, values in self._ok_codes(method):
+            difference = values - target
+            distances = np.sqrt(np.einsum("nkd,nkd->n", difference, difference))
+            kept = np.concatenate([kept, np.stack([distances, places], axis=1)])
+            if len(kept) > k:
+                kept = kept[kept[:, 0] <= np.partition(kept[:, 0], k - 1)[k - 1]]
+        places = kept[:, 1].astype(np.int64)
+        found = self._rows.at(places.tolist(), ["image_id", "uri", "run_id", "row"])
+        distance_at = dict(zip(places.tolist(), kept[:, 0].tolist(), strict=True))
+        distances = pa.array([distance_at[place] for place in found.column("place").to_pylist()], pa.float64())
+        table = found.drop_columns("place").add_column(1, "distance", distances)
+        return table.sort_by([("distance", "ascending"), ("image_id", "ascending")]).slice(0, k)
+
+    def array(self, run_id: str, name: str) -> zarr.Array[Any]:
+        """An array of a published run, lazily: "w_plus", "noise_00", ..., "trace".
+
+        Raises:
+            ArchiveKeyError: no such published run or array.
+        """
+        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
+        if run is None:
+            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
+        return self._array(run, name)
+
+    def describe(self) -> dict[str, Any]:
+        """What the archive holds, as JSON values: generator, geometry, rows by method and status, bytes."""
+        methods: dict[str, dict[str, Any]] = {}
+        edits: dict[str, dict[str, Any]] = {}
+        for manifest in self._manifests:
+            of_kind = methods if manifest.subject is None else edits
+            about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
+            about["runs"] += 1
+            for status in STATUSES:
+                about[status] += manifest.rows_by_status[status]
+        return {
+            "url": self.url,
+            "format_version": decode_document(self._store.get(ARCHIVE_KEY), ARCHIVE_KEY)["format_version"],
+            "generator": dict(self.generator),
+            "geometry": self.geometry.to_dict(),
+            "num_runs": len(self._manifests),
+            "num_rows": sum(manifest.num_rows for manifest in self._manifests),
+            "num_bytes": sum(file.size for manifest in self._manifests for file in manifest.files),
+            "methods": {name: methods[name] for name in sorted(methods)},
+            "edits": {name: edits[name] for name in sorted(edits)},
+            "num_evaluations": len(self.evaluations),
+        }
+
+    @cached_property
+    def _rows(self) -> RowTable:
+        return RowTable(self._row_tables())
+
+    def _row_tables(self) -> Iterator[tuple[int, pa.Table]]:
+        for run, manifest in enumerate(self._manifests):
+            shards = [shard for shard in manifest.own_shards if shard not in self._hidden[manifest.run_id]]
+            files = {file.name: file for file in manifest.files if file.name.startswith("rows/")}
+            for start in range(0, len(shards), _SHARDS_TOGETHER):
+                names = [rows_name(shard) for shard in shards[start : start + _SHARDS_TOGETHER]]
+                chosen = [files[name] for name in names if name in files]
+                for table in read_row_files(self._store, manifest.run_id, chosen):
+                    yield run, table
+
+    @cached_property
+    def _measurements(self) -> pa.Table:
+        return newest_measurements(self.evaluations, self._measurement_tables[1:]).combine_chunks()
+
+    @cached_property
+    def _measurement_tables(self) -> list[pa.Table]:
+        """An empty one, and that of each evaluation."""
+        return [MEASUREMENT_SCHEMA.empty_table(), *(self._measured_in(one) for one in self.evaluations)]
+
+    def _measured_in(self, info: EvaluationInfo) -> pa.Table:
+        """Measurements of an evaluation, without those of retired shards of the run that it measured."""
+        table = read_measurements(self._store, info)
+        if info.run_id is None:
+            return table
+        manifest = next((one for one in self._manifests if one.run_id == info.run_id), None)
+        if manifest is None:
+            return table.slice(0, 0)
+        shards = pc.divide(table.column("row"), manifest.shard_rows)
+        hidden = pa.array(sorted(self._hidden[info.run_id]), pa.int64())
+        return table.filter(pc.invert(pc.is_in(shards, hidden)))
+
+    def _measured_by(self, evaluation_ids: Sequence[str]) -> pa.Table:
+        known = {info.evaluation_id: info for info in self.evaluations}
+        for evaluation_id in evaluation_ids:
+            if evaluation_id not in known:
+                raise ArchiveKeyError(f"{self.url} has no published evaluation {evaluation_id}: see evaluations")
+        wanted = [self._measured_in(known[one]) for one in dict.fromkeys(evaluation_ids)]
+        return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *wanted])
+
+    @cached_property
+    def _hidden(self) -> dict[str, frozenset[int]]:
+        """Retired shards by run."""
+        return hidden_shards(self._store, self._manifests)
+
+    def _runs_of(self, method: str) -> list[int]:
+        runs = [i for i, one in enumerate(self._manifests) if method in (one.method, one.method_digest)]
+        if not runs:
+            known = ", ".join([*self.methods, *self.edits]) or "none"
+            raise ArchiveKeyError(f"{self.url} has no published run of method {method}: it has {known}")
+        return runs
+
+    def _places(self, image_ids: Sequence[str], method: str) -> list[tuple[int, int]]:
+        """Number of the run, and row in its arrays, where each image's code stands."""
+        runs = self._runs_of(method)
+        found = self._rows.of_images(image_ids, runs)
+        for image_id in image_ids:
+            if image_id not in found:
+                raise ArchiveKeyError(f"{self.url} has no image {image_id} of method {method}: see rows() for the ids")
+        places = {image_id: rows[-1] for image_id, rows in found.items()}
+        seen = {image_id: {image_id} for image_id in places}
+        while duplicates := {name: one for name, one in places.items() if one.status == DUPLICATE}:
+            originals = self._rows.of_images([str(one.duplicate_of) for one in duplicates.values()], runs)
+            for image_id, one in duplicates.items():
+                original = self._original(one, originals.get(str(one.duplicate_of), []), method)
+                if original.image_id in seen[image_id]:
+                    raise CorruptArchiveError(f"{self.url}: image {image_id} is a duplicate of itself: run it again")
+                seen[image_id].add(original.image_id)
+                places[image_id] = original
+        for image_id in image_ids:
+            self._check_ok(image_id, places[image_id], method)
+        return [(places[image_id].run, places[image_id].row) for image_id in image_ids]
+
+    def _original(self, one: RowPlace, candidates: list[RowPlace], method: str) -> RowPlace:
+        """The row that a duplicate's row stands for.
+
+        In the same run if it is there, else the newest of the same content, else the newest.
+        """
+        if not candidates:
+            raise ArchiveKeyError(
+                f"image {one.image_id} is a duplicate of {one.duplicate_of}, of which {self.url} has "
+                f"no row of method {method}: run that image"
+            )
+        in_run = [row for row in candidates if row.run == one.run]
+        same_content = [row for row in candidates if row.digest == one.digest]
+        return (in_run or same_content or candidates)[-1]
+
+    def _check_ok(self, image_id: str, row: RowPlace, method: str) -> None:
+        if row.status == OK:
+            return
+        also = "" if row.image_id == image_id else f" (it has the content of {row.image_id})"
+        sentence = f": {row.message}" if row.message else ""
+        raise ArchiveKeyError(
+            f"image {image_id}{also} has no code of method {method}: it {row.status} in run "
+            f"{row.run_id}, reason {row.reason}{sentence}"
+        )
+
+    def _inverted(self, run: int, row: int) -> tuple[int, int]:
+        """The place of the inversion: of an edit that of its subject, whose rows are its own."""
+        subject = self._manifests[run].subject
+        if subject is None:
+            return run, row
+        found = next((i for i, one in enumerate(self._manifests) if one.run_id == subject.run_id), None)
+        if found is None:
+            raise CorruptArchiveError(
+                f"{self.url}: run {self._manifests[run].run_id} edits run {subject.run_id}, which is gone: "
+                f"{HOW_TO_REPAIR}"
+            )
+        return found, row
+
+    def _image(self, run: int, row: int) -> bytes:
+        run_id, name = self._manifests[run].run_id, image_name(row)
+        if name not in self._objects[run].files:
+            raise ArchiveKeyError(f"run {run_id} kept no image of row {row}: make it from codes and noise")
+        return read_checked(self._store, f"{run_prefix(run_id)}/{name}", self._objects[run].files[name])
+
+    def _ok_codes(self, method: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Places and codes of every image's newest ok row, block by block."""
+        runs = self._runs_of(method)
+        places, run_of, rows = self._rows.newest_ok(runs)
+        block = max(_BLOCK_VALUES // (self.geometry.num_ws * self.geometry.w_dim), 1)
+        for run in runs:
+            of_run = run_of == run
+            for shard, chosen in self._by_shard(run, rows[of_run]):
+                for start in range(0, len(chosen), block):
+                    part = chosen[start : start + block]
+                    values = self._read(run, W_PLUS, shard, rows[of_run][part])
+                    yield places[of_run][part], values.astype(np.float64)
+
+    def _gather(self, places: list[tuple[int, int]], name: str, shape: tuple[int, ...]) -> Floats:
+        """Values of an array at (run, row) places, [N, *shape], each shard opened once."""
+        values = np.empty((len(places), *shape), dtype=np.float32)
+        runs = np.array([run for run, _ in places], dtype=np.int64)
+        rows = np.array([row for _, row in places], dtype=np.int64)
+        for run in np.unique(runs).tolist():
+            of_run = np.flatnonzero(runs == run)
+            for shard, part in self._by_shard(run, rows[of_run]):
+                values[of_run[part]] = self._read(run, name, shard, rows[of_run[part]])
+        return values
+
+    def _by_shard(self, run: int, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Shards, and the places in `rows` that lie in each, in their order."""
+        shards = rows // self._manifests[run].shard_rows
+        order = np.argsort(shards, kind="stable")
+        numbers, starts = np.unique(shards[order], return_index=True)
+        parts = np.split(order, starts[1:]) if len(rows) else []
+        yield from zip(numbers.tolist(), parts, strict=True)
+
+    def _read(self, run: int, name: str, shard: int, rows: NDArray[np.int64]) -> Floats:
+        array = self._array(run, name)
+        run_id = self._manifests[run].run_id
+        chunk = chunk_name(name, shard, array.ndim)
+        if chunk not in self._objects[run].files:
+            raise ArchiveKeyError(f"run {run_id} kept no {name} for shard {shard}: ask for a run that did")
+        return read_rows(array, rows, self._store.join(f"{run_prefix(run_id)}/{chunk}"))
+
+    def _array(self, run: int, name: str) -> zarr.Array[Any]:
+        if (run, name) not in self._arrays:
+            if f"{name}/zarr.json" not in self._objects[run].files:
+                raise ArchiveKeyError(f"run {self._manifests[run].run_id} has no array {name}")
+            self._arrays[run, name] = open_published(self._objects[run], name)
+        return self._arrays[run, name]
+
+    def _names_of_runs(self) -> str:
+        return ", ".join(manifest.run_id for manifest in self._manifests) or "none"

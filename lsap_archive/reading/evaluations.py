@@ -1,0 +1,93 @@
+"""Published evaluations: their manifests, and the measurements that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive.errors import (
+    HOW_TO_REPAIR,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+)
+from lsap_archive.format.evaluations import EvaluationInfo
+from lsap_archive.format.layout import (
+    EVALUATIONS_PREFIX,
+    evaluation_manifest_key,
+    evaluation_prefix,
+    evaluation_retired_key,
+)
+from lsap_archive.format.manifest import StoredObject
+from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
+from lsap_archive.reading.published import read_checked_table
+from lsap_archive.stores.concurrency import in_threads
+from lsap_archive.stores.store import Store
+
+
+def read_evaluation(store: Store, evaluation_id: str) -> EvaluationInfo:
+    """A published evaluation, also a retired one.
+
+    Raises:
+        ArchiveNotFoundError: it is not published.
+        CorruptArchiveError: its manifest is damaged, or that of another evaluation.
+    """
+    key = evaluation_manifest_key(evaluation_id)
+    info = EvaluationInfo.decode(store.get(key), store.join(key))
+    if info.evaluation_id != evaluation_id:
+        raise CorruptArchiveError(f"{store.join(key)} is the manifest of {info.evaluation_id}: {HOW_TO_REPAIR}")
+    return info
+
+
+def read_evaluations(store: Store) -> list[EvaluationInfo]:
+    """Every evaluation that is published and not retired, the oldest first."""
+
+    def info_or_none(evaluation_id: str) -> EvaluationInfo | None:
+        if store.exists(evaluation_retired_key(evaluation_id)):
+            return None
+        try:
+            return read_evaluation(store, evaluation_id)
+        except ArchiveNotFoundError:
+            return None
+
+    found = in_threads(info_or_none, store.folders(EVALUATIONS_PREFIX))
+    return sorted((one for one in found if one), key=lambda one: one.order)
+
+
+def read_measurements(store: Store, info: EvaluationInfo) -> pa.Table:
+    """The measurements of a published evaluation, in the order of its shards, every file checked.
+
+    Raises:
+        CorruptArchiveError: a file is missing or altered.
+    """
+
+    def read(stored: StoredObject) -> pa.Table:
+        key = f"{evaluation_prefix(info.evaluation_id)}/{stored.name}"
+        return read_checked_table(store, key, stored, MEASUREMENT_SCHEMA)
+
+    files = [file for file in info.files if file.name.startswith("shards/")]
+    files.sort(key=lambda one: (len(one.name), one.name))
+    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *in_threads(read, files)])
+
+
+def newest_measurements(evaluations: Sequence[EvaluationInfo], tables: Iterable[pa.Table]) -> pa.Table:
+    """All measurements, the oldest evaluation first; what was measured of a subject again counts once, the newest.
+
+    Args:
+        evaluations: the oldest first.
+        tables: the measurements of each.
+    """
+    taken: set[tuple[str, str, str | None]] = set()
+    kept = []
+    for info, table in zip(reversed(evaluations), reversed(list(tables)), strict=True):
+        subject = repr(sorted(info.subject.items())) + info.method
+        names = set(zip(*(table.column(name).to_pylist() for name in ("measure", "by")), strict=True))
+        for measure, by in names:
+            if (subject, measure, by) in taken:
+                same_by = pc.is_null(table.column("by")) if by is None else pc.equal(table.column("by"), by)
+                again = pc.and_(pc.equal(table.column("measure"), measure), pc.fill_null(same_by, False))
+                table = table.filter(pc.invert(again))
+        taken |= {(subject, measure, by) for measure, by in names}
+        kept.append(table)
+    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *reversed(kept)])

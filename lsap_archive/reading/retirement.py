@@ -1,0 +1,119 @@
+"""Retired shards, runs and evaluations: published, then damaged beyond repair, and seen by no reader any more.
+
+Nothing published is rewritten, so what cannot be restored bit for bit is retired by a create-only key. Its presence
+counts, whatever it holds. Whoever plans a run then finds that these images are missing, and makes them again.
+
+A shard of an edit is retired with the same shard of the inversion that it edits, and so are measurements of it: one key
+retires them all at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lsap_archive.errors import CorruptArchiveError
+from lsap_archive.format.documents import decode_document, encode_document, now
+from lsap_archive.format.layout import evaluation_retired_key, retired_key, retired_prefix
+from lsap_archive.format.manifest import Manifest
+from lsap_archive.stores.concurrency import in_threads
+from lsap_archive.stores.store import Store
+
+_SHARD = re.compile(r"\d{5,}")
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """Why something is retired; kept under the key that retires it.
+
+    Attributes:
+        of: the run or evaluation.
+        shard: number of the shard, None for all of it.
+        problems: what was wrong, one sentence each.
+        created: UTC time, ISO 8601.
+    """
+
+    of: str
+    shard: int | None
+    problems: tuple[str, ...]
+    created: str
+
+    def encode(self) -> bytes:
+        """The document as bytes."""
+        return encode_document(vars(self), f"the retirement of {self.of}")
+
+    @classmethod
+    def decode(cls, data: bytes, name: str) -> Retirement:
+        """The document that `encode` wrote.
+
+        Raises:
+            CorruptArchiveError: it is damaged. What it retires is retired all the same.
+        """
+        values = decode_document(data, name)
+        try:
+            return cls(values["of"], values["shard"], tuple(values["problems"]), values["created"])
+        except (KeyError, TypeError) as error:
+            raise CorruptArchiveError(f"{name} retires nothing ({error})") from error
+
+
+def retire(store: Store, run_id: str, shard: int | None, problems: Iterable[str]) -> bool:
+    """Hide a shard of a run, or with None the whole run, from every reader.
+
+    Returns:
+        Whether this call did it; False if it was retired before.
+    """
+    retirement = Retirement(run_id, shard, tuple(problems), now())
+    return store.create(retired_key(run_id, shard), retirement.encode())
+
+
+def retire_evaluation(store: Store, evaluation_id: str, problems: Iterable[str]) -> bool:
+    """Hide an evaluation from every reader; as `retire`."""
+    retirement = Retirement(evaluation_id, None, tuple(problems), now())
+    return store.create(evaluation_retired_key(evaluation_id), retirement.encode())
+
+
+@dataclass(frozen=True)
+class RetiredShards:
+    """What of a run is retired by keys of its own.
+
+    Attributes:
+        whole: whether the run is.
+        shards: numbers of the shards that are.
+    """
+
+    whole: bool
+    shards: frozenset[int]
+
+
+def retired_of(store: Store, run_id: str) -> RetiredShards:
+    """What of a run is retired by keys of its own."""
+    names = {key.rsplit("/", 1)[1].removesuffix(".json") for key in store.keys(retired_prefix(run_id))}
+    return RetiredShards("run" in names, frozenset(int(name) for name in names if _SHARD.fullmatch(name)))
+
+
+def is_retired(store: Store, run_id: str) -> bool:
+    """Whether the whole run is retired."""
+    return store.exists(retired_key(run_id, None))
+
+
+def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, frozenset[int]]:
+    """Shards that readers do not see, by run: retired ones, and of edits also those of what they edit.
+
+    Args:
+        store: the archive.
+        manifests: of published runs.
+    """
+    subjects = {one.subject.run_id for one in manifests if one.subject is not None}
+    run_ids = sorted({one.run_id for one in manifests} | subjects)
+    found = dict(zip(run_ids, in_threads(lambda run_id: retired_of(store, run_id), run_ids), strict=True))
+    return {one.run_id: _hidden(one, found) for one in manifests}
+
+
+def _hidden(manifest: Manifest, found: Mapping[str, RetiredShards]) -> frozenset[int]:
+    hidden: frozenset[int] = frozenset()
+    for run_id in (manifest.run_id, *((manifest.subject.run_id,) if manifest.subject else ())):
+        if found[run_id].whole:
+            return frozenset(range(manifest.num_shards))
+        hidden |= found[run_id].shards
+    return hidden

@@ -1,0 +1,152 @@
+"""Reading one published run part by part: for workers, which look at a shard and not at an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zarr
+
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.format.arrays import Floats
+from lsap_archive.format.layout import IMAGES_NAME, W_PLUS, Geometry, noise_name, rows_name, run_prefix
+from lsap_archive.format.rows import FAILED, IMAGES_SCHEMA, conform_rows
+from lsap_archive.reading.published import read_checked_table, read_header, read_manifest, read_row_files
+from lsap_archive.reading.published_arrays import PublishedObjects, open_published, read_rows
+from lsap_archive.reading.retirement import hidden_shards
+from lsap_archive.stores.store import Store
+
+RETIRED = "retired"
+
+
+class RunReader:
+    """One published run, opened for reading; light enough to open in every worker.
+
+    Attributes:
+        store: the archive's objects.
+        manifest: what the run is, and what it consists of.
+        geometry: sizes of the generator's inputs.
+        hidden: retired shards. Their images are there, as failed ones of reason "retired", without codes: whoever
+            works through the run finds nothing to do in them.
+    """
+
+    def __init__(self, store: Store, run_id: str, geometry: Geometry) -> None:
+        self.store = store
+        self.manifest = read_manifest(store, run_id)
+        self.geometry = geometry
+        self.hidden = hidden_shards(store, [self.manifest])[run_id]
+        self._objects = PublishedObjects(store, run_prefix(run_id), self.manifest.files)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"RunReader({self.store.url!r}, {self.manifest.run_id!r})"
+
+    @classmethod
+    def open(cls, url: str, run_id: str, storage_options: Mapping[str, Any] | None = None) -> RunReader:
+        """A published run, from the archive's URL alone.
+
+        Raises:
+            ArchiveNotFoundError: no such archive, or no such published run.
+            StoreUnavailableError: the store does not answer or refuses.
+        """
+        store = Store.from_url(url, storage_options)
+        _, geometry = read_header(store)
+        return cls(store, run_id, geometry)
+
+    def rows(self, part: range) -> pa.Table:
+        """Consecutive rows of the run, in ROW_SCHEMA.
+
+        Raises:
+            ArchiveMismatchError: the run has not these rows.
+            CorruptArchiveError: a file is missing or altered.
+        """
+        self._check(part)
+        size = self.manifest.shard_rows
+        shards = range(part.start // size, -(-part.stop // size))
+        table = pa.concat_tables([self._rows_of(shard) for shard in shards])
+        return table.slice(part.start - shards.start * size, len(part))
+
+    def codes(self, part: range) -> Floats:
+        """W+ codes of consecutive rows, [n, K, D]; NaN where a row is not ok.
+
+        Raises:
+            ArchiveMismatchError, CorruptArchiveError: as `rows`.
+        """
+        return self._values(W_PLUS, part)
+
+    def noise(self, part: range) -> list[Floats] | None:
+        """Noise maps of consecutive rows, one array [n, r, r] for each convolution; those of an edit are its subject's.
+
+        Returns:
+            The maps, or None where images have none of their own: they belong to the generator's constant ones.
+
+        Raises:
+            ArchiveMismatchError, CorruptArchiveError: as `rows`.
+            ArchiveNotFoundError: the subject of an edit is gone.
+        """
+        if self._subject is not None:
+            return self._subject.noise(part)
+        if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.files):
+            return None
+        return [self._values(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
+
+    @cached_property
+    def _subject(self) -> RunReader | None:
+        subject = self.manifest.subject
+        return None if subject is None else RunReader(self.store, subject.run_id, self.geometry)
+
+    @cached_property
+    def _images(self) -> pa.Table:
+        stored = next(file for file in self.manifest.files if file.name == IMAGES_NAME)
+        key = f"{run_prefix(self.manifest.run_id)}/{IMAGES_NAME}"
+        return read_checked_table(self.store, key, stored, IMAGES_SCHEMA)
+
+    def _is_hidden(self, shard: int) -> bool:
+        return shard in self.hidden or shard not in self.manifest.own_shards
+
+    def _rows_of(self, shard: int) -> pa.Table:
+        run_id, size = self.manifest.run_id, self.manifest.shard_rows
+        if not self._is_hidden(shard):
+            name = rows_name(shard)
+            files = [file for file in self.manifest.files if file.name == name]
+            if not files:
+                where = self.store.join(f"{run_prefix(run_id)}/{name}")
+                raise CorruptArchiveError(f"{where} is not in the run's manifest: {HOW_TO_REPAIR}")
+            return read_row_files(self.store, run_id, files)[0]
+        planned = self._images.slice(shard * size, size)
+        constants = {"status": FAILED, "reason": RETIRED, "message": "its shard is retired"}
+        rows = pa.table({name: [value] * planned.num_rows for name, value in constants.items()})
+        manifest = self.manifest
+        return conform_rows(
+            rows,
+            planned=planned,
+            run_id=run_id,
+            method=manifest.method,
+            shard=shard,
+            attempt=RETIRED,
+            subject=manifest.subject,
+        )
+
+    def _values(self, name: str, part: range) -> Floats:
+        self._check(part)
+        if name not in self._arrays:
+            self._arrays[name] = open_published(self._objects, name)
+        array, size = self._arrays[name], self.manifest.shard_rows
+        values = np.full((len(part), *array.shape[1:]), np.nan, dtype=np.float32)
+        for shard in range(part.start // size, -(-part.stop // size)):
+            if self._is_hidden(shard):
+                continue
+            rows = np.arange(max(part.start, shard * size), min(part.stop, (shard + 1) * size), dtype=np.int64)
+            where = self.store.join(f"{run_prefix(self.manifest.run_id)}/{name} of shard {shard}")
+            values[rows - part.start] = read_rows(array, rows, where)
+        return values
+
+    def _check(self, part: range) -> None:
+        if part.step != 1 or not 0 <= part.start < part.stop <= self.manifest.num_rows:
+            raise ArchiveMismatchError(
+                f"run {self.manifest.run_id} has rows 0 to {self.manifest.num_rows - 1}, not {part.start} to "
+                f"{part.stop - 1}"
+            )

@@ -1,0 +1,1 @@
+"""Checking every object of an archive, and mending what is damaged."""

@@ -1,0 +1,215 @@
+"""Mending an archive: what follows from something else is restored bit for bit, what does not is retired.
+
+Nothing that was published is changed. A damaged object gets back the very bytes that its manifest names, from a copy;
+where there are none its shard is retired, and the next run finds that these images are missing and makes them again.
+What is not published yet is taken away instead, so that the run that goes on makes it again.
+
+Every step may be killed and repeated, by anybody, at any time: bytes are only put where their digest is right, keys
+that retire are create-only, and what no reader sees yet costs no more than to be made again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lsap_archive.errors import (
+    ArchiveError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    StoreUnavailableError,
+)
+from lsap_archive.format.documents import encode_document
+from lsap_archive.format.layout import (
+    ANCHORS_PREFIX,
+    ARCHIVE_KEY,
+    CALIBRATIONS_PREFIX,
+    EVALUATIONS_PREFIX,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    RUNS_PREFIX,
+    SEQUENCE_PREFIX,
+    calibration_key,
+    sequence_key,
+)
+from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.sequence import sequence_document
+from lsap_archive.reading.evaluations import read_evaluations
+from lsap_archive.reading.published import read_header, read_manifest
+from lsap_archive.reading.retirement import is_retired
+from lsap_archive.stores.store import Store
+from lsap_archive.upkeep.repair_evaluations import mend_evaluation, restore_evaluation_manifest
+from lsap_archive.upkeep.repair_report import RepairReport
+from lsap_archive.upkeep.repair_runs import PublishedRepair, UnfinishedRepair, restore_manifest
+from lsap_archive.upkeep.verify import verify_archive
+from lsap_archive.upkeep.verify_report import Problem
+from lsap_archive.writing.evaluation_writer import EvaluationWriter
+from lsap_archive.writing.run_writer import RunWriter
+
+_MANIFEST_OF_RUN = re.compile(rf"{RUNS_PREFIX}/([^/]+)/_manifest\.json")
+_MANIFEST_OF_EVALUATION = re.compile(rf"{EVALUATIONS_PREFIX}/([^/]+)/_manifest\.json")
+
+
+def repair_archive(
+    url: str, storage_options: Mapping[str, Any] | None = None, *, dry_run: bool = False
+) -> RepairReport:
+    """Restore what can be restored, retire what cannot, so that the next run makes exactly what is missing.
+
+    Looks at everything, as `verify_archive` does. Afterwards readers see sound rows only.
+
+    Args:
+        url: a local path, or a URL of one of the stores.
+        storage_options: what the store's client takes.
+        dry_run: only say what would be done. What lies behind a damaged manifest or header is not looked at then.
+
+    Raises:
+        ArchiveNotFoundError: no archive is there.
+        ArchiveMismatchError: a newer version of the format wrote it.
+        StoreUnavailableError: the store does not answer or refuses.
+    """
+    store = Store.from_url(url, storage_options)
+    report = RepairReport(store.url, dry_run)
+    _restore_header(store, report)
+    problems = verify_archive(url, storage_options).problems
+    if _restore_manifests(store, problems, report) and not dry_run:
+        problems = verify_archive(url, storage_options).problems  # what they name can be looked at only now
+    _mend(store, [one for one in problems if one.is_damage], report)
+    report.left += [str(one) for one in problems if not one.is_damage]
+    _keep_copies(store, report)
+    return report
+
+
+def _restore_header(store: Store, report: RepairReport) -> None:
+    """Write archive.json again from the oldest manifest that can be read."""
+    try:
+        read_header(store)
+        return
+    except (StoreUnavailableError, ArchiveMismatchError):
+        raise
+    except ArchiveError as error:
+        manifests = _manifests(store)
+        if not manifests:
+            if isinstance(error, ArchiveNotFoundError):
+                raise
+            raise CorruptArchiveError(
+                f"{store.join(ARCHIVE_KEY)} is damaged and no run is published that tells what it held: "
+                "delete this object, the next run writes it again"
+            ) from error
+    oldest = min(manifests, key=lambda one: one.order)
+    document = {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "generator": oldest.generator,
+        "geometry": oldest.geometry,
+        "created": oldest.created,
+    }
+    report.restored.append(ARCHIVE_KEY)
+    if report.dry_run:
+        raise CorruptArchiveError(
+            f"{store.join(ARCHIVE_KEY)} is damaged and would be written again from run {oldest.run_id}: "
+            "repair without --dry-run, then look at the rest"
+        )
+    store.put(ARCHIVE_KEY, encode_document(document, ARCHIVE_KEY))
+
+
+def _restore_manifests(store: Store, problems: list[Problem], report: RepairReport) -> bool:
+    """Mend damaged manifests first, as they say what else there is; whether there were some."""
+    found = False
+    for problem in problems:
+        if not problem.is_damage:
+            continue
+        if match := _MANIFEST_OF_RUN.fullmatch(problem.key):
+            restore_manifest(store, match[1], report)
+            found = True
+        elif match := _MANIFEST_OF_EVALUATION.fullmatch(problem.key):
+            restore_evaluation_manifest(store, match[1], report)
+            found = True
+    return found
+
+
+def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
+    """Mend each run, each evaluation, and what lies beside them."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        folder, _, rest = problem.key.partition("/")
+        if not (_MANIFEST_OF_RUN.fullmatch(problem.key) or _MANIFEST_OF_EVALUATION.fullmatch(problem.key)):
+            groups.setdefault((folder, rest.partition("/")[0]), []).append(problem)
+    for (folder, name), of_one in groups.items():
+        if folder == RUNS_PREFIX:
+            _mend_run(store, name, of_one, report)
+        elif folder == EVALUATIONS_PREFIX:
+            mend_evaluation(store, name, of_one, report)
+        elif folder == ANCHORS_PREFIX:
+            report.removed += [one.key for one in of_one]
+            _delete(store, of_one, report)
+        elif folder == CALIBRATIONS_PREFIX:
+            _mend_calibration(store, name.removesuffix(".json"), of_one, report)
+        elif folder == SEQUENCE_PREFIX:
+            _mend_sequence(store, report)
+
+
+def _mend_run(store: Store, run_id: str, problems: list[Problem], report: RepairReport) -> None:
+    try:
+        manifest = read_manifest(store, run_id)
+    except ArchiveNotFoundError:
+        UnfinishedRepair(store, run_id, report).mend(problems)
+        return
+    PublishedRepair(store, manifest, report).mend(problems)
+
+
+def _mend_calibration(store: Store, digest: str, problems: list[Problem], report: RepairReport) -> None:
+    """Take it from a run that was edited by it, else take it away: the next editing run measures it again."""
+    for manifest in _manifests(store):
+        if manifest.config.get("calibration_digest") == digest:
+            report.restored.append(calibration_key(digest))
+            if not report.dry_run:
+                kept = encode_document(manifest.config["calibration"], calibration_key(digest))
+                store.put(calibration_key(digest), kept)
+            return
+    report.removed += [one.key for one in problems]
+    _delete(store, problems, report)
+
+
+def _mend_sequence(store: Store, report: RepairReport) -> None:
+    """Note again which numbers were given to manifests."""
+    given = {one.sequence: one.run_id for one in _manifests(store)}
+    given |= {one.sequence: one.evaluation_id for one in read_evaluations(store)}
+    for number, of in given.items():
+        key = sequence_key(number)
+        if number and (not store.exists(key) or store.get(key) != sequence_document(of)):
+            report.restored.append(key)
+            if not report.dry_run:
+                store.put(key, sequence_document(of))
+
+
+def _delete(store: Store, problems: list[Problem], report: RepairReport) -> None:
+    if not report.dry_run:
+        for problem in problems:
+            store.delete(problem.key)
+
+
+def _manifests(store: Store) -> list[Manifest]:
+    """Manifests of published runs that can be read and are not retired."""
+    found = []
+    for run_id in store.folders(RUNS_PREFIX):
+        try:
+            found.append(read_manifest(store, run_id))
+        except StoreUnavailableError:
+            raise
+        except ArchiveError:
+            continue
+    return [one for one in found if not is_retired(store, one.run_id)]
+
+
+def _keep_copies(store: Store, report: RepairReport) -> None:
+    """Archives of older versions have no copies of what a whole run hangs on: make them while it is sound."""
+    if report.dry_run:
+        return
+    for manifest in _manifests(store):
+        run = RunWriter.of(store, manifest.run_id)
+        report.copied += [f"runs/{manifest.run_id}/{name}" for name in run.keep_copies()]
+    for info in read_evaluations(store):
+        evaluation = EvaluationWriter(store, info.evaluation_id)
+        report.copied += [f"evaluations/{info.evaluation_id}/{name}" for name in evaluation.keep_copies()]

@@ -1,0 +1,126 @@
+"""Is everything there, and is it what was written? Reads the whole archive once, one object at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lsap_archive.errors import (
+    ArchiveError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    StoreUnavailableError,
+)
+from lsap_archive.format.documents import decode_document
+from lsap_archive.format.layout import (
+    ANCHORS_PREFIX,
+    ARCHIVE_KEY,
+    CALIBRATIONS_PREFIX,
+    EVALUATIONS_PREFIX,
+    MANIFEST_NAME,
+    RUNS_PREFIX,
+    calibration_key,
+    copy_name,
+    manifest_key,
+    retired_key,
+    run_prefix,
+)
+from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.rows import STATUSES
+from lsap_archive.reading.published import read_header, read_manifest
+from lsap_archive.reading.retirement import hidden_shards
+from lsap_archive.stores.store import Store
+from lsap_archive.upkeep.verify_evaluations import verify_evaluation, verify_zip
+from lsap_archive.upkeep.verify_report import VerifyReport
+from lsap_archive.upkeep.verify_rows import RowLedger
+from lsap_archive.upkeep.verify_runs import PublishedRun, verify_retirements, verify_subjects, verify_unfinished
+
+COUNTS = (
+    *("published_runs", "unfinished_runs", "retired_runs", "retired_shards", "objects", "bytes", "rows"),
+    *(*STATUSES, "evaluations", "retired_evaluations", "measurements"),
+)
+
+
+def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> VerifyReport:
+    """Check every object: size, digest, checksums, and that rows and arrays agree.
+
+    Reads the archive once, holding one object and one shard's rows in memory; what has to be remembered of every row
+    goes to a temporary folder when it is much. What is wrong is reported, not raised. What is retired is not looked at.
+
+    Args:
+        url: a local path, or a URL of one of the stores.
+        storage_options: what the store's client takes.
+
+    Raises:
+        ArchiveNotFoundError: no archive is there.
+        StoreUnavailableError: the store does not answer or refuses.
+    """
+    store = Store.from_url(url, storage_options)
+    report = VerifyReport(store.url, dict.fromkeys(COUNTS, 0))
+    try:
+        _, geometry = read_header(store)
+    except StoreUnavailableError:
+        raise
+    except ArchiveError as error:
+        run_ids = store.folders(RUNS_PREFIX)
+        if isinstance(error, ArchiveNotFoundError) and not run_ids:
+            raise
+        is_damage = not isinstance(error, ArchiveMismatchError)
+        report.note(ARCHIVE_KEY, str(error), "the archive's header", is_damage=is_damage)
+        return report
+    runs, retired = _read_runs(store, report)
+    hidden = hidden_shards(store, list(runs.values()))
+    with RowLedger() as ledger:
+        for manifest in runs.values():
+            PublishedRun(store, manifest, hidden[manifest.run_id], report).verify(geometry, ledger)
+        oldest_first = sorted(runs.values(), key=lambda one: one.order)
+        for image_id, digest, run_id, before in ledger.twice(oldest_first):
+            found = f"image {image_id} of content {digest[:16]} a second time, first in run {before}"
+            report.note(manifest_key(run_id), found, "one row per method, image and content", is_damage=False)
+    verify_subjects(runs, retired, report)
+    for evaluation_id in store.folders(EVALUATIONS_PREFIX):
+        verify_evaluation(store, evaluation_id, runs, retired, report)
+    _verify_kept(store, runs, report)
+    return report
+
+
+def _read_runs(store: Store, report: VerifyReport) -> tuple[dict[str, Manifest], set[str]]:
+    """The manifests of published runs, and the ids of retired ones; runs that are under way are looked at here."""
+    runs: dict[str, Manifest] = {}
+    retired: set[str] = set()
+    for run_id in store.folders(RUNS_PREFIX):
+        if store.exists(retired_key(run_id, None)):
+            report.count("retired_runs")
+            retired.add(run_id)
+            verify_retirements(store, run_id, report)
+            continue
+        try:
+            runs[run_id] = read_manifest(store, run_id)
+        except ArchiveNotFoundError:
+            if store.exists(f"{run_prefix(run_id)}/{copy_name(MANIFEST_NAME)}"):
+                report.note(manifest_key(run_id), "nothing", "the manifest of which there is a copy")
+            else:
+                verify_unfinished(store, run_id, report)
+        except StoreUnavailableError:
+            raise
+        except ArchiveError as error:
+            is_damage = isinstance(error, CorruptArchiveError)  # else of a newer version, or by a hostile hand
+            report.note(manifest_key(run_id), str(error), "the run's manifest", is_damage=is_damage)
+    return runs, retired
+
+
+def _verify_kept(store: Store, runs: Mapping[str, Manifest], report: VerifyReport) -> None:
+    """Anchors and calibrations: no manifest has their digests, but their files tell damage themselves."""
+    for key in store.keys(ANCHORS_PREFIX):
+        report.count("objects")
+        verify_zip(store.get(key), key, report)
+    used = {one.config["calibration_digest"] for one in runs.values() if one.config.get("calibration_digest")}
+    for key in sorted({*store.keys(CALIBRATIONS_PREFIX), *map(calibration_key, used)}):
+        report.count("objects")
+        try:
+            decode_document(store.get(key), key)
+        except StoreUnavailableError:
+            raise
+        except ArchiveError as error:
+            report.note(key, str(error), "a calibration")

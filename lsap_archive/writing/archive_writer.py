@@ -1,0 +1,276 @@
+"""Writing an archive: open it, start runs, see what is done and what is not, keep anchors and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
+from lsap_archive.format.arrays import run_metadata
+from lsap_archive.format.documents import decode_document, encode_document, now, sha256_of
+from lsap_archive.format.evaluations import EvaluationPlan
+from lsap_archive.format.layout import (
+    ARCHIVE_KEY,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    IMAGES_NAME,
+    RUNS_PREFIX,
+    VERSIONS_PREFIX,
+    Geometry,
+    anchor_key,
+    calibration_key,
+    manifest_key,
+    plan_key,
+    report_key,
+    run_prefix,
+    versions_key,
+)
+from lsap_archive.format.plan import PlannedRow, RunPlan, first_difference, images_digest, planned_table
+from lsap_archive.format.rows import IMAGES_SCHEMA, STATUSES, from_parquet, to_parquet
+from lsap_archive.reading.published import measured_object, read_header, read_row_tables
+from lsap_archive.reading.retirement import is_retired
+from lsap_archive.stores.concurrency import in_threads
+from lsap_archive.stores.store import Store
+from lsap_archive.writing.evaluation_writer import EvaluationWriter, start_evaluation
+from lsap_archive.writing.run_writer import RunWriter
+
+
+class ArchiveWriter:
+    """An archive opened for writing. Build it with `ArchiveWriter.open`, in as many processes as you like.
+
+    Attributes:
+        store: the archive's objects.
+        generator: {"digest": ..., "name": ...} of the generator whose codes it holds.
+        geometry: sizes of that generator's inputs.
+    """
+
+    def __init__(self, store: Store, generator: dict[str, str], geometry: Geometry) -> None:
+        self.store = store
+        self.generator = generator
+        self.geometry = geometry
+
+    def __repr__(self) -> str:
+        return f"ArchiveWriter({self.store.url!r})"
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        generator_digest: str,
+        generator_name: str,
+        geometry: Geometry,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> ArchiveWriter:
+        """The archive at `url`, made if there is none.
+
+        Args:
+            url: a local path, or file://, memory:// or s3://bucket/prefix.
+            generator_digest: digest of the generator's weights.
+            generator_name: what people call it.
+            geometry: sizes of its inputs.
+            storage_options: for s3, what s3fs takes.
+
+        Raises:
+            ArchiveMismatchError: the archive holds codes of another generator or geometry.
+            StoreUnavailableError: the store does not answer, refuses, or does not keep create-only writes.
+        """
+        store = Store.from_url(url, storage_options)
+        document = {
+            "format": FORMAT_NAME,
+            "format_version": FORMAT_VERSION,
+            "generator": {"digest": generator_digest, "name": generator_name},
+            "geometry": geometry.to_dict(),
+            "created": now(),
+        }
+        data = encode_document(document, ARCHIVE_KEY)
+        if not store.exists(ARCHIVE_KEY) and store.create(ARCHIVE_KEY, data) and store.create(ARCHIVE_KEY, data):
+            raise StoreUnavailableError(
+                f"{store.url} overwrites what was asked to be create-only, so two writers could both win: "
+                "use a store with conditional writes (AWS S3, MinIO, Ceph, a local disk)"
+            )
+        generator, found = read_header(store)
+        if generator["digest"] != generator_digest:
+            raise ArchiveMismatchError(
+                f"{store.url} holds codes of generator {generator['digest']}, this run has "
+                f"{generator_digest}: "
+                "pass that generator or name a new archive"
+            )
+        if found != geometry:
+            raise ArchiveMismatchError(
+                f"{store.url} holds codes of {found}, this run has {geometry}: "
+                "pass that generator or name a new archive"
+            )
+        return cls(store, generator, found)
+
+    def start_run(self, plan: RunPlan) -> RunWriter:
+        """Make a run ready to be worked; a run started before is opened.
+
+        Two coordinators may start the same plan at once. plan.json comes last: without it there is no run.
+
+        Args:
+            plan: what the run works on.
+
+        Raises:
+            ArchiveMismatchError: a run of this id has another plan, or an edit's rows are not those of its subject.
+            ArchiveNotFoundError: the subject of an edit is not published.
+        """
+        store, prefix, wanted = self.store, run_prefix(plan.run_id), plan.document()
+        if not store.exists(plan_key(plan.run_id)):
+            if plan.subject is not None:
+                self._check_subject(plan)
+            objects = run_metadata(plan, self.geometry, self.generator["digest"])
+            objects[IMAGES_NAME] = to_parquet(plan.table())
+            for name, data in objects.items():
+                if not store.create(f"{prefix}/{name}", data):
+                    self._check_leftover(f"{prefix}/{name}", name, data, plan)
+            stored = in_threads(lambda name: measured_object(store, prefix, name), sorted(objects))
+            document = {**wanted, "created": now(), "objects": [vars(one) for one in stored]}
+            store.create(plan_key(plan.run_id), encode_document(document, plan_key(plan.run_id)))
+        run = RunWriter(store, plan.run_id, self.generator, self.geometry)
+        different = first_difference(run.plan, wanted)
+        if different:
+            raise ArchiveMismatchError(
+                f"run {plan.run_id} in {store.url} was planned with another {different}: "
+                "resume it as it was planned or choose another run id"
+            )
+        return run
+
+    def start_evaluation(self, plan: EvaluationPlan) -> EvaluationWriter:
+        """Make an evaluation ready to be worked; one that was started before is opened.
+
+        Raises:
+            ArchiveMismatchError: an evaluation of this id has another plan.
+        """
+        return start_evaluation(self.store, plan)
+
+    def keep_calibration(self, digest: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a calibration, JSON values; returns the kept one, which is the first of its digest."""
+        key = calibration_key(digest)
+        self.store.create(key, encode_document(dict(values), key))
+        kept = self.get_calibration(digest)
+        assert kept is not None
+        return kept
+
+    def get_calibration(self, digest: str) -> dict[str, Any] | None:
+        """A kept calibration, or None."""
+        key = calibration_key(digest)
+        try:
+            return decode_document(self.store.get(key), self.store.join(key))
+        except ArchiveNotFoundError:
+            return None
+
+    def runs(self) -> list[RunWriter]:
+        """Every run that has a plan and is not retired, by id."""
+
+        def run_or_none(run_id: str) -> RunWriter | None:
+            if not self.store.exists(plan_key(run_id)) or is_retired(self.store, run_id):
+                return None
+            return RunWriter(self.store, run_id, self.generator, self.geometry)
+
+        return [run for run in in_threads(run_or_none, self.store.folders(RUNS_PREFIX)) if run]
+
+    def is_taken(self, run_id: str) -> bool:
+        """Whether a run of this id is published or retired: another one with its plan needs another id."""
+        return self.store.exists(manifest_key(run_id)) or is_retired(self.store, run_id)
+
+    def unfinished_runs(self, method_digest: str | None = None) -> list[RunWriter]:
+        """Runs that were planned and are not published, by id.
+
+        Args:
+            method_digest: only runs of this method; None for all.
+        """
+        return [
+            run for run in self.runs() if not run.is_published and method_digest in (None, run.plan["method_digest"])
+        ]
+
+    def visible_digests(self, method_digest: str, *, statuses: Collection[str] = STATUSES) -> dict[str, str]:
+        """What is published of a method: image id to digest of the content; planning subtracts it.
+
+        Args:
+            method_digest: the method.
+            statuses: rows that count; leave out "failed" to plan failed images again.
+
+        Returns:
+            Digest of each image; of several published runs with the same image, the newest.
+        """
+        of_method = [run for run in self.runs() if run.plan["method_digest"] == method_digest]
+        manifests = in_threads(RunWriter.manifest, [run for run in of_method if run.is_published])
+        found: dict[str, str] = {}
+        for manifest in sorted(manifests, key=lambda one: one.order):
+            for table in read_row_tables(self.store, manifest, ["image_id", "digest", "status"]):
+                for image_id, digest, status in zip(*(column.to_pylist() for column in table), strict=True):
+                    found.pop(image_id, None)
+                    if status in statuses:
+                        found[image_id] = digest
+        return found
+
+    def keep_versions(self, images: Sequence[PlannedRow]) -> None:
+        """Keep that these images, which no new run needs, lie where they lie in these versions; see `versions`."""
+        data = to_parquet(planned_table(images))
+        self.store.create(versions_key(sha256_of(data)[:32]), data)
+
+    def versions(self) -> Iterator[pa.Table]:
+        """What `keep_versions` has kept, in IMAGES_SCHEMA, a table at a time."""
+        for key in sorted(self.store.keys(VERSIONS_PREFIX)):
+            yield from_parquet(self.store.get(key), IMAGES_SCHEMA, self.store.join(key))
+
+    def put_anchor(self, digest: str, data: bytes) -> bool:
+        """Keep an anchor (bytes of an .npz file). The first one of a digest stays.
+
+        Returns:
+            Whether this one is kept; if not, `get_anchor` gives the one that is.
+        """
+        return self.store.create(anchor_key(digest), data)
+
+    def get_anchor(self, digest: str) -> bytes | None:
+        """The kept anchor (bytes of an .npz file), or None."""
+        try:
+            return self.store.get(anchor_key(digest))
+        except ArchiveNotFoundError:
+            return None
+
+    def put_report(self, name: str, data: bytes) -> str:
+        """Write a report, in the place of an older one.
+
+        Args:
+            name: key below reports/, e.g. "run-1/index.html".
+            data: its content.
+
+        Returns:
+            URL of the report.
+        """
+        self.store.put(report_key(name), data)
+        return self.store.join(report_key(name))
+
+    def _check_subject(self, plan: RunPlan) -> None:
+        """Accept an edit of exactly the rows of an inversion that readers see."""
+        assert plan.subject is not None
+        subject = RunWriter(self.store, plan.subject.run_id, self.generator, self.geometry)
+        if not subject.is_published:
+            raise ArchiveNotFoundError(
+                f"run {plan.run_id} edits run {subject.run_id}, which is not published in {self.store.url}: "
+                "finish that run first"
+            )
+        found = (plan.subject.method, plan.subject.method_digest, images_digest(plan.table()))
+        wanted = tuple(subject.plan[name] for name in ("method", "method_digest", "images_digest"))
+        if found != wanted or subject.subject is not None:
+            raise ArchiveMismatchError(
+                f"run {plan.run_id} has not the method and images of run {subject.run_id}, which it edits: "
+                "plan it with the rows of that inversion"
+            )
+
+    def _check_leftover(self, key: str, name: str, data: bytes, plan: RunPlan) -> None:
+        """Accept what an earlier start of the same plan left behind, and nothing else."""
+        found = self.store.get(key)
+        if name == IMAGES_NAME:
+            same = from_parquet(found, IMAGES_SCHEMA, key).equals(plan.table())
+        else:
+            same = found == data
+        if not same:
+            raise ArchiveMismatchError(
+                f"{self.store.url}/{key} was left by a start of run {plan.run_id} with another plan: "
+                "choose another run id"
+            )

@@ -1,0 +1,122 @@
+"""What the runs of an archive were planned with, a run at a time: what a planner subtracts from a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive.errors import ArchiveNotFoundError
+from lsap_archive.format.layout import IMAGES_NAME, rows_name, run_prefix
+from lsap_archive.format.manifest import Manifest, StoredObject
+from lsap_archive.format.rows import FAILED, IMAGES_SCHEMA, UNSETTLED
+from lsap_archive.reading.published import read_checked_table, read_manifest, read_row_files
+from lsap_archive.reading.retirement import retired_of
+from lsap_archive.stores.concurrency import in_threads
+from lsap_archive.writing.run_writer import RunWriter
+
+NUM_UNSETTLED = "unsettled"
+"""In the summary of a manifest: how many rows of the run are unsettled."""
+
+
+@dataclass(frozen=True)
+class PlannedImages:
+    """The images of one inversion, published or not.
+
+    Attributes:
+        run: the run.
+        is_published: whether readers see it.
+        images: what it was planned with, in IMAGES_SCHEMA, without the images of retired shards.
+        unsettled: ids of images whose planned content was not there when it was their turn.
+    """
+
+    run: RunWriter
+    is_published: bool
+    images: pa.Table
+    unsettled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What is needed of a manifest, which is a hundred times larger."""
+
+    order: tuple[int, str, str]
+    images: StoredObject
+    rows: tuple[StoredObject, ...]  # of runs that have unsettled rows, or may have
+
+
+def planned_images(runs: list[RunWriter]) -> Iterator[PlannedImages]:
+    """The images of inversions: of published runs, the newest last, and then of the unfinished ones by id.
+
+    One run is in memory at a time.
+
+    Args:
+        runs: as `ArchiveWriter.runs` gives them; edits among them are passed over.
+
+    Raises:
+        CorruptArchiveError: a plan is missing or altered.
+        StoreUnavailableError: the store does not answer or refuses.
+    """
+    inversions = [run for run in runs if run.subject is None]
+    published = dict(zip([run.run_id for run in inversions], in_threads(_published, inversions), strict=True))
+    orders = {run_id: one.order for run_id, one in published.items() if one is not None}
+    for run in sorted((run for run in inversions if run.run_id in orders), key=lambda run: orders[run.run_id]):
+        one = published[run.run_id]
+        assert one is not None
+        yield _of_published(run, one)
+    for run in inversions:
+        if run.run_id not in orders:
+            yield PlannedImages(run, False, run.images)
+
+
+def num_unsettled(run: RunWriter) -> int:
+    """How many rows of a fully committed run are unsettled; for the summary that it is published with."""
+    commits = in_threads(run.commit_of, run.own_shards)
+    names = {rows_name(commit.shard) for commit in commits if commit.rows_by_status[FAILED]}
+    files = [stored for commit in commits for stored in commit.objects if stored.name in names]
+    return len(_unsettled(run, files))
+
+
+def _published(run: RunWriter) -> _Published | None:
+    try:
+        manifest = read_manifest(run.store, run.run_id)
+    except ArchiveNotFoundError:
+        return None
+    (images,) = [file for file in manifest.files if file.name == IMAGES_NAME]
+    return _Published(manifest.order, images, _rows_to_look_at(manifest))
+
+
+def _rows_to_look_at(manifest: Manifest) -> tuple[StoredObject, ...]:
+    known = manifest.summary.get(NUM_UNSETTLED)
+    if not manifest.rows_by_status[FAILED] or known == 0:
+        return ()
+    return tuple(file for file in manifest.files if file.name.startswith("rows/"))
+
+
+def _of_published(run: RunWriter, published: _Published) -> PlannedImages:
+    key = f"{run_prefix(run.run_id)}/{IMAGES_NAME}"
+    images = read_checked_table(run.store, key, published.images, IMAGES_SCHEMA)
+    retired = retired_of(run.store, run.run_id).shards
+    if retired:
+        shards = pc.divide(images.column("row"), run.shard_rows)
+        images = images.filter(pc.invert(pc.is_in(shards, pa.array(sorted(retired), pa.int64()))))
+    hidden = {rows_name(shard) for shard in retired}
+    files = [file for file in published.rows if file.name not in hidden]
+    return PlannedImages(run, True, images, _unsettled(run, files))
+
+
+def _unsettled(run: RunWriter, files: list[StoredObject]) -> frozenset[str]:
+    """Ids of images that could be read when they were planned, and could not, or were others, at their turn."""
+    found: list[str] = []
+    for table in read_row_files(run.store, run.run_id, files, ["image_id", "digest", "status", "reason"]):
+        is_unsettled = pc.and_(
+            pc.equal(table.column("status"), FAILED),
+            pc.and_(
+                pc.is_in(table.column("reason"), pa.array(UNSETTLED)),
+                pc.invert(pc.starts_with(table.column("digest"), "unreadable:")),
+            ),
+        )
+        found += table.filter(is_unsettled).column("image_id").to_pylist()
+    return frozenset(found)

@@ -1,0 +1,546 @@
+"""Writing one run: shards in any order, from any process, each kept once; then publishing it.
+
+A shard is *staged* under keys of its own attempt, *committed* by one create-only marker, *promoted* by copies
+inside the store to its final keys, and the run is *published* by a manifest put last. Any step may be killed
+and repeated, by anybody, at any time: the marker decides which attempt's rows and codes are kept, together.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lsap_archive.errors import (
+    HOW_TO_REPAIR,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    IncompleteRunError,
+)
+from lsap_archive.format.arrays import ArrayLayout, Floats, array_layouts, chunk_of, encode_shard, shard_checksums
+from lsap_archive.format.documents import as_json, decode_document, now, sha256_of
+from lsap_archive.format.layout import (
+    IMAGES_NAME,
+    MANIFEST_NAME,
+    W_PLUS,
+    Geometry,
+    attempt_name,
+    checked_name,
+    commit_key,
+    commit_prefix,
+    copy_name,
+    image_name,
+    manifest_key,
+    plan_key,
+    rows_name,
+    run_prefix,
+    staging_prefix,
+)
+from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.format.plan import images_digest
+from lsap_archive.format.rows import (
+    IMAGES_SCHEMA,
+    OK,
+    SCHEMA_VERSION,
+    STATUSES,
+    conform_rows,
+    count_by_status,
+    from_parquet,
+    to_parquet,
+)
+from lsap_archive.format.sequence import given_sequence, next_sequence
+from lsap_archive.format.subject import Subject
+from lsap_archive.reading.published import (
+    check_owner,
+    describe,
+    digest_or_none,
+    is_vital,
+    measured_object,
+    read_checked,
+    read_header,
+    read_manifest,
+)
+from lsap_archive.stores.concurrency import in_threads
+from lsap_archive.stores.store import Store
+
+
+class RunWriter:
+    """One run, opened for writing; light enough to open in every worker.
+
+    Attributes:
+        store: the archive's objects.
+        run_id: the run.
+        generator: as in ArchiveWriter.
+        geometry: sizes of the generator's inputs.
+        plan: plan.json (run_id, method, method_digest, config, provenance, num_rows, shard_rows, num_shards,
+            trace_steps, trace_terms, and shards where the run has not all of its subject's).
+        subject: of an edit run, what it edits; None for an inversion.
+        layouts: the run's arrays by name.
+    """
+
+    def __init__(self, store: Store, run_id: str, generator: dict[str, str], geometry: Geometry) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.generator = generator
+        self.geometry = geometry
+        self._prefix = run_prefix(run_id)
+        key = plan_key(run_id)
+        try:
+            self.plan = decode_document(store.get(key), store.join(key))
+        except ArchiveNotFoundError as error:
+            raise ArchiveNotFoundError(
+                f"{store.url} has no run {run_id}: start it with ArchiveWriter.start_run"
+            ) from error
+        if self.plan.get("run_id") != run_id:
+            raise CorruptArchiveError(
+                f"{store.join(key)} is the plan of run {self.plan.get('run_id')}: {HOW_TO_REPAIR}"
+            )
+        self.subject = Subject.from_dict(self.plan.get("subject"))
+        self.layouts = array_layouts(
+            geometry,
+            tuple(self.plan["trace_steps"]),
+            tuple(self.plan["trace_terms"]),
+            has_noise=self.subject is None,
+        )
+        self._metadata: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"RunWriter({self.store.url!r}, {self.run_id!r})"
+
+    @classmethod
+    def open(cls, url: str, run_id: str, storage_options: Mapping[str, Any] | None = None) -> RunWriter:
+        """A run that was started, from the archive's URL alone.
+
+        Raises:
+            ArchiveNotFoundError: no such archive or run.
+            StoreUnavailableError: the store does not answer or refuses.
+        """
+        return cls.of(Store.from_url(url, storage_options), run_id)
+
+    @classmethod
+    def of(cls, store: Store, run_id: str) -> RunWriter:
+        """A run that was started, of an archive's store; as `open`."""
+        generator, geometry = read_header(store)
+        return cls(store, run_id, generator, geometry)
+
+    @property
+    def num_rows(self) -> int:
+        """N, images of the run."""
+        return int(self.plan["num_rows"])
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a shard; the last one may have fewer."""
+        return int(self.plan["shard_rows"])
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards the run has."""
+        return int(self.plan["num_shards"])
+
+    @property
+    def own_shards(self) -> tuple[int, ...]:
+        """Numbers of the shards that it has: all, but of an edit run that makes up for retired ones only those."""
+        shards = self.plan.get("shards")
+        return tuple(range(self.num_shards)) if shards is None else tuple(shards)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether readers see the run."""
+        return self.store.exists(manifest_key(self.run_id))
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """The planned images in IMAGES_SCHEMA.
+
+        Raises:
+            CorruptArchiveError: images.parquet is damaged or not that of the plan.
+        """
+        key = f"{self._prefix}/{IMAGES_NAME}"
+        table = from_parquet(self.store.get(key), IMAGES_SCHEMA, self.store.join(key))
+        if images_digest(table) != self.plan["images_digest"]:
+            raise CorruptArchiveError(f"{self.store.join(key)} does not hold the planned images: {HOW_TO_REPAIR}")
+        return table
+
+    def rows_of(self, shard: int) -> range:
+        """Rows of a shard in the run's arrays.
+
+        Raises:
+            ArchiveMismatchError: no such shard.
+        """
+        if shard not in self.own_shards:
+            raise ArchiveMismatchError(
+                f"run {self.run_id} has shards {self.own_shards[0]} to {self.own_shards[-1]}, not {shard}"
+            )
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
+
+    def planned_rows(self, shard: int) -> pa.Table:
+        """The planned images of a shard in IMAGES_SCHEMA."""
+        rows = self.rows_of(shard)
+        return self.images.slice(rows.start, len(rows))
+
+    def committed_shards(self) -> set[int]:
+        """Shards that some attempt has won; they need no more work."""
+        keys = self.store.keys(commit_prefix(self.run_id))
+        return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys}
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether some attempt has won the shard."""
+        return self.store.exists(commit_key(self.run_id, shard))
+
+    def missing_shards(self) -> list[int]:
+        """Shards that still need work, in order."""
+        return sorted(set(self.own_shards) - self.committed_shards())
+
+    def commit_of(self, shard: int) -> ShardCommit:
+        """Which attempt won a shard.
+
+        Raises:
+            ArchiveNotFoundError: none yet.
+        """
+        self.rows_of(shard)
+        key = commit_key(self.run_id, shard)
+        return ShardCommit.decode(self.store.get(key), self.store.join(key))
+
+    def write_shard(
+        self,
+        shard: int,
+        arrays: Mapping[str, Floats],
+        rows: pa.Table,
+        attempt: str,
+        *,
+        images: Iterable[tuple[int, bytes]] = (),
+    ) -> bool:
+        """Write a shard: stage, commit, promote. Writing it again changes nothing.
+
+        Args:
+            shard: number of the shard.
+            arrays: float32 by name, each [rows of the shard, ...] in the plan's order: always "w_plus"
+                [n, K, D]; all of "noise_00", ... [n, r, r] or none of them; "trace" [n, steps, terms] if
+                planned, or left out. What stands at rows that are not "ok" is not written: these hold NaN.
+            rows: pyarrow table, see `lsap_archive.format.rows.conform_rows`.
+            attempt: who does it, e.g. "actor-3-try-1"; kept in the rows.
+            images: (row, PNG file) of ok rows of this shard to keep, of an edit run only; may be made one by one.
+
+        Returns:
+            Whether this attempt won the shard. If not, its results are dropped: another attempt's are kept.
+
+        Raises:
+            ArchiveMismatchError: arrays or rows are not those of the plan, or an ok row is not finite.
+                Nothing was written.
+            StoreUnavailableError: the store does not answer or refuses; the same call may be tried again.
+        """
+        self.rows_of(shard)
+        if self.is_committed(shard):
+            return False
+        staged = self.stage(shard, arrays, rows, attempt, images=images)
+        if not self.commit(staged):
+            self.discard(staged)
+            return False
+        self.promote(staged)
+        return True
+
+    def stage(
+        self,
+        shard: int,
+        arrays: Mapping[str, Floats],
+        rows: pa.Table,
+        attempt: str,
+        *,
+        images: Iterable[tuple[int, bytes]] = (),
+    ) -> ShardCommit:
+        """First step of write_shard: write everything under keys of this attempt alone."""
+        checked_name(attempt, "attempt")
+        table = conform_rows(
+            rows,
+            planned=self.planned_rows(shard),
+            run_id=self.run_id,
+            method=self.plan["method"],
+            shard=shard,
+            attempt=attempt,
+            subject=self.subject,
+        )
+        is_ok = np.array([status == OK for status in table.column("status").to_pylist()])
+        self._check_names(arrays, shard)
+        token = uuid.uuid4().hex[:12]
+        folder = attempt_name(shard, f"{attempt}.{token}")
+        for name, values in arrays.items():
+            self._check_values(self.layouts[name], values, is_ok, shard)
+        objects = []
+        for name, values in sorted(arrays.items()):
+            layout = self.layouts[name]
+            kept = np.array(values, dtype=np.float32)  # a copy: the caller's array stays as it is
+            kept[~is_ok] = np.nan
+            metadata = self._array_metadata(name)
+            data = encode_shard(metadata, shard, kept)
+            if data is not None:
+                checksums = shard_checksums(metadata, data)
+                objects.append(self._stage_object(folder, chunk_of(layout, shard), data, checksums))
+        for row, png in images:
+            self._check_image(row, is_ok, shard)
+            objects.append(self._stage_object(folder, image_name(row), png))
+        objects.append(self._stage_object(folder, rows_name(shard), to_parquet(table)))
+        return ShardCommit(
+            run_id=self.run_id,
+            shard=shard,
+            attempt=attempt,
+            token=token,
+            created=now(),
+            rows_by_status=count_by_status(table),
+            objects=tuple(objects),
+        )
+
+    def commit(self, staged: ShardCommit) -> bool:
+        """Second step: the create-only marker. The store decides the one winner.
+
+        Returns:
+            Whether `staged` won. It is True as well if its marker was written and the answer got lost.
+        """
+        if self.store.create(commit_key(self.run_id, staged.shard), staged.encode()):
+            return True
+        winner = self.commit_of(staged.shard)
+        return (winner.attempt, winner.token) == (staged.attempt, staged.token)
+
+    def promote(self, commit: ShardCommit) -> None:
+        """Third step: copy the winner's objects to their final keys. Anybody may do it, any number of times.
+
+        Raises:
+            CorruptArchiveError: a staged object is gone and the run is not published.
+        """
+        in_threads(self.promote_object, commit.objects)
+
+    def promote_object(self, stored: StoredObject) -> None:
+        """Copy one committed object from its staged to its final key."""
+        try:
+            self.store.copy(f"{self._prefix}/{stored.staged}", f"{self._prefix}/{stored.name}")
+        except ArchiveNotFoundError as error:
+            if not self.is_published:  # publishing removes the staged objects: then all was promoted before
+                raise CorruptArchiveError(
+                    f"{self.store.url}/{self._prefix}/{stored.staged} is gone and {stored.name} needs it: "
+                    f"{HOW_TO_REPAIR}"
+                ) from error
+
+    def promote_committed(self) -> list[str]:
+        """Repair: promote every committed object that is absent from its final key or has another size.
+
+        Returns:
+            Names of the objects that were copied.
+        """
+        sizes = self.store.sizes(self._prefix)
+        commits = in_threads(self.commit_of, sorted(self.committed_shards()))
+        wanted = [stored for commit in commits for stored in commit.objects]
+        behind = [stored for stored in wanted if sizes.get(f"{self._prefix}/{stored.name}") != stored.size]
+        in_threads(self.promote_object, behind)
+        return [stored.name for stored in behind]
+
+    def discard(self, staged: ShardCommit) -> None:
+        """Remove what an attempt staged; only for one that lost."""
+        folder = attempt_name(staged.shard, f"{staged.attempt}.{staged.token}")
+        self.store.delete_folder(f"{self._prefix}/{folder}")
+
+    def publish(self, summary: Mapping[str, Any]) -> bool:
+        """Make the run visible: check every object against its commit, then put the manifest.
+
+        May be called again, and by two coordinators at once; what was staged is removed at the end.
+
+        Args:
+            summary: what the flow has to say about the run, JSON values.
+
+        Returns:
+            Whether this call published the run; False if it was published already.
+
+        Raises:
+            IncompleteRunError: shards are missing; the message names them.
+            CorruptArchiveError: an object is not what was committed and its staged copy cannot repair it.
+        """
+        won = False
+        if not self.is_published and not self._publish_from_copy():
+            missing = self.missing_shards()
+            if missing:
+                raise IncompleteRunError(
+                    f"run {self.run_id} lacks {len(missing)} of {len(self.own_shards)} shards "
+                    f"({_some(missing)}): run these shards, then publish"
+                )
+            won = self._publish_new(summary)
+        self.keep_copies()
+        self.store.delete_folder(staging_prefix(self.run_id))
+        self.store.delete_temporary(self._prefix)
+        return won
+
+    def _publish_new(self, summary: Mapping[str, Any]) -> bool:
+        commits = in_threads(self.commit_of, self.own_shards)
+        try:
+            files = self._verified_files(commits)
+        except CorruptArchiveError:
+            if not self.is_published:  # a second coordinator may have published and cleaned up meanwhile
+                raise
+            return False
+        sequence = next_sequence(self.store, self.run_id)
+        manifest = self._new_manifest(commits, files, summary, created=now(), sequence=sequence)
+        return self.store.create(manifest_key(self.run_id), manifest.encode())
+
+    def manifest_of_markers(self) -> Manifest:
+        """The manifest of a published run put together once more, for repair; without what the flow had to say.
+
+        Raises:
+            ArchiveNotFoundError, CorruptArchiveError: a commit marker is missing or damaged.
+        """
+        commits = in_threads(self.commit_of, self.own_shards)
+        files = [*self._fixed_objects(), *(stored for commit in commits for stored in commit.objects)]
+        newest = max(commit.created for commit in commits)
+        return self._new_manifest(commits, files, {}, created=newest, sequence=given_sequence(self.store, self.run_id))
+
+    def keep_copies(self) -> list[str]:
+        """Keep once more what the whole run hangs on, where that was not done: manifest, plan, images and metadata.
+
+        Without them no code can be read, and they are small beside the codes. Anybody may do it, any number of times.
+
+        Returns:
+            Names of the objects that were copied.
+
+        Raises:
+            CorruptArchiveError: one of them is damaged and has no copy.
+        """
+        key = manifest_key(self.run_id)
+        data = self.store.get(key)
+        manifest = check_owner(Manifest.decode(data, self.store.join(key)), self.run_id, self.store.join(key))
+        there = set(self.store.keys(f"{self._prefix}/_copy"))
+        vital = [file for file in manifest.files if is_vital(file.name)]
+        missing = [file for file in vital if f"{self._prefix}/{copy_name(file.name)}" not in there]
+        in_threads(self._keep_copy, missing)
+        copied = [file.name for file in missing]
+        if self.store.create(f"{self._prefix}/{copy_name(MANIFEST_NAME)}", data):
+            copied.append(MANIFEST_NAME)
+        return copied
+
+    def _keep_copy(self, stored: StoredObject) -> None:
+        data = read_checked(self.store, f"{self._prefix}/{stored.name}", stored)
+        self.store.create(f"{self._prefix}/{copy_name(stored.name)}", data)
+
+    def _publish_from_copy(self) -> bool:
+        """Put back the manifest of a run that was published and lost it; whether there was a copy."""
+        key = f"{self._prefix}/{copy_name(MANIFEST_NAME)}"
+        try:
+            data = self.store.get(key)
+        except ArchiveNotFoundError:
+            return False
+        check_owner(Manifest.decode(data, self.store.join(key)), self.run_id, self.store.join(key))
+        self.store.create(manifest_key(self.run_id), data)
+        return True
+
+    def manifest(self) -> Manifest:
+        """The run's manifest.
+
+        Raises:
+            ArchiveNotFoundError: the run is not published.
+        """
+        return read_manifest(self.store, self.run_id)
+
+    def _new_manifest(
+        self,
+        commits: list[ShardCommit],
+        files: list[StoredObject],
+        summary: Mapping[str, Any],
+        *,
+        created: str,
+        sequence: int,
+    ) -> Manifest:
+        key = plan_key(self.run_id)
+        plan = measured_object(self.store, self._prefix, key.rsplit("/", 1)[1])
+        kept = ("method", "method_digest", "config", "provenance", "num_rows", "shard_rows", "num_shards")
+        return Manifest(
+            run_id=self.run_id,
+            created=created,
+            trace_steps=tuple(self.plan["trace_steps"]),
+            trace_terms=tuple(self.plan["trace_terms"]),
+            rows_by_status={status: sum(c.rows_by_status[status] for c in commits) for status in STATUSES},
+            summary=as_json(dict(summary), f"the summary of run {self.run_id}"),
+            generator=self.generator,
+            geometry=self.geometry.to_dict(),
+            schema_version=SCHEMA_VERSION,
+            subject=self.subject,
+            files=tuple([plan, *files]),
+            sequence=sequence,
+            shards=None if self.plan.get("shards") is None else tuple(self.plan["shards"]),
+            **{name: self.plan[name] for name in kept},
+        )
+
+    def _verified_files(self, commits: list[ShardCommit]) -> list[StoredObject]:
+        """Every object of the run but the plan, each checked in full; wrong ones are promoted once more."""
+        fixed = self._fixed_objects()
+        committed = [stored for commit in commits for stored in commit.objects]
+        sizes = self.store.sizes(self._prefix)
+        in_threads(lambda stored: self._verify_object(stored, sizes), [*fixed, *committed])
+        return [*fixed, *committed]
+
+    def _fixed_objects(self) -> list[StoredObject]:
+        return [StoredObject.from_dict(stored, plan_key(self.run_id)) for stored in self.plan["objects"]]
+
+    def _verify_object(self, stored: StoredObject, sizes: Mapping[str, int]) -> None:
+        key = f"{self._prefix}/{stored.name}"
+        wanted = (stored.size, stored.sha256)
+        found = digest_or_none(self.store, key, sizes[key]) if key in sizes else None
+        if found != wanted and stored.staged:
+            self.promote_object(stored)
+            found = digest_or_none(self.store, key)
+        if found != wanted:
+            raise CorruptArchiveError(
+                f"{self.store.url}/{key} is {describe(found)}, {describe(wanted)} was committed: {HOW_TO_REPAIR}"
+            )
+
+    def _stage_object(self, folder: str, name: str, data: bytes, checksums: str = "") -> StoredObject:
+        self.store.put(f"{self._prefix}/{folder}/{name}", data)
+        return StoredObject(name, len(data), sha256_of(data), staged=f"{folder}/{name}", checksums=checksums)
+
+    def _array_metadata(self, array: str) -> bytes:
+        if array not in self._metadata:
+            self._metadata[array] = self.store.get(f"{self._prefix}/{array}/zarr.json")
+        return self._metadata[array]
+
+    def _check_names(self, arrays: Mapping[str, Floats], shard: int) -> None:
+        unknown = sorted(set(arrays) - set(self.layouts))
+        if unknown:
+            raise ArchiveMismatchError(
+                f"shard {shard} of run {self.run_id}: no array is named {', '.join(unknown)}; "
+                f"the run has {', '.join(self.layouts)}"
+            )
+        noise = {name for name in self.layouts if name.startswith("noise_")}
+        missing = {W_PLUS} - set(arrays) or (noise - set(arrays) if noise & set(arrays) else set())
+        if missing:
+            raise ArchiveMismatchError(
+                f"shard {shard} of run {self.run_id}: {', '.join(sorted(missing))} is missing; "
+                "give w_plus, and either every noise map or none"
+            )
+
+    def _check_image(self, row: int, is_ok: np.ndarray[Any, Any], shard: int) -> None:
+        where = f"shard {shard} of run {self.run_id}"
+        if self.subject is None:
+            raise ArchiveMismatchError(f"{where}: only an edit run keeps images: leave them out")
+        rows = self.rows_of(shard)
+        if row not in rows or not is_ok[row - rows.start]:
+            raise ArchiveMismatchError(f"{where}: an image of row {row} was given, which is not an ok row of it")
+
+    def _check_values(self, layout: ArrayLayout, values: Floats, is_ok: np.ndarray[Any, Any], shard: int) -> None:
+        """Refuse a wrong shape or type, and ok rows that are not finite (the trace may have gaps)."""
+        where = f"{layout.name} of shard {shard} of run {self.run_id}"
+        wanted = (len(is_ok), *layout.item_shape)
+        if values.shape != wanted or values.dtype != np.float32:
+            raise ArchiveMismatchError(f"{where} is {values.dtype}{values.shape}, float32{wanted} is wanted")
+        if layout.name.startswith(("w_plus", "noise_")):
+            finite = np.isfinite(values).reshape(len(is_ok), -1).all(axis=1)
+            if (is_ok & ~finite).any():
+                index = int(np.flatnonzero(is_ok & ~finite)[0])
+                image_id = self.planned_rows(shard).column("image_id")[index].as_py()
+                raise ArchiveMismatchError(
+                    f"{where}: image {image_id} is ok, yet its values are not finite: give it status failed"
+                )
+
+
+def _some(shards: list[int]) -> str:
+    shown = ", ".join(str(shard) for shard in shards[:10])
+    return shown + (f" and {len(shards) - 10} more" if len(shards) > 10 else "")
