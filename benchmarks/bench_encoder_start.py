@@ -28,13 +28,14 @@ from domains.domain import load_domain
 from lsap_core.alignment.anchor import Anchor, estimate_anchor
 from lsap_core.images import from_uint8
 from lsap_core.inversion import EncoderEmbedder, EncoderSettings, Inversion, OptimizationEmbedder, OptimizationSettings
-from tasks.decoding import decode_image, place_content
-from tasks.encoders import check_generator, load_encoder
-from tasks.measure import measure
-from tasks.networks import NetworkChoice, Networks, load_networks, place
+from tasks.measuring.of_inversions import measure
+from tasks.pictures.decoding import decode_image, place_content
 from tasks.settings import Settings
-from tasks.sources import open_source
-from tasks.weights import LoadedGenerator, load_generator
+from tasks.sources.source import open_source
+from tasks.weights.devices import place
+from tasks.weights.encoders import check_generator, load_encoder
+from tasks.weights.generators import LoadedGenerator, load_generator
+from tasks.weights.networks import NetworkChoice, Networks, load_networks
 
 METHOD, METHOD_FROM_ENCODER = "lsap_o_w_plus", "lsap_o_w_plus_from_lsap_e"
 MEAN, MEAN_WITHOUT_EXPLORATION, ENCODER = "mean", "mean, no exploration", "encoder"

@@ -165,7 +165,7 @@ def build(cell: TrainingCell, form: str, device: torch.device) -> Work:
     images = (2 * torch.rand(shape, generator=stream_of_images) - 1).to(device)
     seeds = range(cell.batch_size)
     if not is_plain:
-        # In the memory layout that tasks/networks.py chooses.
+        # In the memory layout that tasks/weights/networks.py chooses.
         for network in (encoder, generator, perceptual):
             network.to(memory_format=torch.channels_last)
         ours = EncoderTraining(encoder, generator, anchor, perceptual, identity, settings, seed=SEED)

@@ -44,13 +44,14 @@ from flows.run_report import Embedded
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.images import from_uint8
 from lsap_core.inversion import Inversion, OptimizationEmbedder, OptimizationSettings
-from tasks.cluster import worker_environment
-from tasks.decoding import decode_image
-from tasks.embed import ShardOutcome
-from tasks.networks import load_networks, place
+from tasks.inversion.worker import ShardOutcome
+from tasks.pictures.decoding import decode_image
 from tasks.settings import Settings
-from tasks.sources import open_source
-from tasks.weights import load_generator
+from tasks.sources.source import open_source
+from tasks.weights.devices import place
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import load_networks
+from tasks.workers.cluster import worker_environment
 
 METHOD = "lsap_o_w_plus"
 MOST_IMAGES = 4000  # of digits:train

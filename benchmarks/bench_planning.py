@@ -33,13 +33,13 @@ from lsap_archive import ArchiveWriter, Geometry, Manifest, RunPlan, RunWriter, 
 from lsap_archive.format.layout import IMAGES_NAME, manifest_key, run_prefix
 from lsap_archive.writing.planned import planned_images
 from lsap_core.presets import method
-from tasks.known_images import KnownImages
-from tasks.listing import list_images
-from tasks.networks import NetworkChoice
-from tasks.planning import MethodPlan, plan_method
-from tasks.run_planner import RunPlanner
-from tasks.source_items import LeftOut, SourceItem
-from tasks.sources import Source, digest_bytes
+from tasks.inversion.known_images import KnownImages
+from tasks.inversion.listing import list_images
+from tasks.inversion.methods import MethodPlan, plan_method
+from tasks.inversion.run_planner import RunPlanner
+from tasks.sources.items import LeftOut, SourceItem
+from tasks.sources.source import Source, digest_bytes
+from tasks.weights.networks import NetworkChoice
 
 SHARD_ROWS = 512
 OBJECTS_OF_A_SHARD = 20  # at 1024 px: codes, 17 noise maps, trace and rows

@@ -11,9 +11,9 @@ from pydantic import Field
 from domains.domain import Domain
 from flows.parameters import WhenBusy, WorkerParameters
 from flows.run_file import ParameterError, Parameters, refused
-from tasks.domain_weights import open_domain
-from tasks.edit_spec import EditSpec, parse_edit
+from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
+from tasks.weights.of_domains import open_domain
 
 
 class ArchiveRun(Parameters):

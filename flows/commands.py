@@ -31,7 +31,7 @@ def run_invert(parsed: argparse.Namespace) -> int:
         plan = dry_run(resolved)
         return show(plan, parsed)
     from flows.invert import invert
-    from tasks.prepare import check
+    from tasks.inversion.plan import check
 
     check(request)
     return run_flow(invert, run, parsed)
@@ -49,7 +49,7 @@ def run_train_encoder(parsed: argparse.Namespace) -> int:
 
         plan = dry_run_training(resolved)
         return show(plan, parsed)
-    from tasks.prepare_training import prepare_training
+    from tasks.training.plan import prepare_training
 
     prepare_training(resolved.spec, dry=True)
     from flows.train_encoder import train_encoder
@@ -69,7 +69,7 @@ def run_edit(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         plan = dry_run_edits(resolved)
         return show(plan, parsed)
-    from tasks.plan_edits import choose_edits
+    from tasks.editing.plan import choose_edits
 
     choose_edits(edit_request(resolved))
     return run_flow(edit, run, parsed)
@@ -87,7 +87,7 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         plan = dry_run_evaluations(resolved)
         return show(plan, parsed)
-    from tasks.plan_evaluations import choose_runs
+    from tasks.evaluation.plan import choose_runs
 
     choose_runs(evaluation_request(resolved))
     return run_flow(evaluate, run, parsed)
@@ -100,7 +100,7 @@ def reproduce(parsed: argparse.Namespace) -> int:
 
     run = read_reproduction(parsed.config, parsed.set)
     trainings = run.resolve(Settings.from_environment())
-    from tasks.prepare_training import check_apart, prepare_training
+    from tasks.training.plan import check_apart, prepare_training
 
     check_apart(run.source, run.evaluation_source)
     if parsed.dry_run:
@@ -119,7 +119,7 @@ def run_editability(parsed: argparse.Namespace) -> int:
     """`lsap run reproduce editability`."""
     from flows.editability_parameters import read_study
     from flows.invert import request_of
-    from tasks.prepare import check
+    from tasks.inversion.plan import check
     from tasks.settings import Settings
 
     run = read_study(parsed.config, parsed.set)
@@ -166,7 +166,7 @@ def export_edited(parsed: argparse.Namespace) -> int:
     """`lsap archive images`."""
     from pathlib import Path
 
-    from tasks.export_images import export_images
+    from tasks.editing.export_images import export_images
 
     written, problems = export_images(parsed.url, parsed.method, Path(parsed.out))
     return show({"folder": parsed.out, "written": written, "without an image": problems or "none"}, parsed)
@@ -174,7 +174,7 @@ def export_edited(parsed: argparse.Namespace) -> int:
 
 def show_generator(parsed: argparse.Namespace) -> int:
     """`lsap generator describe`."""
-    from tasks.weights import describe_generator
+    from tasks.weights.generators import describe_generator
 
     description = describe_generator(parsed.path)
     return show(description, parsed)
@@ -182,7 +182,7 @@ def show_generator(parsed: argparse.Namespace) -> int:
 
 def rewrite_generator(parsed: argparse.Namespace) -> int:
     """`lsap generator convert`."""
-    from tasks.weights import convert_generator, describe_generator
+    from tasks.weights.generators import convert_generator, describe_generator
 
     convert_generator(parsed.path, parsed.output)
     description = describe_generator(parsed.output)
@@ -191,7 +191,7 @@ def rewrite_generator(parsed: argparse.Namespace) -> int:
 
 def show_encoder(parsed: argparse.Namespace) -> int:
     """`lsap encoder describe`."""
-    from tasks.encoders import describe_encoder
+    from tasks.weights.encoders import describe_encoder
 
     description = describe_encoder(parsed.path)
     return show(description, parsed)

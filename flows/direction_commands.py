@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # help should not wait for torch
     from domains.domain import Domain
     from lsap_core.editing import Direction, Edit
     from lsap_core.generators.generator import Generator
-    from tasks.attributes import Attribute
-    from tasks.weights import LoadedGenerator
+    from tasks.measuring.attributes import Attribute
+    from tasks.weights.generators import LoadedGenerator
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -88,7 +88,7 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
 
 def sample_images(parsed: argparse.Namespace) -> int:
     """`lsap direction sample`."""
-    from tasks.fit_direction import SampleOptions, save_samples
+    from tasks.editing.fit_direction import SampleOptions, save_samples
 
     loaded, _ = _open(parsed)
     options = SampleOptions(parsed.samples, parsed.psi, parsed.seed)
@@ -98,9 +98,9 @@ def sample_images(parsed: argparse.Namespace) -> int:
 
 def fit_attribute(parsed: argparse.Namespace) -> int:
     """`lsap direction fit`."""
-    from tasks.directions import load_direction, save_direction
-    from tasks.edit_spec import place_of
-    from tasks.fit_direction import SampleOptions, direction_of, fit_boundary, measure_response
+    from tasks.editing.fit_direction import SampleOptions, direction_of, fit_boundary, measure_response
+    from tasks.editing.spec import place_of
+    from tasks.weights.directions import load_direction, save_direction
 
     started = time.monotonic()
     _check_output(parsed.out)
@@ -129,8 +129,8 @@ def fit_attribute(parsed: argparse.Namespace) -> int:
 def fit_components(parsed: argparse.Namespace) -> int:
     """`lsap direction pca`."""
     from lsap_core.editing import fit_pca
-    from tasks.directions import describe_direction, save_components
-    from tasks.fit_direction import SampleOptions, sampled_codes
+    from tasks.editing.fit_direction import SampleOptions, sampled_codes
+    from tasks.weights.directions import describe_direction, save_components
 
     _check_output(parsed.out)
     loaded, _ = _open(parsed)
@@ -148,7 +148,7 @@ def fit_components(parsed: argparse.Namespace) -> int:
 def factorize_weights(parsed: argparse.Namespace) -> int:
     """`lsap direction factorize`."""
     from lsap_core.editing import factorize
-    from tasks.directions import describe_direction, save_components
+    from tasks.weights.directions import describe_direction, save_components
 
     _check_output(parsed.out)
     loaded, _ = _open(parsed)
@@ -168,8 +168,9 @@ def apply_direction(parsed: argparse.Namespace) -> int:
     import torch
 
     from lsap_archive import open_archive
-    from tasks.edit_spec import build_edit, parse_edit
-    from tasks.edit_strip import draw_strips, edited_images, inversion_noise
+    from tasks.archived.rendering import edited_images, inversion_noise
+    from tasks.editing.spec import build_edit, parse_edit
+    from tasks.editing.strip import draw_strips
 
     if not parsed.out.endswith(".png"):
         raise _wrong(f"--out is {parsed.out}; wanted a .png file")
@@ -202,7 +203,7 @@ def apply_direction(parsed: argparse.Namespace) -> int:
 
 def describe_file(parsed: argparse.Namespace) -> int:
     """`lsap direction describe`."""
-    from tasks.directions import describe_direction
+    from tasks.weights.directions import describe_direction
 
     return show(describe_direction(parsed.path), parsed)
 
@@ -246,10 +247,10 @@ def _check_output(location: str) -> None:
 
 def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     """The generator, frozen, on its device, and the domain where one is named."""
-    from tasks.domain_weights import open_domain
-    from tasks.networks import module_device
     from tasks.settings import Settings
-    from tasks.weights import load_generator
+    from tasks.weights.devices import module_device
+    from tasks.weights.generators import load_generator
+    from tasks.weights.of_domains import open_domain
 
     domain = open_domain(parsed.domain, Settings.from_environment().backbones) if parsed.domain else None
     place = parsed.generator or (domain and domain.generator)
@@ -276,9 +277,9 @@ def _edit_document(parsed: argparse.Namespace, strength: float) -> dict[str, Any
 
 
 def _attribute(parsed: argparse.Namespace) -> Attribute | None:
-    from tasks.attributes import load_attribute
-    from tasks.networks import module_device
+    from tasks.measuring.attributes import load_attribute
     from tasks.settings import Settings
+    from tasks.weights.devices import module_device
 
     if parsed.attribute is None:
         if parsed.codes is None:
@@ -296,7 +297,7 @@ def _scored_codes(
     """W codes, their scores, and where both are from."""
     import torch
 
-    from tasks.fit_direction import read_codes, read_scores, sampled_codes, score_codes
+    from tasks.editing.fit_direction import read_codes, read_scores, sampled_codes, score_codes
 
     if attribute is None:
         codes, scores = read_codes(parsed.codes, generator.config.w_dim), read_scores(parsed.scores)

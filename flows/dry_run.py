@@ -17,12 +17,13 @@ from lsap_core.encoders.encoder import Encoder
 from lsap_core.generators.generator import Generator
 from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings
-from lsap_core.presets import Method
-from tasks.encoders import load_encoder
-from tasks.networks import load_networks, module_device, place
-from tasks.planning import bytes_per_image, encoder_settings
-from tasks.prepare import prepare_dry
-from tasks.weights import load_generator
+from lsap_core.presets import Method, encoder_settings
+from tasks.inversion.methods import bytes_per_image
+from tasks.inversion.plan import prepare_dry
+from tasks.weights.devices import module_device, place
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import load_networks
 
 PROBE_STEPS = 4
 PROBE_ANCHOR_SAMPLES = 1024

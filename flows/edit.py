@@ -21,9 +21,9 @@ from flows.results import kept
 from flows.shard_tasks import calibrate_all, check_all, total, work_on_all
 from flows.workers import PoolWhenNeeded, pool_when_needed
 from lsap_core.errors import OutOfReachError
-from tasks.calibrate import CalibrationOptions
-from tasks.edit_run import EditWorker, EditWorkerSpec
-from tasks.plan_edits import (
+from tasks.archived.opening import open_writer
+from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.plan import (
     EditedMethod,
     EditRequest,
     PreparedEdits,
@@ -31,10 +31,10 @@ from tasks.plan_edits import (
     missing_calibrations,
     plan_edit_runs,
 )
-from tasks.prepare import open_writer
+from tasks.editing.worker import EditWorker, EditWorkerSpec
 from tasks.settings import Settings
 from tasks.visible_text import in_markdown
-from tasks.weights import LoadedGenerator
+from tasks.weights.generators import LoadedGenerator
 
 
 @dataclass(frozen=True)

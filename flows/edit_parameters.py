@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from domains.domain import Domain
 from flows.archive_parameters import ArchiveRun, check_methods, parse_edits
 from flows.run_file import ParameterError, Parameters, read_run_file
-from tasks.edit_spec import EditSpec
+from tasks.editing.spec import EditSpec
 from tasks.settings import Settings
 
 

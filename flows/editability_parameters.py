@@ -14,7 +14,7 @@ from flows.parameters import InvertRun, ResolvedRun, WorkerParameters
 from flows.run_file import ParameterError, Parameters, read_run_file
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.presets import Method
-from tasks.editability import Family, StudiedMethod
+from tasks.reports.editability.study import Family, StudiedMethod
 from tasks.settings import Settings
 
 

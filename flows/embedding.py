@@ -19,11 +19,11 @@ from flows.window import Window
 from flows.workers import PoolWhenNeeded
 from lsap_archive import ArchiveError, RunWriter
 from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled
-from tasks.embed import ShardOutcome, ShardWork
 from tasks.errors import TaskError
-from tasks.planning import PlannedShard
-from tasks.pool import NoWorkerLeftError, Pool
-from tasks.prepare import OpenPlan, PlannedRun
+from tasks.inversion.methods import PlannedShard
+from tasks.inversion.plan import OpenPlan, PlannedRun
+from tasks.inversion.worker import ShardOutcome, ShardWork
+from tasks.workers.pool import NoWorkerLeftError, Pool
 
 MAX_WAITING_SHARDS = 64  # tasks that wait for a worker at the same time
 

@@ -20,12 +20,10 @@ from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.shard_tasks import calibrate_all, check_all, total, work_on_all
 from flows.workers import PoolWhenNeeded, pool_when_needed
 from lsap_archive import EvaluationWriter, open_archive
-from tasks.calibrate import CalibrationOptions
-from tasks.evaluate_run import EvaluationWorker, EvaluationWorkerSpec
-from tasks.evaluation_table import evaluation_table
-from tasks.frechet import FrechetState
-from tasks.plan_edits import missing_calibrations
-from tasks.plan_evaluations import (
+from tasks.archived.opening import open_writer
+from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.plan import missing_calibrations
+from tasks.evaluation.plan import (
     ChosenRuns,
     EvaluationRequest,
     PreparedEvaluations,
@@ -33,7 +31,9 @@ from tasks.plan_evaluations import (
     choose_runs,
     plan_evaluations,
 )
-from tasks.prepare import open_writer
+from tasks.evaluation.table import evaluation_table
+from tasks.evaluation.worker import EvaluationWorker, EvaluationWorkerSpec
+from tasks.measuring.frechet import FrechetState
 from tasks.settings import Settings
 
 

@@ -11,8 +11,8 @@ from domains.domain import Domain
 from flows.archive_parameters import ArchiveRun, check_methods, parse_edits
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.inversion.by_encoder import EncoderSettings
-from tasks.edit_spec import EditSpec
-from tasks.evaluation_networks import EvaluationChoice
+from tasks.editing.spec import EditSpec
+from tasks.measuring.networks import EvaluationChoice
 from tasks.settings import Settings
 
 NO_CLASSIFIER = "none"

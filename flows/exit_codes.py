@@ -9,7 +9,7 @@ from flows.run_file import ParameterError
 from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError, OutOfReachError
 from tasks.errors import SourceError
-from tasks.training_store import OtherRunError
+from tasks.training.store import OtherRunError
 
 WRONG_REQUESTS = (
     ParameterError,

@@ -47,7 +47,7 @@ def add_image_commands(groups: Any, finish: Finish) -> None:
 def align_images(parsed: argparse.Namespace) -> int:
     """`lsap image align`; fails when no face at all was cut out."""
     from tasks.faces.align_faces import AlignSettings, align_photos
-    from tasks.sources import open_source
+    from tasks.sources.source import open_source
 
     settings = AlignSettings(parsed.size, parsed.face, parsed.min_side, parsed.supersampling)
     finder = _finder(parsed)

@@ -19,10 +19,10 @@ from flows.results import kept
 from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.run_report import Embedded, RunReport, check_failures, check_finished
 from flows.workers import PoolWhenNeeded, pool_when_needed
-from tasks.embed import EmbedSpec, EmbedWorker
-from tasks.prepare import OpenPlan, Request
+from tasks.inversion.plan import OpenPlan, Request
+from tasks.inversion.worker import EmbedSpec, EmbedWorker
+from tasks.reports.inversion.write import Report, ReportRequest, kept_report, write_report
 from tasks.settings import Settings
-from tasks.summarize import Report, ReportRequest, kept_report, write_report
 
 
 @flow(name="invert", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]

@@ -12,10 +12,10 @@ from domains.domain import Domain
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
-from tasks.anchor import AnchorOptions
-from tasks.domain_weights import open_domain
-from tasks.networks import NetworkChoice
+from tasks.archived.anchors import AnchorOptions
 from tasks.settings import Settings
+from tasks.weights.networks import NetworkChoice
+from tasks.weights.of_domains import open_domain
 
 WhenBusy = Annotated[
     Literal["wait", "refuse"],

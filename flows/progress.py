@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows.artifacts import UPDATE_SECONDS, ProgressArtifact
-from tasks.pool import Pool
+from tasks.workers.pool import Pool
 
 REFRESH_SECONDS = 1.0
 

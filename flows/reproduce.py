@@ -22,11 +22,11 @@ from flows.reproduce_table3 import reproduce_table3
 from flows.reproduction_parameters import Part, ReproduceRun, unit_of
 from flows.results import kept
 from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from tasks.cluster import opened_cluster
-from tasks.prepare import prepare
-from tasks.reproduction import Inverted, Looks
+from tasks.inversion.plan import prepare
+from tasks.reports.paper.gather import Inverted, Looks
+from tasks.reports.paper.write import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction
 from tasks.settings import Settings
-from tasks.write_reproduction import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction
+from tasks.workers.cluster import opened_cluster
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from flows.exclusive import writing
 from flows.invert import invert, request_of
 from flows.results import kept
 from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from tasks.cluster import opened_cluster
-from tasks.editability import MIDPOINT, SIGNS
-from tasks.editability_study import partners_by_label, write_study
+from tasks.reports.editability.study import MIDPOINT, SIGNS
+from tasks.reports.editability.synthetic_steps import SyntheticStep, synthetic_steps
+from tasks.reports.editability.write import partners_by_label, write_study
 from tasks.settings import Settings
-from tasks.synthetic_steps import SyntheticStep, synthetic_steps
+from tasks.workers.cluster import opened_cluster
 
 CALIBRATION_IMAGES = 128
 

@@ -11,9 +11,9 @@ from flows.parameters import InvertRun, WorkerParameters
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from flows.training_parameters import ResolvedTraining, TrainEncoderRun
 from lsap_core.presets import TRAININGS
-from tasks.domain_weights import find_domain
-from tasks.encoder_comparison import Variant
+from tasks.reports.paper.encoder_comparison import Variant
 from tasks.settings import Settings
+from tasks.weights.of_domains import find_domain
 
 
 class ReproduceTable3(Parameters):

@@ -18,11 +18,11 @@ from flows.results import kept
 from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.run_report import UnfinishedError
 from flows.training_parameters import ResolvedTraining
-from tasks.cluster import opened_cluster
-from tasks.prepare_training import prepare_training
+from tasks.reports.paper.table3 import write_table3
 from tasks.settings import Settings
-from tasks.table3 import write_table3
-from tasks.training_cluster import train_on_cluster
+from tasks.training.cluster import train_on_cluster
+from tasks.training.plan import prepare_training
+from tasks.workers.cluster import opened_cluster
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
     from flows.dry_run import dry_run
     from flows.invert import request_of
     from flows.training_dry_run import dry_run_trainings
-    from tasks.prepare import check
-    from tasks.prepare_training import check_apart, prepare_training
+    from tasks.inversion.plan import check
+    from tasks.training.plan import check_apart, prepare_training
 
     parts = run.chosen(asked)
     domain = run.resolved_domain(settings, parts)
@@ -94,9 +94,9 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
 
 def show_weights(parsed: argparse.Namespace) -> int:
     """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
-    from tasks.domain_weights import find_domain, look_for_weights, weights_document, weights_table
-    from tasks.published_files import folder_of
     from tasks.settings import Settings
+    from tasks.weights.of_domains import find_domain, look_for_weights, weights_document, weights_table
+    from tasks.weights.published import folder_of
 
     domain, folder = find_domain(parsed.name), folder_of(Settings.from_environment().backbones)
     found = look_for_weights(domain, folder)

@@ -14,11 +14,11 @@ from flows.evaluate_parameters import EvaluateRun, SyntheticParameters
 from flows.parameters import InvertRun, WhenBusy, WorkerParameters
 from flows.reproduce_parameters import ReproduceTable3, read_reproduction
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
-from tasks.attributes import DIGITS, FACES
-from tasks.domain_weights import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
-from tasks.published_files import folder_of
-from tasks.reports.paper_tables import ShownEdit
+from tasks.measuring.attributes import DIGITS, FACES
+from tasks.reports.paper.tables import ShownEdit
 from tasks.settings import Settings
+from tasks.weights.of_domains import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
+from tasks.weights.published import folder_of
 
 Part = Literal["table1", "table2", "table3", "table4", "figure4", "figure5"]
 PARTS: tuple[Part, ...] = get_args(Part)

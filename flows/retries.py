@@ -6,7 +6,7 @@ from typing import Any
 
 from lsap_archive import StoreUnavailableError
 from tasks.errors import SourceError
-from tasks.pool import WorkerLostError
+from tasks.workers.pool import WorkerLostError
 
 RETRIES = 3  # of what is cheap to repeat; a run says how often it tries a shard
 RETRY_DELAYS_SECONDS: list[float] = [2, 10, 60]  # a lost worker is soon back, a store or network may take its time

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.embed import ShardOutcome
+from tasks.inversion.worker import ShardOutcome
 
 
 class TooManyFailuresError(RuntimeError):

@@ -15,10 +15,10 @@ from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.run_report import UnfinishedError
 from flows.workers import PoolWhenNeeded
 from lsap_archive import ArchiveWriter
-from tasks.calibrate import CalibrationWork
-from tasks.edit_run import ShardResult
-from tasks.plan_edits import MissingCalibrations, with_deviation
-from tasks.pool import Pool
+from tasks.editing.calibration import CalibrationWork
+from tasks.editing.plan import MissingCalibrations, with_deviation
+from tasks.editing.worker import ShardResult
+from tasks.workers.pool import Pool
 
 Result = TypeVar("Result")
 

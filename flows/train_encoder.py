@@ -15,11 +15,11 @@ from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from flows.training_parameters import ResolvedTraining, TrainEncoderRun
 from flows.training_report import TrainingReport, report_training
 from lsap_archive import StoreUnavailableError
-from tasks.prepare_training import PreparedTraining, prepare_training
 from tasks.settings import Settings
-from tasks.train_encoder import TrainingOutcome
-from tasks.training_cluster import train_on_cluster
-from tasks.training_store import TrainingStore
+from tasks.training.cluster import train_on_cluster
+from tasks.training.loop import TrainingOutcome
+from tasks.training.plan import PreparedTraining, prepare_training
+from tasks.training.store import TrainingStore
 
 TELL_EVERY_SECONDS = 15.0
 

@@ -12,10 +12,10 @@ import torch
 from flows.training_parameters import ResolvedTraining
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.training.encoder_step import EncoderTraining
-from tasks.networks import module_device
-from tasks.prepare_training import prepare_training
-from tasks.training_parts import assemble, build_first_encoder
-from tasks.weights import load_generator
+from tasks.training.parts import assemble, build_first_encoder
+from tasks.training.plan import prepare_training
+from tasks.weights.devices import module_device
+from tasks.weights.generators import load_generator
 
 PROBE_STEPS = 2
 PROBE_ANCHOR_SAMPLES = 1024

@@ -12,13 +12,13 @@ from flows.parameters import AnchorParameters, PlaceParameters, WhenBusy
 from flows.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
-from tasks.anchor import AnchorOptions
-from tasks.decoding import Fit
-from tasks.domain_weights import open_domain
-from tasks.networks import NetworkChoice
+from tasks.archived.anchors import AnchorOptions
+from tasks.pictures.decoding import Fit
 from tasks.settings import Settings
-from tasks.training_data import AUGMENTATIONS, Augmentation
-from tasks.training_parts import TrainingSpec, TrainingWorkers
+from tasks.training.data import AUGMENTATIONS, Augmentation
+from tasks.training.parts import TrainingSpec, TrainingWorkers
+from tasks.weights.networks import NetworkChoice
+from tasks.weights.of_domains import open_domain
 
 NONE = "none"
 

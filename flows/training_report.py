@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.training_parts import TrainingSpec
-from tasks.training_store import BEST_KEY, LAST_KEY, TrainingStore
+from tasks.training.parts import TrainingSpec
+from tasks.training.store import BEST_KEY, LAST_KEY, TrainingStore
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 32

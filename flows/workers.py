@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flows.parameters import WorkerParameters
-from tasks.cluster import LOCAL
-from tasks.pool import LocalPool, Pool, RayPool
 from tasks.settings import Settings
+from tasks.workers.cluster import LOCAL
+from tasks.workers.pool import LocalPool, Pool, RayPool
 
 
 def open_pool(factory: Callable[[], Any], workers: WorkerParameters) -> Pool:

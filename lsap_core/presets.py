@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lsap_core.errors import ConfigError
@@ -187,3 +187,24 @@ def training(name: str, **changes: object) -> Training:
     if name not in TRAININGS:
         raise ConfigError(f'no training is called "{name}"; wanted one of {", ".join(TRAININGS)}')
     return TRAININGS[name].with_settings(changes)
+
+
+def recorded_settings(settings: OptimizationSettings | EncoderSettings) -> dict[str, Any]:
+    """Settings as an archive keeps them; where codes start is told only when it is not the mean, as it always was."""
+    values = asdict(settings)
+    if values.get("start") == "mean":
+        del values["start"]
+    return values
+
+
+def settings_of(config: Mapping[str, Any]) -> OptimizationSettings | EncoderSettings:
+    """The settings of a run, from what the archive keeps of its method."""
+    values = config["settings"]
+    return EncoderSettings(**values) if "num_refinements" in values else OptimizationSettings(**values)
+
+
+def encoder_settings(settings: OptimizationSettings | EncoderSettings, encoder: str | None) -> EncoderSettings:
+    """How a method asks its encoder: as it says, or where it only starts there, as published for the encoder's name."""
+    own = settings if isinstance(settings, EncoderSettings) else method_of_encoder(encoder or "").settings
+    assert isinstance(own, EncoderSettings)
+    return own

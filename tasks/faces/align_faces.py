@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +15,17 @@ from PIL import Image
 
 from lsap_archive.stores.credentials import credential_in
 from lsap_core.errors import ConfigError
-from tasks.decoding import decode_photo
 from tasks.errors import BadImageError
 from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of
 from tasks.faces.landmarks import FaceFinder
-from tasks.source_items import SourceItem
-from tasks.sources import Source, digest_bytes
+from tasks.pictures.decoding import decode_photo
+from tasks.pictures.folders import FileNames, write_png, write_whole
+from tasks.sources.items import SourceItem
+from tasks.sources.source import Source, digest_bytes
 
 REPORT = "report.json"
 REPORT_VERSION = 1
 ENLARGEMENT = 4  # a face is "too_small" when the crop would be more than so many times larger
-MAX_NAME_BYTES = 255
 
 FaceChoice = Literal["largest", "all", "only"] | int
 
@@ -146,7 +144,7 @@ def align_photos(source: Source, finder: FaceFinder, out: Path, settings: AlignS
         raise ConfigError(f"{source.spec} carries a password, which would end up in the report")
     out.mkdir(parents=True, exist_ok=True)
     items = list(source.items())
-    names = FileNames(items)
+    names = FileNames(items, [REPORT])
     faces = [face for item in items for face in _align_one(source, item, finder, out, settings, names)]
     report = AlignReport(_from_anywhere(source.spec), finder.describe(), settings, tuple(faces))
     write_whole(out / REPORT, json.dumps(report.to_dict(), indent=1).encode())
@@ -229,68 +227,6 @@ def _check_size(quad: Points, settings: AlignSettings) -> None:
         )
 
 
-class FileNames:
-    """Names of the files that are written: those of the photos, ending in .png, with their folders."""
-
-    def __init__(self, items: Iterable[SourceItem]):
-        self._stems = Counter(_stem(_safe_path(item.image_id)) for item in items)
-        self._taken: set[str] = {REPORT}
-        self._folders: set[str] = set()
-
-    def of(self, item: SourceItem, face: int | None) -> str:
-        """Name of a photo's face, that of no other; photos that differ in the suffix only keep it.
-
-        Raises:
-            BadImageError: ("not_written") the name cannot be a file's, or is another face's.
-        """
-        path = _safe_path(item.image_id)
-        name = _stem(path) if self._stems[_stem(path)] == 1 else path
-        name = f"{name}{'' if face is None else f'.face-{face}'}.png"
-        is_long = any(len(part.encode()) > MAX_NAME_BYTES for part in name.split("/"))
-        folders = {name[: slash.start()] for slash in re.finditer("/", name)}
-        is_taken = name in self._taken or name in self._folders or bool(folders & self._taken)
-        if not path or is_long or is_taken or re.search(r"[\x00-\x1f]", name):
-            raise BadImageError(
-                "not_written",
-                f"the name {name[:100]!r} is {'another face' if is_taken else 'no file'}'s, a new one was wanted: "
-                "rename the photo",
-            )
-        self._taken.add(name)
-        self._folders |= folders
-        return name
-
-
-def _safe_path(image_id: str) -> str:
-    """An image_id as a path below a folder: manifests may have whole addresses as ids."""
-    parts = re.split(r"[/\\]+", re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:", "", image_id))
-    return "/".join(part for part in parts if part not in ("", ".", ".."))
-
-
-def _stem(path: str) -> str:
-    return posixpath.splitext(path)[0]
-
-
 def _from_anywhere(spec: str) -> str:
     """A source's spec that holds in other working directories too."""
     return os.path.abspath(spec) if "://" not in spec and Path(spec.split("*")[0] or ".").exists() else spec
-
-
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture as a whole file or not at all; its folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beginning = path.with_name(f".{path.stem[:100]}.{os.getpid()}.png")
-    try:
-        picture.save(beginning, "PNG")
-        beginning.replace(path)
-    finally:
-        beginning.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    beginning = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beginning.write_bytes(data)
-        beginning.replace(path)
-    finally:
-        beginning.unlink(missing_ok=True)

@@ -23,8 +23,8 @@ from lsap_core.errors import ConfigError
 from lsap_core.images import from_uint8
 from lsap_core.perceptual.face_detection import DetectorSettings
 from tasks.faces.face_crop import Points
-from tasks.faces.face_networks import load_face_detector
-from tasks.networks import module_device
+from tasks.weights.devices import module_device
+from tasks.weights.faces import load_face_detector
 
 LANDMARK_KINDS = "a .json, .csv or .npz file of landmarks by image_id, or a .pts file or a folder of them"
 NUM_POINTS = (68, 5)

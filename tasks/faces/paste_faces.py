@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from lsap_core.errors import ConfigError
-from tasks.decoding import decode_photo
 from tasks.errors import BadImageError
-from tasks.faces.align_faces import REPORT_VERSION, FileNames, write_png, write_whole
+from tasks.faces.align_faces import REPORT, REPORT_VERSION
 from tasks.faces.face_crop import FARTHEST, Points, paste_face
-from tasks.source_items import SourceItem, check_name
-from tasks.sources import Source, digest_bytes, open_source
+from tasks.pictures.decoding import decode_photo
+from tasks.pictures.folders import FileNames, write_png, write_whole
+from tasks.sources.items import SourceItem, check_name
+from tasks.sources.source import Source, digest_bytes, open_source
 
 PASTE_REPORT = "pasted.json"
 FEATHER = 0.05
@@ -100,7 +101,7 @@ def paste_photos(
     with open_source(source or spec) as opened:
         if source is not None:
             photos = _found_in(opened, photos)
-        names = FileNames([photo.item for photo in photos])
+        names = FileNames([photo.item for photo in photos], [REPORT])
         pasted = PasteReport(tuple(_paste_one(opened, photo, edited, out, names, feather) for photo in photos))
     write_whole(out / PASTE_REPORT, json.dumps(pasted.to_dict(), indent=1).encode())
     return pasted

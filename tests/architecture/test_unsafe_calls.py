@@ -32,7 +32,7 @@ NEVER = {
     "torch.hub.load": "downloads and runs a program",
     "torch.hub.load_state_dict_from_url": "downloads",
     "pandas.read_pickle": "unpickles",
-    "PIL.Image.open": "tries formats that start other programs: tasks.decoding",
+    "PIL.Image.open": "tries formats that start other programs: tasks.pictures.decoding",
     "shutil.unpack_archive": "writes where an archive says",
     "ray.cloudpickle.loads": "unpickles",
 }

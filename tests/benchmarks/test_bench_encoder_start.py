@@ -12,8 +12,8 @@ import torch
 
 from domains.domain import load_domain
 from lsap_core.encoders import Encoder, EncoderConfig
-from tasks.encoders import save_encoder
-from tasks.weights import load_generator
+from tasks.weights.encoders import save_encoder
+from tasks.weights.generators import load_generator
 
 ROOT = Path(__file__).parents[2]
 BENCHMARK = ROOT / "benchmarks" / "bench_encoder_start.py"

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.embed import ShardOutcome
+from tasks.inversion.worker import ShardOutcome
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -15,8 +15,8 @@ from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.presets import METHODS, TRAININGS
-from tasks.networks import NetworkChoice
-from tasks.weights import load_generator
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import NetworkChoice
 
 KINDS = (OptimizationSettings, EncoderSettings)
 FROM_ENCODER = "lsap_o_w_plus_from_lsap_e"

@@ -16,7 +16,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.perceptual.features import FeatureNet, FeatureNetConfig
 from lsap_core.perceptual.judge import JudgeNet
-from tasks.weights import load_generator
+from tasks.weights.generators import load_generator
 
 CONFIG = FeatureNetConfig(16, 3, channels=(8, 8), embedding_dim=5, num_classes=4)
 GENERATOR = GeneratorConfig(16, (3, 2, 2), z_dim=2, w_dim=3, num_mapping_layers=2, conv_clamp=256.0)

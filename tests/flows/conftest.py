@@ -36,8 +36,8 @@ from PIL import Image
 from domains.digits.data import load_split
 from flows.invert import request_of
 from flows.parameters import read_run
-from tasks.embed import EmbedSpec
-from tasks.prepare import Prepared, prepare
+from tasks.inversion.plan import Prepared, prepare
+from tasks.inversion.worker import EmbedSpec
 from tasks.settings import Settings
 
 HERE = Path(__file__).parent

@@ -24,11 +24,11 @@ from lsap_archive import RunWriter
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
-from tasks.encoders import save_encoder
-from tasks.prepare import Prepared
+from tasks.inversion.plan import Prepared
+from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
 from tasks.settings import Settings
-from tasks.weights import load_generator, save_generator
+from tasks.weights.encoders import save_encoder
+from tasks.weights.generators import load_generator, save_generator
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 DIGITS_GENERATOR = "domains/digits/generator.safetensors"

@@ -27,13 +27,13 @@ import torch
 
 from flows.training_parameters import read_training
 from lsap_archive import RunWriter, open_archive, verify_archive
-from tasks import pool as pool_module
-from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
-from tasks.pool import NoWorkerLeftError, RayPool
-from tasks.prepare_training import prepare_training
+from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
 from tasks.settings import Settings
-from tasks.train_encoder import train_encoder
-from tasks.training_store import LAST_KEY, TrainingStore
+from tasks.training.loop import train_encoder
+from tasks.training.plan import prepare_training
+from tasks.training.store import LAST_KEY, TrainingStore
+from tasks.workers import pool as pool_module
+from tasks.workers.pool import NoWorkerLeftError, RayPool
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

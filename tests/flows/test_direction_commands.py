@@ -19,10 +19,10 @@ from flows.cli import main
 from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan
 from lsap_core.editing import Direction, along_component
 from lsap_core.images import to_uint8
-from tasks.attributes import DIGITS
-from tasks.directions import load_components, load_direction, save_direction
-from tasks.fit_direction import SampleOptions, sampled_codes, score_codes
-from tasks.weights import LoadedGenerator, load_generator
+from tasks.editing.fit_direction import SampleOptions, sampled_codes, score_codes
+from tasks.measuring.attributes import DIGITS
+from tasks.weights.directions import load_components, load_direction, save_direction
+from tasks.weights.generators import LoadedGenerator, load_generator
 
 DONE, ASKED_WRONGLY = 0, 2
 GENERATOR = "domains/digits/generator.safetensors"

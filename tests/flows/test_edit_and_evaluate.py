@@ -26,12 +26,12 @@ from flows.invert import request_of
 from flows.parameters import InvertRun
 from lsap_archive import Archive, RunWriter, open_archive, verify_archive
 from lsap_core.images import to_uint8
-from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
-from tasks.evaluate_run import EvaluationWorker
-from tasks.plan_evaluations import choose_runs, plan_evaluations
-from tasks.prepare import prepare
+from tasks.evaluation.plan import choose_runs, plan_evaluations
+from tasks.evaluation.worker import EvaluationWorker
+from tasks.inversion.plan import prepare
+from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
 from tasks.settings import Settings
-from tasks.weights import load_generator
+from tasks.weights.generators import load_generator
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -21,7 +21,7 @@ import torch
 from domains.digits.data import load_split
 from lsap_archive import Archive, Store, open_archive, verify_archive
 from lsap_core.images import to_uint8
-from tasks.weights import load_generator
+from tasks.weights.generators import load_generator
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 

@@ -17,8 +17,8 @@ import pytest
 from safetensors.torch import load
 
 from lsap_archive import Archive, RunWriter, open_archive, verify_archive
-from tasks.embed import DIGEST_BYTES, EmbedSpec, EmbedWorker, ShardWork
-from tasks.prepare import Prepared
+from tasks.inversion.plan import Prepared
+from tasks.inversion.worker import DIGEST_BYTES, EmbedSpec, EmbedWorker, ShardWork
 
 HERE = Path(__file__).parent
 NUM_IMAGES, SHARD_ROWS = 16, 4

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lsap_archive import open_archive, verify_archive
-from tasks.embed import EmbedSpec
-from tasks.prepare import Prepared
+from tasks.inversion.plan import Prepared
+from tasks.inversion.worker import EmbedSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

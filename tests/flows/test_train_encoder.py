@@ -19,10 +19,10 @@ import torch
 
 from flows.training_parameters import read_training
 from lsap_archive import Store
-from tasks.prepare_training import prepare_training
 from tasks.settings import Settings
-from tasks.train_encoder import train_encoder
-from tasks.training_store import LAST_KEY, TrainingStore
+from tasks.training.loop import train_encoder
+from tasks.training.plan import prepare_training
+from tasks.training.store import LAST_KEY, TrainingStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

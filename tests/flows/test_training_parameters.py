@@ -16,9 +16,9 @@ from flows.training_parameters import read_training
 from flows.training_report import curves_table, sparkline
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.presets import TRAININGS
-from tasks.encoders import save_encoder
 from tasks.settings import Settings
-from tasks.weights import load_generator
+from tasks.weights.encoders import save_encoder
+from tasks.weights.generators import load_generator
 
 DONE, ASKED_WRONGLY = 0, 2
 CONFIG = """\

@@ -39,12 +39,12 @@ from lsap_archive import (
 from lsap_archive.format.manifest import Manifest
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
-from tasks.encoders import load_encoder
 from tasks.errors import BadImageError, SourceError
-from tasks.frechet import INCEPTION_FILE, FrechetState, load_frechet
-from tasks.networks import LPIPS_TRUNKS, load_identity, load_perceptual
-from tasks.sources import open_source
-from tasks.training_store import LATEST_KEY, TrainingStore
+from tasks.measuring.frechet import INCEPTION_FILE, FrechetState, load_frechet
+from tasks.sources.source import open_source
+from tasks.training.store import LATEST_KEY, TrainingStore
+from tasks.weights.encoders import load_encoder
+from tasks.weights.networks import LPIPS_TRUNKS, load_identity, load_perceptual
 
 CPU = torch.device("cpu")
 MTCNN = ("pnet.npy", "rnet.npy", "onet.npy")

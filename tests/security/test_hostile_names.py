@@ -20,9 +20,9 @@ from flows.artifacts import _link
 from flows.cli import main
 from flows.edit import EditReport
 from tasks.errors import BadImageError, SourceError
-from tasks.reports.reproduction_files import tables_markdown
-from tasks.reports.traced_numbers import Cell, Column, Number, PaperTable, TableRow
-from tasks.sources import open_source
+from tasks.reports.paper.files import tables_markdown
+from tasks.reports.paper.traced_numbers import Cell, Column, Number, PaperTable, TableRow
+from tasks.sources.source import open_source
 from tasks.visible_text import in_markdown, visible
 
 NAMES = (

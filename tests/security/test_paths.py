@@ -15,9 +15,9 @@ from PIL import Image
 
 from flows.cli import main
 from tasks.errors import BadImageError
-from tasks.faces.align_faces import FileNames
-from tasks.source_items import SourceItem
-from tasks.sources import Source, open_source
+from tasks.pictures.folders import FileNames
+from tasks.sources.items import SourceItem
+from tasks.sources.source import Source, open_source
 
 FACE = [[222, 188], [304, 186], [267, 225], [232, 277], [301, 277]]
 CLIMBING = (
@@ -124,7 +124,7 @@ def test_a_name_cannot_be_a_file_and_a_folder() -> None:
     """As keys of a bucket and members of a zip can; the photo is left out and the others go on."""
     for ids in (("a.png", "a.png/b.png"), ("a.png/b.png", "a.png"), ("x/y/z.png", "x/y.png"), ("report.json/a.png",)):
         items = [SourceItem(image_id, "") for image_id in ids]
-        names, written = FileNames(items), []
+        names, written = FileNames(items, ["report.json"]), []
         for item in items:
             try:
                 written.append(names.of(item, None))

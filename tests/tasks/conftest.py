@@ -19,14 +19,10 @@ from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import Method, method
-from tasks.anchor import AnchorOptions
-from tasks.calibrate import CalibrationOptions
-from tasks.edit_run import EditWorker, EditWorkerSpec, ShardResult
-from tasks.edit_spec import parse_edit
-from tasks.embed import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
-from tasks.encoders import save_encoder
-from tasks.networks import NetworkChoice
-from tasks.plan_edits import (
+from tasks.archived.anchors import AnchorOptions
+from tasks.archived.opening import open_writer
+from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.plan import (
     EditRequest,
     PreparedEdits,
     choose_edits,
@@ -34,9 +30,14 @@ from tasks.plan_edits import (
     plan_edit_runs,
     with_deviation,
 )
-from tasks.planning import PlannedShard
-from tasks.prepare import Prepared, Request, open_writer, prepare
-from tasks.weights import load_generator, save_generator
+from tasks.editing.spec import parse_edit
+from tasks.editing.worker import EditWorker, EditWorkerSpec, ShardResult
+from tasks.inversion.methods import PlannedShard
+from tasks.inversion.plan import Prepared, Request, prepare
+from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
+from tasks.weights.encoders import save_encoder
+from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.networks import NetworkChoice
 
 CONFIG = GeneratorConfig(
     32, (8, 8, 8, 8), z_dim=6, w_dim=8, num_mapping_layers=2, image_channels=1, mapping_lr_multiplier=0.1

@@ -14,7 +14,7 @@ from lsap_archive import ArchiveNotFoundError, ArchiveWriter, Geometry
 from lsap_core.alignment.anchor import EVALUATION_SAMPLES, estimate_anchor
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from tasks.anchor import AnchorOptions, keep_anchor, open_anchor
+from tasks.archived.anchors import AnchorOptions, keep_anchor, open_anchor
 
 CONFIG = GeneratorConfig(16, (4, 3, 2), z_dim=4, w_dim=5, num_mapping_layers=2)
 OPTIONS = AnchorOptions(num_samples=32)

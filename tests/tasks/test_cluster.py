@@ -7,7 +7,7 @@ import socket
 import pytest
 import ray
 
-from tasks.cluster import LOCAL, ClusterUnavailableError, join_cluster, runtime_environment, share_of_gpus
+from tasks.workers.cluster import LOCAL, ClusterUnavailableError, join_cluster, runtime_environment, share_of_gpus
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once_and_in_one_sentence() -> None:

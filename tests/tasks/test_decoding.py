@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.decoding import DecodedImage, decode_image, place_content
 from tasks.errors import BadImageError, TaskError
+from tasks.pictures.decoding import DecodedImage, decode_image, place_content
 
 # Made with PIL and torchvision, as the published encoders and projector preprocess (see tests/reference).
 REFERENCE = Path(__file__).parents[1] / "reference" / "preprocess.npz"

@@ -18,7 +18,7 @@ from torch import Tensor
 from lsap_core.editing import Components, Direction, factorize, fit_pca
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from tasks.directions import (
+from tasks.weights.directions import (
     UNKNOWN_GENERATOR,
     describe_direction,
     load_components,
@@ -26,7 +26,7 @@ from tasks.directions import (
     save_components,
     save_direction,
 )
-from tasks.weights import load_generator
+from tasks.weights.generators import load_generator
 
 HOSTILE = Path(__file__).parents[1] / "reference" / "pickles" / "hostile" / "hostile_checkpoint.pt"
 FACES = GeneratorConfig.config_f(1024)  # 18 rows of 512

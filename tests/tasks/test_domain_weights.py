@@ -7,15 +7,15 @@ import pytest
 
 from domains.domain import Domain, builtin_domains, load_domain
 from lsap_core.errors import ConfigError, MissingWeightsError
-from tasks.domain_weights import (
+from tasks.measuring.networks import EvaluationChoice
+from tasks.weights.networks import IDENTITY_FILES, LPIPS_TRUNKS
+from tasks.weights.of_domains import (
     check_weights,
     look_for_weights,
     weights_document,
     weights_table,
     with_published_weights,
 )
-from tasks.evaluation_networks import EvaluationChoice
-from tasks.networks import IDENTITY_FILES, LPIPS_TRUNKS
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

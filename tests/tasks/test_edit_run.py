@@ -14,7 +14,7 @@ from lsap_archive import ArchiveKeyError, ArchiveMismatchError, RunWriter, open_
 from lsap_core.errors import ConfigError
 from lsap_core.generators import Generator
 from lsap_core.presets import method
-from tasks.weights import load_generator, save_generator
+from tasks.weights.generators import load_generator, save_generator
 
 OPTIMIZED = "stylegan2_w_plus"
 SLIGHT = {"direction": "right", "strength": 0.5}

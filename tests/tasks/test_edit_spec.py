@@ -15,8 +15,8 @@ from torch import Tensor
 from lsap_core.editing import Direction, along, along_component, fit_pca
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from tasks.directions import load_components, save_components, save_direction
-from tasks.edit_spec import EditSpec, EqualEffect, build_edit, parse_edit
+from tasks.editing.spec import EditSpec, EqualEffect, build_edit, parse_edit
+from tasks.weights.directions import load_components, save_components, save_direction
 
 CONFIG = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=8, image_channels=1)
 K, D = CONFIG.num_ws, CONFIG.w_dim

@@ -14,8 +14,9 @@ from lsap_core.editing import Direction, along
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import method
-from tasks.edit_strip import LABEL_HEIGHT, LARGEST_TILE, MARGIN, draw_strips, edited_images, inversion_noise
-from tasks.weights import load_generator
+from tasks.archived.rendering import edited_images, inversion_noise
+from tasks.editing.strip import LABEL_HEIGHT, LARGEST_TILE, MARGIN, draw_strips
+from tasks.weights.generators import load_generator
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.editability import StudiedMethod, compare_with_controls, correlate, gather
+from tasks.reports.editability.study import StudiedMethod, compare_with_controls, correlate, gather
 
 METHODS = (
     StudiedMethod("good", "Good", "W+", pair="a"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from tasks.editability_statistics import (
+from tasks.reports.editability.correlations import (
     across_methods,
     paired_difference,
     rank_correlation,

@@ -23,11 +23,11 @@ from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion import EncoderEmbedder, EncoderSettings
 from lsap_core.perceptual.features import FeatureDistance
 from lsap_core.presets import METHODS, method
-from tasks.embed import EmbedWorker, ShardWork, image_seed
-from tasks.encoders import load_encoder
-from tasks.networks import NetworkChoice
-from tasks.pool import LocalPool
-from tasks.weights import load_generator, save_generator
+from tasks.inversion.worker import EmbedWorker, ShardWork, image_seed
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.networks import NetworkChoice
+from tasks.workers.pool import LocalPool
 
 METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd", "w_distance")
 # Exploration draws random numbers at every step, so a state that forgets its streams goes another way.

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from lsap_archive.format.rows import ROW_SCHEMA
-from tasks.encoder_comparison import Spread, Variant, compare_encoders, order_of
-from tasks.reports.encoder_tables import draw, to_markdown, to_parquet
+from tasks.reports.paper.encoder_comparison import Spread, Variant, compare_encoders, order_of
+from tasks.reports.paper.encoder_tables import draw, to_markdown, to_parquet
 
 PSP = Variant("psp", "pSp", "psp", 0.0)
 E4E = Variant("e4e", "e4e", "e4e", 0.0)

@@ -19,7 +19,7 @@ from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import CanonicalCheckpoint, to_rosinality_document
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from tasks.encoders import (
+from tasks.weights.encoders import (
     LoadedEncoder,
     check_generator,
     describe_encoder,
@@ -27,7 +27,7 @@ from tasks.encoders import (
     load_encoder,
     save_encoder,
 )
-from tasks.weights import LoadedGenerator, load_generator, save_generator
+from tasks.weights.generators import LoadedGenerator, load_generator, save_generator
 
 NewEncoder = Callable[..., str]
 

@@ -18,21 +18,15 @@ from lsap_core.generators import Generator
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.metrics.disalignment import disalignment_of
 from lsap_core.presets import method
-from tasks.calibrate import CalibrationOptions
-from tasks.edit_spec import parse_edit
-from tasks.encoders import load_encoder
-from tasks.evaluate_run import EvaluationWorker, EvaluationWorkerSpec
-from tasks.evaluation_networks import EvaluationChoice
-from tasks.evaluation_table import evaluation_table
-from tasks.frechet import FrechetState
-from tasks.plan_evaluations import (
-    EvaluationRequest,
-    PreparedEvaluations,
-    Synthetic,
-    choose_runs,
-    plan_evaluations,
-)
-from tasks.weights import load_generator, save_generator
+from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.spec import parse_edit
+from tasks.evaluation.plan import EvaluationRequest, PreparedEvaluations, Synthetic, choose_runs, plan_evaluations
+from tasks.evaluation.table import evaluation_table
+from tasks.evaluation.worker import EvaluationWorker, EvaluationWorkerSpec
+from tasks.measuring.frechet import FrechetState
+from tasks.measuring.networks import EvaluationChoice
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator, save_generator
 
 OPTIMIZED = "stylegan2_w_plus"
 NETWORKS = EvaluationChoice(lpips=("digits-judge",), identity=("digits-judge",), judge="digits-judge")

@@ -21,8 +21,8 @@ from lsap_core.images import comparison_view, from_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.metrics import ms_ssim, mse, psnr
 from lsap_core.perceptual.lpips import LpipsDistance
-from tasks.attributes import DIGITS as DIGIT_ATTRIBUTES
-from tasks.evaluation_metrics import (
+from tasks.measuring.attributes import DIGITS as DIGIT_ATTRIBUTES
+from tasks.measuring.measures import (
     Measured,
     MeasureKey,
     Measurements,
@@ -30,11 +30,11 @@ from tasks.evaluation_metrics import (
     evaluate_disalignment,
     evaluate_images,
 )
-from tasks.evaluation_networks import EvaluationChoice, EvaluationNetworks, load_evaluation_networks
-from tasks.image_files import read_back
-from tasks.measure import measure
-from tasks.networks import NetworkChoice, load_networks
-from tasks.real_neighbours import RealNeighbours
+from tasks.measuring.neighbours import RealNeighbours
+from tasks.measuring.networks import EvaluationChoice, EvaluationNetworks, load_evaluation_networks
+from tasks.measuring.of_inversions import measure
+from tasks.pictures.saved import read_back
+from tasks.weights.networks import NetworkChoice, load_networks
 
 CONFIG = GeneratorConfig(32, (4, 4, 4, 4), z_dim=5, w_dim=6, num_mapping_layers=2, image_channels=1)
 CPU = torch.device("cpu")

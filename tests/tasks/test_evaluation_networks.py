@@ -13,8 +13,8 @@ from torch import Tensor
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
-from tasks.evaluation_networks import EvaluationChoice, IdentityMeasure, load_evaluation_networks, load_judge
-from tasks.networks import NetworkChoice, load_networks, network_digest
+from tasks.measuring.networks import EvaluationChoice, IdentityMeasure, load_evaluation_networks, load_judge
+from tasks.weights.networks import NetworkChoice, load_networks, network_digest
 
 DIGITS = GeneratorConfig(32, (4, 4, 4, 4), image_channels=1)
 CPU = torch.device("cpu")

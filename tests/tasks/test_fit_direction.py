@@ -13,9 +13,8 @@ from torch import Tensor
 from lsap_core.editing import Direction
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
-from tasks import fit_direction
-from tasks.attributes import Attribute
-from tasks.fit_direction import (
+from tasks.editing import fit_direction
+from tasks.editing.fit_direction import (
     SampleOptions,
     direction_of,
     fit_boundary,
@@ -25,7 +24,8 @@ from tasks.fit_direction import (
     sampled_codes,
     score_codes,
 )
-from tasks.weights import load_generator
+from tasks.measuring.attributes import Attribute
+from tasks.weights.generators import load_generator
 
 BRIGHTNESS = Attribute("brightness", "brightness", "levels", lambda images: images.mean(dim=(1, 2, 3)))
 

@@ -15,7 +15,7 @@ from domains.digits.quality import frechet_distance
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
-from tasks.frechet import INCEPTION_FILE, FrechetNetwork, FrechetState, check_frechet, load_frechet
+from tasks.measuring.frechet import INCEPTION_FILE, FrechetNetwork, FrechetState, check_frechet, load_frechet
 
 DIGITS = GeneratorConfig(32, (4, 4, 4, 4), image_channels=1)
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lsap_core.images import from_uint8, to_uint8
 from lsap_core.metrics import mse
-from tasks.image_files import png_file, read_back
+from tasks.pictures.saved import png_file, read_back
 
 # The script of e4e and pSp on saved images (see tests/reference).
 REFERENCE = Path(__file__).parents[1] / "reference" / "metric_mse.npz"

@@ -14,8 +14,8 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.images import from_uint8, to_uint8
 from lsap_core.spaces.styles import select
-from tasks.measure import measure
-from tasks.networks import NetworkChoice, Networks, load_networks
+from tasks.measuring.of_inversions import measure
+from tasks.weights.networks import NetworkChoice, Networks, load_networks
 
 CONFIG = GeneratorConfig(32, (4, 4, 4, 4), z_dim=5, w_dim=6, num_mapping_layers=2, image_channels=1)
 HALF_A_LEVEL = 1 / 255  # 256 levels lie between -1 and 1

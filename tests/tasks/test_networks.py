@@ -13,8 +13,10 @@ from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
 from lsap_core.perceptual.judge import JudgeNet
-from tasks import networks as networks_module
-from tasks.networks import (
+from tasks.settings import Settings
+from tasks.weights.devices import module_device
+from tasks.weights import networks as networks_module
+from tasks.weights.networks import (
     EMBEDDED,
     IDENTITY_FILES,
     LPIPS_TRUNKS,
@@ -23,10 +25,8 @@ from tasks.networks import (
     load_identity,
     load_networks,
     load_perceptual,
-    module_device,
     network_digest,
 )
-from tasks.settings import Settings
 
 DIGITS = GeneratorConfig(32, (2, 2, 2, 2), image_channels=1)
 CPU = torch.device("cpu")

@@ -15,20 +15,12 @@ from lsap_archive import ArchiveWriter, Geometry, RunWriter, open_archive
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
-from lsap_core.presets import METHODS, Method, method
+from lsap_core.presets import METHODS, Method, encoder_settings, method, settings_of
+from tasks.archived.rendering import has_noise_maps
 from tasks.errors import BadImageError
-from tasks.networks import LPIPS_TRUNKS, NetworkChoice
-from tasks.planning import (
-    MethodPlan,
-    bytes_per_image,
-    encoder_settings,
-    has_noise_maps,
-    missing_shards,
-    plan_method,
-    run_plan,
-    settings_of,
-)
-from tasks.sources import PlannedImage
+from tasks.inversion.methods import MethodPlan, bytes_per_image, missing_shards, plan_method, run_plan
+from tasks.sources.source import PlannedImage
+from tasks.weights.networks import LPIPS_TRUNKS, NetworkChoice
 
 CONFIG = GeneratorConfig(8, (3, 2), z_dim=3, w_dim=5, num_mapping_layers=1)
 NETWORKS = NetworkChoice("digits-features", "digits-features")

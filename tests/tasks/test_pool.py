@@ -19,9 +19,9 @@ import pytest
 import ray
 
 from lsap_archive import ArchiveKeyError
-from tasks import pool as pool_module
 from tasks.errors import BadImageError, SourceError
-from tasks.pool import LocalPool, NoWorkerLeftError, Pool, RayPool, WorkerLostError
+from tasks.workers import pool as pool_module
+from tasks.workers.pool import LocalPool, NoWorkerLeftError, Pool, RayPool, WorkerLostError
 
 PATIENCE_SECONDS = 60.0
 

@@ -14,12 +14,12 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import METHODS as METHODS_BY_NAME
 from lsap_core.presets import method, method_of_encoder
-from tasks.anchor import AnchorOptions, open_anchor
-from tasks.encoders import load_encoder
+from tasks.archived.anchors import AnchorOptions, open_anchor
 from tasks.errors import SourceError
-from tasks.networks import NetworkChoice
-from tasks.prepare import Request, check, prepare, prepare_dry
-from tasks.weights import load_generator, save_generator
+from tasks.inversion.plan import Request, check, prepare, prepare_dry
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.networks import NetworkChoice
 
 METHODS = (method("stylegan2_w", num_steps=2), method("lsap_o_w", num_steps=2, sncd_weight=0.5))
 

@@ -18,14 +18,14 @@ from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import training
-from tasks.anchor import AnchorOptions
-from tasks.encoders import save_encoder
+from tasks.archived.anchors import AnchorOptions
 from tasks.errors import SourceError
-from tasks.networks import NetworkChoice
-from tasks.prepare_training import prepare_training
-from tasks.training_parts import TrainingSpec, build_first_encoder
-from tasks.training_store import OtherRunError, TrainingStore
-from tasks.weights import load_generator, save_generator
+from tasks.training.parts import TrainingSpec, build_first_encoder
+from tasks.training.plan import prepare_training
+from tasks.training.store import OtherRunError, TrainingStore
+from tasks.weights.encoders import save_encoder
+from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.networks import NetworkChoice
 
 NETWORKS = NetworkChoice("digits-features", "digits-features", identity="digits-features")
 

@@ -11,8 +11,8 @@ import pytest
 
 from lsap_archive import ArchiveMismatchError
 from lsap_core.errors import MissingWeightsError
-from tasks.networks import find_weights, network_digest
-from tasks.published_files import folder_of, published_file, published_place
+from tasks.weights.networks import find_weights, network_digest
+from tasks.weights.published import folder_of, published_file, published_place
 
 TRUNK = "alexnet-owt-7be5be79.pth"
 

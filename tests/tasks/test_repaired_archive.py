@@ -10,10 +10,10 @@ import pytest
 
 from lsap_archive import Archive, EvaluationWriter, RunWriter, open_archive, repair_archive, verify_archive
 from lsap_core.presets import method
-from tasks.calibrate import CalibrationOptions
-from tasks.evaluate_run import EvaluationWorker, EvaluationWorkerSpec
-from tasks.evaluation_networks import EvaluationChoice
-from tasks.plan_evaluations import EvaluationRequest, choose_runs, plan_evaluations
+from tasks.editing.calibration import CalibrationOptions
+from tasks.evaluation.plan import EvaluationRequest, choose_runs, plan_evaluations
+from tasks.evaluation.worker import EvaluationWorker, EvaluationWorkerSpec
+from tasks.measuring.networks import EvaluationChoice
 
 SLIGHT = {"slight": {"direction": "right", "strength": 0.5}}
 EDITED = "e4e/slight"

@@ -15,15 +15,15 @@ from lsap_archive import ArchiveWriter, Geometry, RunPlan, RunWriter
 from lsap_archive.format.layout import plan_key
 from lsap_archive.reading.retirement import retire
 from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled, planned_images
-from lsap_core.presets import method
+from lsap_core.presets import method, recorded_settings
 from tasks.errors import BadImageError
-from tasks.known_images import KnownImages
-from tasks.listing import LISTED_TOGETHER, list_images
-from tasks.networks import NetworkChoice
-from tasks.planning import MethodPlan, PlannedShard, missing_shards, plan_method, planned_rows, recorded_settings
-from tasks.run_planner import RunPlanner, UnfinishedRun
-from tasks.source_items import LeftOut, SourceItem
-from tasks.sources import Source, digest_bytes
+from tasks.inversion.known_images import KnownImages
+from tasks.inversion.listing import LISTED_TOGETHER, list_images
+from tasks.inversion.methods import MethodPlan, PlannedShard, missing_shards, plan_method, planned_rows
+from tasks.inversion.run_planner import RunPlanner, UnfinishedRun
+from tasks.sources.items import LeftOut, SourceItem
+from tasks.sources.source import Source, digest_bytes
+from tasks.weights.networks import NetworkChoice
 
 METHOD = method("stylegan2_w_plus", num_steps=3)
 

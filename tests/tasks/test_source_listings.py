@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import SourceError
-from tasks.sources import open_source
+from tasks.sources.source import open_source
 
 Write = Callable[[str, bytes], None]
 

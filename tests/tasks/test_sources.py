@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from domains.digits.data import load_split
-from tasks.decoding import decode_image
 from tasks.errors import BadImageError, SourceError
-from tasks.sources import PlannedImage, Source, SourceItem, digest_bytes, open_source, plan_items
+from tasks.pictures.decoding import decode_image
+from tasks.sources.source import PlannedImage, Source, SourceItem, digest_bytes, open_source, plan_items
 
 
 def png(value: int = 0) -> bytes:

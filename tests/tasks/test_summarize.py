@@ -14,12 +14,14 @@ from PIL import Image
 from lsap_archive import open_archive
 from lsap_core.alignment.references import reference_rows
 from lsap_core.presets import METHODS, method
-from tasks import embed, summarize
-from tasks.anchor import AnchorOptions, open_anchor
-from tasks.pool import LocalPool
-from tasks.reports.report import ReportData, compare_pairs, render_report, summarize_rows
-from tasks.summarize import ReportRequest, current_rows, kept_report, write_report
-from tasks.weights import load_generator
+from tasks.archived.anchors import AnchorOptions, open_anchor
+from tasks.archived.runs import current_rows
+from tasks.inversion import worker as embed
+from tasks.reports.inversion import write as summarize
+from tasks.reports.inversion.page import ReportData, compare_pairs, render_report, summarize_rows
+from tasks.reports.inversion.write import ReportRequest, kept_report, write_report
+from tasks.weights.generators import load_generator
+from tasks.workers.pool import LocalPool
 
 BASE = method("stylegan2_w", num_steps=2)
 ALIGNED = method("lsap_o_w", num_steps=2, sncd_weight=0.5)

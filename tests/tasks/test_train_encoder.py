@@ -15,20 +15,20 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-import tasks.train_encoder
+import tasks.training.loop
 from domains.digits.data import load_split
 from lsap_archive import Store, StoreUnavailableError
 from lsap_core.errors import CheckpointError, TrainingDivergedError
 from lsap_core.presets import training
-from tasks.anchor import AnchorOptions
-from tasks.encoders import load_encoder
-from tasks.networks import NetworkChoice
-from tasks.prepare_training import prepare_training
-from tasks.train_encoder import TrainingOutcome, train_encoder
-from tasks.training_data import TooManyBadImagesError
-from tasks.training_parts import TrainingSpec
-from tasks.training_store import BEST_KEY, LAST_KEY, LATEST_KEY, TrainingStore
-from tasks.weights import load_generator
+from tasks.archived.anchors import AnchorOptions
+from tasks.training.data import TooManyBadImagesError
+from tasks.training.loop import TrainingOutcome, train_encoder
+from tasks.training.parts import TrainingSpec
+from tasks.training.plan import prepare_training
+from tasks.training.store import BEST_KEY, LAST_KEY, LATEST_KEY, TrainingStore
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import NetworkChoice
 
 # Everything that a state consists of: heads that join, a discriminator with pools and its penalty, SNCD.
 SETTINGS = {
@@ -179,7 +179,7 @@ def test_a_storage_that_fails_for_a_moment_is_asked_again(
             raise StoreUnavailableError("no answer")
         put(self, key, data)
 
-    monkeypatch.setattr(tasks.train_encoder, "WAIT_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(tasks.training.loop, "WAIT_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(Store, "put", put_now_and_then)
     train(spec)
     assert contents(spec) == undisturbed

@@ -10,11 +10,11 @@ import pytest
 import ray
 import ray.train
 
-import tasks.training_cluster
+import tasks.training.cluster
 from lsap_core.errors import ConfigError, TrainingDivergedError
 from tasks.errors import SourceError
-from tasks.training_cluster import WorkersLostError, check_room, fit_watched, run_worker
-from tasks.training_store import TrainingStore
+from tasks.training.cluster import WorkersLostError, check_room, fit_watched, run_worker
+from tasks.training.store import TrainingStore
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def work(store: TrainingStore, monkeypatch: pytest.MonkeyPatch) -> Any:
         def fail(*_: Any, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(tasks.training_cluster, "train_encoder", fail)
+        monkeypatch.setattr(tasks.training.cluster, "train_encoder", fail)
         return run_worker({"spec": SimpleNamespace(output=store.url), "launch": "a", "threads": 1, "gpus": 0.0})
 
     return run

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import tasks.training_data
+import tasks.training.data
 from domains.digits.data import load_split
 from tasks.errors import SourceError
-from tasks.sources import Source
-from tasks.training_data import (
+from tasks.sources.source import Source
+from tasks.training.data import (
     BATCHES_AHEAD,
     Batch,
     EncoderView,
@@ -110,7 +110,7 @@ def test_an_epoch_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pyt
         Image.fromarray(np.full((32, 32), number, np.uint8)).save(tmp_path / f"{number}.png")
     alive: set[int] = set()
     most, read = 0, 0
-    real = tasks.training_data.from_uint8
+    real = tasks.training.data.from_uint8
 
     def counted(pixels: np.ndarray) -> Tensor:
         nonlocal most, read
@@ -121,7 +121,7 @@ def test_an_epoch_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pyt
         most = max(most, len(alive))
         return images
 
-    monkeypatch.setattr(tasks.training_data, "from_uint8", counted)
+    monkeypatch.setattr(tasks.training.data, "from_uint8", counted)
     batches = stream(str(tmp_path)).batches(first_step=0, batch_size=BATCH_SIZE)
     for batch in itertools.islice(batches, 96 // BATCH_SIZE):
         assert len(batch.images) == BATCH_SIZE
@@ -189,7 +189,7 @@ def test_storage_that_fails_for_a_moment_is_asked_again(monkeypatch: pytest.Monk
             raise SourceError("does not answer", is_transient=True)
         return real(self, item)
 
-    monkeypatch.setattr(tasks.training_data, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tasks.training.data, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(Source, "read", read)
     assert take(1, stream())[0].problems == ()
     monkeypatch.setattr(Source, "read", lambda self, item: (_ for _ in ()).throw(SourceError("no", is_transient=True)))

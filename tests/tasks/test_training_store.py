@@ -11,9 +11,9 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from lsap_archive import CorruptArchiveError, Store
-from tasks.training_events import event_file
-from tasks.training_sheet import draw_sheet
-from tasks.training_store import LATEST_KEY, RUN_KEY, OtherRunError, TrainingStore
+from tasks.pictures.training_sheet import draw_sheet
+from tasks.training.events import event_file
+from tasks.training.store import LATEST_KEY, RUN_KEY, OtherRunError, TrainingStore
 
 IDENTITY = {"generator": "abc", "training.sncd_weight": 0.5, "init_from": None, "anchor": {"seed": 0}}
 

@@ -17,7 +17,7 @@ import torch
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from tasks.weights import convert_generator, describe_generator, load_generator, save_generator
+from tasks.weights.generators import convert_generator, describe_generator, load_generator, save_generator
 
 PICKLES = Path(__file__).parents[1] / "reference" / "pickles"
 SNAPSHOT = PICKLES / "nvlabs_small.pkl"

@@ -23,7 +23,7 @@ from tasks.faces.align_faces import AlignedFace, AlignReport, AlignSettings, ali
 from tasks.faces.face_crop import Points
 from tasks.faces.landmarks import LandmarkFile
 from tasks.faces.paste_faces import paste_photos
-from tasks.sources import open_source
+from tasks.sources.source import open_source
 
 FIVE = np.array([[-30, 0], [30, 0], [0, 30], [-20, 55], [20, 55]], dtype=np.float64)
 SETTINGS = AlignSettings(size=128)

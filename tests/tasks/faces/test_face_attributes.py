@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lsap_core.errors import MissingWeightsError
 from lsap_core.perceptual.face_detection import Faces
-from tasks import attributes
-from tasks.attributes import load_attribute
 from tasks.faces.face_attributes import NOSE_DEPTH, face_points, smile, yaw
+from tasks.measuring import attributes
+from tasks.measuring.attributes import load_attribute
 
 # Eyes, nose, mouth in space: x to the right, y down, z towards the camera; one unit between the eyes.
 HEAD = torch.tensor(

@@ -16,7 +16,7 @@ import torch
 
 from lsap_core.errors import CheckpointError, MissingWeightsError
 from lsap_core.perceptual.face_detection import DetectorSettings
-from tasks.faces.face_networks import load_face_detector, load_face_identity, read_npy_weights
+from tasks.weights.faces import load_face_detector, load_face_identity, read_npy_weights
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 

@@ -12,8 +12,8 @@ from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import normalize, select
-from tasks.reports.figure4 import Clouds, code_points, draw_figure_4, parquet_of, picture_of, png_of, sample_codes
-from tasks.reports.figure5 import EditedImage, page_uri, page_width, render, sheet, spread
+from tasks.reports.paper.figure4 import Clouds, code_points, draw_figure_4, parquet_of, picture_of, png_of, sample_codes
+from tasks.reports.paper.figure5 import EditedImage, page_uri, page_width, render, sheet, spread
 
 CONFIG = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=8, num_mapping_layers=2, mapping_lr_multiplier=0.1)
 

@@ -13,9 +13,10 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from lsap_archive import MEASUREMENT_SCHEMA
-from tasks.reports.paper_claims import decide, examine
-from tasks.reports.paper_numbers import BENCHMARK, PAPER_IMAGES, TABLE_1, TABLE_2, TABLE_3, TABLE_4, paper_problem
-from tasks.reports.paper_tables import (
+from tasks.reports.paper.claims import decide, examine
+from tasks.reports.paper.files import TABLES_SCHEMA, table_markdown, tables_markdown, tables_parquet
+from tasks.reports.paper.published import BENCHMARK, PAPER_IMAGES, TABLE_1, TABLE_2, TABLE_3, TABLE_4, paper_problem
+from tasks.reports.paper.tables import (
     Evidence,
     ShownEdit,
     edit_table,
@@ -25,8 +26,7 @@ from tasks.reports.paper_tables import (
     table_3,
     table_4,
 )
-from tasks.reports.reproduction_files import TABLES_SCHEMA, table_markdown, tables_markdown, tables_parquet
-from tasks.reports.traced_numbers import Number, asking
+from tasks.reports.paper.traced_numbers import Number, asking
 
 TITLES = {"psp": "pSp", "e4e": "e4e", "lsap_e": "LSAP_E"}
 SLANT = ShownEdit("slant", "slant", "slant_equal", "slant", "degrees", strength=2.0, change=1.0)

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.stats import ttest_rel
 
 from lsap_archive.format.rows import ROW_SCHEMA
-from tasks.reports.report import (
+from tasks.reports.inversion.page import (
     SHOWN_FAILURES,
     ContactCell,
     ContactRow,

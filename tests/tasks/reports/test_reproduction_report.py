@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.reports.figure5 import EditedImage
-from tasks.reports.paper_claims import Claim
-from tasks.reports.reproduction_report import ContactSheets, Reproduction, remarks, render_reproduction
-from tasks.reports.traced_numbers import Cell, Column, Number, PaperTable, TableRow
+from tasks.reports.paper.claims import Claim
+from tasks.reports.paper.figure5 import EditedImage
+from tasks.reports.paper.page import ContactSheets, Reproduction, remarks, render_reproduction
+from tasks.reports.paper.traced_numbers import Cell, Column, Number, PaperTable, TableRow
 
 HOSTILE = "../<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n{{ 7 * 7 }}\u202e &lt;"
 QUERY = "select avg(value) as mean\nfrom measurements\nwhere method = 'e4e'"

@@ -1,0 +1,1 @@
+"""What an archive keeps, as tensors and pictures: runs, anchors, originals."""

@@ -1,0 +1,83 @@
+"""The photos that codes were made from, read once more to be compared with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.images import from_uint8
+from tasks.errors import BadImageError
+from tasks.pictures.decoding import Fit, decode_image, place_content
+from tasks.sources.source import SourceItem, digest_bytes, open_source
+
+logger = logging.getLogger(__name__)
+
+CHANGED = "changed"
+NOT_IN_SOURCE = "not_in_source"
+
+
+class Originals:
+    """A source whose images are placed where the generator has its picture."""
+
+    def __init__(self, spec: str, config: GeneratorConfig, fit: Fit):
+        self.source = open_source(spec)
+        self.config = config
+        self.fit = fit
+
+    def read(self, record: Mapping[str, Any]) -> np.ndarray:
+        """Pixels uint8 [R, R, C] of an image of the archive: its row's image_id, uri and digest.
+
+        Raises:
+            BadImageError: it is not there any more, is another one, or cannot be used.
+            SourceError: the storage does not answer.
+        """
+        data = self.source.read(SourceItem(record["image_id"], record["uri"]))
+        if digest_bytes(data) != record["digest"]:
+            raise BadImageError(CHANGED, f"{record['image_id']} is not the image that was inverted: invert it again")
+        return self._decode(data)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All usable images, [n, C, R, R] in [-1, 1], so many at a time; the log counts those that are left out."""
+        waiting: list[np.ndarray] = []
+        left_out: list[str] = []
+        for item in self.source.items():
+            try:
+                waiting.append(self._decode(self.source.read(item)))
+            except BadImageError as error:
+                left_out.append(f"{item.image_id}: {error}")
+                continue
+            if len(waiting) == size:
+                yield from_uint8(np.stack(waiting))
+                waiting = []
+        if waiting:
+            yield from_uint8(np.stack(waiting))
+        if left_out:
+            logger.warning("%d images of %s cannot be used (%s)", len(left_out), self.source.spec, left_out[0])
+
+    def batch(self, records: Sequence[Mapping[str, Any]]) -> tuple[Tensor | None, list[str | None]]:
+        """Images [n, C, R, R] in [-1, 1] of those that can be read (None without any), and the others' reasons.
+
+        A record whose uri is None is not in the source.
+        """
+        pixels: list[np.ndarray] = []
+        problems: list[str | None] = []
+        for record in records:
+            try:
+                if record["uri"] is None:
+                    raise BadImageError(NOT_IN_SOURCE, f"{self.source.spec} has no image {record['image_id']}")
+                pixels.append(self.read(record))
+                problems.append(None)
+            except BadImageError as error:
+                problems.append(error.reason)
+        return (from_uint8(np.stack(pixels)) if pixels else None), problems
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        config = self.config
+        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.fit)
+        placed: np.ndarray = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+        return placed

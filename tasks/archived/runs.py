@@ -1,0 +1,79 @@
+"""The runs of an archive that a further run works on, and their codes and images shard by shard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive import Archive, ArchiveKeyError, RunInfo
+from lsap_core.presets import Method, recorded_settings
+
+
+def runs_by_method(
+    archive: Archive, names: Sequence[str], *, with_edits: bool, versions: Mapping[str, str] | None = None
+) -> dict[str, tuple[RunInfo, ...]]:
+    """The runs of each method, the oldest first: of several configurations with one name the newest counts.
+
+    Args:
+        archive: as it is published now.
+        names: of methods; empty for all.
+        with_edits: whether edits are methods too, such as "lsap_e/slant".
+        versions: by name, digest of the configuration that counts instead of the newest.
+
+    Raises:
+        ArchiveKeyError: the archive has no such method or configuration, or none at all.
+    """
+    known = [*archive.methods, *(archive.edits if with_edits else ())]
+    if not known:
+        raise ArchiveKeyError(f"{archive.url} has no published inversion: run `lsap run invert` first")
+    chosen = {}
+    for name in names or known:
+        if name not in known:
+            raise ArchiveKeyError(f"{archive.url} has no method {name}: it has {', '.join(known)}")
+        runs = [run for run in archive.runs if run.method == name]
+        newest = max(runs, key=lambda run: run.order).method_digest
+        wanted = (versions or {}).get(name, newest)
+        chosen[name] = tuple(run for run in runs if run.method_digest == wanted)
+        if not chosen[name]:
+            digests = ", ".join(sorted({run.method_digest for run in runs}))
+            raise ArchiveKeyError(f"{archive.url} has no version {wanted} of method {name}: it has {digests}")
+    return chosen
+
+
+def title_of(run: RunInfo) -> str:
+    """What a method is called for people."""
+    return str(run.config.get("title", run.method))
+
+
+def id_part(method: str) -> str:
+    """A method's name as a part of an id, such as "lsap_e.slant" for "lsap_e/slant"."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", method.replace("/", "."))
+
+
+def current_runs(
+    archive: Archive, methods: Sequence[Method], anchor: str, encoders: Mapping[str, str] | None = None
+) -> list[RunInfo]:
+    """The runs of these methods with these settings, encoders and this anchor, the oldest first."""
+    digests = encoders or {}
+    decisive = {
+        method.name: (recorded_settings(method.settings), digests.get(method.encoder or ""), anchor)
+        for method in methods
+    }
+    return [
+        run
+        for run in archive.runs
+        if decisive.get(run.method)
+        == (run.config.get("settings"), run.config.get("encoder", {}).get("digest"), run.config.get("anchor"))
+    ]
+
+
+def current_rows(
+    archive: Archive, methods: Sequence[Method], anchor: str, encoders: Mapping[str, str] | None = None
+) -> pa.Table:
+    """All rows of `current_runs`, the oldest run first; of several rows for one image the last counts."""
+    wanted = [run.run_id for run in current_runs(archive, methods, anchor, encoders)]
+    rows = archive.rows()
+    return rows.filter(pc.is_in(rows.column("run_id"), pa.array(wanted, pa.string())))

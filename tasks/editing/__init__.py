@@ -1,0 +1,1 @@
+"""Codes of an archive in, edited codes out; and where the directions of edits come from."""

@@ -1,0 +1,180 @@
+"""Edit one shard: codes of an inversion in, edited codes and perhaps their images out, into the archive."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lsap_archive import ROW_SCHEMA, RunReader, RunWriter
+from lsap_archive.format.rows import DUPLICATE, FAILED, OK
+from lsap_core.images import ContentBox, crop, to_uint8
+from tasks.archived.rendering import RunPart
+from tasks.editing.builder import EditBuilder
+from tasks.editing.calibration import CalibrationWork, Calibrator
+from tasks.editing.spec import EditSpec
+from tasks.pictures.saved import png_file
+from tasks.weights.devices import module_device, place
+from tasks.weights.generators import load_generator
+
+NOT_INVERTED = "not_inverted"
+NOT_FINITE = "non_finite_code"
+_COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "seconds")
+
+
+@dataclass(frozen=True)
+class EditWorkerSpec:
+    """Everything that an editing worker is built from; small, so that it travels.
+
+    Attributes:
+        archive: URL of the archive.
+        generator: path or URL of the weights.
+        edits: by name.
+        batch_size: images edited and rendered together.
+        device: "auto", "cpu", "cuda", ...
+        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
+    """
+
+    archive: str
+    generator: str
+    edits: Mapping[str, EditSpec]
+    batch_size: int
+    device: str = "auto"
+    content_box: ContentBox | None = None
+    backbones: str | None = None
+
+
+@dataclass(frozen=True)
+class EditWork:
+    """One shard of one edit run.
+
+    Attributes:
+        run_id: the edit run; its plan says what it edits and how.
+        shard: number of the shard.
+    """
+
+    run_id: str
+    shard: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard; numbers only.
+
+    Attributes:
+        work_id: the edit run or the evaluation.
+        shard: number of the shard.
+        won: whether this attempt's result is the one in the archive.
+        by_status: images by status.
+        by_reason: images without a result, by reason.
+        seconds: wall time.
+    """
+
+    work_id: str
+    shard: int
+    won: bool
+    by_status: dict[str, int]
+    by_reason: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class EditWorker:
+    """Networks loaded once; `edit` works on one shard, `calibrate` on one edit of one method."""
+
+    def __init__(self, spec: EditWorkerSpec):
+        self.spec = spec
+        device = module_device(spec.device)
+        loaded = load_generator(spec.generator, content_box=spec.content_box)
+        self.generator = place(loaded.generator, device).freeze()  # type: ignore[operator]
+        self.builder = EditBuilder(loaded.config, loaded.digest, archive=spec.archive)
+        self.calibrator = Calibrator(
+            self.generator, self.builder, archive=spec.archive, batch_size=spec.batch_size, backbones=spec.backbones
+        )
+        self._progress = 0.0
+
+    def progress(self) -> float:
+        """Images' worth of work done on the present shard."""
+        return self._progress
+
+    def deviation(self, attribute: str, seed: int) -> dict[str, Any]:
+        """Spread of an attribute over synthetic images; see `Calibrator.deviation`."""
+        return self.calibrator.deviation(attribute, seed)
+
+    def calibrate(self, work: CalibrationWork) -> dict[str, Any]:
+        """The strength of an edit of equal effect; see `Calibrator.calibrate`."""
+        return self.calibrator.calibrate(work)
+
+    def edit(self, work: EditWork) -> ShardResult:
+        """Edit a shard and commit it; a shard edited twice is committed once."""
+        started = time.monotonic()
+        self._progress = 0.0
+        run = RunWriter.open(self.spec.archive, work.run_id)
+        assert run.subject is not None
+        part = RunPart(RunReader.open(self.spec.archive, run.subject.run_id), run.rows_of(work.shard))
+        records = [_edited_record(record, run.subject.method) for record in part.records]
+        edited = np.full(tuple(part.codes.shape), np.nan, np.float32)
+        self._progress = float(len(records) - len(part.good))
+        for places in part.batches(self.spec.batch_size):
+            began = time.monotonic()
+            ids = [part.records[at]["image_id"] for at in places]
+            edited[places] = self._edit(run, part, places, ids)
+            for at in places:
+                records[at]["seconds"] = (time.monotonic() - began) / len(places)
+                if not np.isfinite(edited[at]).all():
+                    records[at] |= {"status": FAILED, "reason": NOT_FINITE, "message": _not_finite(run.subject.edit)}
+            self._progress += len(places)
+        schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
+        won = run.write_shard(
+            work.shard,
+            {"w_plus": edited},
+            pa.Table.from_pylist(records, schema=schema),
+            attempt=uuid.uuid4().hex[:12],
+            images=self._images(part, edited, records) if run.plan["config"]["keep_images"] else (),
+        )
+        return ShardResult(
+            work.run_id,
+            work.shard,
+            won,
+            dict(Counter(record["status"] for record in records)),
+            dict(Counter(record["reason"] for record in records if record["status"] == FAILED)),
+            time.monotonic() - started,
+        )
+
+    def _edit(self, run: RunWriter, part: RunPart, places: list[int], image_ids: list[str]) -> np.ndarray:
+        assert run.subject is not None
+        config = run.plan["config"]
+        spec = self.spec.edits[run.subject.edit]
+        calibrated = run.subject.strength if config["calibration"] is not None else None
+        edit = self.builder.build(spec, calibrated, method_digest=run.subject.method_digest, image_ids=image_ids)
+        return edit(part.codes[places]).numpy()
+
+    def _images(self, part: RunPart, edited: np.ndarray, records: list[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+        """PNG files of what the generator's images show, batch by batch: a shard of large ones fits no memory."""
+        for places in part.batches(self.spec.batch_size):
+            images = part.render(self.generator, places, torch.from_numpy(edited[places]))
+            pixels = to_uint8(crop(images, self.generator.config.content_box))
+            for at, one in zip(places, pixels, strict=True):
+                if records[at]["status"] == OK:
+                    yield part.rows[at], png_file(one)
+
+
+def _edited_record(record: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The row of an edit before editing: what has no code of its own stays without."""
+    kept = {name: record[name] for name in ("status", "width", "height", "duplicate_of")}
+    if record["status"] in (OK, DUPLICATE):
+        return kept
+    why = f"{record['reason']}: {record['message']}" if record["message"] else record["reason"]
+    message = f"{method} has no code of this image ({why}): mend the image and invert it again"
+    return {**kept, "reason": NOT_INVERTED, "message": message}
+
+
+def _not_finite(edit: str) -> str:
+    return f"the code was no longer finite after edit {edit}: take a smaller strength"

@@ -1,0 +1,1 @@
+"""Inversions and edits of an archive in, measurements out."""

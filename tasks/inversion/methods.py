@@ -1,0 +1,176 @@
+"""A method with all that decides its result, its plan over images, and the shards of a run that are missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsap_archive import PlannedRow, Provenance, RunPlan, RunWriter
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.inversion.by_encoder import EncoderSettings
+from lsap_core.inversion.by_optimization import TRACE_TERMS
+from lsap_core.presets import Method, recorded_settings
+from tasks.archived.jobs import PROVENANCE_PACKAGES
+from tasks.inversion.listing import UNREADABLE
+from tasks.sources.source import PlannedImage
+from tasks.weights.networks import NetworkChoice, network_digest
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """A method with everything that decides its result, and the digest of all that.
+
+    Attributes:
+        method: name and settings.
+        config: what the archive keeps of it, JSON values.
+        digest: two runs with the same digest give the same image the same codes.
+    """
+
+    method: Method
+    config: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard that still needs work.
+
+    Attributes:
+        run_id: its run.
+        method: name of the method.
+        shard: its number.
+        num_images: how many images it has.
+        duplicates: image id -> id of the image with the same content.
+        moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
+    """
+
+    run_id: str
+    method: str
+    shard: int
+    num_images: int
+    duplicates: Mapping[str, str]
+    moved: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_method(
+    method: Method,
+    *,
+    generator_digest: str,
+    anchor: str,
+    networks: NetworkChoice,
+    fit: str,
+    seed: int,
+    encoder: str | None = None,
+) -> MethodPlan:
+    """Put together what decides a method's result, and digest it.
+
+    Args:
+        method: name and settings.
+        generator_digest: of the generator.
+        anchor: digest of the anchor.
+        networks: what compares images.
+        fit: what is done with images of another shape.
+        seed: of the run.
+        encoder: digest of the method's encoder, if it has one.
+    """
+    names = {
+        "perceptual": networks.perceptual,
+        "metric_perceptual": networks.metric_perceptual,
+        "identity": networks.identity,
+        "judge": networks.judge,
+    }
+    config = {
+        "method": method.name,
+        "title": method.title,
+        "base": method.base,
+        "settings": recorded_settings(method.settings),
+        "generator": generator_digest,
+        "anchor": anchor,
+        "networks": {
+            role: None if name is None else {"name": name, "digest": network_digest(name, networks.backbones)}
+            for role, name in names.items()
+        },
+        "fit": fit,
+        "seed": seed,
+    }
+    # Only where they say something: methods of archives that know neither keep their digests.
+    if method.encoder is not None:
+        config["encoder"] = {"name": method.encoder, "digest": encoder}
+    if isinstance(method.settings, EncoderSettings):
+        config["noise"] = "constant"
+    return MethodPlan(method, config, _digest(config))
+
+
+def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[PlannedShard]:
+    """The shards of a run that no attempt has committed, with their duplicates.
+
+    Args:
+        run: a planned run.
+        moved: image id -> where the image is now, of images that lay elsewhere when the run was planned.
+    """
+    ids, digests = (run.images.column(name).to_pylist() for name in ("image_id", "digest"))
+    first_of: dict[str, str] = {}
+    duplicates: dict[str, str] = {}
+    for image_id, digest in zip(ids, digests, strict=True):
+        if digest.startswith(UNREADABLE):
+            continue
+        original = first_of.setdefault(digest, image_id)
+        if original != image_id:
+            duplicates[image_id] = original
+    shards = []
+    for shard in run.missing_shards():
+        members = [ids[row] for row in run.rows_of(shard)]
+        own, away = ({name: of[name] for name in members if name in of} for of in (duplicates, moved))
+        shards.append(PlannedShard(run.run_id, run.plan["method"], shard, len(members), own, away))
+    return shards
+
+
+def bytes_per_image(config: GeneratorConfig, *, has_noise: bool = True) -> int:
+    """Archive bytes of one image before compression: codes and, of an optimization, noise maps in float32."""
+    num_values = config.num_ws * config.w_dim
+    if has_noise:
+        num_values += sum(side * side for side in config.noise_sides)
+    return 4 * num_values
+
+
+def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0) -> RunPlan:
+    """The plan of a method over images; all that the run's folder begins with decides the run id.
+
+    So a planner that was killed on the way finds its own beginnings, and nobody finds those of another plan.
+    """
+    rows = planned_rows(images)
+    content: list[Any] = [
+        planned.digest,
+        shard_rows,
+        [(row.image_id, row.uri, row.digest, row.version) for row in rows],
+    ]
+    if repetition:
+        content.append(repetition)
+    provenance = Provenance.collect(PROVENANCE_PACKAGES, digests={"generator": planned.config["generator"]}).to_dict()
+    del provenance["created"]  # the archive notes the time; a plan is the same whenever it is made
+    settings = planned.method.settings
+    return RunPlan(
+        run_id=f"{planned.method.name}-{_digest(content)[:16]}",
+        method=planned.method.name,
+        method_digest=planned.digest,
+        config=planned.config,
+        provenance=provenance,
+        rows=rows,
+        shard_rows=shard_rows,
+        trace_steps=settings.trace_steps,
+        trace_terms=TRACE_TERMS if settings.trace_steps else (),
+    )
+
+
+def planned_rows(images: Sequence[PlannedImage]) -> tuple[PlannedRow, ...]:
+    """Images as the archive keeps them, numbered from 0."""
+    return tuple(
+        PlannedRow(row, image.image_id, image.uri, image.digest, image.version) for row, image in enumerate(images)
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:32]

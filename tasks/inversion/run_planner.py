@@ -1,0 +1,161 @@
+"""What is left to do: the images of a source, minus what the archive shows, as runs made while the listing goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lsap_archive import RunPlan, RunWriter
+from tasks.inversion.known_images import Fact, KnownImages
+from tasks.inversion.listing import ListedImage
+from tasks.inversion.methods import MethodPlan, run_plan
+from tasks.sources.source import PlannedImage
+
+RUN_IMAGES = 100_000
+"""A new run has at most so many images: it is planned in memory, and readers see it when all of it is done."""
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run of an earlier command.
+
+    Attributes:
+        run: the run.
+        moved: image id -> where the image is now, of images that lay elsewhere when the run was planned.
+    """
+
+    run: RunWriter
+    moved: Mapping[str, str]
+
+
+class RunPlanner:
+    """Goes through a listing once and gives the runs that have to be worked.
+
+    An image is left for a method when neither the newest published run of the method that has it, nor an unfinished
+    one, has it with the same content. An unfinished run that shares nothing with the source is that of another source,
+    and waits for it.
+
+    Attributes:
+        num_images: images of the listing so far.
+    """
+
+    def __init__(
+        self,
+        known: KnownImages,
+        methods: Sequence[MethodPlan],
+        *,
+        shard_rows: int,
+        is_taken: Callable[[str], bool] = lambda run_id: False,
+        keep_read: Callable[[Sequence[PlannedImage]], None] = lambda images: None,
+        run_images: int = RUN_IMAGES,
+    ) -> None:
+        """Begin a plan.
+
+        Args:
+            known: what the archive has.
+            methods: what to run.
+            shard_rows: images of a shard.
+            is_taken: whether a run id can not be given any more.
+            keep_read: is given images that had to be read, although no method needs them: their versions are news.
+            run_images: images of a run, at most.
+        """
+        self.num_images = 0
+        self._known = known
+        self._plans = [_MethodImages(planned, known.places_of(planned.digest)) for planned in methods]
+        self._waiting: dict[int, dict[str, str]] = {
+            place: {}
+            for place, run in enumerate(known.runs)
+            if not run.is_published and any(place in images.places for images in self._plans)
+        }
+        self._of_source: set[int] = set()
+        self._shard_rows = shard_rows
+        self._is_taken = is_taken
+        self._keep_read = keep_read
+        self._read: list[PlannedImage] = []
+        self._run_images = run_images
+
+    def runs(self, listing: Iterable[list[ListedImage]]) -> Iterator[UnfinishedRun | RunPlan]:
+        """Runs to work on: unfinished ones as soon as the listing is past them, new ones when they are full.
+
+        Where less is left than fills a run, all unfinished runs come before all new ones, and these in the order of the
+        methods. The plans of new runs are not in the archive yet.
+        """
+        for listed in listing:
+            self.num_images += len(listed)
+            self._of_source |= self._known.unfinished_at([one.image.uri for one in listed]) & self._waiting.keys()
+            for one in listed:
+                self._look_at(one)
+            yield from self._unfinished_before(listed[-1].image.image_id)
+            yield from self._new_runs(self._run_images)
+            self._hand_over_read(self._run_images)
+        yield from self._unfinished_before(None)
+        yield from self._new_runs(1)
+        self._hand_over_read(1)
+
+    def _look_at(self, one: ListedImage) -> None:
+        is_left = False
+        for images in self._plans:
+            if self._is_done(one, images):
+                continue
+            images.left.append(one.image)
+            is_left = True
+        if one.was_read and not is_left and one.image.version is not None and one.image.problem is None:
+            self._read.append(one.image)
+
+    def _is_done(self, one: ListedImage, images: _MethodImages) -> bool:
+        newest: Fact | None = None
+        is_unfinished = False
+        for fact in one.facts:
+            if fact.run not in images.places:
+                continue
+            if self._known.runs[fact.run].is_published:
+                newest = fact
+            elif fact.digest == one.image.digest:
+                is_unfinished = True
+                self._find(fact, one.image)
+        return is_unfinished or (newest is not None and newest.is_settled and newest.digest == one.image.digest)
+
+    def _find(self, fact: Fact, image: PlannedImage) -> None:
+        """An image of an unfinished run is there, perhaps at another place."""
+        self._of_source.add(fact.run)
+        if fact.uri != image.uri and fact.run in self._waiting:
+            self._waiting[fact.run][image.image_id] = image.uri
+
+    def _unfinished_before(self, image_id: str | None) -> Iterator[UnfinishedRun]:
+        """Those of this source whose images the listing has passed; None is the end of the listing."""
+        for place in sorted(self._waiting.keys() & self._of_source, key=self._order):
+            run = self._known.runs[place]
+            if image_id is None or run.last_id <= image_id:
+                yield UnfinishedRun(run.run, self._waiting.pop(place))
+
+    def _order(self, place: int) -> tuple[str, int]:
+        """That in which runs were planned: along the listing, and there by method."""
+        methods = [number for number, images in enumerate(self._plans) if place in images.places]
+        return self._known.runs[place].last_id, methods[0]
+
+    def _new_runs(self, fewest: int) -> Iterator[RunPlan]:
+        for images in self._plans:
+            while len(images.left) >= fewest:
+                part, images.left = images.left[: self._run_images], images.left[self._run_images :]
+                yield self._new_run(images.planned, part)
+
+    def _hand_over_read(self, fewest: int) -> None:
+        if len(self._read) >= fewest:
+            self._keep_read(self._read)
+            self._read = []
+
+    def _new_run(self, planned: MethodPlan, images: Sequence[PlannedImage]) -> RunPlan:
+        plan, repetition = run_plan(planned, images, self._shard_rows), 0
+        while self._is_taken(plan.run_id):  # content came back that had been replaced, or its shards were retired
+            repetition += 1
+            plan = run_plan(planned, images, self._shard_rows, repetition=repetition)
+        return plan
+
+
+@dataclass
+class _MethodImages:
+    """A method, the places of its runs in the archive, and the images that are left for its next run."""
+
+    planned: MethodPlan
+    places: frozenset[int]
+    left: list[PlannedImage] = field(default_factory=list)

@@ -1,0 +1,473 @@
+"""Embed one shard: read its images, find their codes, measure, write codes and rows to the archive."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import socket
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lsap_archive import ROW_SCHEMA, Archive, ArchiveNotFoundError, RunWriter, open_archive
+from lsap_archive.format.layout import noise_name, staging_prefix
+from lsap_archive.format.rows import UNSETTLED
+from lsap_core.encoders.encoder import Encoder
+from lsap_core.errors import CheckpointError
+from lsap_core.generators.generator import Noise
+from lsap_core.images import ContentBox, from_uint8, to_uint8
+from lsap_core.inversion.by_encoder import EncoderEmbedder
+from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
+from lsap_core.inversion.inversion import Inversion
+from lsap_core.presets import encoder_settings, settings_of
+from tasks.archived.anchors import open_anchor
+from tasks.archived.rendering import Preview, has_noise_maps
+from tasks.errors import BadImageError
+from tasks.inversion.listing import UNREADABLE
+from tasks.measuring.of_inversions import measure
+from tasks.pictures.decoding import DecodedImage, Fit, decode_image, place_content
+from tasks.sources.items import SourceItem
+from tasks.sources.source import digest_bytes, open_source
+from tasks.weights.devices import module_device, place
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import NetworkChoice, load_networks
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_SECONDS = 300.0
+LONGEST_PREVIEW_SIDE = 256
+READ_TOGETHER = 8  # images, while the others wait for their storage
+KEPT_RUNS = 4
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class EmbedSpec:
+    """Everything that an embedding worker is built from; small, so that it travels.
+
+    Attributes:
+        archive: URL of the archive.
+        generator: path or URL of the weights.
+        networks: what compares images.
+        anchor: digest of the kept anchor.
+        source: where images are read from.
+        fit: what to do with images that are not square, or not of the shape of the content box.
+        batch_size: images embedded together.
+        device: "auto", "cpu", "cuda", ...
+        encoders: path or URL of encoders by name.
+        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
+    """
+
+    archive: str
+    generator: str
+    networks: NetworkChoice
+    anchor: str
+    source: str
+    fit: Fit
+    batch_size: int
+    device: str = "auto"
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    content_box: ContentBox | None = None
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """One shard of one run.
+
+    Attributes:
+        run_id: the run; its plan says which images and which method.
+        shard: number of the shard.
+        duplicates: image id -> id of the image with the same content that is embedded instead.
+        moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
+        command: who asks, 1 to 32 letters and digits: of a shard that is there already it tells whose work it was.
+    """
+
+    run_id: str
+    shard: int
+    duplicates: Mapping[str, str] = field(default_factory=dict)
+    moved: Mapping[str, str] = field(default_factory=dict)
+    command: str = "embed"
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What became of a shard; numbers only.
+
+    Attributes:
+        run_id: the run.
+        shard: number of the shard.
+        won: whether this attempt's result is the one in the archive.
+        by_status: images by status; none where another command had put the shard into the archive already.
+        by_reason: failed images by reason.
+        seconds: wall time.
+        resumed_at: the step that the first batch was resumed at, 0 when it was not.
+        spent: seconds by what they were spent on: "reading", "embedding", "measuring", "writing".
+        worker: which process did it, "host:pid".
+        began: when, in seconds of that machine's clock since 1970.
+    """
+
+    run_id: str
+    shard: int
+    won: bool
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    seconds: float
+    resumed_at: int = 0
+    spent: Mapping[str, float] = field(default_factory=dict)
+    worker: str = ""
+    began: float = 0.0
+
+
+class EmbedWorker:
+    """Networks loaded once; `embed` works on one shard, whichever run it belongs to."""
+
+    def __init__(self, spec: EmbedSpec, *, save_every_seconds: float = SAVE_EVERY_SECONDS):
+        self.spec = spec
+        self.save_every_seconds = save_every_seconds
+        self.device = module_device(spec.device)
+        generator = load_generator(spec.generator, content_box=spec.content_box).generator
+        self.generator = place(generator, self.device).freeze()  # type: ignore[operator]
+        self.networks = load_networks(spec.networks, self.device)
+        self.anchor = open_anchor(spec.archive, spec.anchor).to(self.device)
+        self.source = open_source(spec.source)
+        self._readers = ThreadPoolExecutor(READ_TOGETHER, thread_name_prefix="read-shard")
+        self._runs: dict[str, RunWriter] = {}  # the last ones: each has all its images
+        self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
+        self._progress = 0.0
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    def progress(self) -> float:
+        """Images' worth of work done on the present shard."""
+        return self._progress
+
+    def embed(self, work: ShardWork) -> ShardOutcome:
+        """Embed a shard and commit it; one that is committed already is not embedded again."""
+        started, began = time.monotonic(), time.time()
+        self._progress = 0.0
+        self._spent = defaultdict(float)
+        run = self._run(work.run_id)
+        if run.is_committed(work.shard):  # by another command at the same time, or by this one, unheard
+            return self._found(run, work, time.monotonic() - started)
+        planned = run.planned_rows(work.shard).to_pylist()
+        planned = [{**row, "uri": work.moved.get(row["image_id"], row["uri"])} for row in planned]
+        with self._spending("reading"):
+            originals = [work.duplicates.get(row["image_id"]) for row in planned]
+            rows = list(self._readers.map(self._read, planned, originals))
+        arrays = self._empty_arrays(run, len(rows))
+        good = [index for index, row in enumerate(rows) if row.image is not None]
+        self._progress = float(len(rows) - len(good))
+        resumed_at = 0
+        for start in range(0, len(good), self.spec.batch_size):
+            batch = good[start : start + self.spec.batch_size]
+            resumed = self._embed_batch(run, work.shard, [rows[index] for index in batch], arrays, batch)
+            resumed_at = resumed_at or resumed
+        table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
+        with self._spending("writing"):
+            won = run.write_shard(work.shard, arrays, table, attempt=f"{work.command}-{uuid.uuid4().hex[:12]}")
+        return ShardOutcome(
+            work.run_id,
+            work.shard,
+            won,
+            dict(Counter(row.columns["status"] for row in rows)),
+            dict(Counter(row.columns["reason"] for row in rows if row.columns["status"] == "failed")),
+            time.monotonic() - started,
+            resumed_at,
+            dict(self._spent),
+            f"{socket.gethostname()}:{os.getpid()}",
+            began,
+        )
+
+    def _found(self, run: RunWriter, work: ShardWork, seconds: float) -> ShardOutcome:
+        """The outcome of a shard that is in the archive: of an earlier try of this command, or of another command."""
+        commit = run.commit_of(work.shard)
+        is_own = commit.attempt.startswith(f"{work.command}-")
+        counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
+        return ShardOutcome(work.run_id, work.shard, is_own, counts, {}, seconds)
+
+    def preview(self, images_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Preview]]:
+        """Original, reconstruction and difference of published images, by method and id.
+
+        Args:
+            images_of: by name or digest of the method, image_id, uri and digest of each image; an original that this
+                source does not have, or not any more with this content, is left out.
+        """
+        archive = open_archive(self.spec.archive)
+        return {method: self._preview(archive, method, images) for method, images in images_of.items()}
+
+    def _preview(self, archive: Archive, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
+        shown = [row for row in (self._read(image, None) for image in images) if row.image is not None]
+        if not shown:
+            return {}
+        ids = [row.columns["image_id"] for row in shown]
+        codes = torch.from_numpy(archive.codes(ids, method)).to(self.device)
+        noise: Noise = "constant"
+        if all(has_noise_maps(run.config) for run in archive.runs if method in (run.method, run.method_digest)):
+            noise = [torch.from_numpy(maps)[:, None].to(self.device) for maps in archive.noise(ids, method)]
+        with torch.no_grad():
+            reconstruction = self.generator.synthesize(codes, noise=noise)
+        target = from_uint8(np.stack([row.pixels for row in shown])).to(self.device)
+        difference = (reconstruction.clamp(-1, 1) - target).abs() - 1  # black where they agree
+        pictures = zip(ids, shown, to_uint8(reconstruction), to_uint8(difference), strict=True)
+        return {image_id: Preview(_png(row.pixels), _png(made), _png(apart)) for image_id, row, made, apart in pictures}
+
+    @contextlib.contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
+        """Book the time of this block."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.monotonic() - started
+
+    def _run(self, run_id: str) -> RunWriter:
+        if run_id not in self._runs:
+            if len(self._runs) == KEPT_RUNS:
+                del self._runs[next(iter(self._runs))]
+            self._runs[run_id] = RunWriter.open(self.spec.archive, run_id)
+        return self._runs[run_id]
+
+    def _read(self, planned: Mapping[str, Any], duplicate_of: str | None) -> _Row:
+        columns = {
+            "image_id": planned["image_id"],
+            "status": "ok",
+            "reason": None,
+            "message": None,
+            "duplicate_of": None,
+        }
+        if duplicate_of is not None:
+            columns |= {"status": "duplicate", "duplicate_of": duplicate_of}
+            return _Row(columns)
+        item = SourceItem(planned["image_id"], planned["uri"])
+        try:
+            image = self._decode(self._read_as_planned(item, planned["digest"]))
+        except BadImageError as error:
+            columns |= {"status": "failed", "reason": error.reason, "message": str(error)}
+            return _Row(columns)
+        columns |= {"width": image.width, "height": image.height}
+        return _Row(columns, image)
+
+    def _read_as_planned(self, item: SourceItem, digest: str) -> bytes:
+        """The bytes that the run was planned with. What fails otherwise is planned again by the next command."""
+        try:
+            data = self.source.read(item)
+        except BadImageError as error:
+            if digest.startswith(UNREADABLE) or error.reason in UNSETTLED:
+                raise
+            raise BadImageError("changed", f"{error} (it could be read when the run was planned)") from None
+        if digest_bytes(data) != digest:
+            raise BadImageError(
+                "changed", "the image is not what it was when the run was planned: run the same command again"
+            )
+        return data
+
+    def _decode(self, data: bytes) -> DecodedImage:
+        config = self.generator.config
+        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.spec.fit)
+        pixels = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+        return replace(image, pixels=pixels)
+
+    def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
+        config, plan = self.generator.config, run.plan
+        shapes: dict[str, tuple[int, ...]] = {"w_plus": (config.num_ws, config.w_dim)}
+        if has_noise_maps(plan["config"]):
+            shapes |= {noise_name(index): (side, side) for index, side in enumerate(config.noise_sides)}
+        if plan["trace_steps"]:
+            shapes["trace"] = (len(plan["trace_steps"]), len(plan["trace_terms"]))
+        return {name: np.full((count, *shape), np.nan, np.float32) for name, shape in shapes.items()}
+
+    def _embed_batch(
+        self,
+        run: RunWriter,
+        shard: int,
+        rows: list[_Row],
+        arrays: dict[str, np.ndarray],
+        places: list[int],
+    ) -> int:
+        """Fill the arrays at `places` and the columns of `rows`; returns the step it was resumed at."""
+        settings = settings_of(run.plan["config"])
+        encoder = self._encoder(run) if "encoder" in run.plan["config"] else None
+        started = time.monotonic()
+        target = from_uint8(np.stack([row.pixels for row in rows])).to(self.device)
+        seeds = [image_seed(run.plan["config"]["seed"], row.columns["image_id"]) for row in rows]
+        done_before, resumed_at = self._progress, 0
+        if isinstance(settings, OptimizationSettings):
+            key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
+            codes = None if encoder is None else encoder.codes(target)
+            inversion, resumed_at = self._optimize(run, key, settings, target, seeds, codes)
+        else:
+            assert encoder is not None
+            inversion = encoder(target, seeds)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else the time would be that of asking
+        self._spent["embedding"] += time.monotonic() - started
+        seconds = (time.monotonic() - started) / len(rows)
+        self._fill(run, rows, arrays, places, inversion, target, seconds)
+        self._progress = done_before + len(rows)
+        return resumed_at
+
+    def _optimize(
+        self,
+        run: RunWriter,
+        key: str,
+        settings: OptimizationSettings,
+        target: Tensor,
+        seeds: list[int],
+        codes: Tensor | None,
+    ) -> tuple[Inversion, int]:
+        """The inversion of a batch, and the step it was resumed at; the state is saved under `key` now and then."""
+        embedder = OptimizationEmbedder(self.generator, self.anchor, self.networks.perceptual, settings)
+        state = embedder.start(seeds, codes=codes)
+        resumed_at = self._restore(run, key, state)
+        done_before = self._progress
+        last_saved = time.monotonic()
+
+        def after_step(state: OptimizationState) -> None:
+            nonlocal last_saved
+            self._progress = done_before + len(seeds) * state.step / settings.num_steps
+            if time.monotonic() - last_saved > self.save_every_seconds:
+                run.store.put(key, _with_digest(safetensors.torch.save(state.to_tensors())))
+                last_saved = time.monotonic()
+
+        embedder.advance(state, target, after_step=after_step)
+        return embedder.finish(state), resumed_at
+
+    def _encoder(self, run: RunWriter) -> EncoderEmbedder:
+        """The encoder of a run's method.
+
+        Raises:
+            CheckpointError: the file holds another encoder than the one that the run was planned with.
+        """
+        config = run.plan["config"]
+        name, digest = config["encoder"]["name"], config["encoder"]["digest"]
+        settings = encoder_settings(settings_of(config), name)
+        if (name, digest) not in self._encoders:
+            loaded = load_encoder(self.spec.encoders[name], generator_config=self.generator.config)
+            if loaded.digest != digest:
+                raise CheckpointError(
+                    f"{self.spec.encoders[name]} holds encoder {loaded.digest}, run {run.run_id} was planned with "
+                    f"{digest}: run the same command again"
+                )
+            encoder = loaded.encoder.requires_grad_(False)
+            self._encoders = {(name, digest): place(encoder, self.device)}  # type: ignore[dict-item]
+        return EncoderEmbedder(self.generator, self._encoders[name, digest], settings)
+
+    def _restore(self, run: RunWriter, key: str, state: OptimizationState) -> int:
+        try:
+            saved = run.store.get(key)
+        except ArchiveNotFoundError:
+            return 0
+        digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            logger.warning("%s is damaged: the batch begins again from its first step", run.store.join(key))
+            return 0
+        state.load_tensors(safetensors.torch.load(data))
+        return state.step
+
+    def _fill(
+        self,
+        run: RunWriter,
+        rows: list[_Row],
+        arrays: dict[str, np.ndarray],
+        places: list[int],
+        inversion: Inversion,
+        target: Tensor,
+        seconds: float,
+    ) -> None:
+        with self._spending("measuring"):
+            metrics = measure(
+                inversion.reconstruction,
+                target,
+                inversion.w_plus,
+                generator=self.generator,
+                anchor=self.anchor,
+                networks=self.networks,
+            )
+        arrays["w_plus"][places] = inversion.w_plus.cpu().numpy()
+        if has_noise_maps(run.plan["config"]):
+            for index, maps in enumerate(inversion.noise):
+                arrays[noise_name(index)][places] = maps[:, 0].cpu().numpy()
+        trace = inversion.trace.cpu().numpy()
+        if "trace" in arrays:
+            arrays["trace"][places] = trace
+        for index, row in enumerate(rows):
+            stopped_at = int(inversion.stopped_at[index])
+            row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
+            if stopped_at >= 0:
+                reason, message = _why_stopped(stopped_at, inversion)
+                row.columns |= {"status": "failed", "reason": reason, "message": message}
+                continue
+            row.columns |= {name: values[index] for name, values in metrics.items()}
+            if inversion.trace_steps:
+                row.columns["final_loss"] = float(trace[index, -1, inversion.trace_terms.index("loss")])
+
+
+@dataclass
+class _Row:
+    """One image of a shard on its way to the archive."""
+
+    columns: dict[str, Any]
+    image: DecodedImage | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        assert self.image is not None
+        return self.image.pixels
+
+
+def image_seed(seed: int, image_id: str) -> int:
+    """The random state of one image: the same in every shard, batch and run with this seed."""
+    digest = hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _why_stopped(step: int, inversion: Inversion) -> tuple[str, str]:
+    """Reason and message of an image whose codes could not be found."""
+    if not inversion.trace_steps:
+        return "non_finite_code", (
+            f"the encoder's code was no longer finite in pass {step + 1} of {inversion.num_steps}: take this image "
+            "out, or another encoder"
+        )
+    return "non_finite_loss", (
+        f"the loss was no longer finite at step {step} of {inversion.num_steps}: lower learning_rate or the weights of "
+        "the terms"
+    )
+
+
+def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:
+    """Where the state of a batch is saved; named after its images, so that no other batch takes it for its own."""
+    digest = hashlib.sha256(json.dumps(image_ids).encode()).hexdigest()[:16]
+    return f"{staging_prefix(run_id)}/{shard:05d}/state-{digest}"
+
+
+def _with_digest(data: bytes) -> bytes:
+    """A saved state and, before it, what tells that it is whole."""
+    return hashlib.sha256(data).digest() + data
+
+
+def _columns_of(rows: Sequence[_Row]) -> pa.Schema:
+    names = {name for row in rows for name in row.columns}
+    return pa.schema([column for column in ROW_SCHEMA if column.name in names])
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((LONGEST_PREVIEW_SIDE, LONGEST_PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

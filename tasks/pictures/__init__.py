@@ -1,0 +1,1 @@
+"""Pixels in and out of files: decoded, saved and read back, laid out on sheets."""

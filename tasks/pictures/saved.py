@@ -1,0 +1,51 @@
+"""What is left of images when they have been saved as files and are read back to be compared."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lsap_core.images import ContentBox, comparison_size, crop, from_uint8, to_uint8
+from tasks.pictures.decoding import decode_image
+
+
+def png_file(pixels: np.ndarray) -> bytes:
+    """A PNG file of pixels uint8 [H, W, C], C = 1 or 3."""
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def saved_pixels(images: Tensor) -> np.ndarray:
+    """Pixels uint8 [N, H, W, C] that files of images [N, C, H, W] in about [-1, 1] hold.
+
+    Clamped and truncated, as all published programs save what a generator made. What was read from a file keeps its
+    level, where truncation would make the next darker one of a level that float32 rounds down.
+    """
+    nearest = ((images.detach().clamp(-1, 1) + 1) / 2 * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    was_read = (from_uint8(nearest) == images.detach().cpu()).permute(0, 2, 3, 1).numpy()
+    return np.where(was_read, nearest, to_uint8(images))
+
+
+def read_back(images: Tensor, *, content_box: ContentBox | None = None) -> Tensor:
+    """Images saved as PNG files, read back, and resized to at most 256 pixels as published metrics read them.
+
+    The protocol of LSAP, section 4.1: the content box, clamped and truncated to 8 bits, goes through a PNG file; PIL
+    reduces it bilinearly (antialiased, to 8 bits again). Smaller images keep their size.
+
+    Args:
+        images: [N, C, R, R], C = 1 or 3, in about [-1, 1]; what lies outside is clamped.
+        content_box: rows and columns that are saved, or None for all; of cars 192 x 256 is left.
+
+    Returns:
+        [N, C, h, w] in [-1, 1] on the images' device, max(h, w) <= 256.
+    """
+    pixels = saved_pixels(crop(images, content_box))
+    _, height, width, channels = pixels.shape
+    size = comparison_size(height, width)
+    read = [decode_image(png_file(one), size=size, channels=channels, min_side=1).pixels for one in pixels]
+    return from_uint8(np.stack(read)).to(images.device)

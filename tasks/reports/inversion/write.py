@@ -1,0 +1,236 @@
+"""The report of what an archive shows: rows, reference rows, a contact sheet, and where everything lies."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from lsap_archive import Archive, ArchiveNotFoundError, Store, open_archive
+from lsap_archive.format.documents import decode_document, encode_document
+from lsap_archive.format.layout import report_key
+from lsap_archive.format.rows import OK
+from lsap_core.alignment.references import reference_rows
+from lsap_core.images import ContentBox
+from lsap_core.presets import Method
+from tasks.archived.anchors import open_anchor
+from tasks.archived.opening import open_writer
+from tasks.archived.rendering import Preview
+from tasks.archived.runs import current_rows, current_runs
+from tasks.reports.inversion.contact_sheet import draw_contact_sheet
+from tasks.reports.inversion.page import (
+    ContactCell,
+    ContactRow,
+    MethodInfo,
+    ReportData,
+    render_markdown_table,
+    render_report,
+)
+from tasks.weights.generators import LoadedGenerator, load_generator
+from tasks.weights.networks import NetworkChoice
+from tasks.workers.pool import Pool
+
+VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What the report is about.
+
+    Attributes:
+        title: headline.
+        archive: URL of the archive.
+        generator: path or URL of the weights.
+        domain: name of the domain.
+        methods: methods to compare, in order.
+        networks: which networks measured.
+        anchor: digest of the anchor.
+        config_yaml: the configuration, for print.
+        num_images: images on the contact sheet.
+        measured: numbers of the command: seconds, embedded, num_workers, device.
+        encoders: digest of each encoder by name.
+        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
+    """
+
+    title: str
+    archive: str
+    generator: str
+    domain: str
+    methods: tuple[Method, ...]
+    networks: NetworkChoice
+    anchor: str
+    config_yaml: str
+    num_images: int
+    measured: dict[str, Any]
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    content_box: ContentBox | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report lies, and its table.
+
+    Attributes:
+        url: of the HTML page.
+        table: the comparison with its reference rows, Markdown.
+        sheet: URL of the contact sheet as one small JPEG file, or None where there is nothing to show.
+    """
+
+    url: str
+    table: str
+    sheet: str | None
+
+
+def write_report(request: ReportRequest, pool: Pool) -> Report:
+    """Render the report and put it into the archive under `reports/`."""
+    archive = open_archive(request.archive)
+    loaded = load_generator(request.generator, content_box=request.content_box)
+    data = _report_data(request, archive, loaded, pool)
+    table = render_markdown_table(data)
+    writer = open_writer(request.archive, loaded)
+    url = writer.put_report("invert.html", render_report(data).encode())
+    writer.put_report("invert.md", table.encode())
+    titles = {method.name: method.title for method in request.methods}
+    sheet = writer.put_report("invert.jpg", draw_contact_sheet(data.contact, titles)) if data.contact else None
+    kept = {"shown": _shown(request, archive), "has_sheet": sheet is not None}
+    writer.put_report("invert.json", encode_document(kept, report_key("invert.json")))
+    return Report(url, table, sheet)
+
+
+def kept_report(request: ReportRequest) -> Report | None:
+    """The report that the archive has, if it was written for the same request and shows all that there is."""
+    store = Store.from_url(request.archive)
+    try:
+        kept = decode_document(store.get(report_key("invert.json")), store.join(report_key("invert.json")))
+        table = store.get(report_key("invert.md")).decode()
+    except ArchiveNotFoundError:
+        return None
+    if kept["shown"] != _shown(request, open_archive(request.archive)):
+        return None
+    sheet = store.join(report_key("invert.jpg")) if kept["has_sheet"] else None
+    return Report(store.join(report_key("invert.html")), table, sheet)
+
+
+def _shown(request: ReportRequest, archive: Archive) -> str:
+    """Digest of what was asked for, and of the runs that are shown for it."""
+    asked = (request.config_yaml, request.methods, request.networks, request.anchor, sorted(request.encoders.items()))
+    shown = current_runs(archive, request.methods, request.anchor, request.encoders)
+    runs = [(run.run_id, run.num_rows) for run in shown]
+    return hashlib.sha256(repr((asked, runs)).encode()).hexdigest()
+
+
+def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerator, pool: Pool) -> ReportData:
+    config = loaded.config
+    anchor = open_anchor(request.archive, request.anchor)
+    rows = current_rows(archive, request.methods, request.anchor, request.encoders)
+    seconds, embedded = request.measured["seconds"], request.measured["embedded"]
+    return ReportData(
+        title=request.title,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        archive_url=request.archive,
+        config_yaml=request.config_yaml,
+        domain=request.domain,
+        generator={
+            "name": f"StyleGAN2, {config.resolution} px",
+            "digest": loaded.digest,
+            "resolution": config.resolution,
+            "num_ws": config.num_ws,
+            "w_dim": config.w_dim,
+            "image_channels": config.image_channels,
+        },
+        perceptual=request.networks.metric_perceptual,
+        judge=request.networks.judge,
+        identity=request.networks.identity,
+        methods=tuple(
+            MethodInfo(
+                method.name,
+                method.title,
+                asdict(method.settings),
+                method.base,
+                method.encoder and f"{method.encoder}, {request.encoders[method.encoder]}",
+            )
+            for method in request.methods
+        ),
+        rows=rows,
+        references=reference_rows(loaded.generator.eval(), anchor).labelled(),
+        contact=_contact_sheet(request, archive, rows, pool),
+        summary={
+            "wall_seconds": seconds,
+            "images_per_second": embedded / seconds if seconds and embedded else None,
+            "num_workers": request.measured["num_workers"],
+            "device": request.measured["device"],
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        },
+        locations=_locations(request, archive),
+    )
+
+
+def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:
+    """Images that as many methods as possible have inverted; among them the ones that were inverted last."""
+    digest_of = {run.run_id: run.method_digest for run in archive.runs}
+    results: dict[str, list[dict[str, Any]]] = {}
+    for row in _newest_results(rows, list(digest_of), request.num_images):
+        results.setdefault(row["image_id"], []).append(row)
+    wanted: dict[str, list[dict[str, Any]]] = {}  # by digest, which one method has: runs of others may have its name
+    for image_id in results:
+        for row in results[image_id]:
+            wanted.setdefault(digest_of[row["run_id"]], []).append(row)
+    previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in results}
+    if wanted:
+        for digest, made in pool.call("preview", wanted).items():
+            method = wanted[digest][0]["method"]
+            for image_id, preview in made.items():
+                previews[image_id][method] = preview
+    return tuple(
+        ContactRow(
+            image_id,
+            next(iter(shown.values())).original,
+            {name: ContactCell(view.reconstruction, view.difference) for name, view in shown.items()},
+        )
+        for image_id, shown in previews.items()
+        if shown
+    )
+
+
+def _newest_results(rows: pa.Table, runs: Sequence[str], num_images: int) -> list[dict[str, Any]]:
+    """The good rows of the images to show, one for each method, the best image first; `runs` are from old to new."""
+    with duckdb.connect() as connection:
+        connection.register(
+            "shown_rows", rows.select(["image_id", "uri", "digest", "status", "method", "run_id", "row"])
+        )
+        found: list[dict[str, Any]] = (
+            connection.sql(
+                "with placed as (select *, row_number() over () as place from shown_rows), "
+                "newest as (select * from placed "
+                "  qualify row_number() over (partition by image_id, method order by place desc) = 1), "
+                "good as (select *, list_position(?, run_id) as age from newest where status = ?), "
+                'ranked as (select image_id, count(*) as methods, max(age) as age, min("row") as first from good '
+                "  group by image_id order by methods desc, age desc, first, image_id limit ?) "
+                "select good.* exclude (place, age, status) from good join ranked using (image_id) "
+                "order by ranked.methods desc, ranked.age desc, ranked.first, image_id, place",
+                params=[list(runs), OK, num_images],
+            )
+            .to_arrow_table()
+            .to_pylist()
+        )
+    return found
+
+
+def _locations(request: ReportRequest, archive: Archive) -> dict[str, str]:
+    base = request.archive.rstrip("/")
+    shown = current_runs(archive, request.methods, request.anchor, request.encoders)
+    newest = shown[-1].run_id if shown else "<run>"
+    return {
+        "archive": base,
+        "codes (Zarr)": f"{base}/runs/{newest}/w_plus",
+        "rows (Parquet)": f"{base}/runs/{newest}/rows",
+        "manifest": f"{base}/runs/{newest}/_manifest.json",
+        "report": f"{base}/reports/invert.html",
+    }

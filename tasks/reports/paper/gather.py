@@ -1,0 +1,324 @@
+"""From archives to the paper's tables and figures: what is read, drawn and written."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from lsap_archive import MEASUREMENT_SCHEMA, Archive, ArchiveMismatchError, RunInfo, Store, open_archive
+from lsap_archive.format.evaluations import EvaluationInfo
+from lsap_archive.format.rows import OK
+from lsap_archive.reading.evaluations import read_measurements
+from lsap_core.alignment.references import reference_rows
+from lsap_core.generators.generator import Generator
+from tasks.archived.anchors import open_anchor
+from tasks.archived.rendering import inversion_noise
+from tasks.archived.runs import current_rows, runs_by_method
+from tasks.errors import BadImageError
+from tasks.inversion.plan import Prepared, Request
+from tasks.pictures.decoding import decode_image
+from tasks.reports.paper.figure4 import Clouds, code_points, sample_codes
+from tasks.reports.paper.figure5 import EditedImage, Pixels, render, spread
+from tasks.reports.paper.published import paper_problem
+from tasks.reports.paper.tables import Evidence, ShownEdit
+from tasks.reports.paper.traced_numbers import Number, asking
+from tasks.sources.items import SourceItem
+from tasks.sources.source import open_source
+from tasks.weights.devices import module_device, place
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import network_digest
+
+VERSIONED = ("torch", "prefect", "ray", "duckdb", "torchmetrics")
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """An inversion that is done: what was asked, and what it came to.
+
+    Attributes:
+        request: what was asked for.
+        prepared: methods with titles, digests of encoders, number of images.
+    """
+
+    request: Request
+    prepared: Prepared
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of the methods, by name, in order."""
+        return {method.name: method.title for method in self.prepared.methods}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What looks at the images, by name.
+
+    Attributes:
+        lpips: networks of LPIPS.
+        identity: networks of identity.
+        judge: tells classes apart, or None.
+        frechet: network of the Fréchet distance, or None.
+        attributes: unit of each attribute by name.
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
+    """
+
+    lpips: tuple[str, ...] = ()
+    identity: tuple[str, ...] = ()
+    judge: str | None = None
+    frechet: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    backbones: str | None = None
+
+    def digests(self) -> dict[str, str]:
+        """Name and digest of each network by its role, for print."""
+        roles: dict[str, Sequence[str | None]] = {
+            "LPIPS": self.lpips,
+            "identity": self.identity,
+            "judge": (self.judge,),
+            "Fréchet distance": (self.frechet if self.frechet != "inception" else None,),
+        }
+        return {
+            role: "; ".join(f"{name} {network_digest(name, self.backbones)}" for name in names if name)
+            for role, names in roles.items()
+            if any(names)
+        }
+
+
+def gather(
+    inverted: Inverted,
+    archive: Archive,
+    looks: Looks,
+    edits: tuple[ShownEdit, ...],
+    *,
+    evaluations: Mapping[str, tuple[str, ...]],
+    domain: str,
+) -> Evidence:
+    """What the tables of an archive are made from.
+
+    Args:
+        inverted: the inversions.
+        archive: where they are.
+        looks: what looked at them.
+        edits: in order.
+        evaluations: ids of the evaluations that count, by method or edit.
+        domain: name of the domain.
+
+    Raises:
+        ArchiveMismatchError: what was measured are not the inversions that were asked for.
+    """
+    current_runs(archive, inverted, list(inverted.titles))
+    chosen = chosen_evaluations(archive, evaluations)
+    loaded = load_generator(inverted.request.generator, content_box=inverted.request.content_box)
+    anchor = open_anchor(inverted.request.archive, inverted.prepared.anchor)
+    return Evidence(
+        ask=asking(measurements_of(archive.url, chosen)),
+        titles=inverted.titles,
+        evaluations=evaluations,
+        lpips=looks.lpips,
+        identity=looks.identity,
+        judge=looks.judge,
+        attributes=looks.attributes,
+        edits=edits,
+        frechet=frechet_numbers(chosen),
+        frechet_network=looks.frechet,
+        references=reference_rows(loaded.generator.eval(), anchor).labelled(),
+        domain=domain,
+        paper_problem=paper_problem(domain, inverted.prepared.num_images),
+    )
+
+
+def chosen_evaluations(archive: Archive, evaluations: Mapping[str, tuple[str, ...]]) -> list[EvaluationInfo]:
+    """The evaluations that count, out of all that the archive has."""
+    wanted = {evaluation_id for ids in evaluations.values() for evaluation_id in ids}
+    return [info for info in archive.evaluations if info.evaluation_id in wanted]
+
+
+def measurements_of(url: str, evaluations: Sequence[EvaluationInfo]) -> pa.Table:
+    """All rows of some evaluations, also where a later one has measured the same again."""
+    store = Store.from_url(url)
+    return pa.concat_tables(
+        [MEASUREMENT_SCHEMA.empty_table(), *(read_measurements(store, info) for info in evaluations)]
+    )
+
+
+def frechet_numbers(evaluations: Sequence[EvaluationInfo]) -> dict[str, Number]:
+    """Distances of sets of images by method, as the manifests of evaluations hold them.
+
+    A method whose images were measured in several evaluations has several distances, of parts, and none of the whole.
+    """
+    numbers: dict[str, Number] = {}
+    of_parts: set[str] = set()
+    for info in evaluations:
+        found = info.summary.get("fid")
+        if found is None or found["value"] is None:
+            continue
+        if info.method in numbers:
+            of_parts.add(info.method)
+        source = f"evaluations/{info.evaluation_id}/_manifest.json: summary.fid.value"
+        numbers[info.method] = Number(
+            found["value"], count=found["num_images"], source=source, evaluations=(info.evaluation_id,)
+        )
+    return {method: number for method, number in numbers.items() if method not in of_parts}
+
+
+def draw_clouds(
+    inverted: Inverted,
+    methods: Sequence[str],
+    *,
+    layer: int,
+    entries: tuple[int, int],
+    samples: int | None,
+    seed: int,
+    device: str,
+) -> tuple[Clouds, dict[str, list[str]]]:
+    """Figure 4: the codes of every method's images, and as many of the generator's own.
+
+    Returns:
+        The points, and the image ids of each method by title.
+    """
+    generator = _generator(inverted, device)
+    archive = open_archive(inverted.request.archive)
+    runs = current_runs(archive, inverted, methods)
+    where = generator.mapping.w_avg.device
+    looked = {"layer": layer, "entries": entries, "style_set": inverted.request.anchor.style_set}
+    points, ids = {}, {}
+    for name in methods:
+        title = inverted.titles[name]
+        ids[title] = _images_of(archive, runs[name])
+        codes = torch.from_numpy(archive.codes(ids[title], runs[name][-1].method_digest)).to(where)
+        points[title] = code_points(generator, codes, **looked)
+    count = samples or max(len(one) for one in ids.values())
+    synthetic = code_points(generator, sample_codes(generator, count, seed), **looked)
+    return Clouds(synthetic, points, layer, entries), ids
+
+
+def show_edits(
+    inverted: Inverted,
+    methods: Sequence[str],
+    labels: Mapping[str, str],
+    *,
+    absent: Collection[str],
+    versions: Mapping[str, str],
+    num_images: int,
+    device: str,
+) -> tuple[EditedImage, ...]:
+    """Figure 5: originals, inversions and edits of some images that as many methods as possible have.
+
+    Args:
+        inverted: the inversions.
+        methods: in order.
+        labels: label of each picture by edit, "" for the inversion.
+        absent: edited methods, such as "e4e/slant", of which nothing is shown.
+        versions: digest of each edit, which tells it from others of its name.
+        num_images: how many images.
+        device: where pictures are made.
+    """
+    generator = _generator(inverted, device)
+    archive = open_archive(inverted.request.archive)
+    known = {*archive.methods, *archive.edits} - set(absent)
+    names = [f"{name}/{edit}" if edit else name for name in methods for edit in labels]
+    runs = runs_by_method(archive, [name for name in names if name in known], with_edits=True, versions=versions)
+    inversions = current_runs(archive, inverted, methods)
+    common = set.intersection(*(set(_images_of(archive, inversions[name])) for name in methods))
+    chosen = spread(sorted(common), num_images)
+    originals = _originals(inverted, archive, inversions[methods[0]], chosen, generator)
+    chosen = [image_id for image_id in chosen if image_id in originals]
+    made: dict[str, dict[str, dict[str, Pixels]]] = {image_id: {} for image_id in chosen}
+    for name in methods:
+        title = inverted.titles[name]
+        for edit, label in labels.items():
+            of = runs.get(f"{name}/{edit}" if edit else name)
+            for image_id, pixels in _pictures(generator, archive, of, chosen):
+                made[image_id].setdefault(title, {})[label] = pixels
+    return tuple(EditedImage(image_id, originals[image_id], made[image_id]) for image_id in chosen)
+
+
+def current_runs(archive: Archive, inverted: Inverted, methods: Sequence[str]) -> dict[str, tuple[RunInfo, ...]]:
+    """The runs of each method, which have to be those that were asked for.
+
+    Raises:
+        ArchiveMismatchError: the newest runs of a method have other settings.
+    """
+    prepared = inverted.prepared
+    rows = current_rows(archive, prepared.methods, prepared.anchor, prepared.encoders)
+    asked = set(rows.column("run_id").unique().to_pylist())
+    runs = runs_by_method(archive, methods, with_edits=False)
+    for name, of_method in runs.items():
+        if of_method[-1].run_id not in asked:
+            raise ArchiveMismatchError(
+                f"{archive.url} holds newer inversions by {name} with other settings (run {of_method[-1].run_id}): "
+                "ask for those settings, or name an archive of one's own"
+            )
+    return runs
+
+
+def versions() -> dict[str, str]:
+    """Of what computes, by name."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
+
+
+def now() -> str:
+    """UTC time, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _generator(inverted: Inverted, device: str) -> Generator:
+    loaded = load_generator(inverted.request.generator, content_box=inverted.request.content_box)
+    generator: Generator = place(loaded.generator, module_device(device)).freeze()  # type: ignore[operator]
+    return generator
+
+
+def _rows_of(archive: Archive, runs: Sequence[RunInfo]) -> pa.Table:
+    """Rows of the images that have a code in these runs."""
+    rows = archive.rows(["run_id", "status", "image_id", "uri"])
+    wanted = pa.array([run.run_id for run in runs], pa.string())
+    return rows.filter(pc.and_(pc.is_in(rows.column("run_id"), wanted), pc.equal(rows.column("status"), OK)))
+
+
+def _images_of(archive: Archive, runs: Sequence[RunInfo]) -> list[str]:
+    """Ids of the images that have a code in these runs, sorted."""
+    return sorted(set(_rows_of(archive, runs).column("image_id").to_pylist()))
+
+
+def _originals(
+    inverted: Inverted, archive: Archive, runs: Sequence[RunInfo], ids: Sequence[str], generator: Generator
+) -> dict[str, Pixels]:
+    """Pixels of originals by id; one that is gone is left out."""
+    rows = _rows_of(archive, runs)
+    places = dict(zip(rows.column("image_id").to_pylist(), rows.column("uri").to_pylist(), strict=True))
+    config, found = generator.config, {}
+    with open_source(inverted.request.source) as source:
+        for image_id in ids:
+            try:
+                data = source.read(SourceItem(image_id, places[image_id]))
+                image = decode_image(
+                    data, size=config.content_size, channels=config.image_channels, fit=inverted.request.fit
+                )
+            except BadImageError:
+                continue
+            found[image_id] = image.pixels
+    return found
+
+
+def _pictures(
+    generator: Generator, archive: Archive, runs: Sequence[RunInfo] | None, ids: Sequence[str]
+) -> list[tuple[str, Pixels]]:
+    """Images of those ids that runs have codes of, with the noise of their inversion."""
+    if not runs:
+        return []
+    there = set(_images_of(archive, runs))
+    shown = [image_id for image_id in ids if image_id in there]
+    if not shown:
+        return []
+    digest, device = runs[-1].method_digest, generator.mapping.w_avg.device
+    inversion = runs[-1].method_digest if runs[-1].subject is None else runs[-1].subject.method_digest
+    noise = inversion_noise(archive, shown, inversion, device)
+    codes = torch.from_numpy(archive.codes(shown, digest)).to(device)
+    return list(zip(shown, render(generator, codes, noise), strict=True))

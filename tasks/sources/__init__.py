@@ -1,0 +1,1 @@
+"""Where photos come from: folders, zips, arrays and manifests, listed, versioned and read."""

@@ -1,0 +1,130 @@
+"""Arrays of pixels as sources: a .npy file, and the arrays built into a domain."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from domains.digits.data import load_split
+from tasks.errors import BadImageError, SourceError
+from tasks.sources.items import LeftOut, SourceItem
+from tasks.sources.listings import version_of
+from tasks.sources.storage import StoredFiles, storage_errors
+
+
+class ImageArray(Protocol):
+    """What a built-in source loads: uint8 images [N, H, W] or [N, H, W, C], C = 1 or 3, and N ids."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]: ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+BUILTIN_SOURCES: Mapping[str, Callable[[], ImageArray]] = {
+    "digits:test": partial(load_split, "test"),
+    "digits:train": partial(load_split, "train"),
+}
+
+
+class ArrayFile:
+    """A .npy file. Images are cut out of it by their offset, so that nothing is unpickled or read twice."""
+
+    kind = "array"
+
+    def __init__(self, files: StoredFiles, path: str) -> None:
+        self._files = files
+        self._path = path
+        with files.fs.open(path, "rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read_header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                shape, is_fortran, dtype = read_header(file)
+            except (ValueError, KeyError) as error:
+                raise SourceError(
+                    f"{files.shown} is not a .npy array of version 1 or 2 ({error}): save it with numpy.save"
+                ) from error
+            self._offset = file.tell()
+        found = f"{files.shown} holds {dtype} {list(shape)}" + (" in Fortran order" if is_fortran else "")
+        if dtype != np.uint8 or is_fortran or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
+            raise SourceError(
+                f"{found}, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3 in C order was wanted (pickled "
+                "objects are never loaded): convert the array and save it with numpy.save"
+            )
+        self._num_images, *self._image_shape = shape
+        self._image_bytes = math.prod(self._image_shape)
+        if self._image_bytes == 0:
+            raise SourceError(f"{found}, images without a pixel: sides above 0 were wanted, save the array again")
+        files.check_size(path, self._image_bytes)
+        wanted = self._offset + self._num_images * self._image_bytes
+        size = files.fs.size(path)
+        if size is not None and size < wanted:
+            raise SourceError(f"{found}, for which {wanted} bytes were wanted, and has {size}: copy it again")
+
+    def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
+        base = self._files.uri(self._path)
+        with storage_errors(self._files.shown, self._files.secrets):
+            version = version_of(self._files.fs, self._path)  # of the file: one pixel changed is all images changed
+        for index in range(self._num_images):
+            yield SourceItem(f"{index:06d}", f"{base}#{index:06d}", version=version)
+
+    def read(self, uri: str) -> bytes:
+        base, _, number = uri.rpartition("#")
+        if base != self._files.uri(self._path) or not number.isdecimal():
+            raise BadImageError("unreadable", f"{uri} is no image of {self._files.shown}: plan the run anew")
+        index = int(number)
+        start = self._offset + index * self._image_bytes
+        with self._files.reading(uri):
+            pixels = self._files.fs.cat_file(self._path, start=start, end=start + self._image_bytes)
+        if not 0 <= index < self._num_images or len(pixels) != self._image_bytes:
+            raise BadImageError("unreadable", f"{uri} is beyond the end of the array: restore it, or plan the run anew")
+        return _as_pnm(np.frombuffer(pixels, np.uint8).reshape(self._image_shape))
+
+    def close(self) -> None:
+        pass
+
+
+class ArrayInMemory:
+    """A built-in source, whole or a slice of it."""
+
+    kind = "built-in"
+
+    def __init__(self, match: re.Match[str], load: Callable[[], ImageArray]) -> None:
+        loaded = load()
+        chosen = slice(int(match["start"] or 0), int(match["stop"]) if match["stop"] else None)
+        self._scheme = f"{match['name'].partition(':')[0]}:"
+        self._row_of = {image_id: row for row, image_id in enumerate(loaded.ids)}
+        self._ids = sorted(loaded.ids[chosen])
+        self._images = loaded.images
+
+    def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
+        for image_id in self._ids:
+            yield SourceItem(image_id, self._scheme + image_id)
+
+    def read(self, uri: str) -> bytes:
+        row = self._row_of.get(uri.removeprefix(self._scheme))
+        if row is None:
+            raise BadImageError("unreadable", f"no built-in image is called {uri}: plan the run anew")
+        return _as_pnm(self._images[row])
+
+    def close(self) -> None:
+        pass
+
+
+def _as_pnm(pixels: NDArray[np.uint8]) -> bytes:
+    """An image file of bare pixels, [H, W] or [H, W, C] with C = 1 or 3.
+
+    PNM, because its bytes follow from the pixels alone: a PNG's depend on the version of zlib, and with them
+    the digest by which a finished image is recognized.
+    """
+    height, width, *channels = pixels.shape
+    kind = b"P6" if channels == [3] else b"P5"
+    return b"%s\n%d %d\n255\n" % (kind, width, height) + pixels.tobytes()

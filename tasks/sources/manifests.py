@@ -1,0 +1,127 @@
+"""A manifest as a source: a .csv or .parquet table of addresses."""
+
+import csv
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from lsap_archive.stores.credentials import credential_in
+from lsap_archive.stores.file_systems import open_file_system, scheme_of
+from tasks.errors import BadImageError, SourceError
+from tasks.sources.items import LeftOut, SourceItem, check_name
+from tasks.sources.storage import StoredFiles
+
+SCHEMES = ("file", "memory", "s3", "gs", "az", "http", "https")  # what a row may name beside the manifest's own
+
+
+class Manifest:
+    """A table of addresses, read whole so that its ids can be ordered and compared."""
+
+    kind = "manifest"
+
+    def __init__(self, files: StoredFiles, path: str) -> None:
+        self._files = files
+        self._folder = posixpath.dirname(path)
+        self._rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
+
+    def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
+        items = [self._to_item(number, *row) for number, row in enumerate(self._rows, start=1)]
+        yield from sorted(items, key=lambda item: (item.image_id, item.uri))
+
+    def _to_item(self, number: int, image_id: Any, uri: Any) -> SourceItem:
+        given_id = None if image_id in (None, "") else str(image_id)
+        problem: BadImageError | None
+        if uri is None or str(uri).strip() == "":
+            problem = BadImageError("no_uri", f"row {number} of {self._files.shown} has no uri: add it or take it out")
+            return SourceItem(given_id or f"row-{number:06d}", "", problem)
+        written = str(uri)
+        if self._is_address(written):
+            problem = self._check_address(written)
+            shown = self._files.secrets.hide(written) if credential_in(written) else written
+            return SourceItem(given_id or shown, shown, problem)
+        problem = check_name(written, "uri")
+        below = f"{self._folder}/{written.removeprefix('./')}"
+        return SourceItem(given_id or written, written if problem else self._files.uri(below), problem)
+
+    def _is_address(self, written: str) -> bool:
+        return "://" in written or (written.startswith("/") and isinstance(self._files.fs, LocalFileSystem))
+
+    def _is_own(self, uri: str) -> bool:
+        own = self._files.fs.protocol
+        return (fsspec.core.split_protocol(uri)[0] or "file") in ((own,) if isinstance(own, str) else own)
+
+    def _check_address(self, uri: str) -> BadImageError | None:
+        is_local = uri.startswith(("/", "file://", "local://"))
+        if ".." in re.split(r"[/\\]", uri) or ("::" in uri and not self._is_own(uri)):
+            found, wanted = "climbs with `..` or chains file systems with `::`", "a plain address"
+        elif what := credential_in(uri):
+            found, wanted = f"carries {what}", "an address without one (the storage's client has its own places for it)"
+            uri = self._files.secrets.hide(uri)
+        elif is_local and not isinstance(self._files.fs, LocalFileSystem):
+            found, wanted = (
+                "asks for a file of this machine, in a manifest from elsewhere",
+                "an address over there",
+            )
+        elif not self._is_own(uri) and scheme_of(uri) not in SCHEMES:
+            found, wanted = "is of a kind that no manifest may name", f"one of {', '.join(SCHEMES)}"
+        else:
+            return None
+        return BadImageError(
+            "unsafe_name", f"the uri {uri!r} {found}, {wanted} was wanted; it was not opened: rewrite the row"
+        )
+
+    def read(self, uri: str) -> bytes:
+        problem = self._check_address(uri)
+        if problem is not None:
+            raise problem
+        if self._is_own(uri):
+            return self._files.read(self._files.path(uri))
+        with self._files.reading(uri):
+            fs, path = open_file_system(uri)
+        return StoredFiles(fs, self._files.shown, self._files.secrets, self._files.max_bytes).read(path)
+
+    def close(self) -> None:
+        pass
+
+
+def _read_csv(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
+    """Rows (image_id, uri) as written: no cell is taken for a number, so the id 0001 keeps its zeros."""
+    with files.fs.open(path, "rb") as file:
+        try:
+            table = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+            _check_columns(files, list(table.fieldnames or ()))
+            return [(row.get("image_id"), row["uri"]) for row in table]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"{files.shown} is not a CSV table in UTF-8 ({error}): export it again, with commas"
+            ) from error
+
+
+def _read_parquet(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
+    data = files.fs.cat_file(path)  # apart from parsing: a broken network is not a broken file
+    try:
+        table = pq.ParquetFile(io.BytesIO(data))
+        names = table.schema_arrow.names
+        _check_columns(files, names)
+        columns = table.read([name for name in ("image_id", "uri") if name in names]).to_pydict()
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{files.shown} is not a complete Parquet file ({error}): copy it again") from error
+    uris = columns["uri"]
+    return list(zip(columns.get("image_id", [None] * len(uris)), uris, strict=True))
+
+
+def _check_columns(files: StoredFiles, names: list[str]) -> None:
+    if "uri" not in names:
+        raise SourceError(
+            f"the manifest {files.shown} has the columns {names}, `uri` and perhaps `image_id` were wanted: "
+            "add a header or rename the column"
+        )
+    if len(set(names)) < len(names):
+        raise SourceError(f"the manifest {files.shown} has a column twice, {names}: rename one of them")

@@ -1,0 +1,87 @@
+"""A zip of images as a source."""
+
+import posixpath
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from tasks.errors import BadImageError, SourceError
+from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, check_name
+from tasks.sources.storage import StoredFiles
+
+# Others may ask for gigabytes to unpack a byte, and fail as storage that does not answer does.
+PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class Zip:
+    kind = "zip"
+
+    def __init__(self, files: StoredFiles, path: str) -> None:
+        self._files = files
+        self._path = path
+        # Small blocks: on an object store a member is one short request, not 50 MB of its neighbours.
+        file = files.fs.open(path, "rb", block_size=2**20)
+        try:
+            self._archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+            file.close()
+            raise SourceError(
+                f"{files.shown} is not a complete zip file ({error}): copy it again, or pass a folder"
+            ) from error
+        self._file = file
+
+    def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
+        for info in sorted(self._archive.infolist(), key=lambda info: info.filename):
+            name = info.filename
+            suffix = posixpath.splitext(name)[1].lower()
+            if info.is_dir():
+                continue
+            if any(part.startswith(".") and part != ".." for part in re.split(r"[/\\]", name)):
+                left_out.num_hidden += 1
+            elif suffix not in IMAGE_SUFFIXES:
+                left_out.other_files[suffix] += 1
+            else:
+                version = f"{info.CRC:08x}-{info.file_size}"
+                yield SourceItem(name, f"zip://{name}{self._ending}", check_name(name, "member"), version)
+
+    @property
+    def _ending(self) -> str:
+        return f"::{self._files.uri(self._path)}"
+
+    def read(self, uri: str) -> bytes:
+        name = uri.removeprefix("zip://").removesuffix(self._ending)
+        problem = check_name(name, "member")
+        if problem is not None:
+            raise problem
+        try:
+            info = self._archive.getinfo(name)
+        except KeyError:
+            raise BadImageError(
+                "unreadable",
+                f"{self._files.shown} has no member {name!r} any more: restore it, or plan the run anew",
+            ) from None
+        self._files.check_size(name, info.file_size)
+        if info.flag_bits & 1:
+            raise BadImageError(
+                "unreadable",
+                f"the member {name!r} is encrypted, plain ones were wanted: unpack the zip, pass its folder",
+            )
+        if info.compress_type not in PLAIN_METHODS:
+            raise BadImageError(
+                "corrupt",
+                f"the member {name!r} is packed by method {info.compress_type}, stored or deflated ones were wanted: "
+                "pack it again",
+            )
+        with self._files.reading(name):
+            try:
+                return self._archive.read(info)  # never gives more than info.file_size bytes
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                raise BadImageError(
+                    "corrupt",
+                    f"the member {name!r} cannot be unpacked ({error}): pack it again, stored or deflated",
+                ) from error
+
+    def close(self) -> None:
+        self._archive.close()
+        self._file.close()

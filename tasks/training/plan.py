@@ -1,0 +1,157 @@
+"""Everything before the first step of a training: files, images, folder and anchor, checked before work is spent."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lsap_core.alignment.anchor import estimate_anchor
+from tasks.errors import SourceError
+from tasks.training.data import check_usable, hold_out, list_source, listing_digest
+from tasks.training.parts import TrainingSpec, build_first_encoder, view_of
+from tasks.training.store import LAST_KEY, TrainingStore
+from tasks.weights.files import read_bytes
+from tasks.weights.generators import LoadedGenerator, load_generator
+from tasks.weights.networks import network_digest
+
+
+@dataclass(frozen=True)
+class PreparedTraining:
+    """What there is to do.
+
+    Attributes:
+        num_images: images to train on.
+        num_held_out: images to validate on.
+        num_parameters: of the encoder.
+        step: steps already taken.
+        is_finished: whether nothing is left to do.
+        notes: sentences about the files of weights, to be shown.
+    """
+
+    num_images: int
+    num_held_out: int
+    num_parameters: int
+    step: int
+    is_finished: bool
+    notes: tuple[str, ...]
+
+
+def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraining:
+    """Check everything, claim the folder, keep the listings and the anchor.
+
+    Args:
+        spec: what to train.
+        dry: check only; nothing is written.
+
+    Raises:
+        SourceError: a source cannot be read, holds too few images, or none that the encoder can read.
+        CheckpointError, MissingWeightsError, ConfigError: a network is not there or does not fit.
+        OtherRunError: the folder holds another run.
+    """
+    loaded = load_generator(spec.generator, content_box=spec.content_box)
+    spec.networks.check(loaded.config)
+    config = spec.encoder_config(loaded.config)
+    train, held_out = _list_images(spec)
+    for source, listing in ((spec.source, train), (spec.held_out_source, held_out)):
+        check_usable(source, listing, view_of(config, spec))
+    encoder, notes = build_first_encoder(spec, loaded, anchor=None)
+    store = TrainingStore(spec.output)
+    identity = _identity(spec, loaded, train, held_out)
+    store.check(identity)
+    if not dry:
+        store.claim(identity, {"output": store.url, "num_steps": spec.method.settings.num_steps})
+        store.put_listing("train", train)
+        store.put_listing("validation", held_out)
+        _keep_anchor(spec, loaded, store)
+    saved = store.latest()
+    step = saved.step if saved else 0
+    return PreparedTraining(
+        num_images=len(train),
+        num_held_out=len(held_out),
+        num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        step=step,
+        is_finished=step >= spec.method.settings.num_steps and store.has_encoder(LAST_KEY),
+        notes=(*loaded.notes, *notes),
+    )
+
+
+def check_apart(source: str, evaluation_source: str) -> None:
+    """Make sure that encoders are compared on images that they were not trained on.
+
+    Raises:
+        SourceError: the sources share images, or one cannot be read.
+    """
+    _refuse_shared(list_source(source), source, list_source(evaluation_source), evaluation_source, verb="compared")
+
+
+def _refuse_shared(train: pa.Table, source: str, held_out: pa.Table, held_out_source: str, *, verb: str) -> None:
+    twice = set(train["uri"].to_pylist()) & set(held_out["uri"].to_pylist())
+    if twice:
+        raise SourceError(
+            f"{len(twice)} images, such as {min(twice)}, are in {source} and in {held_out_source}: encoders are {verb} "
+            "on images that they are not trained on; name another source of held-out images"
+        )
+
+
+def _list_images(spec: TrainingSpec) -> tuple[pa.Table, pa.Table]:
+    """The images to train on, and those to validate on."""
+    listing = list_source(spec.source)
+    if spec.validation_source is None:
+        train, held_out = hold_out(listing, min(spec.validation_images, len(listing)))
+        aside = f" besides the {len(held_out)} that are held out for validation"
+    else:
+        train, aside = listing, ""
+        _, held_out = hold_out(list_source(spec.validation_source), spec.validation_images)
+        _refuse_shared(train, spec.source, held_out, spec.validation_source, verb="validated")
+    batch_size = spec.method.settings.batch_size
+    if len(train) < batch_size:
+        raise SourceError(
+            f"{spec.source} holds {len(train)} images{aside}; a batch is {batch_size}: add images, or lower "
+            "training.batch_size or validation_images"
+        )
+    return train, held_out
+
+
+def _identity(spec: TrainingSpec, loaded: LoadedGenerator, train: pa.Table, held_out: pa.Table) -> dict[str, Any]:
+    """What decides the result, by name. More steps continue a run, so their number is among it only with a decay."""
+    settings = asdict(spec.method.settings)
+    if not settings["decay_steps"]:
+        del settings["num_steps"]
+    files = {
+        name: hashlib.sha256(read_bytes(path, None, wanted="weights")).hexdigest()[:16]
+        for name, path in (("backbone_weights", spec.backbone_weights), ("init_from", spec.init_from))
+        if path is not None
+    }
+    networks = spec.networks
+    names = {"perceptual": networks.perceptual, "identity": networks.identity}
+    digests = {
+        role: f"{name} {network_digest(name, networks.backbones)}" for role, name in names.items() if name is not None
+    }
+    return {
+        "generator": loaded.digest,
+        "method": spec.method.name,
+        **{f"training.{name}": value for name, value in settings.items()},
+        "backbone": spec.backbone,
+        **digests,
+        **files,
+        "anchor": asdict(spec.anchor),
+        "seed": spec.seed,
+        "augmentation": spec.augmentation,
+        "fit": spec.fit,
+        "images": f"{len(train)} images, {listing_digest(train)}",
+        "validation": f"{len(held_out)} images, {listing_digest(held_out)}",
+    }
+
+
+def _keep_anchor(spec: TrainingSpec, loaded: LoadedGenerator, store: TrainingStore) -> None:
+    options, digest = spec.anchor, spec.anchor.digest(loaded.digest)
+    if store.anchor(digest) is None:
+        store.put_anchor(
+            digest,
+            estimate_anchor(
+                loaded.generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
+            ),
+        )

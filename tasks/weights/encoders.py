@@ -1,0 +1,236 @@
+"""Encoder weights: released files and our own, told apart by content, and whether they belong to a generator."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from lsap_core.encoders.checkpoints import (
+    EncoderCheckpoint,
+    build_encoder,
+    canonical_encoder_state,
+    from_canonical_encoder,
+    from_encoder_document,
+    to_encoder_metadata,
+)
+from lsap_core.encoders.config import EncoderConfig
+from lsap_core.encoders.encoder import Encoder
+from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints import build_generator, read_torch
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.inversion.by_encoder import misfit
+from tasks.weights.files import (
+    check_torch_zip,
+    describe_other,
+    is_safetensors,
+    is_torch_file,
+    read_bytes,
+    read_safetensors,
+    write_verified,
+)
+from tasks.weights.generators import LoadedGenerator
+
+KINDS = "a released .pt (pSp, e4e, ReStyle, W encoder, GANInverter with LSAP_E) or a .safetensors of this project"
+RTOL, ATOL = 1e-4, 1e-6  # between two conversions of one network
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder and where it came from.
+
+    Attributes:
+        encoder: the network, on the CPU, in eval mode, not frozen.
+        config: its sizes.
+        digest: SHA-256 of weights and configuration, the same for every file format that holds this network.
+        layout: "psp", "e4e", "restyle", "w_encoder", "hfgi", "ganinverter" or "safetensors".
+        options: what the file says about its training.
+        generator: the generator in the same file, or None.
+        generator_digest: digest of the generator that it was trained with, or None when the file does not say.
+        title: what to call it in reports, or None.
+        notes: sentences about what the file did not say and what was done instead; to be shown and kept.
+    """
+
+    encoder: Encoder
+    config: EncoderConfig
+    digest: str
+    layout: str
+    options: dict[str, Any]
+    generator: LoadedGenerator | None
+    generator_digest: str | None
+    title: str | None
+    notes: tuple[str, ...]
+
+
+def load_encoder(
+    path_or_url: str,
+    *,
+    generator_config: GeneratorConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> LoadedEncoder:
+    """The encoder of a file, without running any code that the file holds.
+
+    Args:
+        path_or_url: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
+        generator_config: sizes of the generator that it is wanted for: released files do not say all of theirs.
+        storage_options: passed to fsspec.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no encoder that can be read.
+    """
+    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
+    checkpoint = _read_checkpoint(path_or_url, data, generator_config)
+    return LoadedEncoder(
+        encoder=build_encoder(checkpoint),
+        config=checkpoint.config,
+        digest=checkpoint.digest,
+        layout=checkpoint.layout,
+        options=checkpoint.options,
+        generator=_generator_in(checkpoint),
+        generator_digest=checkpoint.generator_digest,
+        title=checkpoint.title or None,
+        notes=checkpoint.notes,
+    )
+
+
+def check_generator(loaded: LoadedEncoder, generator: LoadedGenerator, location: str) -> None:
+    """Make sure that an encoder gives codes of this generator.
+
+    A file of ours names its generator, most released ones hold it; of others only the sizes can be compared.
+
+    Args:
+        loaded: the encoder.
+        generator: the generator that is to make images of its codes.
+        location: of the encoder, for the message.
+
+    Raises:
+        CheckpointError: the encoder's codes are those of another generator.
+    """
+    if problem := misfit(loaded.config, generator.config):
+        raise CheckpointError(f"{location}: {problem}")
+    inside = loaded.generator
+    if inside is not None:
+        if inside.digest != generator.digest and not _is_same_network(inside, generator):
+            raise CheckpointError(
+                f"{location} holds an encoder and its generator, which has other weights than the generator of this "
+                f"run (digest {generator.digest}): pass the generator that the encoder was trained with, or another "
+                "encoder"
+            )
+    elif loaded.generator_digest not in (None, generator.digest):
+        raise CheckpointError(
+            f"{location} holds an encoder of generator {loaded.generator_digest}, this run has {generator.digest}: "
+            "pass that generator (with its content box), or another encoder"
+        )
+
+
+def describe_encoder(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a file of an encoder holds, as plain values for a table or JSON.
+
+    Raises:
+        CheckpointError: as `load_encoder`.
+    """
+    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
+    checkpoint = _read_checkpoint(path_or_url, data, None)
+    decoder, buffers = checkpoint.decoder, {"running_mean", "running_var", "w_avg"}
+    return {
+        "location": path_or_url,
+        "layout": checkpoint.layout,
+        "title": checkpoint.title or None,
+        "num_bytes": len(data),
+        "digest": checkpoint.digest,
+        **checkpoint.config.to_dict(),
+        "num_parameters": sum(t.numel() for name, t in checkpoint.state.items() if name.split(".")[-1] not in buffers),
+        "starts_from_mean": bool((checkpoint.state["w_avg"] != 0).any()),
+        "generator_digest": checkpoint.generator_digest,
+        "generator_in_file": None if decoder is None else f"StyleGAN2, {decoder.config.resolution} px",
+        "options": checkpoint.options,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def save_encoder(
+    path_or_url: str,
+    encoder: Encoder,
+    *,
+    generator_digest: str | None,
+    title: str = "",
+    options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> str:
+    """Write an encoder as .safetensors, and return its digest.
+
+    Args:
+        path_or_url: where nothing is yet.
+        encoder: the network.
+        generator_digest: of the generator that it was trained with, or None when nobody knows.
+        title: what to call it in reports.
+        options: what else is worth knowing of its training, plain values for JSON.
+        storage_options: passed to fsspec.
+
+    Raises:
+        CheckpointError: another suffix, an existing file, or one that does not read back as it was written.
+    """
+    suffix = posixpath.splitext(path_or_url)[1]
+    if suffix != ".safetensors":
+        raise CheckpointError(f"{path_or_url} ends in {suffix or 'no suffix'!r}; encoders are written as .safetensors")
+    data = encode_encoder(encoder, generator_digest=generator_digest, title=title, options=options)
+
+    def read_back(found: bytes) -> str:
+        written = _read_checkpoint(path_or_url, found, None)
+        if found != data:
+            raise CheckpointError(f"{path_or_url} does not read back as it was written")
+        return written.digest
+
+    return write_verified(path_or_url, data, read_back, storage_options)
+
+
+def encode_encoder(
+    encoder: Encoder, *, generator_digest: str | None, title: str = "", options: Mapping[str, Any] | None = None
+) -> bytes:
+    """The .safetensors file of an encoder; arguments as for `save_encoder`.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
+    checkpoint = EncoderCheckpoint(
+        encoder.config,
+        canonical_encoder_state(encoder.config, encoder.state_dict(), what="the encoder"),
+        layout="safetensors",
+        options=dict(options or {}),
+        generator_digest=generator_digest,
+        title=title,
+    )
+    return safetensors.torch.save(checkpoint.state, to_encoder_metadata(checkpoint))
+
+
+def _generator_in(checkpoint: EncoderCheckpoint) -> LoadedGenerator | None:
+    decoder = checkpoint.decoder
+    if decoder is None:
+        return None
+    return LoadedGenerator(build_generator(decoder), decoder.config, decoder.digest, checkpoint.layout, decoder.notes)
+
+
+def _read_checkpoint(location: str, data: bytes, generator_config: GeneratorConfig | None) -> EncoderCheckpoint:
+    try:
+        if is_torch_file(data):
+            check_torch_zip(data, wanted=KINDS)
+            return from_encoder_document(read_torch(data), generator_config=generator_config)
+        if is_safetensors(data):
+            return from_canonical_encoder(*read_safetensors(data))
+        raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
+    except CheckpointError as error:
+        raise CheckpointError(f"{location}: {error}") from error
+
+
+def _is_same_network(one: LoadedGenerator, other: LoadedGenerator) -> bool:
+    """Whether two files hold one network, maybe with another mean of W, other noise maps or another content box."""
+    if replace(one.config, content_box=None, conv_clamp=None) != replace(
+        other.config, content_box=None, conv_clamp=None
+    ):
+        return False
+    weights, others = (dict(loaded.generator.named_parameters()) for loaded in (one, other))
+    return all(torch.allclose(weight, others[name], rtol=RTOL, atol=ATOL) for name, weight in weights.items())

@@ -1,0 +1,226 @@
+"""Generator weights: files and URLs of every supported format, told apart by content, not by name."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints import (
+    CanonicalCheckpoint,
+    build_generator,
+    from_canonical,
+    from_nvlabs_document,
+    from_rosinality_document,
+    from_tensorflow_document,
+    is_tensorflow,
+    read_records,
+    read_torch,
+    to_metadata,
+    to_rosinality_document,
+)
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.generator import Generator
+from lsap_core.images import ContentBox
+from tasks.weights.files import (
+    check_torch_zip,
+    describe_other,
+    is_safetensors,
+    is_torch_file,
+    read_bytes,
+    read_safetensors,
+    write_verified,
+)
+
+KINDS = "a rosinality .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetensors of this project"
+SAMPLE_SEED = 0
+
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator and where it came from.
+
+    Attributes:
+        generator: the network, on the CPU, in eval mode, not frozen.
+        config: its sizes.
+        digest: SHA-256 of weights and configuration, the same for every file format that holds this network.
+        format: "rosinality", "nvlabs", "tensorflow" or "safetensors".
+        notes: sentences about what the file did not say and what was done instead; to be shown and kept.
+    """
+
+    generator: Generator
+    config: GeneratorConfig
+    digest: str
+    format: str
+    notes: tuple[str, ...]
+
+
+def load_generator(
+    path_or_url: str,
+    *,
+    content_box: ContentBox | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> LoadedGenerator:
+    """The generator of a file, without running any code that the file holds.
+
+    Args:
+        path_or_url: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
+        content_box: rows and columns that carry the picture, for files that cannot say it; it belongs to the
+            configuration, and so to the digest. None for what the file says.
+        storage_options: passed to fsspec.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no generator that can be read.
+        ConfigError: the content box lies outside its images.
+    """
+    format_name, checkpoint = _read_checkpoint(path_or_url, read_bytes(path_or_url, storage_options, wanted=KINDS))
+    if content_box is not None:
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, content_box=content_box))
+    return LoadedGenerator(
+        build_generator(checkpoint), checkpoint.config, checkpoint.digest, format_name, checkpoint.notes
+    )
+
+
+def describe_generator(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a file of weights holds, as plain values for a table or JSON.
+
+    Raises:
+        CheckpointError: as `load_generator`.
+    """
+    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
+    format_name, checkpoint = _read_checkpoint(path_or_url, data)
+    config, state = checkpoint.config, checkpoint.state
+    buffers = {"w_avg", "noise_const"}
+    return {
+        "location": path_or_url,
+        "format": format_name,
+        "num_bytes": len(data),
+        "digest": checkpoint.digest,
+        **config.to_dict(),
+        "num_ws": config.num_ws,
+        "num_parameters": sum(t.numel() for name, t in state.items() if name.split(".")[-1] not in buffers),
+        "has_w_avg": bool(torch.isfinite(state["mapping.w_avg"]).all()),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def save_generator(
+    generator: Generator,
+    path_or_url: str,
+    *,
+    notes: tuple[str, ...] = (),
+    storage_options: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a generator as .safetensors or .pt, and return its digest.
+
+    The file appears under its name only after it was read back: equal tensors, sizes and sampled image.
+
+    Raises:
+        CheckpointError: another suffix, an existing file, or one that does not read back as it was written.
+    """
+    state = {name: tensor.detach().cpu().clone() for name, tensor in generator.state_dict().items()}
+    checkpoint = CanonicalCheckpoint(generator.config, state, notes)
+    _write_verified(checkpoint, path_or_url, storage_options)
+    return checkpoint.digest
+
+
+def convert_generator(
+    source: str, destination: str, *, storage_options: Mapping[str, Any] | None = None
+) -> LoadedGenerator:
+    """Rewrite a file of weights as .safetensors or .pt, by the destination's suffix, and load the result.
+
+    A .pt keeps `conv_clamp` in an entry of ours, which other programs ignore. The file appears under its name
+    only after it was read back: equal tensors, sizes and sampled image.
+
+    Raises:
+        CheckpointError: as `load_generator`, or another suffix, an existing destination, or a file that does
+            not read back as it was written.
+    """
+    _encoder(destination)  # refuse a wrong name before the work
+    _, checkpoint = _read_checkpoint(source, read_bytes(source, storage_options, wanted=KINDS))
+    return _write_verified(checkpoint, destination, storage_options)
+
+
+def _read_checkpoint(location: str, data: bytes) -> tuple[str, CanonicalCheckpoint]:
+    """The name of the format, and the checkpoint, by the content of the file."""
+    try:
+        if is_torch_file(data):
+            check_torch_zip(data, wanted=KINDS)
+            return "rosinality", from_rosinality_document(read_torch(data))
+        if data.startswith(_PICKLES):
+            document = read_records(data)
+            if is_tensorflow(document):
+                return "tensorflow", from_tensorflow_document(document)
+            return "nvlabs", from_nvlabs_document(document)
+        if is_safetensors(data):
+            return "safetensors", from_canonical(*read_safetensors(data))
+        raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
+    except CheckpointError as error:
+        raise CheckpointError(f"{location}: {error}") from error
+
+
+def _encoder(location: str) -> Callable[[CanonicalCheckpoint], bytes]:
+    suffix = posixpath.splitext(location)[1]
+    if suffix == ".safetensors":
+        return _encode_safetensors
+    if suffix == ".pt":
+        return _encode_torch
+    raise CheckpointError(f"{location} ends in {suffix or 'no suffix'!r}; .safetensors and .pt can be written")
+
+
+def _encode_safetensors(checkpoint: CanonicalCheckpoint) -> bytes:
+    return safetensors.torch.save(
+        {name: tensor.clone() for name, tensor in checkpoint.state.items()}, to_metadata(checkpoint)
+    )
+
+
+def _encode_torch(checkpoint: CanonicalCheckpoint) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(to_rosinality_document(checkpoint), buffer)
+    return buffer.getvalue()
+
+
+def _write_verified(
+    checkpoint: CanonicalCheckpoint, location: str, storage_options: Mapping[str, Any] | None
+) -> LoadedGenerator:
+    encode = _encoder(location)
+
+    def read_back(data: bytes) -> LoadedGenerator:
+        format_name, written = _read_checkpoint(location, data)
+        generator = _check_same(location, checkpoint, written)
+        return LoadedGenerator(generator, written.config, written.digest, format_name, written.notes)
+
+    return write_verified(location, encode(checkpoint), read_back, storage_options)
+
+
+def _check_same(location: str, wanted: CanonicalCheckpoint, written: CanonicalCheckpoint) -> Generator:
+    """The generator that was written, if it has the wanted tensors and makes the wanted image."""
+    differing = [name for name, tensor in wanted.state.items() if not _same_bits(tensor, written.state[name])]
+    if written.config != wanted.config or differing:
+        raise CheckpointError(
+            f"{location} does not read back as it was written: sizes {written.config} for {wanted.config}, "
+            f"other values in {', '.join(differing[:4]) or 'no tensor'}"
+        )
+    generator = build_generator(written)
+    if not torch.equal(_sample_image(generator), _sample_image(build_generator(wanted))):
+        raise CheckpointError(f"{location} has the same weights but makes another image; report this")
+    return generator
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
+
+
+@torch.no_grad()
+def _sample_image(generator: Generator) -> Tensor:
+    z = torch.randn(1, generator.config.z_dim, generator=torch.Generator().manual_seed(SAMPLE_SEED))
+    return generator.synthesize(generator.map(z))

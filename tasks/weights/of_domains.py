@@ -1,0 +1,161 @@
+"""The published files of weights that a domain wants: which are there, which are missing, which are another file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from domains.domain import Domain, WeightFile, load_domain, parse_domain
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError
+from lsap_archive.stores.file_systems import read_file
+from lsap_core.errors import ConfigError, MissingWeightsError
+from lsap_core.presets import METHODS
+from tasks.weights.published import folder_of, published_file, published_place
+
+GENERATOR, DIRECTION = "generator", "direction "
+"""Roles: "generator"; the name of an encoder; "direction <name>"; any other is the name of a network."""
+
+State = Literal["found", "found, hash not known", "missing", "another file"]
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """What became of one wanted file.
+
+    Attributes:
+        role: what it is for.
+        wanted: its name and hash.
+        path: where it was looked for.
+        state: "found" by its hash, found without one being known, missing, or a file with another hash.
+        sha256: of the file that is there, or "".
+    """
+
+    role: str
+    wanted: WeightFile
+    path: str
+    state: State
+    sha256: str
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the file is there and is not known to be another one."""
+        return self.state.startswith("found")
+
+
+def look_for_weights(domain: Domain, folder: str, *, roles: Iterable[str] | None = None) -> tuple[FoundWeights, ...]:
+    """Look for every file that a domain wants, and hash what is there.
+
+    Args:
+        domain: with its `weights`.
+        folder: path or URL of where published files lie.
+        roles: only these; None for all.
+    """
+    wanted = domain.weights if roles is None else {role: domain.weights[role] for role in roles}
+    return tuple(_look_for(role, file, folder) for role, file in wanted.items())
+
+
+def check_weights(domain: Domain, folder: str, roles: Iterable[str]) -> None:
+    """Make sure that the files of some roles are there; nothing is ever downloaded.
+
+    Raises:
+        MissingWeightsError: files are missing or are others; one sentence names them all.
+    """
+    found = look_for_weights(domain, folder, roles=[role for role in roles if role in domain.weights])
+    problems = [
+        f"{one.wanted.file} ({one.role})" + ("" if one.state == "missing" else f", which has SHA-256 {one.sha256[:16]}")
+        for one in found
+        if not one.is_usable
+    ]
+    if problems:
+        raise MissingWeightsError(
+            f'domain "{domain.name}" needs {"; ".join(problems)}: not in {folder} as wanted; copy the files there, or '
+            f"name their folder in the variable LSAP_BACKBONES (lsap domain weights {domain.name} lists all)"
+        )
+
+
+def with_published_weights(domain: Domain, folder: str) -> Domain:
+    """The domain with the places of its published generator, encoders and directions; what it has itself stays."""
+    places = {role: published_place(folder, file.file) for role, file in domain.weights.items()}
+    encoders = {role: place for role, place in places.items() if _is_encoder(role)}
+    directions = {role.removeprefix(DIRECTION): place for role, place in places.items() if role.startswith(DIRECTION)}
+    return replace(
+        domain,
+        generator=domain.generator or places.get(GENERATOR),
+        encoders={**encoders, **domain.encoders},
+        directions={**directions, **domain.directions},
+    )
+
+
+def open_domain(name_or_path: str, backbones: str | None) -> Domain:
+    """A domain whose generator, encoders and directions may be published files, in the folder where those lie.
+
+    Raises:
+        ConfigError: no such domain, or a file that does not describe one.
+        StoreUnavailableError: the storage of its file does not answer.
+    """
+    return with_published_weights(find_domain(name_or_path), folder_of(backbones))
+
+
+def find_domain(name_or_path: str) -> Domain:
+    """A domain by name, or from a YAML file by path or URL.
+
+    Raises:
+        ConfigError: no such domain, or a file that does not describe one.
+        StoreUnavailableError: the storage of its file does not answer.
+    """
+    if "://" not in name_or_path:
+        return load_domain(name_or_path)
+    try:
+        return parse_domain(read_file(name_or_path), name_or_path)
+    except (ArchiveMismatchError, ArchiveNotFoundError) as error:
+        raise ConfigError(f"domain file {error}") from None
+
+
+def weights_table(found: Iterable[FoundWeights]) -> str:
+    """For people: a line for each file."""
+    rows = [(one.role, one.wanted.file, one.state, _hash_in_words(one), one.wanted.note) for one in found]
+    heads = ("role", "file", "state", "SHA-256", "what it is")
+    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
+    lines = []
+    for row in [heads, *rows]:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
+
+
+def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, str]]:
+    """For machines: by role."""
+    return {
+        one.role: {
+            "file": one.wanted.file,
+            "path": one.path,
+            "state": one.state,
+            "sha256": one.sha256,
+            "wanted_sha256": one.wanted.sha256,
+            "note": one.wanted.note,
+        }
+        for one in found
+    }
+
+
+def _look_for(role: str, wanted: WeightFile, folder: str) -> FoundWeights:
+    path, place = published_file(folder, wanted.file), published_place(folder, wanted.file)
+    if path is None:
+        return FoundWeights(role, wanted, place, "missing", "")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not wanted.sha256:
+        return FoundWeights(role, wanted, place, "found, hash not known", sha256)
+    return FoundWeights(role, wanted, place, "found" if sha256.startswith(wanted.sha256) else "another file", sha256)
+
+
+def _is_encoder(role: str) -> bool:
+    return role in METHODS and METHODS[role].encoder == role
+
+
+def _hash_in_words(one: FoundWeights) -> str:
+    if one.state == "another file":
+        return f"{one.sha256[:8]}, wanted {one.wanted.sha256[:8]}"
+    return one.sha256[:8] or (one.wanted.sha256[:8] if one.wanted.sha256 else "not known")

@@ -1,0 +1,386 @@
+"""Where workers run: in this process, or as long-lived Ray actors.
+
+A worker is a plain class: networks in `__init__`, one piece of work in a method. A pool builds it from a factory
+and lends it to one caller at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from lsap_archive import StoreUnavailableError
+from tasks.errors import TaskError
+from tasks.workers.actors import Host, Seat, WorkerFactory
+from tasks.workers.cluster import (
+    LOCAL,
+    described_cluster,
+    has_node_for,
+    join_cluster,
+    one_line,
+    runtime_environment,
+    share_of_gpus,
+    worker_environment,
+)
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT_SECONDS = 300.0  # to load the networks, once there is a process
+ROOM_TIMEOUT_SECONDS = 900.0  # until a cluster has room for the first worker: machines may have to be started
+IDLE_SECONDS = 120.0  # after which workers that nobody needs are ended; the longest wait before a retry is 60 s
+TELL_SECONDS = 30.0  # after which workers that wait for room are told of
+POLL_SECONDS = 2.0
+TEND_SECONDS = 0.5
+MAX_DEATHS = 3  # of a worker's process while it gets ready
+
+
+class WorkerLostError(TaskError, RuntimeError):
+    """The process of a worker died during a piece of work; the work can be tried again."""
+
+
+class NoWorkerLeftError(TaskError, RuntimeError):
+    """Every worker of a pool is gone for good."""
+
+
+class Pool(Protocol):
+    """Lends workers to callers in any thread."""
+
+    num_workers: int
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of a worker's method; waits for a free worker.
+
+        Raises:
+            WorkerLostError: the worker died; try again.
+            NoWorkerLeftError: no worker is left, or none could be built.
+        """
+        ...
+
+    def progress(self) -> float:
+        """Work under way, in pieces: the sum of what busy workers have done of their present piece."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...
+
+
+class LocalPool:
+    """One worker in this process; for tests and for single images."""
+
+    num_workers = 1
+
+    def __init__(self, factory: WorkerFactory):
+        self._worker = factory()
+        self._lock = threading.Lock()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of the worker's method."""
+        with self._lock:
+            return getattr(self._worker, method)(*arguments)
+
+    def progress(self) -> float:
+        """What the worker has done of its present piece; 0 when it has none."""
+        return float(self._worker.progress()) if self._lock.locked() else 0.0
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class RayPool:
+    """Long-lived Ray actors, each lent to one caller at a time; as many as there is work for, and room.
+
+    The pool grows with the callers that wait and shrinks when workers have been idle for a while, between its bounds.
+    A worker for which the cluster has no room waits for it, in sight of the cluster's autoscaler; so a node that comes
+    gets its workers while others are at work. Ray restarts an actor that died, elsewhere when its node is gone; the
+    caller sees `WorkerLostError` and owns the retry, so that it is visible. A worker is lent again once it answers.
+    """
+
+    def __init__(
+        self,
+        factory: WorkerFactory,
+        *,
+        num_workers: int,
+        min_workers: int | None = None,
+        address: str = LOCAL,
+        gpus_per_worker: float | None = 0.0,
+        num_threads: int = 1,
+    ):
+        """Start the first actors; they load their networks while the caller goes on.
+
+        Args:
+            factory: builds a worker; it and what it closes over must travel.
+            num_workers: how many actors at most.
+            min_workers: how many stay when there is nothing to do; all of them by default.
+            address: Ray cluster to join, or "local" to start a small one in this process.
+            gpus_per_worker: GPUs, or the share of one, for each; None shares out what the cluster has.
+            num_threads: CPU threads for each.
+
+        Raises:
+            ClusterUnavailableError: the cluster cannot be joined.
+            NoWorkerLeftError: this machine has no room for a worker, and cannot grow.
+        """
+        environment = worker_environment(num_threads)
+        self._has_connected = join_cluster(address, num_workers, environment, wants_gpus=gpus_per_worker != 0)
+        gpus = share_of_gpus(num_workers) if gpus_per_worker is None else gpus_per_worker
+        self._wants = (0.0 if gpus else 1.0, gpus)  # GPU machines have few CPUs for each GPU
+        self._actor_class = ray.remote(Host).options(
+            num_cpus=self._wants[0],
+            num_gpus=self._wants[1],
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=2,  # progress() is answered while call() runs
+            runtime_env=runtime_environment(environment, address),
+        )
+        self._arguments = (factory, num_threads)
+        self._max = num_workers
+        self._min = num_workers if min_workers is None else min_workers
+        self._seats: set[Seat] = set()
+        self._free: deque[Seat] = deque()
+        self._busy: set[Seat] = set()
+        self._num_callers = 0
+        self._num_given_up = 0
+        self._broken: str | None = None
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._surplus_since = self._crowded_since = self._homeless_since = math.inf
+        self._has_told = False
+        self._tender: threading.Thread | None = None
+        if address == LOCAL and not has_node_for(*self._wants):
+            problem = self._no_room("no worker can be placed")
+            self.close()
+            raise NoWorkerLeftError(problem)
+        self._fit_to_demand()
+        self._tender = threading.Thread(target=self._tend, name="lsap-pool", daemon=True)
+        self._tender.start()
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that are at work or free at present."""
+        with self._changed:
+            return len(self._free) + len(self._busy)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The result of a worker's method; waits for a free worker."""
+        with self._lease() as actor:
+            try:
+                return self._wait(actor.call.remote(method, arguments))
+            except RayActorError as error:
+                raise WorkerLostError(f"the process of a worker died during {method}: {one_line(error)}") from error
+            except RayTaskError as error:
+                raise error.cause from error  # as it was raised; what Ray makes of it has a traceback for a message
+
+    def progress(self) -> float:
+        """What busy workers have done of their present pieces; a worker that does not answer counts 0."""
+        with self._changed:
+            busy = [seat.actor for seat in self._busy]
+        answers = [actor.progress.remote() for actor in busy]
+        done, _ = ray.wait(answers, num_returns=len(answers), timeout=1.0) if answers else ([], [])
+        total = 0.0
+        for answer in done:
+            with contextlib.suppress(RayActorError):  # its caller is told by call()
+                total += ray.get(answer)
+        return total
+
+    def close(self) -> None:
+        """End the actors; leave the cluster, or end it, if this pool joined or started it."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify_all()
+            for seat in self._seats:
+                ray.kill(seat.actor)
+        if self._tender is not None:
+            self._tender.join()
+        if self._has_connected:
+            ray.shutdown()
+
+    # --- callers ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _lease(self) -> Iterator[Any]:
+        with self._changed:
+            self._num_callers += 1
+        try:
+            seat = self._take()
+            try:
+                yield seat.actor
+            except WorkerLostError:
+                seat.leave()
+                raise
+            finally:
+                with self._changed:
+                    self._busy.discard(seat)
+                    if seat.is_built:
+                        self._free.append(seat)
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._num_callers -= 1
+
+    def _take(self) -> Seat:
+        while True:
+            seat = self._first_free()
+            if self._answers(seat):
+                return seat
+            with self._changed:
+                self._busy.discard(seat)
+
+    def _first_free(self) -> Seat:
+        with self._changed:
+            while not self._free:
+                if self._closed.is_set():  # such as by Ctrl-C, while others still wait in their threads
+                    raise NoWorkerLeftError("the pool was closed")
+                if self._broken is not None:
+                    raise NoWorkerLeftError(self._broken)
+                self._changed.wait()
+            seat = self._free.popleft()
+            self._busy.add(seat)
+            return seat
+
+    def _answers(self, seat: Seat) -> bool:
+        """Whether a free worker is still there; its node may have died since it was last used."""
+        try:
+            ray.get(seat.actor.where.remote(), timeout=POLL_SECONDS)
+        except (RayActorError, GetTimeoutError):
+            seat.leave()
+            return False
+        return True
+
+    def _wait(self, answer: Any) -> Any:
+        """The answer, however long it takes; Ray tells when the node dies, and nobody but the pool when it closes."""
+        while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
+            if self._closed.is_set():
+                raise NoWorkerLeftError("the pool was closed")
+        return ray.get(answer, timeout=READY_TIMEOUT_SECONDS)
+
+    # --- the thread that looks after the actors -----------------------------------------------------
+
+    def _tend(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._settle_all()
+                self._fit_to_demand()
+                self._look_for_room()
+            except Exception as error:  # callers must not wait for a thread that is gone
+                if not self._closed.is_set():
+                    logger.exception("the pool has lost its cluster")
+                    self._break(f"the cluster is lost: {one_line(error)}")
+                return
+
+    def _settle_all(self) -> None:
+        """Ask actors that are not in use where they are and whether they are ready, and wait a moment for answers."""
+        now = time.monotonic()
+        with self._changed:
+            waiting = [seat for seat in self._seats if not seat.is_built]
+        for seat in waiting:
+            seat.ask(now)
+        asked = {seat.answer: seat for seat in waiting if seat.answer is not None}
+        if not asked:
+            self._closed.wait(TEND_SECONDS)
+            return
+        done, _ = ray.wait(list(asked), num_returns=1, timeout=TEND_SECONDS)
+        for answer in done:
+            self._settle(asked[answer])
+        for seat in waiting:
+            if time.monotonic() > seat.deadline:
+                self._give_up(seat, f"it did not answer within {READY_TIMEOUT_SECONDS:.0f} s")
+
+    def _settle(self, seat: Seat) -> None:
+        try:
+            answer = ray.get(seat.answer, timeout=TEND_SECONDS)
+        except ActorUnavailableError as error:  # it is being restarted, or there is no room for it
+            if seat.node is not None and (deaths := seat.die()) >= MAX_DEATHS:
+                self._give_up(seat, f"its process died {deaths} times while it got ready: {one_line(error)}")
+            seat.leave(POLL_SECONDS)
+        except RayTaskError as error:
+            if _is_transient(error.cause):
+                logger.warning("a worker is not ready yet: %s", one_line(error.cause))
+                seat.ask_again(POLL_SECONDS)
+            else:
+                self._give_up(seat, one_line(error.cause))
+        except RayError as error:  # the actor is dead for good, or all of Ray is
+            self._give_up(seat, one_line(error))
+        else:
+            if seat.node is None:
+                seat.settle_on(answer, time.monotonic() + READY_TIMEOUT_SECONDS)
+                return
+            logger.info("a worker is ready on %s", seat.node)
+            with self._changed:
+                seat.be_built()
+                self._free.append(seat)
+                self._changed.notify_all()
+
+    def _give_up(self, seat: Seat, problem: str) -> None:
+        with self._changed:
+            if self._closed.is_set() or seat not in self._seats:
+                return
+            self._seats.discard(seat)
+            self._num_given_up += 1
+            num_left = len(self._seats)
+        logger.error("a worker is given up: %s", problem)
+        ray.kill(seat.actor)
+        if not num_left:
+            self._break(f"no worker is left of {self._num_given_up}: {problem}")
+
+    def _break(self, why: str) -> None:
+        with self._changed:
+            self._broken = why
+            self._changed.notify_all()
+
+    def _fit_to_demand(self) -> None:
+        """Start actors for callers that wait; end some when there have been too many for a while."""
+        with self._changed:
+            if self._closed.is_set() or self._broken is not None:
+                return
+            wanted = min(max(self._num_callers, self._min), self._max - self._num_given_up)
+            for _ in range(wanted - len(self._seats)):
+                self._seats.add(Seat(self._actor_class.remote(*self._arguments)))
+            self._surplus_since = _since(len(self._seats) > wanted, self._surplus_since)
+            if time.monotonic() - self._surplus_since < IDLE_SECONDS:
+                return
+            leaving = [seat for seat in self._seats if not seat.is_built] + list(self._free)
+            for seat in leaving[: len(self._seats) - wanted]:
+                self._seats.discard(seat)
+                with contextlib.suppress(ValueError):  # it was never ready
+                    self._free.remove(seat)
+                ray.kill(seat.actor)
+
+    def _look_for_room(self) -> None:
+        """Say that workers wait for room; and end the waiting when there is none for any of them."""
+        with self._changed:
+            num_seats, num_callers = len(self._seats), self._num_callers
+            num_placed = sum(1 for seat in self._seats if seat.node is not None)
+        self._crowded_since = _since(num_placed < num_seats, self._crowded_since)
+        is_crowded = time.monotonic() - self._crowded_since > TELL_SECONDS
+        if is_crowded and not self._has_told:
+            logger.warning(self._no_room(f"{num_seats - num_placed} of {num_seats} workers wait for room"))
+        self._has_told = is_crowded
+        self._homeless_since = _since(num_callers > 0 and num_seats > 0 and num_placed == 0, self._homeless_since)
+        if time.monotonic() - self._homeless_since > ROOM_TIMEOUT_SECONDS:
+            self._break(self._no_room(f"no worker could be placed within {ROOM_TIMEOUT_SECONDS:.0f} s"))
+
+    def _no_room(self, what: str) -> str:
+        wanted = f"{self._wants[1]:g} GPU" if self._wants[1] else f"{self._wants[0]:g} CPU"
+        return (
+            f"{what}: the cluster has {described_cluster()}, and each worker wants {wanted}: start nodes that have it, "
+            "or change workers.gpus_each or workers.device"
+        )
+
+
+def _since(condition: bool, since: float) -> float:
+    """Since when a condition holds, as the clock of this process has it; infinity while it does not."""
+    return min(since, time.monotonic()) if condition else math.inf
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether the network or the store kept a worker from being built, so that trying again may help."""
+    return isinstance(error, StoreUnavailableError) or getattr(error, "is_transient", False)
