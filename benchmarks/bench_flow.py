@@ -39,8 +39,8 @@ from s3_server import opened_s3_server
 
 from domains.domain import load_domain
 from flows import invert as invert_module
-from flows.parameters import InvertRun
-from flows.run_report import Embedded
+from flows.parameters.invert import InvertRun
+from flows.running.outcome import Embedded
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.images import from_uint8
 from lsap_core.inversion import Inversion, OptimizationEmbedder, OptimizationSettings

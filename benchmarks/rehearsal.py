@@ -77,7 +77,7 @@ def run_stage(folder: Path, name: str, verb: str, request: dict[str, Any], serve
     path = folder / "request.yaml"
     path.write_text(yaml.safe_dump(request))
     before, started = server.log.stat().st_size, time.perf_counter()
-    command = [sys.executable, "-m", "flows.cli", "run", verb, str(path), "--json"]
+    command = [sys.executable, "-m", "flows.commands.cli", "run", verb, str(path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     if done.returncode:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flows.invert import request_of
-from flows.parameters import ResolvedRun
+from flows.parameters.invert import ResolvedRun
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.generators.generator import Generator

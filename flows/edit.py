@@ -13,13 +13,13 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import publish_artifacts
-from flows.edit_parameters import EditRun, ResolvedEdits
-from flows.embedding import MAX_WAITING_SHARDS, publish
-from flows.exclusive import writing
-from flows.results import kept
-from flows.shard_tasks import calibrate_all, check_all, total, work_on_all
-from flows.workers import PoolWhenNeeded, pool_when_needed
+from flows.parameters.edit import EditRun, ResolvedEdits
+from flows.running.artifacts import publish_artifacts
+from flows.running.embedding import MAX_WAITING_SHARDS, publish
+from flows.running.exclusive import writing
+from flows.running.results import kept
+from flows.running.shard_tasks import calibrate_all, check_all, total, work_on_all
+from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from lsap_core.errors import OutOfReachError
 from tasks.archived.opening import open_writer
 from tasks.editing.calibration import CalibrationOptions

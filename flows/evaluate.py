@@ -11,14 +11,14 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import publish_artifacts
-from flows.embedding import MAX_WAITING_SHARDS
-from flows.evaluate_parameters import EvaluateRun, ResolvedEvaluation
-from flows.exclusive import writing
-from flows.results import kept
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.shard_tasks import calibrate_all, check_all, total, work_on_all
-from flows.workers import PoolWhenNeeded, pool_when_needed
+from flows.parameters.evaluate import EvaluateRun, ResolvedEvaluation
+from flows.running.artifacts import publish_artifacts
+from flows.running.embedding import MAX_WAITING_SHARDS
+from flows.running.exclusive import writing
+from flows.running.results import kept
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.shard_tasks import calibrate_all, check_all, total, work_on_all
+from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from lsap_archive import EvaluationWriter, open_archive
 from tasks.archived.opening import open_writer
 from tasks.editing.calibration import CalibrationOptions

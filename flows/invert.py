@@ -5,24 +5,76 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import publish_artifacts
-from flows.embedding import MAX_WAITING_SHARDS, embed_all
-from flows.exclusive import writing
-from flows.parameters import InvertRun, ResolvedRun
-from flows.results import kept
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.run_report import Embedded, RunReport, check_failures, check_finished
-from flows.workers import PoolWhenNeeded, pool_when_needed
+from flows.parameters.invert import InvertRun, ResolvedRun
+from flows.running.artifacts import publish_artifacts
+from flows.running.embedding import MAX_WAITING_SHARDS, embed_all
+from flows.running.exclusive import writing
+from flows.running.outcome import Embedded, check_finished
+from flows.running.results import kept
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from tasks.inversion.plan import OpenPlan, Request
 from tasks.inversion.worker import EmbedSpec, EmbedWorker
 from tasks.reports.inversion.write import Report, ReportRequest, kept_report, write_report
 from tasks.settings import Settings
+
+
+class TooManyFailuresError(RuntimeError):
+    """The share of images that could not be inverted is above the run's limit."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did, in numbers.
+
+    Attributes:
+        archive: URL of the archive.
+        report: URL of the HTML report.
+        num_images: images in the source.
+        embedded: image-method pairs embedded by this command.
+        by_status: image-method pairs of this command by status.
+        by_reason: failed ones by reason.
+        seconds: wall time of this command.
+        images_per_second: image-method pairs embedded per second of embedding.
+        table: the comparison table, Markdown.
+    """
+
+    archive: str
+    report: str
+    num_images: int
+    embedded: int
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    seconds: float
+    images_per_second: float
+    table: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @property
+    def outcome(self) -> str:
+        """What this command did, in a few words."""
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
+        return f"{self.num_images} images; this command: {counts or 'nothing was left to do'}"
+
+    def summary(self) -> str:
+        """For people."""
+        lines = [self.table, "", self.outcome]
+        lines += [f"  failed: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
+        if self.embedded:
+            lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
+        lines += [f"archive: {self.archive}", f"report:  {self.report}"]
+        return "\n".join(lines)
 
 
 @flow(name="invert", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]
@@ -138,3 +190,19 @@ def report(resolved: ResolvedRun, prepared: OpenPlan, workers: PoolWhenNeeded, e
     if not embedded.outcomes and (earlier := kept_report(request)):
         return earlier
     return write_report(request, workers.pool_or_here)
+
+
+def check_failures(result: RunReport, limit: float) -> None:
+    """Not more images failed than the run allows.
+
+    Raises:
+        TooManyFailuresError: more did.
+    """
+    failed = result.by_status.get("failed", 0)
+    total = sum(result.by_status.values())
+    if total and failed / total > limit:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.by_reason.items()))
+        raise TooManyFailuresError(
+            f"{failed} of {total} images failed ({reasons}), above the limit of {limit:.0%}; everything else is in "
+            f"{result.archive}, see {result.report}: mend the images or raise max_failed_share"
+        )

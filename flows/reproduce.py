@@ -12,16 +12,16 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from domains.domain import Domain
-from flows.artifacts import publish_artifacts
 from flows.edit import edit
 from flows.evaluate import evaluate
-from flows.exclusive import writing
 from flows.invert import invert, request_of
-from flows.parameters import InvertRun
+from flows.parameters.invert import InvertRun
+from flows.parameters.reproduce import Part, ReproduceRun, unit_of
 from flows.reproduce_table3 import reproduce_table3
-from flows.reproduction_parameters import Part, ReproduceRun, unit_of
-from flows.results import kept
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.artifacts import publish_artifacts
+from flows.running.exclusive import writing
+from flows.running.results import kept
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from tasks.inversion.plan import prepare
 from tasks.reports.paper.gather import Inverted, Looks
 from tasks.reports.paper.write import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction

@@ -8,16 +8,16 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import publish_artifacts
 from flows.edit import edit
-from flows.edit_parameters import EditRun
-from flows.editability_parameters import ReproduceEditability, ResolvedStudy
 from flows.evaluate import evaluate
-from flows.evaluate_parameters import EvaluateRun
-from flows.exclusive import writing
 from flows.invert import invert, request_of
-from flows.results import kept
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.parameters.edit import EditRun
+from flows.parameters.evaluate import EvaluateRun
+from flows.parameters.reproduce_editability import ReproduceEditability, ResolvedStudy
+from flows.running.artifacts import publish_artifacts
+from flows.running.exclusive import writing
+from flows.running.results import kept
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from tasks.reports.editability.study import MIDPOINT, SIGNS
 from tasks.reports.editability.synthetic_steps import SyntheticStep, synthetic_steps
 from tasks.reports.editability.write import partners_by_label, write_study

@@ -10,14 +10,14 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 
-from flows.artifacts import publish_artifacts
-from flows.exclusive import writing
 from flows.invert import invert, request_of
-from flows.reproduce_parameters import ReproduceTable3
-from flows.results import kept
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.run_report import UnfinishedError
-from flows.training_parameters import ResolvedTraining
+from flows.parameters.reproduce_table3 import ReproduceTable3
+from flows.parameters.train_encoder import ResolvedTraining
+from flows.running.artifacts import publish_artifacts
+from flows.running.exclusive import writing
+from flows.running.outcome import UnfinishedError
+from flows.running.results import kept
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from tasks.reports.paper.table3 import write_table3
 from tasks.settings import Settings
 from tasks.training.cluster import train_on_cluster

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import ProgressArtifact, publish_artifacts
-from flows.exclusive import writing
-from flows.results import kept
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.training_parameters import ResolvedTraining, TrainEncoderRun
-from flows.training_report import TrainingReport, report_training
+from flows.parameters.train_encoder import ResolvedTraining, TrainEncoderRun
+from flows.running.artifacts import ProgressArtifact, publish_artifacts
+from flows.running.exclusive import writing
+from flows.running.results import kept
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
 from lsap_archive import StoreUnavailableError
+from tasks.reports.training import TrainingReport, report_training
 from tasks.settings import Settings
 from tasks.training.cluster import train_on_cluster
 from tasks.training.loop import TrainingOutcome

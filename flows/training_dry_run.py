@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from flows.training_parameters import ResolvedTraining
+from flows.parameters.train_encoder import ResolvedTraining
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.training.encoder_step import EncoderTraining
 from tasks.training.parts import assemble, build_first_encoder

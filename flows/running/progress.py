@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flows.artifacts import UPDATE_SECONDS, ProgressArtifact
+from flows.running.artifacts import UPDATE_SECONDS, ProgressArtifact
 from tasks.workers.pool import Pool
 
 REFRESH_SECONDS = 1.0

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flows.parameters import WorkerParameters
+from flows.parameters.shared import WorkerParameters
 from tasks.settings import Settings
 from tasks.workers.cluster import LOCAL
 from tasks.workers.pool import LocalPool, Pool, RayPool

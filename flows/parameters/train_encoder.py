@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field
 
 from domains.domain import Domain
-from flows.parameters import AnchorParameters, PlaceParameters, WhenBusy
-from flows.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.shared import AnchorParameters, PlaceParameters, WhenBusy
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
 from tasks.archived.anchors import AnchorOptions

@@ -4,57 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from domains.domain import Domain
-from flows.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.shared import AnchorParameters, WhenBusy, WorkerParameters
 from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
 from tasks.archived.anchors import AnchorOptions
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
 from tasks.weights.of_domains import open_domain
-
-WhenBusy = Annotated[
-    Literal["wait", "refuse"],
-    Field(description="what to do while another run writes the same part of the archive: wait for its end, or fail"),
-]
-"""A field of everything that writes."""
-
-
-class AnchorParameters(Parameters):
-    """How the anchor of synthetic codes is estimated."""
-
-    num_samples: int = Field(50_000, ge=2, description="codes to sample; the paper evaluates with 50,000")
-    style_set: Literal["authors", "conv", "full"] = Field("authors", description="which style vectors form S")
-    seed: int = Field(0, description="of the sampled codes")
-
-
-class PlaceParameters(Parameters):
-    """What each worker gets."""
-
-    gpus_each: float | None = Field(
-        None, ge=0.0, description="GPUs, or the share of one, for each worker; by default the cluster's are shared out"
-    )
-    threads: int = Field(1, ge=1, description="CPU threads for each worker")
-    device: str = Field("auto", description='"auto", "cpu", "cuda", ...')
-
-
-class WorkerParameters(PlaceParameters):
-    """How many workers do the work, and on what."""
-
-    count: int = Field(2, ge=1, description="workers at most, each with its own networks; a cluster may have less room")
-    min_count: int | None = Field(
-        None, ge=1, description="workers that stay when there is less to do; one on a cluster, all on one machine"
-    )
-
-    @model_validator(mode="after")
-    def _bounds_are_in_order(self) -> WorkerParameters:
-        if self.min_count is not None and self.min_count > self.count:
-            raise ValueError(f"min_count is {self.min_count}, more than count, which is {self.count}")
-        return self
 
 
 class InvertRun(Parameters):

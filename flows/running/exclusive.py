@@ -33,7 +33,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Crashed
 
-from flows.parameters import WhenBusy
+from flows.parameters.shared import WhenBusy
 
 Part = Literal["inversions", "edits", "evaluations", "training", "reproduction"]
 LOCKED = 423

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.commands import DONE, FAILED
+from flows.commands.output import DONE, FAILED
 from tasks.visible_text import visible
 
 SHOWN_LINES = 40

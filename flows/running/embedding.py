@@ -12,11 +12,11 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.progress import shown_progress
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.run_report import Embedded
-from flows.window import Window
-from flows.workers import PoolWhenNeeded
+from flows.running.outcome import Embedded
+from flows.running.progress import shown_progress
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.window import Window
+from flows.running.workers import PoolWhenNeeded
 from lsap_archive import ArchiveError, RunWriter
 from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled
 from tasks.errors import TaskError

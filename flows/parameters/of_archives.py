@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters import WhenBusy, WorkerParameters
-from flows.run_file import ParameterError, Parameters, refused
+from flows.parameters.run_file import ParameterError, Parameters, refused
+from flows.parameters.shared import WhenBusy, WorkerParameters
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
 from tasks.weights.of_domains import open_domain

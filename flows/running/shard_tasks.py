@@ -10,10 +10,10 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows.progress import shown_progress
-from flows.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from flows.run_report import UnfinishedError
-from flows.workers import PoolWhenNeeded
+from flows.running.outcome import UnfinishedError
+from flows.running.progress import shown_progress
+from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.workers import PoolWhenNeeded
 from lsap_archive import ArchiveWriter
 from tasks.editing.calibration import CalibrationWork
 from tasks.editing.plan import MissingCalibrations, with_deviation

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.parameters import InvertRun, WorkerParameters
-from flows.run_file import ParameterError, Parameters, read_run_file, refused
-from flows.training_parameters import ResolvedTraining, TrainEncoderRun
+from flows.parameters.invert import InvertRun
+from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.shared import WorkerParameters
+from flows.parameters.train_encoder import ResolvedTraining, TrainEncoderRun
 from lsap_core.presets import TRAININGS
 from tasks.reports.paper.encoder_comparison import Variant
 from tasks.settings import Settings

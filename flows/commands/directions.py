@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands import show
+from flows.commands.output import show
 
 if TYPE_CHECKING:  # help should not wait for torch
     from domains.domain import Domain
@@ -229,7 +229,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _wrong(message: str) -> Exception:
-    from flows.run_file import ParameterError
+    from flows.parameters.run_file import ParameterError
 
     return ParameterError(message)
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters import InvertRun, ResolvedRun, WorkerParameters
-from flows.run_file import ParameterError, Parameters, read_run_file
+from flows.parameters.invert import InvertRun, ResolvedRun
+from flows.parameters.run_file import ParameterError, Parameters, read_run_file
+from flows.parameters.shared import WorkerParameters
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.presets import Method
 from tasks.reports.editability.study import Family, StudiedMethod

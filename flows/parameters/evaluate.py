@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from domains.domain import Domain
-from flows.archive_parameters import ArchiveRun, check_methods, parse_edits
-from flows.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
+from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.editing.spec import EditSpec
 from tasks.measuring.networks import EvaluationChoice

@@ -11,11 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from flows import commands
-from flows.commands import ASKED_WRONGLY, FAILED
-from flows.direction_commands import add_direction_commands
-from flows.image_commands import add_image_commands
-from flows.reproduction_commands import add_reproduce_commands, add_weights_command
+from flows.commands import archives, domains, runs, weights
+from flows.commands.directions import add_direction_commands
+from flows.commands.images import add_image_commands
+from flows.commands.output import ASKED_WRONGLY, FAILED
+from flows.commands.reproductions import add_reproduce_commands, add_weights_command
 from tasks.visible_text import HARD_SPACE, visible
 
 # Small machines and closed networks: what the libraries would otherwise do on their own.
@@ -44,46 +44,46 @@ def _parser() -> argparse.ArgumentParser:
 
     run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", required=True)
     for name, explained, command in (
-        ("invert", "images in, aligned latents out", commands.run_invert),
-        ("train_encoder", "images in, an encoder for their generator out", commands.run_train_encoder),
-        ("edit", "inversions of an archive in, edits of them out", commands.run_edit),
-        ("evaluate", "inversions and edits of an archive in, measurements out", commands.run_evaluate),
+        ("invert", "images in, aligned latents out", runs.run_invert),
+        ("train_encoder", "images in, an encoder for their generator out", runs.run_train_encoder),
+        ("edit", "inversions of an archive in, edits of them out", runs.run_edit),
+        ("evaluate", "inversions and edits of an archive in, measurements out", runs.run_evaluate),
     ):
         _finish_flow(run.add_parser(name, help=explained), command)
     tables = add_reproduce_commands(run, _finish_flow)
     study = tables.add_parser("editability", help="does SNCD predict how well codes can be edited? (not in the paper)")
-    _finish_flow(study, commands.run_editability)
+    _finish_flow(study, runs.run_editability)
 
     archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
     describe = archive.add_parser("describe", help="what an archive holds")
     describe.add_argument("url")
-    _finish(describe, commands.describe_archive)
+    _finish(describe, archives.describe_archive)
     verify = archive.add_parser("verify", help="check every object of an archive")
     verify.add_argument("url")
-    _finish(verify, commands.check_archive)
+    _finish(verify, archives.check_archive)
     repair = archive.add_parser("repair", help="restore damaged objects, or retire them so that a run makes them again")
     repair.add_argument("url")
     repair.add_argument("--dry-run", action="store_true", help="say what would be done and write nothing")
-    _finish(repair, commands.mend_archive)
+    _finish(repair, archives.mend_archive)
     images = archive.add_parser("images", help="write the kept images of an edit as files")
     images.add_argument("url")
     images.add_argument("method", help='of the edit, such as "lsap_e/slant"')
     images.add_argument("--out", required=True, metavar="DIR", help="folder for the images")
-    _finish(images, commands.export_edited)
+    _finish(images, archives.export_edited)
 
     generator = groups.add_parser("generator", help="look at weights").add_subparsers(dest="verb", required=True)
     sizes = generator.add_parser("describe", help="what a file of weights holds")
     sizes.add_argument("path")
-    _finish(sizes, commands.show_generator)
+    _finish(sizes, weights.show_generator)
     convert = generator.add_parser("convert", help="between .pt, .pkl (reading) and .safetensors")
     convert.add_argument("path")
     convert.add_argument("output", help="its suffix decides the format: .safetensors or .pt")
-    _finish(convert, commands.rewrite_generator)
+    _finish(convert, weights.rewrite_generator)
 
     encoder = groups.add_parser("encoder", help="look at encoders").add_subparsers(dest="verb", required=True)
     trained = encoder.add_parser("describe", help="what a file of an encoder holds")
     trained.add_argument("path")
-    _finish(trained, commands.show_encoder)
+    _finish(trained, weights.show_encoder)
 
     add_direction_commands(groups, _finish)
 
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     quality = domain.add_parser("quality", help="measure samples of the embedded generator on held-out images")
     quality.add_argument("name", choices=["digits"])
     quality.add_argument("--sheet", metavar="FILE.png", help="also write a sheet of samples")
-    _finish(quality, commands.measure_domain)
+    _finish(quality, domains.measure_domain)
     add_weights_command(domain, _finish)
     add_image_commands(groups, _finish)
     return parser
@@ -132,7 +132,7 @@ def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argpar
         _say("interrupted; the same command goes on where this one stopped")
         return FAILED
     except Exception as error:
-        from flows.exit_codes import is_server_gone, is_wrong_request, told
+        from flows.commands.exit_codes import is_server_gone, is_wrong_request, told
 
         if is_wrong_request(error):
             _say(str(error))

@@ -7,10 +7,11 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows import commands
+from flows.commands.output import DONE, FAILED, print_result, show
+from flows.commands.runs import reproduce_table3_alone, run_flow
 
 if TYPE_CHECKING:  # help should not wait for torch
-    from flows.reproduction_parameters import ReproduceRun
+    from flows.parameters.reproduce import ReproduceRun
     from tasks.settings import Settings
 
 Command = Callable[[argparse.Namespace], int]
@@ -45,18 +46,18 @@ def add_weights_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, C
 
 def reproduce_paper(parsed: argparse.Namespace) -> int:
     """`lsap run reproduce`; a file of the trainings of Table 3 alone goes to their own flow."""
-    from flows.reproduction_parameters import is_table3_alone, read_paper_run
+    from flows.parameters.reproduce import is_table3_alone, read_paper_run
     from tasks.settings import Settings
 
     if parsed.table == "table3" and is_table3_alone(parsed.config):
-        return commands.reproduce(parsed)
+        return reproduce_table3_alone(parsed)
     run, settings = read_paper_run(parsed.config, parsed.set), Settings.from_environment()
     plan = check_reproduction(run, parsed.table, settings, dry=parsed.dry_run)
     if parsed.dry_run:
-        return commands.show(plan, parsed)
+        return show(plan, parsed)
     from flows.reproduce import reproduce
 
-    return commands.run_flow(functools.partial(reproduce, asked=parsed.table), run, parsed)
+    return run_flow(functools.partial(reproduce, asked=parsed.table), run, parsed)
 
 
 def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry: bool) -> dict[str, Any]:
@@ -104,5 +105,5 @@ def show_weights(parsed: argparse.Namespace) -> int:
     text = f'domain "{domain.name}" needs no published file' if not found else weights_table(found)
     if found:
         text += f"\n{len(found) - missing} of {len(found)} are in {folder}"
-    commands.print_result({"folder": folder, "weights": weights_document(found)}, parsed.json, text)
-    return commands.FAILED if any(one.state == "another file" for one in found) else commands.DONE
+    print_result({"folder": folder, "weights": weights_document(found)}, parsed.json, text)
+    return FAILED if any(one.state == "another file" for one in found) else DONE

@@ -9,11 +9,12 @@ import yaml
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.edit_parameters import EditRun
-from flows.evaluate_parameters import EvaluateRun, SyntheticParameters
-from flows.parameters import InvertRun, WhenBusy, WorkerParameters
-from flows.reproduce_parameters import ReproduceTable3, read_reproduction
-from flows.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.edit import EditRun
+from flows.parameters.evaluate import EvaluateRun, SyntheticParameters
+from flows.parameters.invert import InvertRun
+from flows.parameters.reproduce_table3 import ReproduceTable3, read_reproduction
+from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.shared import WhenBusy, WorkerParameters
 from tasks.measuring.attributes import DIGITS, FACES
 from tasks.reports.paper.tables import ShownEdit
 from tasks.settings import Settings

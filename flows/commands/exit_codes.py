@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from prefect.settings import PREFECT_API_URL
 
-from flows.run_file import ParameterError
+from flows.parameters.run_file import ParameterError
 from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError, OutOfReachError
 from tasks.errors import SourceError

@@ -1,0 +1,1 @@
+"""The command line `lsap`: each verb turns words into one call."""

@@ -1,0 +1,1 @@
+"""How every stage runs on Prefect: shards, retries, one writer at a time, workers, progress, results."""
