@@ -42,7 +42,7 @@ def check_command() -> Callable[[Sequence[str]], None]:
             for line in arguments[1].strip().splitlines():
                 check([word for word in shlex.split(line) if word != "exec"])
         elif program == "lsap":
-            from flows.cli import _parser
+            from flows.commands.cli import _parser
 
             _parser().parse_args(arguments)
         elif program == "ray":

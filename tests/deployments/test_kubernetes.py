@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flows.parameters import read_run
+from flows.parameters.invert import read_run
 from tasks.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -35,7 +35,7 @@ from PIL import Image
 
 from domains.digits.data import load_split
 from flows.invert import request_of
-from flows.parameters import read_run
+from flows.parameters.invert import read_run
 from tasks.inversion.plan import Prepared, prepare
 from tasks.inversion.worker import EmbedSpec
 from tasks.settings import Settings
@@ -286,7 +286,7 @@ class Lsap:
 def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     """Where commands are forked from, with the variables that libraries read while they are imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.cli", "flows.invert", "flows.dry_run", "flows.train_encoder"])
+    context.set_forkserver_preload(["flows.commands.cli", "flows.invert", "flows.dry_run", "flows.train_encoder"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_server.url)
         patch.setenv("RAY_AUTH_MODE", "disabled")

@@ -22,7 +22,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -
     os.environ.update(environment)
     if "PREFECT_API_URL" in environment:  # another server than that of the process it is forked from
         refresh_global_settings_context()
-    from flows.cli import main
+    from flows.commands.cli import main
 
     clock = datetime.now(UTC) + timedelta(hours=float(environment.get("CLOCK_AHEAD_HOURS", 0)))
     try:

@@ -25,7 +25,7 @@ import ray
 import safetensors.numpy
 import torch
 
-from flows.training_parameters import read_training
+from flows.parameters.train_encoder import read_training
 from lsap_archive import RunWriter, open_archive, verify_archive
 from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
 from tasks.settings import Settings

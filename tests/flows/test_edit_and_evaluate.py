@@ -21,9 +21,9 @@ import yaml
 from PIL import Image
 
 from flows.evaluate import evaluation_request, publish, worker_spec
-from flows.evaluate_parameters import read_evaluation
 from flows.invert import request_of
-from flows.parameters import InvertRun
+from flows.parameters.evaluate import read_evaluation
+from flows.parameters.invert import InvertRun
 from lsap_archive import Archive, RunWriter, open_archive, verify_archive
 from lsap_core.images import to_uint8
 from tasks.evaluation.plan import choose_runs, plan_evaluations

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.editability_parameters import ReproduceEditability
-from flows.run_file import ParameterError
+from flows.parameters.reproduce_editability import ReproduceEditability
+from flows.parameters.run_file import ParameterError
 from lsap_archive import open_archive
 from tasks.settings import Settings
 

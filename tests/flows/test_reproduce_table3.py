@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import reproduce_table3
-from flows.reproduce_parameters import ReproduceTable3, read_reproduction
-from flows.run_file import ParameterError
-from flows.run_report import UnfinishedError
+from flows.parameters.reproduce_table3 import ReproduceTable3, read_reproduction
+from flows.parameters.run_file import ParameterError
+from flows.running.outcome import UnfinishedError
 from lsap_archive import open_archive
 from tasks.settings import Settings
 

@@ -228,7 +228,7 @@ def test_debug_logs_of_a_failure_tell_no_secret(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the traceback, and all that lies behind the error."""
-    from flows.cli import main
+    from flows.commands.cli import main
 
     key, secret = "AKIAOFDEBUGLOGS", SECRET
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)

@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from flows.training_parameters import read_training
+from flows.parameters.train_encoder import read_training
 from lsap_archive import Store
 from tasks.settings import Settings
 from tasks.training.loop import train_encoder

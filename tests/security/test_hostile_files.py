@@ -24,8 +24,8 @@ import torch
 from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer, PickleSerializer
 
-from flows.cli import main
-from flows.exit_codes import is_wrong_request
+from flows.commands.cli import main
+from flows.commands.exit_codes import is_wrong_request
 from lsap_archive import (
     ArchiveError,
     ArchiveWriter,

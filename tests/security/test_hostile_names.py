@@ -16,9 +16,9 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from flows.artifacts import _link
-from flows.cli import main
+from flows.commands.cli import main
 from flows.edit import EditReport
+from flows.running.artifacts import _link
 from tasks.errors import BadImageError, SourceError
 from tasks.reports.paper.files import tables_markdown
 from tasks.reports.paper.traced_numbers import Cell, Column, Number, PaperTable, TableRow

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from PIL import Image
 
-from flows.cli import main
+from flows.commands.cli import main
 from tasks.errors import BadImageError
 from tasks.pictures.folders import FileNames
 from tasks.sources.items import SourceItem

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flows.parameters import WorkerParameters
-from flows.training_parameters import TrainingWorkerParameters
+from flows.parameters.shared import WorkerParameters
+from flows.parameters.train_encoder import TrainingWorkerParameters
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:

@@ -27,7 +27,7 @@ from lsap_archive import (
     verify_archive,
 )
 
-VERSION_1 = Path(__file__).parent / "version_1.zip"
+VERSION_1 = Path(__file__).parents[1] / "version_1.zip"
 """Written by version 1: run-1 is published; of run-2, another method, the first of three shards is committed."""
 PNG = b"\x89PNG of row "
 

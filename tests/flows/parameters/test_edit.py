@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cli import main
+from flows.commands.cli import main
 from flows.edit import edit_request
-from flows.edit_parameters import EditRun, read_edits
 from flows.evaluate import evaluation_request
-from flows.evaluate_parameters import EvaluateRun, read_evaluation
-from flows.run_file import ParameterError
+from flows.parameters.edit import EditRun, read_edits
+from flows.parameters.evaluate import EvaluateRun, read_evaluation
+from flows.parameters.run_file import ParameterError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SLANT = {"direction": "slant", "strength": 3}
 EDITS: dict[str, Any] = {"archive": "a", "domain": "digits", "edits": {"slant": SLANT}}
 EVALUATION: dict[str, Any] = {"archive": "a", "domain": "digits"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main
+from flows.commands.cli import main
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from flows.invert import request_of
-from flows.parameters import InvertRun, read_run
-from flows.run_file import ParameterError
+from flows.parameters.invert import InvertRun, read_run
+from flows.parameters.run_file import ParameterError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALLEST = {"source": "images", "archive": "archive"}
 DIGITS = {**SMALLEST, "domain": "digits"}
 SETTINGS = Settings()

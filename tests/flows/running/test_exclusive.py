@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.exclusive import region_name
+from flows.running.exclusive import region_name
 
 pytestmark = pytest.mark.slow
 

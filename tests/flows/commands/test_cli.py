@@ -18,8 +18,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from flows.cli import main
-from flows.parameters import read_run
+from flows.commands.cli import main
+from flows.parameters.invert import read_run
 from lsap_archive import RunWriter
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
@@ -221,7 +221,7 @@ def test_an_unreachable_store_is_one_sentence_soon(config: Path, closed_port: in
         "AWS_SECRET_ACCESS_KEY": "very-secret",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port}",
     }
-    command = [sys.executable, "-m", "flows.cli", "run", "invert", str(config)]
+    command = [sys.executable, "-m", "flows.commands.cli", "run", "invert", str(config)]
     command += ["--set", "source=digits:test[:4]", "--set", "archive=s3://lsap/nowhere"]
     started = time.monotonic()
     ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=200)
@@ -238,7 +238,7 @@ def test_an_unreachable_store_is_one_sentence_soon(config: Path, closed_port: in
 def test_a_command_that_is_ended_early_takes_its_prefect_server_along(config: Path, tmp_path: Path) -> None:
     """A scheduler's SIGTERM while the temporary server is being started, which nobody else would ever end."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    command = [sys.executable, "-m", "flows.cli", "run", "invert", str(config)]
+    command = [sys.executable, "-m", "flows.commands.cli", "run", "invert", str(config)]
     command += ["--set", "source=digits:test[:4]", "--set", f"archive={tmp_path / 'archive'}"]
     running = subprocess.Popen(
         command, env={**environment, "PREFECT_HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.cli import main
+from flows.commands.cli import main
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 EYES_NOSE_MOUTH = [[222, 188], [304, 186], [267, 225], [232, 277], [301, 277]]  # marked by hand

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import exclusive
+from flows.running import exclusive
 
 
 @flow(name="hold_region")

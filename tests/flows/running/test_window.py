@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from flows.window import Window
+from flows.running.window import Window
 
 
 def test_never_more_than_the_limit_are_under_way() -> None:

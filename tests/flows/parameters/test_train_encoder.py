@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from domains.domain import load_domain
-from flows.cli import main
-from flows.training_parameters import read_training
-from flows.training_report import curves_table, sparkline
+from flows.commands.cli import main
+from flows.parameters.train_encoder import read_training
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.presets import TRAININGS
+from tasks.reports.training import curves_table, sparkline
 from tasks.settings import Settings
 from tasks.weights.encoders import save_encoder
 from tasks.weights.generators import load_generator

@@ -16,7 +16,7 @@ from tasks.errors import BadImageError, TaskError
 from tasks.pictures.decoding import DecodedImage, decode_image, place_content
 
 # Made with PIL and torchvision, as the published encoders and projector preprocess (see tests/reference).
-REFERENCE = Path(__file__).parents[1] / "reference" / "preprocess.npz"
+REFERENCE = Path(__file__).parents[2] / "reference" / "preprocess.npz"
 
 
 def save(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:

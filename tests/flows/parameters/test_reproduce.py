@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from domains.domain import load_domain
-from flows.reproduction_parameters import PARTS, ReproduceRun, is_table3_alone, read_paper_run
-from flows.run_file import ParameterError
+from flows.parameters.reproduce import PARTS, ReproduceRun, is_table3_alone, read_paper_run
+from flows.parameters.run_file import ParameterError
 from lsap_core.errors import MissingWeightsError
 from tasks.settings import Settings
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 SETTINGS = Settings()
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from domains.domain import load_domain
-from flows.cli import main
+from flows.commands.cli import main
 from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan
 from lsap_core.editing import Direction, along_component
 from lsap_core.images import to_uint8

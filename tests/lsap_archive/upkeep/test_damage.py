@@ -25,7 +25,7 @@ from lsap_archive import (
 from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.format.rows import from_parquet, to_parquet
 
-VERSION_2 = Path(__file__).parent / "version_2.zip"
+VERSION_2 = Path(__file__).parents[1] / "version_2.zip"
 """Written by version 2: run-1, edit-1 of it with images and evaluation-1 are published, of run-2 one shard of three."""
 REPAIR = r"lsap archive repair"
 

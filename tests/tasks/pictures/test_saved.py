@@ -16,7 +16,7 @@ from lsap_core.metrics import mse
 from tasks.pictures.saved import png_file, read_back
 
 # The script of e4e and pSp on saved images (see tests/reference).
-REFERENCE = Path(__file__).parents[1] / "reference" / "metric_mse.npz"
+REFERENCE = Path(__file__).parents[2] / "reference" / "metric_mse.npz"
 
 
 def levels(*shape: int, seed: int = 0) -> np.ndarray:

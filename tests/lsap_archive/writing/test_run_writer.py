@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_a_process_killed_at_work_leaves_a_run_that_resumes(local_place: Any, wo
     run = local_place.writer().start_run(work.plan())
     script = f"""
 import sys, time
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from conftest import Work
 from lsap_archive import RunWriter
 run, work = RunWriter.open({local_place.url!r}, "run-1"), Work()

@@ -28,7 +28,7 @@ from tasks.weights.directions import (
 )
 from tasks.weights.generators import load_generator
 
-HOSTILE = Path(__file__).parents[1] / "reference" / "pickles" / "hostile" / "hostile_checkpoint.pt"
+HOSTILE = Path(__file__).parents[2] / "reference" / "pickles" / "hostile" / "hostile_checkpoint.pt"
 FACES = GeneratorConfig.config_f(1024)  # 18 rows of 512
 CONFIG = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=8, image_channels=1)
 OURS, OTHER = "9f" * 32, "4a" * 32

@@ -19,7 +19,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from tasks.weights.generators import convert_generator, describe_generator, load_generator, save_generator
 
-PICKLES = Path(__file__).parents[1] / "reference" / "pickles"
+PICKLES = Path(__file__).parents[2] / "reference" / "pickles"
 SNAPSHOT = PICKLES / "nvlabs_small.pkl"
 HOSTILE = json.loads((PICKLES / "hostile" / "hostile.json").read_text())["files"]
 CONFIG = GeneratorConfig(16, (6, 5, 4), z_dim=3, w_dim=7, num_mapping_layers=2, conv_clamp=256.0)

@@ -14,8 +14,8 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
 from lsap_core.perceptual.judge import JudgeNet
 from tasks.settings import Settings
-from tasks.weights.devices import module_device
 from tasks.weights import networks as networks_module
+from tasks.weights.devices import module_device
 from tasks.weights.networks import (
     EMBEDDED,
     IDENTITY_FILES,
