@@ -40,7 +40,7 @@ from s3_server import opened_s3_server
 from domains.domain import load_domain
 from flows import invert as invert_module
 from flows.parameters.invert import InvertRun
-from flows.running.outcome import Embedded
+from flows.running.outcome import Worked
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.images import from_uint8
 from lsap_core.inversion import Inversion, OptimizationEmbedder, OptimizationSettings
@@ -161,14 +161,14 @@ def run_flow(answer: Connection, archive: str, num_images: int, options: argpars
         batch_size=options.batch_size,
         workers={"count": options.workers, "device": "cpu"},
     )
-    kept: list[Embedded] = []
-    embed_all = invert_module.embed_all
+    kept: list[Worked] = []
+    work_through = invert_module.work_through
 
-    def keep(*arguments: Any, **named: Any) -> Embedded:
-        kept.append(embed_all(*arguments, **named))
+    def keep(*arguments: Any, **named: Any) -> Worked:
+        kept.append(work_through(*arguments, **named))
         return kept[-1]
 
-    invert_module.embed_all = keep
+    invert_module.work_through = keep
     began, used = time.time(), time.process_time()
     invert_module.invert(run)
     outcomes = kept[0].outcomes

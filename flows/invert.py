@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,16 +12,16 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters.invert import InvertRun, ResolvedRun
+from flows.parameters.invert import InvertRun
 from flows.running.artifacts import publish_artifacts
-from flows.running.embedding import MAX_WAITING_SHARDS, embed_all
 from flows.running.exclusive import writing
-from flows.running.outcome import Embedded, check_finished
+from flows.running.outcome import Worked
 from flows.running.results import kept
-from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.retries import retried
+from flows.running.shards import MAX_WAITING_SHARDS, work_through
 from flows.running.workers import PoolWhenNeeded, pool_when_needed
-from tasks.inversion.plan import OpenPlan, Request
-from tasks.inversion.worker import EmbedSpec, EmbedWorker
+from tasks.inversion.plan import InversionFacts, InversionStage
+from tasks.inversion.request import InversionRequest
 from tasks.reports.inversion.write import Report, ReportRequest, kept_report, write_report
 from tasks.settings import Settings
 
@@ -85,24 +84,23 @@ def invert(run: InvertRun) -> RunReport:
         run: what to invert, by which methods, and where to.
     """
     started = time.monotonic()
-    resolved = run.resolve(Settings.from_environment())
+    request = run.resolve(Settings.from_environment())
     with contextlib.ExitStack() as opened:
-        opened.enter_context(writing(run.archive, "inversions", run.when_busy))
-        prepared = opened.enter_context(plan(resolved))
-        build_worker = functools.partial(EmbedWorker, embed_spec(resolved, prepared))
-        workers = opened.enter_context(pool_when_needed(build_worker, run.workers))
-        embedded = embed_all(run.archive, prepared, workers, retries=run.retries)
-        get_run_logger().info("%s", prepared.describe())
-        written = report(resolved, prepared, workers, embedded)
+        opened.enter_context(writing(run.archive, InversionStage.part, run.when_busy))
+        stage = opened.enter_context(plan(request))
+        workers = opened.enter_context(pool_when_needed(stage.build_worker, run.workers))
+        worked = work_through(stage, workers, retries=run.retries)
+        get_run_logger().info("%s", stage.describe())
+        written = report(run, request, stage.facts, workers, worked)
     result = RunReport(
         archive=run.archive,
         report=written.url,
-        num_images=prepared.num_images,
-        embedded=embedded.num_ok,
-        by_status=embedded.by_status,
-        by_reason=embedded.by_reason,
+        num_images=stage.num_images,
+        embedded=worked.num_ok,
+        by_status=worked.by_status,
+        by_reason=worked.by_reason,
         seconds=time.monotonic() - started,
-        images_per_second=embedded.num_ok / embedded.seconds if embedded.num_ok else 0.0,
+        images_per_second=worked.num_ok / worked.seconds if worked.num_ok else 0.0,
         table=written.table,
     )
     publish_artifacts(
@@ -112,84 +110,38 @@ def invert(run: InvertRun) -> RunReport:
         links={"archive": result.archive, "report": result.report},
         sheet=written.sheet,
     )
-    check_finished(embedded)
+    worked.check_finished()
     check_failures(result, run.max_failed_share)
     return kept(result)
 
 
 @task(name="plan", cache_policy=NO_CACHE)
-def plan(resolved: ResolvedRun) -> OpenPlan:
+def plan(request: InversionRequest) -> InversionStage:
     """Check everything, estimate the anchor once, look up what the archive has; runs are planned while others work."""
-    return OpenPlan(request_of(resolved))
+    return InversionStage(request)
 
 
-def request_of(resolved: ResolvedRun) -> Request:
-    """The run as the tasks take it."""
-    run = resolved.run
-    return Request(
-        source=run.source,
-        archive=run.archive,
-        generator=resolved.generator,
-        methods=resolved.methods,
-        networks=resolved.networks,
-        anchor=run.anchor_options(),
-        fit=run.fit,
-        seed=run.seed,
-        shard_rows=resolved.shard_rows,
-        encoders=resolved.encoders,
-        content_box=resolved.domain.content_box,
-    )
-
-
-def embed_spec(resolved: ResolvedRun, prepared: OpenPlan) -> EmbedSpec:
-    """What a worker is built from."""
-    run = resolved.run
-    return EmbedSpec(
-        archive=run.archive,
-        generator=resolved.generator,
-        networks=resolved.networks,
-        anchor=prepared.anchor,
-        source=run.source,
-        fit=run.fit,
-        batch_size=resolved.batch_size,
-        device=run.workers.device,
-        encoders=resolved.encoders,
-        content_box=resolved.domain.content_box,
-    )
-
-
-@task(
-    name="report",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
-def report(resolved: ResolvedRun, prepared: OpenPlan, workers: PoolWhenNeeded, embedded: Embedded) -> Report:
+@retried("report")
+def report(
+    run: InvertRun, request: InversionRequest, facts: InversionFacts, workers: PoolWhenNeeded, worked: Worked
+) -> Report:
     """The HTML report of everything that the archive shows of these methods."""
-    run = resolved.run
-    request = ReportRequest(
+    asked = ReportRequest(
+        request,
+        facts,
         title=f"Inversion of {run.source}",
-        archive=run.archive,
-        generator=resolved.generator,
-        domain=resolved.domain.name,
-        methods=prepared.methods,
-        networks=resolved.networks,
-        anchor=prepared.anchor,
         config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
         num_images=run.report_images,
         measured={
-            "seconds": embedded.seconds,
-            "embedded": embedded.num_ok,
+            "seconds": worked.seconds,
+            "embedded": worked.num_ok,
             "num_workers": run.workers.count,
             "device": run.workers.device,
         },
-        encoders=prepared.encoders,
-        content_box=resolved.domain.content_box,
     )
-    if not embedded.outcomes and (earlier := kept_report(request)):
+    if not worked.outcomes and (earlier := kept_report(asked)):
         return earlier
-    return write_report(request, workers.pool_or_here)
+    return write_report(asked, workers.pool_or_here)
 
 
 def check_failures(result: RunReport, limit: float) -> None:

@@ -8,24 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import yaml
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from domains.domain import Domain
 from flows.edit import edit
 from flows.evaluate import evaluate
-from flows.invert import invert, request_of
+from flows.invert import invert
 from flows.parameters.invert import InvertRun
 from flows.parameters.reproduce import Part, ReproduceRun, unit_of
 from flows.reproduce_table3 import reproduce_table3
 from flows.running.artifacts import publish_artifacts
 from flows.running.exclusive import writing
 from flows.running.results import kept
-from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
-from tasks.inversion.plan import prepare
+from flows.running.retries import retried
 from tasks.reports.paper.gather import Inverted, Looks
 from tasks.reports.paper.write import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction
 from tasks.settings import Settings
+from tasks.weights.generators import GeneratorFile
 from tasks.workers.cluster import opened_cluster
 
 
@@ -128,8 +127,8 @@ def with_table3(run: ReproduceRun, domain: Domain, measured: MeasuredParts) -> M
 
 def done(inversion: InvertRun) -> Inverted:
     """An inversion that has been run, with what its plan says of it."""
-    request = request_of(inversion.resolve(Settings.from_environment()))
-    return Inverted(request, prepare(request))
+    request = inversion.resolve(Settings.from_environment())
+    return Inverted.of(request)
 
 
 def paper_request(
@@ -152,8 +151,7 @@ def paper_request(
         stem="report" if asked == "all" else asked,
         output=run.output,
         archive=run.archive,
-        generator=generator,
-        content_box=domain.content_box,
+        generator=GeneratorFile(generator, domain.content_box),
         domain=domain.name,
         about=domain.description,
         source=run.source,
@@ -174,13 +172,7 @@ def paper_request(
     )
 
 
-@task(
-    name="tabulate",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
+@retried("tabulate")
 def tabulate(request: PaperRequest, measured: MeasuredParts, seconds: float) -> WrittenReproduction:
     """Tables, figures, claims and the page, from what is in the archives."""
     return write_reproduction(request, measured, seconds)

@@ -10,14 +10,16 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.edit import edit
 from flows.evaluate import evaluate
-from flows.invert import invert, request_of
+from flows.invert import invert
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun
 from flows.parameters.reproduce_editability import ReproduceEditability, ResolvedStudy
 from flows.running.artifacts import publish_artifacts
 from flows.running.exclusive import writing
 from flows.running.results import kept
-from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.retries import retried
+from tasks.inversion import cost
+from tasks.inversion import plan as inversion
 from tasks.reports.editability.study import MIDPOINT, SIGNS
 from tasks.reports.editability.synthetic_steps import SyntheticStep, synthetic_steps
 from tasks.reports.editability.write import partners_by_label, write_study
@@ -62,17 +64,27 @@ def reproduce_editability(run: ReproduceEditability) -> EditabilityReport:
     workers = run.workers
     cluster = opened_cluster(settings.ray_address, workers.count, threads=workers.threads, device=workers.device)
     with writing(run.output, "reproduction"), cluster:
-        invert(resolved.inversion.run)
+        invert(run.inversion())
         steps = measure_steps(resolved, settings)
-        partners = partners_by_label(resolved.inversion.run.archive, run.methods, run.label)
+        partners = partners_by_label(resolved.inversion.archive, run.methods, run.label)
         edit(editing(resolved, steps, partners))
         evaluate(evaluation(resolved))
         units = {name: resolved.changes[name] * step.deviation for name, step in steps.items()}
         table, urls = tabulate(resolved, units, partners)
-    links = {"archive": resolved.inversion.run.archive, "tables and picture": run.output}
+    links = {"archive": resolved.inversion.archive, "tables and picture": run.output}
     picture = next((url for url in urls if url.endswith(".png")), None)
     publish_artifacts("editability", f"{len(resolved.methods)} methods", table, links=links, sheet=picture)
-    return kept(EditabilityReport(run.output, resolved.inversion.run.archive, urls, len(resolved.methods), table))
+    return kept(EditabilityReport(run.output, resolved.inversion.archive, urls, len(resolved.methods), table))
+
+
+def check(study: ResolvedStudy) -> None:
+    """Everything that can be refused before any work."""
+    inversion.check(study.inversion)
+
+
+def dry_run(study: ResolvedStudy) -> dict[str, Any]:
+    """What its inversion would do; the edits and measurements are small beside it."""
+    return cost.dry_run(study.inversion)
 
 
 @task(name="measure_steps", cache_policy=NO_CACHE)
@@ -104,7 +116,7 @@ def editing(resolved: ResolvedStudy, steps: dict[str, SyntheticStep], partners: 
             edits[f"{name}-{sign}-equal"] = {"direction": direction, "equal_effect": effect}
     edits[MIDPOINT] = {"interpolate_to": partners, "weight": 0.5}
     return EditRun(
-        archive=resolved.inversion.run.archive,
+        archive=resolved.inversion.archive,
         domain=resolved.run.domain,
         generator=resolved.run.generator,
         methods=resolved.run.methods,
@@ -119,7 +131,7 @@ def evaluation(resolved: ResolvedStudy) -> EvaluateRun:
     judge = resolved.domain.judge
     assert judge is not None
     return EvaluateRun(
-        archive=resolved.inversion.run.archive,
+        archive=resolved.inversion.archive,
         domain=resolved.run.domain,
         generator=resolved.run.generator,
         source=resolved.run.source,
@@ -132,13 +144,7 @@ def evaluation(resolved: ResolvedStudy) -> EvaluateRun:
     )
 
 
-@task(
-    name="tabulate",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
+@retried("tabulate")
 def tabulate(resolved: ResolvedStudy, units: dict[str, float], partners: dict[str, str]) -> tuple[str, tuple[str, ...]]:
     """Means, correlations and the controls, as Markdown, a picture and Parquet."""
-    return write_study(request_of(resolved.inversion), resolved.methods, units, partners)
+    return write_study(resolved.inversion, resolved.methods, units, partners)

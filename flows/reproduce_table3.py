@@ -10,17 +10,17 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 
-from flows.invert import invert, request_of
+from flows.invert import invert
 from flows.parameters.reproduce_table3 import ReproduceTable3
-from flows.parameters.train_encoder import ResolvedTraining
 from flows.running.artifacts import publish_artifacts
 from flows.running.exclusive import writing
-from flows.running.outcome import UnfinishedError
+from flows.running.outcome import unfinished
 from flows.running.results import kept
-from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.retries import retried
 from tasks.reports.paper.table3 import write_table3
 from tasks.settings import Settings
 from tasks.training.cluster import train_on_cluster
+from tasks.training.parts import TrainingRequest
 from tasks.training.plan import prepare_training
 from tasks.workers.cluster import opened_cluster
 
@@ -71,7 +71,7 @@ def reproduce_table3(run: ReproduceTable3) -> Table3Report:
     return kept(Table3Report(run.output, inversion.archive, urls, len(trainings), table))
 
 
-def train_all(run: ReproduceTable3, trainings: dict[str, ResolvedTraining]) -> None:
+def train_all(run: ReproduceTable3, trainings: dict[str, TrainingRequest]) -> None:
     """Train the encoders, so many at a time as the run says; one that fails does not stop the others.
 
     Raises:
@@ -82,41 +82,32 @@ def train_all(run: ReproduceTable3, trainings: dict[str, ResolvedTraining]) -> N
     problems: list[str] = []
     while waiting or running:
         while waiting and len(running) < run.parallel:
-            name, resolved = waiting.popleft()
-            running.append(train.submit(name, resolved))
+            name, request = waiting.popleft()
+            running.append(train.submit(name, request))
         ended = next(iter(as_completed(running)))
         running.remove(ended)
         step = ended.result(raise_on_failure=False)
         if not isinstance(step, int):
             problems.append(str(step))
     if problems:
-        raise UnfinishedError(
-            f"{len(problems)} of {len(trainings)} trainings failed ({problems[0]}); the others are kept: run the same "
-            "command again once the cause is mended"
-        )
+        raise unfinished(problems, len(trainings), "trainings")
 
 
 @task(name="train", task_run_name="train-{name}", cache_policy=NO_CACHE)
-def train(name: str, resolved: ResolvedTraining) -> int:
+def train(name: str, request: TrainingRequest) -> int:
     """Train one encoder, from wherever its folder says; returns the step it had before."""
-    prepared = prepare_training(resolved.spec)
+    prepared = prepare_training(request.spec)
     if prepared.is_finished:
         get_run_logger().info("%s is finished", name)
     else:
-        outcome = train_on_cluster(resolved.spec, resolved.workers)
+        outcome = train_on_cluster(request.spec, request.workers)
         get_run_logger().info("%s: step %d, lowest validation loss %.4f", name, outcome.step, outcome.best_loss or 0.0)
     return prepared.step
 
 
-@task(
-    name="tabulate",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
+@retried("tabulate")
 def tabulate(run: ReproduceTable3) -> tuple[str, tuple[str, ...]]:
     """Means, spreads and claims from the archive's rows, as Markdown, a figure and Parquet."""
     published, sweep = run.variants()
-    resolved = run.inversion().resolve(Settings.from_environment())
-    return write_table3(request_of(resolved), published, run.seeds, sweep, run.sweep_seeds or run.seeds)
+    request = run.inversion().resolve(Settings.from_environment())
+    return write_table3(request, published, run.seeds, sweep, run.sweep_seeds or run.seeds)

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.parameters.train_encoder import ResolvedTraining, TrainEncoderRun
+from flows.parameters.train_encoder import TrainEncoderRun
 from flows.running.artifacts import ProgressArtifact, publish_artifacts
 from flows.running.exclusive import writing
 from flows.running.results import kept
-from flows.running.retries import RETRIES, RETRY_DELAYS_SECONDS, is_worth_another_try
+from flows.running.retries import retried
 from lsap_archive import StoreUnavailableError
 from tasks.reports.training import TrainingReport, report_training
 from tasks.settings import Settings
 from tasks.training.cluster import train_on_cluster
 from tasks.training.loop import TrainingOutcome
+from tasks.training.parts import TrainingRequest
 from tasks.training.plan import PreparedTraining, prepare_training
 from tasks.training.store import TrainingStore
 
@@ -32,18 +33,18 @@ def train_encoder(run: TrainEncoderRun) -> TrainingReport:
         run: what to train, on which images, and where to keep it.
     """
     started = time.monotonic()
-    resolved = run.resolve(Settings.from_environment())
+    request = run.resolve(Settings.from_environment())
     with writing(run.output, "training", run.when_busy):
-        prepared = prepare(resolved)
+        prepared = prepare(request)
         if prepared.is_finished:
             get_run_logger().info("%s is finished at step %d; nothing is left to do", run.output, prepared.step)
         else:
-            train(resolved)
-    written = report(resolved, time.monotonic() - started)
+            train(request)
+    written = report(request, time.monotonic() - started)
     done = f"step {written.step}, nothing was left to do" if prepared.is_finished else f"step {written.step}"
     publish_artifacts(
         "training",
-        f"{resolved.spec.method.title}: {done}",
+        f"{request.spec.method.title}: {done}",
         written.table,
         links={"folder": written.output, "encoder": written.encoder, "best encoder": written.best_encoder},
         sheet=written.sheet,
@@ -51,16 +52,10 @@ def train_encoder(run: TrainEncoderRun) -> TrainingReport:
     return kept(written)
 
 
-@task(
-    name="prepare",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
-def prepare(resolved: ResolvedTraining) -> PreparedTraining:
+@retried("prepare")
+def prepare(request: TrainingRequest) -> PreparedTraining:
     """Check every file, list the images, claim the folder, estimate the anchor once."""
-    prepared = prepare_training(resolved.spec)
+    prepared = prepare_training(request.spec)
     logger = get_run_logger()
     for note in prepared.notes:
         logger.warning(note)
@@ -70,36 +65,30 @@ def prepare(resolved: ResolvedTraining) -> PreparedTraining:
         prepared.num_held_out,
         prepared.num_parameters / 1e6,
         prepared.step,
-        resolved.spec.method.settings.num_steps,
+        request.spec.method.settings.num_steps,
     )
     return prepared
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(resolved: ResolvedTraining) -> TrainingOutcome:
+def train(request: TrainingRequest) -> TrainingOutcome:
     """Train to the last step; lost workers are started again by Ray and go on from the newest complete state."""
-    artifact = ProgressArtifact(f"steps of {resolved.spec.method.title}")
-    outcome = train_on_cluster(resolved.spec, resolved.workers, watch=_teller(resolved, artifact))
+    artifact = ProgressArtifact(f"steps of {request.spec.method.title}")
+    outcome = train_on_cluster(request.spec, request.workers, watch=_teller(request, artifact))
     artifact.finish(1.0, f"step {outcome.step}")
     get_run_logger().info("step %d; the last start was at step %d", outcome.step, outcome.resumed_at)
     return outcome
 
 
-@task(
-    name="report",
-    cache_policy=NO_CACHE,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_SECONDS,
-    retry_condition_fn=is_worth_another_try,
-)
-def report(resolved: ResolvedTraining, seconds: float) -> TrainingReport:
+@retried("report")
+def report(request: TrainingRequest, seconds: float) -> TrainingReport:
     """The curves and the numbers of the folder."""
-    return report_training(resolved.spec, seconds)
+    return report_training(request.spec, seconds)
 
 
-def _teller(resolved: ResolvedTraining, artifact: ProgressArtifact) -> Callable[[], None]:
+def _teller(request: TrainingRequest, artifact: ProgressArtifact) -> Callable[[], None]:
     """Tells now and then where the training is, as its folder says: a line in the log, a bar on the run's page."""
-    store, logger = TrainingStore(resolved.spec.output), get_run_logger()
+    store, logger = TrainingStore(request.spec.output), get_run_logger()
     told_at, told = time.monotonic(), -1
 
     def tell() -> None:
@@ -115,7 +104,7 @@ def _teller(resolved: ResolvedTraining, artifact: ProgressArtifact) -> Callable[
             return
         told = progress["step"]
         speed = progress.get("images_per_second")
-        left = (progress["num_steps"] - told) * resolved.spec.method.settings.batch_size
+        left = (progress["num_steps"] - told) * request.spec.method.settings.batch_size
         numbers = "" if speed is None else f", {speed:.1f} images/s, about {left / speed / 60:.0f} min left"
         loss = "" if "loss" not in progress else f", loss {progress['loss']:.4f}"
         logger.info("step %d of %d%s%s", told, progress["num_steps"], loss, numbers)

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from flows.commands import archives, domains, runs, weights
+from flows.commands import archives, domains, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
 from flows.commands.output import ASKED_WRONGLY, FAILED
 from flows.commands.reproductions import add_reproduce_commands, add_weights_command
+from flows.commands.runs import FLOWS, STUDY, command_of
 from tasks.visible_text import HARD_SPACE, visible
 
 # Small machines and closed networks: what the libraries would otherwise do on their own.
@@ -43,16 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     groups = parser.add_subparsers(dest="group", required=True)
 
     run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", required=True)
-    for name, explained, command in (
-        ("invert", "images in, aligned latents out", runs.run_invert),
-        ("train_encoder", "images in, an encoder for their generator out", runs.run_train_encoder),
-        ("edit", "inversions of an archive in, edits of them out", runs.run_edit),
-        ("evaluate", "inversions and edits of an archive in, measurements out", runs.run_evaluate),
-    ):
-        _finish_flow(run.add_parser(name, help=explained), command)
+    for name, parts in FLOWS.items():
+        _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts))
     tables = add_reproduce_commands(run, _finish_flow)
-    study = tables.add_parser("editability", help="does SNCD predict how well codes can be edited? (not in the paper)")
-    _finish_flow(study, runs.run_editability)
+    _finish_flow(tables.add_parser("editability", help=STUDY.explained), command_of(STUDY))
 
     archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
     describe = archive.add_parser("describe", help="what an archive holds")

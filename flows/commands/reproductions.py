@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.output import DONE, FAILED, print_result, show
-from flows.commands.runs import reproduce_table3_alone, run_flow
+from flows.commands.runs import run_flow
 
 if TYPE_CHECKING:  # help should not wait for torch
     from flows.parameters.reproduce import ReproduceRun
+    from flows.parameters.reproduce_table3 import ReproduceTable3
     from tasks.settings import Settings
 
 Command = Callable[[argparse.Namespace], int]
@@ -46,12 +47,20 @@ def add_weights_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, C
 
 def reproduce_paper(parsed: argparse.Namespace) -> int:
     """`lsap run reproduce`; a file of the trainings of Table 3 alone goes to their own flow."""
-    from flows.parameters.reproduce import is_table3_alone, read_paper_run
+    from flows.parameters.reproduce import ReproduceRun, is_table3_alone
+    from flows.parameters.reproduce_table3 import ReproduceTable3
     from tasks.settings import Settings
 
+    settings = Settings.from_environment()
     if parsed.table == "table3" and is_table3_alone(parsed.config):
-        return reproduce_table3_alone(parsed)
-    run, settings = read_paper_run(parsed.config, parsed.set), Settings.from_environment()
+        trained = ReproduceTable3.read(parsed.config, parsed.set)
+        plan = check_trainings(trained, settings, dry=parsed.dry_run)
+        if parsed.dry_run:
+            return show(plan, parsed)
+        from flows.reproduce_table3 import reproduce_table3
+
+        return run_flow(reproduce_table3, trained, parsed)
+    run = ReproduceRun.read(parsed.config, parsed.set)
     plan = check_reproduction(run, parsed.table, settings, dry=parsed.dry_run)
     if parsed.dry_run:
         return show(plan, parsed)
@@ -62,11 +71,8 @@ def reproduce_paper(parsed: argparse.Namespace) -> int:
 
 def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry: bool) -> dict[str, Any]:
     """Refuse before any work what cannot be run; with `dry`, also what would be done, timed on this machine."""
-    from flows.dry_run import dry_run
-    from flows.invert import request_of
-    from flows.training_dry_run import dry_run_trainings
+    from tasks.inversion.cost import dry_run
     from tasks.inversion.plan import check
-    from tasks.training.plan import check_apart, prepare_training
 
     parts = run.chosen(asked)
     domain = run.resolved_domain(settings, parts)
@@ -74,7 +80,7 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
     plan: dict[str, Any] = {"parts": list(parts), "page below": run.output}
     if methods := run.inverted(parts):
         inversion = run.inversion_run(domain, methods).resolve(settings)
-        check(request_of(inversion))
+        check(inversion)
         plan |= {"inversion": dry_run(inversion)} if dry else {}
     if edited := run.edited(parts):
         plan["edits"] = [f"{method}/{name}" for method in edited for name in run.edit_run(domain, edited).edits]
@@ -84,13 +90,23 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
     if "table2" in parts:
         run.synthetic_run(domain).resolve(settings)
     if "table3" in parts:
-        trained = run.table3_run(domain)
-        trainings = trained.resolve(settings)
-        check_apart(trained.source, trained.evaluation_source)
-        for training in trainings.values():
-            prepare_training(training.spec, dry=True)
-        plan |= {"trainings of table 3": dry_run_trainings(trainings)} if dry else {}
+        trainings = check_trainings(run.table3_run(domain), settings, dry=dry)
+        plan |= {"trainings of table 3": trainings} if dry else {}
     return plan
+
+
+def check_trainings(run: ReproduceTable3, settings: Settings, *, dry: bool) -> dict[str, Any]:
+    """The same for the trainings of Table 3."""
+    from tasks.training.cost import dry_run_trainings
+    from tasks.training.plan import check, check_apart
+
+    trainings = run.resolve(settings)
+    check_apart(run.source, run.evaluation_source)
+    if dry:
+        return dry_run_trainings(trainings)
+    for training in trainings.values():
+        check(training)
+    return {}
 
 
 def show_weights(parsed: argparse.Namespace) -> int:

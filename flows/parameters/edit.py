@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from domains.domain import Domain
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file
-from tasks.editing.spec import EditSpec
+from flows.parameters.run_file import ParameterError
+from flows.parameters.shared import generator_of
+from tasks.editing.request import EditRequest
 from tasks.settings import Settings
 
 
@@ -23,7 +22,7 @@ class EditRun(ArchiveRun):
     )
     keep_images: bool = Field(False, description="also keep every edited image as a PNG file in the archive")
 
-    def resolve(self, settings: Settings) -> ResolvedEdits:
+    def resolve(self, settings: Settings) -> EditRequest:
         """The run with its domain's presets filled in.
 
         Raises:
@@ -33,34 +32,14 @@ class EditRun(ArchiveRun):
         check_methods(self.methods)
         if not self.edits:
             raise ParameterError("edits: none given; wanted names and edits, such as {slant: {direction: slant, ...}}")
-        assert domain.generator is not None
-        return ResolvedEdits(
-            run=self,
-            domain=domain,
-            generator=domain.generator,
+        return EditRequest(
+            archive=self.archive,
+            generator=generator_of(domain),
+            methods=self.methods,
             edits=parse_edits("edits", self.edits, domain),
+            keep_images=self.keep_images,
+            calibration=self.calibration_options(),
             batch_size=self.batch_size or domain.batch_size,
-            settings=settings,
+            device=self.workers.device,
+            backbones=settings.backbones,
         )
-
-
-class ResolvedEdits(Parameters):
-    """An editing run whose every open choice has been taken from its domain."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    run: EditRun
-    domain: Domain
-    generator: str
-    edits: dict[str, EditSpec]
-    batch_size: int
-    settings: Settings
-
-
-def read_edits(path: str, changes: Iterable[str] = ()) -> EditRun:
-    """An editing run from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, EditRun, changes)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.run_file import ParameterError, Parameters, refused
+from flows.parameters.shared import generator_of
 from lsap_core.inversion.by_encoder import EncoderSettings
-from tasks.editing.spec import EditSpec
+from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.networks import EvaluationChoice
 from tasks.settings import Settings
 
@@ -66,7 +66,7 @@ class EvaluateRun(ArchiveRun):
         "refuse", description="what to do with originals of another shape; the same as when they were inverted"
     )
 
-    def resolve(self, settings: Settings) -> ResolvedEvaluation:
+    def resolve(self, settings: Settings) -> EvaluationRequest:
         """The run with its domain's presets filled in.
 
         Raises:
@@ -77,16 +77,23 @@ class EvaluateRun(ArchiveRun):
         domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
         if self.frechet is not None and self.source is None and self.synthetic is None:
             raise ParameterError("frechet: it compares with the originals; name their source")
-        assert domain.generator is not None
-        return ResolvedEvaluation(
-            run=self,
-            domain=domain,
-            generator=domain.generator,
+        return EvaluationRequest(
+            archive=self.archive,
+            generator=generator_of(domain),
+            methods=self.methods,
             networks=refused("networks", lambda: self._networks(domain, settings)),
+            calibration=self.calibration_options(),
+            batch_size=self.batch_size or domain.batch_size,
+            source=self.source,
+            fit=self.fit,
             attributes=domain.attributes if self.attributes is None else self.attributes,
             lec=parse_edits("lec", self.lec, domain),
-            synthetic_encoders=self._synthetic_encoders(domain),
-            batch_size=self.batch_size or domain.batch_size,
+            frechet=self.frechet,
+            reference=self.reference,
+            encoders=domain.encoders,
+            synthetic=self._synthetic(domain),
+            versions=self.versions,
+            device=self.workers.device,
         )
 
     def _networks(self, domain: Domain, settings: Settings) -> EvaluationChoice:
@@ -104,10 +111,10 @@ class EvaluateRun(ArchiveRun):
             backbones=settings.backbones,
         )
 
-    def _synthetic_encoders(self, domain: Domain) -> dict[str, EncoderSettings]:
-        """How the encoders are asked for codes of synthetic images; none of them without `synthetic`."""
+    def _synthetic(self, domain: Domain) -> Synthetic | None:
+        """Synthetic images, and how the encoders are asked for their codes."""
         if self.synthetic is None:
-            return {}
+            return None
         for field in ("source", "frechet", "reference", "lec"):
             if getattr(self, field):
                 raise ParameterError(f"{field}: synthetic images have only codes to compare; leave it out")
@@ -123,28 +130,6 @@ class EvaluateRun(ArchiveRun):
             settings = domain.method(name).settings
             assert isinstance(settings, EncoderSettings)
             found[name] = settings
-        return found
-
-
-class ResolvedEvaluation(Parameters):
-    """An evaluation whose every open choice has been taken from its domain."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    run: EvaluateRun
-    domain: Domain
-    generator: str
-    networks: EvaluationChoice
-    attributes: tuple[str, ...]
-    lec: dict[str, EditSpec]
-    synthetic_encoders: dict[str, EncoderSettings]
-    batch_size: int
-
-
-def read_evaluation(path: str, changes: Iterable[str] = ()) -> EvaluateRun:
-    """An evaluation from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, EvaluateRun, changes)
+        return Synthetic(
+            **self.synthetic.model_dump(), style_set=self.style_set, encoders=found, shard_rows=domain.shard_rows
+        )

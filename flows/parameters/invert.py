@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
-from flows.parameters.shared import AnchorParameters, WhenBusy, WorkerParameters
+from flows.parameters.run_file import ParameterError, Parameters, refused
+from flows.parameters.shared import AnchorParameters, WhenBusy, WorkerParameters, domain_of, generator_of, refuse_memory
 from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
 from tasks.archived.anchors import AnchorOptions
+from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
-from tasks.weights.of_domains import open_domain
 
 
 class InvertRun(Parameters):
@@ -57,22 +57,14 @@ class InvertRun(Parameters):
     report_images: int = Field(16, ge=0, description="images on the contact sheet")
     when_busy: WhenBusy = "wait"
 
-    def resolve(self, settings: Settings) -> ResolvedRun:
+    def resolve(self, settings: Settings) -> InversionRequest:
         """The run with its domain's presets filled in.
 
         Raises:
             ParameterError: a field names something that does not exist.
         """
-        if self.archive.startswith("memory://"):
-            raise ParameterError(
-                f"archive: {self.archive} lives in one process, and workers are processes of their own; "
-                "wanted a folder or s3://bucket/prefix"
-            )
-        domain = refused("domain", lambda: open_domain(self.domain, settings.backbones))
-        generator = self.generator or domain.generator
-        if generator is None:
-            raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
-        domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
+        refuse_memory("archive", self.archive)
+        domain = self.resolved_domain(settings)
         known = {**METHODS, **domain.encoders, **self.variants}
         if not self.methods:
             raise ParameterError(f"methods: none given; wanted some of {', '.join(known)}")
@@ -92,20 +84,30 @@ class InvertRun(Parameters):
             "perceptual",
             lambda: NetworkChoice(perceptual, metric, domain.identity, domain.judge, settings.backbones),
         )
-        return ResolvedRun(
-            run=self,
-            domain=domain,
-            generator=generator,
+        return InversionRequest(
+            source=self.source,
+            archive=self.archive,
+            domain=domain.name,
+            generator=generator_of(domain),
             methods=methods,
-            encoders=_places_of_encoders(methods, domain),
             networks=networks,
+            anchor=AnchorOptions(**self.anchor.model_dump()),
+            fit=self.fit,
+            seed=self.seed,
             shard_rows=shard_rows,
             batch_size=self.batch_size or domain.batch_size,
+            encoders=_places_of_encoders(methods, domain),
+            device=self.workers.device,
         )
 
-    def anchor_options(self) -> AnchorOptions:
-        """The anchor's part as the tasks take it."""
-        return AnchorOptions(**self.anchor.model_dump())
+    def resolved_domain(self, settings: Settings) -> Domain:
+        """The domain with this run's generator and encoders.
+
+        Raises:
+            ParameterError: a name means nothing.
+        """
+        domain = domain_of(self.domain, self.generator, settings)
+        return refused("encoders", lambda: domain.with_encoders(self.encoders))
 
     def _method(self, name: str, domain: Domain) -> Method:
         """A published method, one of an encoder, or a variant of one of them, with its settings filled in."""
@@ -130,30 +132,6 @@ def own_title(title: str, settings: Mapping[str, Any]) -> str:
         'LSAP_O-W+ (sncd_weight 2)'
     """
     return f"{title} ({', '.join(f'{name} {value}' for name, value in settings.items())})" if settings else title
-
-
-class ResolvedRun(Parameters):
-    """A run whose every open choice has been taken from its domain."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    run: InvertRun
-    domain: Domain
-    generator: str
-    methods: tuple[Method, ...]
-    encoders: dict[str, str]
-    networks: NetworkChoice
-    shard_rows: int
-    batch_size: int
-
-
-def read_run(path: str, changes: Iterable[str] = ()) -> InvertRun:
-    """A run from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, InvertRun, changes)
 
 
 def _places_of_encoders(methods: Iterable[Method], domain: Domain) -> dict[str, str]:

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import WhenBusy, WorkerParameters
+from flows.parameters.shared import WhenBusy, WorkerParameters, domain_of, refuse_memory
+from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
-from tasks.weights.of_domains import open_domain
 
 
 class ArchiveRun(Parameters):
@@ -34,22 +34,19 @@ class ArchiveRun(Parameters):
     retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
     when_busy: WhenBusy = "wait"
 
+    def calibration_options(self) -> CalibrationOptions:
+        """What decides a calibration besides the edit."""
+        return CalibrationOptions(self.calibration_images, self.calibration_seed)
+
     def resolved_domain(self, settings: Settings) -> Domain:
         """The domain with this run's generator and directions.
 
         Raises:
             ParameterError: the archive is out of reach of workers, or a name means nothing.
         """
-        if self.archive.startswith("memory://"):
-            raise ParameterError(
-                f"archive: {self.archive} lives in one process, and workers are processes of their own; "
-                "wanted a folder or s3://bucket/prefix"
-            )
-        domain = refused("domain", lambda: open_domain(self.domain, settings.backbones))
-        generator = self.generator or domain.generator
-        if generator is None:
-            raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
-        return replace(domain, generator=generator, directions={**domain.directions, **self.directions})
+        refuse_memory("archive", self.archive)
+        domain = domain_of(self.domain, self.generator, settings)
+        return replace(domain, directions={**domain.directions, **self.directions})
 
 
 def check_methods(methods: tuple[str, ...]) -> None:

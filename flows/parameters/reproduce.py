@@ -12,8 +12,8 @@ from domains.domain import Domain
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun, SyntheticParameters
 from flows.parameters.invert import InvertRun
-from flows.parameters.reproduce_table3 import ReproduceTable3, read_reproduction
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.reproduce_table3 import ReproduceTable3
+from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters
 from tasks.measuring.attributes import DIGITS, FACES
 from tasks.reports.paper.tables import ShownEdit
@@ -230,7 +230,7 @@ class ReproduceRun(Parameters):
             ParameterError: a field does not exist.
         """
         if isinstance(self.table3, str):
-            return read_reproduction(self.table3)
+            return ReproduceTable3.read(self.table3)
         fields = {
             "evaluation_source": self.source,
             "output": f"{self.output.rstrip('/')}/table3",
@@ -304,15 +304,6 @@ def unit_of(field: str, attribute: str) -> str:
     if attribute not in units:
         raise ParameterError(f'{field}: "{attribute}" is not known; wanted one of {", ".join(units)}')
     return units[attribute]
-
-
-def read_paper_run(path: str, changes: Iterable[str] = ()) -> ReproduceRun:
-    """A reproduction from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, ReproduceRun, changes)
 
 
 def is_table3_alone(path: str) -> bool:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.invert import InvertRun, ResolvedRun
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file
+from flows.parameters.invert import InvertRun
+from flows.parameters.run_file import ParameterError, Parameters
 from flows.parameters.shared import WorkerParameters
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.presets import Method
+from tasks.inversion.request import InversionRequest
 from tasks.reports.editability.study import Family, StudiedMethod
 from tasks.settings import Settings
 
@@ -52,8 +52,9 @@ class ReproduceEditability(Parameters):
         Raises:
             ParameterError: a field names something that does not exist, or the domain lacks what the study needs.
         """
-        inversion = self.inversion().resolve(settings)
-        domain = inversion.domain
+        run = self.inversion()
+        inversion = run.resolve(settings)
+        domain = run.resolved_domain(settings)
         if domain.judge is None:
             raise ParameterError(f'domain: "{domain.name}" has no judge; wanted one with a network that is in no loss')
         attributes = self.attributes or domain.attributes
@@ -78,7 +79,7 @@ class ReproduceEditability(Parameters):
         changes = {name: self.changes.get(name, 1.0) for name in attributes}
         if bad := [name for name, change in changes.items() if not change > 0]:
             raise ParameterError(f"changes.{bad[0]}: {changes[bad[0]]}; wanted a number above 0, both ways are edited")
-        return ResolvedStudy(self, inversion, directions, changes, tuple(map(self._studied, inversion.methods)))
+        return ResolvedStudy(self, domain, inversion, directions, changes, tuple(map(self._studied, inversion.methods)))
 
     def inversion(self) -> InvertRun:
         """The inversion by all methods."""
@@ -105,6 +106,7 @@ class ResolvedStudy:
 
     Attributes:
         run: as it was asked for.
+        domain: of the run.
         inversion: by all methods.
         directions: name of the direction by attribute.
         changes: how far each attribute is edited, in its standard deviations over synthetic images.
@@ -112,24 +114,11 @@ class ResolvedStudy:
     """
 
     run: ReproduceEditability
-    inversion: ResolvedRun
+    domain: Domain
+    inversion: InversionRequest
     directions: dict[str, str]
     changes: dict[str, float]
     methods: tuple[StudiedMethod, ...]
-
-    @property
-    def domain(self) -> Domain:
-        """The inversion's."""
-        return self.inversion.domain
-
-
-def read_study(path: str, changes: Iterable[str] = ()) -> ReproduceEditability:
-    """A study from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, ReproduceEditability, changes)
 
 
 def _family(method: Method) -> Family:

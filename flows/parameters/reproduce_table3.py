@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
 
 from flows.parameters.invert import InvertRun
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
+from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import WorkerParameters
-from flows.parameters.train_encoder import ResolvedTraining, TrainEncoderRun
+from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_core.presets import TRAININGS
 from tasks.reports.paper.encoder_comparison import Variant
 from tasks.settings import Settings
+from tasks.training.parts import TrainingRequest
 from tasks.weights.of_domains import find_domain
 
 
@@ -74,7 +74,7 @@ class ReproduceTable3(Parameters):
         wanted += [(variant, seed) for seed in self.sweep_seeds or self.seeds for variant in sweep]
         return {variant.encoder(seed): self._training(variant, seed) for variant, seed in wanted}
 
-    def resolve(self, settings: Settings) -> dict[str, ResolvedTraining]:
+    def resolve(self, settings: Settings) -> dict[str, TrainingRequest]:
         """The trainings with their domain's presets filled in.
 
         Raises:
@@ -119,15 +119,6 @@ class ReproduceTable3(Parameters):
 
     def _folder(self, encoder: str) -> str:
         return f"{self.output.rstrip('/')}/encoders/{encoder}"
-
-
-def read_reproduction(path: str, changes: Iterable[str] = ()) -> ReproduceTable3:
-    """A reproduction from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, ReproduceTable3, changes)
 
 
 def _variant(method: str, sncd_weight: float) -> Variant:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -38,17 +38,26 @@ class Parameters(BaseModel):
                 raise PydanticCustomError("credential", message, {"field": field, "found": found})
         return values
 
+    @classmethod
+    def read(cls, path: str, changes: Iterable[str] = ()) -> Self:
+        """A run from its YAML file, by path or URL, with `key=value` changes on top (keys may have dots).
 
-Run = TypeVar("Run", bound=Parameters)
+        Raises:
+            ParameterError: the file or a field is wrong; the message names it.
+            ArchiveError: the file's URL is none, or its storage does not answer.
+        """
+        values = _read_values(path)
+        for change in changes:
+            _apply(values, change)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ParameterError("; ".join(_problem(item) for item in error.errors())) from error
+        except TypeError as error:
+            raise ParameterError(f"{path}: {error}") from error
 
 
-def read_run_file(path: str, kind: type[Run], changes: Iterable[str] = ()) -> Run:
-    """A run of a kind from its YAML file, by path or URL, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-        ArchiveError: the file's URL is none, or its storage does not answer.
-    """
+def _read_values(path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(read_file(path).decode()) or {}
     except ArchiveNotFoundError:
@@ -57,14 +66,7 @@ def read_run_file(path: str, kind: type[Run], changes: Iterable[str] = ()) -> Ru
         raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ParameterError(f"{path} holds a {type(values).__name__}; wanted fields and their values")
-    for change in changes:
-        _apply(values, change)
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise ParameterError("; ".join(_problem(item) for item in error.errors())) from error
-    except TypeError as error:
-        raise ParameterError(f"{path}: {error}") from error
+    return values
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flows.parameters.run_file import Parameters
+from domains.domain import Domain
+from flows.parameters.run_file import ParameterError, Parameters, refused
+from tasks.settings import Settings
+from tasks.weights.generators import GeneratorFile
+from tasks.weights.of_domains import open_domain
 
 WhenBusy = Annotated[
     Literal["wait", "refuse"],
@@ -46,3 +51,34 @@ class WorkerParameters(PlaceParameters):
         if self.min_count is not None and self.min_count > self.count:
             raise ValueError(f"min_count is {self.min_count}, more than count, which is {self.count}")
         return self
+
+
+def domain_of(name: str, generator: str | None, settings: Settings) -> Domain:
+    """A run's domain, with the run's generator where it names one.
+
+    Raises:
+        ParameterError: there is no such domain, or no generator.
+    """
+    domain = refused("domain", lambda: open_domain(name, settings.backbones))
+    if generator is None and domain.generator is None:
+        raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
+    return domain if generator is None else replace(domain, generator=generator)
+
+
+def generator_of(domain: Domain) -> GeneratorFile:
+    """The generator of a run's domain."""
+    assert domain.generator is not None  # `domain_of` refuses one without
+    return GeneratorFile(domain.generator, domain.content_box)
+
+
+def refuse_memory(field: str, url: str) -> None:
+    """Workers have to reach what a run writes to.
+
+    Raises:
+        ParameterError: they do not.
+    """
+    if url.startswith("memory://"):
+        raise ParameterError(
+            f"{field}: {url} lives in one process, and workers are processes of their own; "
+            "wanted a folder or s3://bucket/prefix"
+        )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.run_file import ParameterError, Parameters, read_run_file, refused
-from flows.parameters.shared import AnchorParameters, PlaceParameters, WhenBusy
+from flows.parameters.run_file import ParameterError, Parameters, refused
+from flows.parameters.shared import AnchorParameters, PlaceParameters, WhenBusy, domain_of, generator_of, refuse_memory
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
 from tasks.archived.anchors import AnchorOptions
 from tasks.pictures.decoding import Fit
 from tasks.settings import Settings
 from tasks.training.data import AUGMENTATIONS, Augmentation
-from tasks.training.parts import TrainingSpec, TrainingWorkers
+from tasks.training.parts import TrainingRequest, TrainingSpec, TrainingWorkers
 from tasks.weights.networks import NetworkChoice
-from tasks.weights.of_domains import open_domain
 
 NONE = "none"
 
@@ -67,22 +65,15 @@ class TrainEncoderRun(Parameters):
     max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
     when_busy: WhenBusy = "wait"
 
-    def resolve(self, settings: Settings) -> ResolvedTraining:
+    def resolve(self, settings: Settings) -> TrainingRequest:
         """The run with its domain's presets filled in.
 
         Raises:
             ParameterError: a field names something that does not exist.
         """
-        if self.output.startswith("memory://"):
-            raise ParameterError(
-                f"output: {self.output} lives in one process, and workers are processes of their own; "
-                "wanted a folder or s3://bucket/prefix"
-            )
-        domain = refused("domain", lambda: open_domain(self.domain, settings.backbones))
+        refuse_memory("output", self.output)
+        domain = domain_of(self.domain, self.generator, settings)
         presets = domain.encoder_training
-        generator = self.generator or domain.generator
-        if generator is None:
-            raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
         if self.method not in TRAININGS:
             raise ParameterError(f'method: "{self.method}" is not known; wanted one of {", ".join(TRAININGS)}')
         if self.init_from is not None and self.backbone_weights is not None:
@@ -103,8 +94,7 @@ class TrainEncoderRun(Parameters):
             source=self.source,
             validation_source=self.validation_source,
             validation_images=self.validation_images,
-            generator=generator,
-            content_box=domain.content_box,
+            generator=generator_of(domain),
             method=method,
             backbone=self.backbone or _one_of("backbone", presets.backbone, get_args(Backbone)),
             networks=networks,
@@ -122,7 +112,7 @@ class TrainEncoderRun(Parameters):
             loader_workers=self.loader_workers,
             max_failed_share=self.max_failed_share,
         )
-        return ResolvedTraining(run=self, domain=domain, spec=spec, workers=self._workers(settings))
+        return TrainingRequest(spec, self._workers(settings), self.workers.device)
 
     def _identity(self, domain: Domain, weight: float) -> str | None:
         identity = self.identity or domain.encoder_training.identity
@@ -140,26 +130,6 @@ class TrainEncoderRun(Parameters):
         else:
             gpus = 0.0 if workers.device == "cpu" else workers.gpus_each
         return TrainingWorkers(workers.count, settings.ray_address, gpus, workers.threads, self.max_failures)
-
-
-class ResolvedTraining(Parameters):
-    """A training whose every open choice has been taken from its domain."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    run: TrainEncoderRun
-    domain: Domain
-    spec: TrainingSpec
-    workers: TrainingWorkers
-
-
-def read_training(path: str, changes: Iterable[str] = ()) -> TrainEncoderRun:
-    """A training from its YAML file, with `key=value` changes on top (keys may have dots).
-
-    Raises:
-        ParameterError: the file or a field is wrong; the message names it.
-    """
-    return read_run_file(path, TrainEncoderRun, changes)
 
 
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> Any:

@@ -1,26 +1,26 @@
-"""What a run did, in numbers, and when that counts as a failure."""
+"""What became of a stage's shards, in numbers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.inversion.worker import ShardOutcome
+from tasks.stage import ShardOutcome
 
 
 class UnfinishedError(RuntimeError):
-    """Some shards could not be embedded; the same command goes on where this one stopped."""
+    """Some shards could not be finished; the same command goes on where this one stopped."""
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Worked:
     """What became of a command's shards.
 
     Attributes:
-        outcomes: of the shards that were embedded.
-        problems: a sentence for every shard that failed on its last try.
-        seconds: wall time of embedding.
+        outcomes: of the shards that are done.
+        problems: a sentence for every shard that failed on its last try, and every job that could not be published.
+        seconds: wall time.
     """
 
     outcomes: Sequence[ShardOutcome]
@@ -29,35 +29,38 @@ class Embedded:
 
     @property
     def by_status(self) -> dict[str, int]:
-        """Image-method pairs by status."""
+        """Images, each counted for every method or edit, by status."""
         return _total(outcome.by_status for outcome in self.outcomes)
 
     @property
     def by_reason(self) -> dict[str, int]:
-        """Failed image-method pairs by reason."""
+        """Those without a result by reason."""
         return _total(outcome.by_reason for outcome in self.outcomes)
 
     @property
     def num_ok(self) -> int:
-        """Image-method pairs that have a code now."""
+        """Those that have a result now."""
         return self.by_status.get("ok", 0)
 
+    def check_finished(self) -> None:
+        """Every shard is in the archive.
 
-def check_finished(embedded: Embedded) -> None:
-    """Every shard is in the archive.
-
-    Raises:
-        UnfinishedError: some are not.
-    """
-    if embedded.problems:
-        total = len(embedded.problems) + len(embedded.outcomes)
-        raise UnfinishedError(
-            f"{len(embedded.problems)} of {total} shards could not be embedded ({embedded.problems[0]}); "
-            "the others are kept: run the same command again once the cause is mended"
-        )
+        Raises:
+            UnfinishedError: some are not.
+        """
+        if self.problems:
+            raise unfinished(self.problems, len(self.problems) + len(self.outcomes), "shards")
 
 
-def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def unfinished(problems: Sequence[str], number: int, what: str) -> UnfinishedError:
+    """The error of work that is done in part: how much of it, why, and what to do."""
+    return UnfinishedError(
+        f"{len(problems)} of {number} {what} could not be finished ({problems[0]}); the others are kept: run the same "
+        "command again once the cause is mended"
+    )
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)

@@ -1,8 +1,12 @@
-"""What is tried again, how often and when."""
+"""What is tried again, how often and when: said once, for every task."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
 
 from lsap_archive import StoreUnavailableError
 from tasks.errors import SourceError
@@ -11,6 +15,9 @@ from tasks.workers.pool import WorkerLostError
 RETRIES = 3  # of what is cheap to repeat; a run says how often it tries a shard
 RETRY_DELAYS_SECONDS: list[float] = [2, 10, 60]  # a lost worker is soon back, a store or network may take its time
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 
 def is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     """Retry what a machine or the network broke; never what the data broke."""
@@ -18,3 +25,22 @@ def is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     if isinstance(error, SourceError):
         return error.is_transient
     return isinstance(error, WorkerLostError | StoreUnavailableError)
+
+
+def retried(
+    name: str, task_run_name: str | None = None
+) -> Callable[[Callable[Arguments, Result]], Task[Arguments, Result]]:
+    """A task of this name that is tried again where that helps.
+
+    Args:
+        name: of the task.
+        task_run_name: of its runs, with the task's arguments in braces; given by Prefect by default.
+    """
+    return task(
+        name=name,
+        task_run_name=task_run_name,
+        cache_policy=NO_CACHE,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAYS_SECONDS,
+        retry_condition_fn=is_worth_another_try,
+    )

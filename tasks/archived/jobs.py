@@ -1,5 +1,75 @@
-"""What runs and evaluations have in common while they are planned."""
+"""What runs and evaluations have in common while they are planned: their shards, and what made them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from lsap_archive import ArchiveWriter, Provenance, RunPlan, RunWriter
+from lsap_archive.format.layout import plan_key
+from lsap_archive.reading.retirement import retired_of
+from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled
+from tasks.stage import Shard
+
 PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
+
+
+def provenance_of(generator_digest: str, *packages: str) -> dict[str, Any]:
+    """What a plan keeps of its making: versions and digests. The archive notes the time; a plan is always the same.
+
+    Args:
+        generator_digest: of the generator.
+        packages: whose versions count too.
+    """
+    digests = {"generator": generator_digest}
+    provenance = Provenance.collect((*PROVENANCE_PACKAGES, *packages), digests=digests).to_dict()
+    del provenance["created"]
+    return provenance
+
+
+def shards_of(job_id: str, name: str, num_rows: int, shard_rows: int, left: Iterable[int]) -> tuple[Shard, ...]:
+    """The shards that are left of a job whose images lie where they lay."""
+    return tuple(Shard(job_id, name, index, min(shard_rows, num_rows - index * shard_rows)) for index in left)
+
+
+def opened(writer: ArchiveWriter, plan: RunPlan) -> RunWriter:
+    """The run of a plan; one that was planned before may have been told the same files by other names."""
+    if writer.store.exists(plan_key(plan.run_id)):
+        return RunWriter(writer.store, plan.run_id, writer.generator, writer.geometry)
+    return writer.start_run(plan)
+
+
+def plan_of_missing(writer: ArchiveWriter, plan: RunPlan) -> RunPlan | None:
+    """The plan of the run that is left of another run's subject: itself, or one more with the shards retired since.
+
+    Args:
+        writer: the archive.
+        plan: with all shards.
+
+    Returns:
+        A plan, of a run that may be under way; None if readers see every shard that the subject has.
+    """
+    assert plan.subject is not None
+    wanted = set(range(plan.num_shards)) - retired_of(writer.store, plan.subject.run_id).shards
+    if not wanted:
+        return None
+    asked = plan if len(wanted) == plan.num_shards else replace(plan, shards=tuple(sorted(wanted)))
+    repetition = 1
+    while writer.is_taken(asked.run_id):
+        retired = retired_of(writer.store, asked.run_id)
+        own = set(range(plan.num_shards) if asked.shards is None else asked.shards)
+        wanted -= set() if retired.whole else own - retired.shards
+        if not wanted:
+            return None
+        repetition += 1
+        shards = tuple(sorted(wanted))
+        asked = replace(plan, run_id=f"{plan.run_id}.{repetition}", shards=shards)
+    return asked
+
+
+def publish_run(archive: str, run_id: str) -> None:
+    """Check every object of a run whose every shard is committed, and make it visible to readers."""
+    run = RunWriter.open(archive, run_id)
+    run.promote_committed()
+    run.publish({NUM_UNSETTLED: num_unsettled(run)})

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,88 +14,35 @@ import torch
 
 from lsap_archive import ROW_SCHEMA, RunReader, RunWriter
 from lsap_archive.format.rows import DUPLICATE, FAILED, OK
-from lsap_core.images import ContentBox, crop, to_uint8
+from lsap_core.images import crop, to_uint8
 from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
-from tasks.editing.spec import EditSpec
+from tasks.editing.request import EditRequest
 from tasks.pictures.saved import png_file
+from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
-from tasks.weights.generators import load_generator
 
 NOT_INVERTED = "not_inverted"
 NOT_FINITE = "non_finite_code"
 _COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "seconds")
 
 
-@dataclass(frozen=True)
-class EditWorkerSpec:
-    """Everything that an editing worker is built from; small, so that it travels.
-
-    Attributes:
-        archive: URL of the archive.
-        generator: path or URL of the weights.
-        edits: by name.
-        batch_size: images edited and rendered together.
-        device: "auto", "cpu", "cuda", ...
-        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
-    """
-
-    archive: str
-    generator: str
-    edits: Mapping[str, EditSpec]
-    batch_size: int
-    device: str = "auto"
-    content_box: ContentBox | None = None
-    backbones: str | None = None
-
-
-@dataclass(frozen=True)
-class EditWork:
-    """One shard of one edit run.
-
-    Attributes:
-        run_id: the edit run; its plan says what it edits and how.
-        shard: number of the shard.
-    """
-
-    run_id: str
-    shard: int
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What became of a shard; numbers only.
-
-    Attributes:
-        work_id: the edit run or the evaluation.
-        shard: number of the shard.
-        won: whether this attempt's result is the one in the archive.
-        by_status: images by status.
-        by_reason: images without a result, by reason.
-        seconds: wall time.
-    """
-
-    work_id: str
-    shard: int
-    won: bool
-    by_status: dict[str, int]
-    by_reason: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
 class EditWorker:
-    """Networks loaded once; `edit` works on one shard, `calibrate` on one edit of one method."""
+    """Networks loaded once; called with one shard after the other. `calibrate` works on one edit of one method."""
 
-    def __init__(self, spec: EditWorkerSpec):
-        self.spec = spec
-        device = module_device(spec.device)
-        loaded = load_generator(spec.generator, content_box=spec.content_box)
+    def __init__(self, request: EditRequest):
+        self.request = request
+        device = module_device(request.device)
+        loaded = request.generator.load()
         self.generator = place(loaded.generator, device).freeze()  # type: ignore[operator]
-        self.builder = EditBuilder(loaded.config, loaded.digest, archive=spec.archive)
+        self.builder = EditBuilder(loaded.config, loaded.digest, archive=request.archive)
         self.calibrator = Calibrator(
-            self.generator, self.builder, archive=spec.archive, batch_size=spec.batch_size, backbones=spec.backbones
+            self.generator,
+            self.builder,
+            archive=request.archive,
+            batch_size=request.batch_size,
+            backbones=request.backbones,
         )
         self._progress = 0.0
 
@@ -112,17 +58,17 @@ class EditWorker:
         """The strength of an edit of equal effect; see `Calibrator.calibrate`."""
         return self.calibrator.calibrate(work)
 
-    def edit(self, work: EditWork) -> ShardResult:
+    def __call__(self, shard: Shard) -> ShardOutcome:
         """Edit a shard and commit it; a shard edited twice is committed once."""
         started = time.monotonic()
         self._progress = 0.0
-        run = RunWriter.open(self.spec.archive, work.run_id)
+        run = RunWriter.open(self.request.archive, shard.job_id)
         assert run.subject is not None
-        part = RunPart(RunReader.open(self.spec.archive, run.subject.run_id), run.rows_of(work.shard))
+        part = RunPart(RunReader.open(self.request.archive, run.subject.run_id), run.rows_of(shard.index))
         records = [_edited_record(record, run.subject.method) for record in part.records]
         edited = np.full(tuple(part.codes.shape), np.nan, np.float32)
         self._progress = float(len(records) - len(part.good))
-        for places in part.batches(self.spec.batch_size):
+        for places in part.batches(self.request.batch_size):
             began = time.monotonic()
             ids = [part.records[at]["image_id"] for at in places]
             edited[places] = self._edit(run, part, places, ids)
@@ -133,15 +79,15 @@ class EditWorker:
             self._progress += len(places)
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
         won = run.write_shard(
-            work.shard,
+            shard.index,
             {"w_plus": edited},
             pa.Table.from_pylist(records, schema=schema),
             attempt=uuid.uuid4().hex[:12],
             images=self._images(part, edited, records) if run.plan["config"]["keep_images"] else (),
         )
-        return ShardResult(
-            work.run_id,
-            work.shard,
+        return ShardOutcome(
+            shard.job_id,
+            shard.index,
             won,
             dict(Counter(record["status"] for record in records)),
             dict(Counter(record["reason"] for record in records if record["status"] == FAILED)),
@@ -151,14 +97,14 @@ class EditWorker:
     def _edit(self, run: RunWriter, part: RunPart, places: list[int], image_ids: list[str]) -> np.ndarray:
         assert run.subject is not None
         config = run.plan["config"]
-        spec = self.spec.edits[run.subject.edit]
+        spec = self.request.edits[run.subject.edit]
         calibrated = run.subject.strength if config["calibration"] is not None else None
         edit = self.builder.build(spec, calibrated, method_digest=run.subject.method_digest, image_ids=image_ids)
         return edit(part.codes[places]).numpy()
 
     def _images(self, part: RunPart, edited: np.ndarray, records: list[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
         """PNG files of what the generator's images show, batch by batch: a shard of large ones fits no memory."""
-        for places in part.batches(self.spec.batch_size):
+        for places in part.batches(self.request.batch_size):
             images = part.render(self.generator, places, torch.from_numpy(edited[places]))
             pixels = to_uint8(crop(images, self.generator.config.content_box))
             for at, one in zip(places, pixels, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from lsap_archive import MEASUREMENT_SCHEMA, EvaluationWriter, RunReader
 from lsap_archive.format.measurements import OWN_COLUMNS
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
-from lsap_core.images import ContentBox, comparison_view
+from lsap_core.images import comparison_view
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.spaces.styles import StyleSet
 from tasks.archived.anchors import open_anchor
@@ -24,8 +24,7 @@ from tasks.archived.originals import Originals
 from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
-from tasks.editing.spec import EditSpec
-from tasks.editing.worker import ShardResult
+from tasks.evaluation.request import EvaluationRequest
 from tasks.measuring.attributes import load_attribute
 from tasks.measuring.frechet import FrechetState, load_frechet
 from tasks.measuring.measures import (
@@ -37,91 +36,41 @@ from tasks.measuring.measures import (
     evaluate_images,
 )
 from tasks.measuring.neighbours import RealNeighbours
-from tasks.measuring.networks import EvaluationChoice, load_evaluation_networks
-from tasks.pictures.decoding import Fit
+from tasks.measuring.networks import load_evaluation_networks
 from tasks.pictures.saved import read_back
+from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
 from tasks.weights.encoders import load_encoder
-from tasks.weights.generators import load_generator
 
 MEASURED, NOT_MEASURED = "measured", "not_measured"
 NO_ORIGINAL = "no_original"
 
 
-@dataclass(frozen=True)
-class EvaluationWorkerSpec:
-    """Everything that an evaluating worker is built from; small, so that it travels.
-
-    Attributes:
-        archive: URL of the archive.
-        generator: path or URL of the weights.
-        networks: what looks at images.
-        batch_size: images measured together.
-        source: where the originals are read from, or None.
-        fit: what is done with originals of another shape.
-        attributes: measured of images, by name.
-        lec: edits of the editing consistency, by name.
-        frechet: network of the Fréchet distance, or None.
-        reference: source of real images, or None.
-        encoders: path or URL of encoders by name.
-        device: "auto", "cpu", "cuda", ...
-        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
-    """
-
-    archive: str
-    generator: str
-    networks: EvaluationChoice
-    batch_size: int
-    source: str | None = None
-    fit: Fit = "refuse"
-    attributes: tuple[str, ...] = ()
-    lec: Mapping[str, EditSpec] = field(default_factory=dict)
-    frechet: str | None = None
-    reference: str | None = None
-    encoders: Mapping[str, str] = field(default_factory=dict)
-    device: str = "auto"
-    content_box: ContentBox | None = None
-
-    @property
-    def backbones(self) -> str | None:
-        """Folder of published networks, or None for torch's cache."""
-        return self.networks.backbones
-
-
-@dataclass(frozen=True)
-class EvaluationWork:
-    """One shard of one evaluation.
-
-    Attributes:
-        evaluation_id: the evaluation; its plan says of what.
-        shard: number of the shard.
-        places: where originals are now that lay elsewhere when they were inverted; None for one that is gone.
-    """
-
-    evaluation_id: str
-    shard: int
-    places: Mapping[str, str | None] = field(default_factory=dict)
-
-
 class EvaluationWorker:
-    """Networks loaded once; `evaluate` works on one shard, whichever evaluation it belongs to."""
+    """Networks loaded once; called with one shard after the other, whichever evaluation it belongs to."""
 
-    def __init__(self, spec: EvaluationWorkerSpec):
-        self.spec = spec
-        self.device = module_device(spec.device)
-        loaded = load_generator(spec.generator, content_box=spec.content_box)
+    def __init__(self, request: EvaluationRequest):
+        self.request = request
+        self.device = module_device(request.device)
+        loaded = request.generator.load()
         self.config = loaded.config
         self.generator = place(loaded.generator, self.device).freeze()  # type: ignore[operator]
-        self.networks = load_evaluation_networks(spec.networks, self.device)
-        self.attributes = [
-            load_attribute(name, device=self.device, backbones=spec.backbones) for name in spec.attributes
-        ]
-        self.originals = None if spec.source is None else Originals(spec.source, self.config, spec.fit)
-        self.frechet = None if spec.frechet is None else load_frechet(spec.frechet, spec.backbones, self.device)
+        self.networks = load_evaluation_networks(request.networks, self.device)
+        backbones = request.backbones
+        names = request.attributes if request.synthetic is None else ()
+        self.attributes = [load_attribute(name, device=self.device, backbones=backbones) for name in names]
+        self.originals = None if request.source is None else Originals(request.source, self.config, request.fit)
+        self.frechet = (
+            None if request.frechet is None else load_frechet(request.frechet, request.backbones, self.device)
+        )
         self.neighbours = self._neighbours()
-        self.builder = EditBuilder(loaded.config, loaded.digest, archive=spec.archive)
+        self.builder = EditBuilder(loaded.config, loaded.digest, archive=request.archive)
         self.calibrator = Calibrator(
-            self.generator, self.builder, archive=spec.archive, batch_size=spec.batch_size, backbones=spec.backbones
+            self.generator,
+            self.builder,
+            archive=request.archive,
+            batch_size=request.batch_size,
+            backbones=request.backbones,
         )
         self._anchors: dict[str, Anchor] = {}
         self._encoders: dict[tuple[str, str], EncoderEmbedder] = {}  # the one that was needed last: they are large
@@ -139,22 +88,22 @@ class EvaluationWorker:
         """The strength of an edit of equal effect; see `Calibrator.calibrate`."""
         return self.calibrator.calibrate(work)
 
-    def evaluate(self, work: EvaluationWork) -> ShardResult:
+    def __call__(self, shard: Shard) -> ShardOutcome:
         """Measure a shard and keep it; a shard measured twice is kept once."""
         started = time.monotonic()
         self._progress = 0.0
-        evaluation = EvaluationWriter.open(self.spec.archive, work.evaluation_id)
-        rows = evaluation.rows_of(work.shard)
+        evaluation = EvaluationWriter.open(self.request.archive, shard.job_id)
+        rows = evaluation.rows_of(shard.index)
         table = _Table()
         state = None
         if evaluation.plan.subject.get("run_id") is None:
             self._measure_synthetic(evaluation, rows, table)
         else:
-            state = self._measure_run(evaluation, rows, work.places, table)
-        won = evaluation.write_shard(work.shard, table.to_arrow(), state)
-        return ShardResult(
-            work.evaluation_id,
-            work.shard,
+            state = self._measure_run(evaluation, rows, shard.places, table)
+        won = evaluation.write_shard(shard.index, table.to_arrow(), state)
+        return ShardOutcome(
+            shard.job_id,
+            shard.index,
             won,
             {MEASURED: len(table.measured), NOT_MEASURED: len(rows) - len(table.measured)},
             dict(table.problems),
@@ -166,11 +115,11 @@ class EvaluationWorker:
     ) -> bytes | None:
         """Fill the table with what is measured of a run's images; returns the sums of the Fréchet distance."""
         plan = evaluation.plan
-        part = RunPart(RunReader.open(self.spec.archive, plan.subject["run_id"]), rows)
+        part = RunPart(RunReader.open(self.request.archive, plan.subject["run_id"]), rows)
         state = None if self.frechet is None else FrechetState(self.frechet)
         has_sums = False
         self._progress = float(len(rows) - len(part.good))
-        for batch in part.batches(self.spec.batch_size):
+        for batch in part.batches(self.request.batch_size):
             images = part.render(self.generator, batch)
             records = [part.records[at] for at in batch]
             found = [{**one, "uri": places.get(one["image_id"], one["uri"])} for one in records]
@@ -207,7 +156,7 @@ class EvaluationWorker:
         if config["lec"]:
             edits = {
                 name: self.builder.build(
-                    self.spec.lec[name],
+                    self.request.lec[name],
                     edit["calibrated"],
                     method_digest=part.reader.manifest.method_digest,
                     image_ids=[part.records[at]["image_id"] for at in places],
@@ -227,8 +176,8 @@ class EvaluationWorker:
         z = torch.randn(synthetic["count"], self.config.z_dim, generator=random)[rows.start : rows.stop]
         embedder = self._embedder(plan.config["encoder"])
         style_set: StyleSet = plan.config["style_set"]
-        for start in range(0, len(rows), self.spec.batch_size):
-            batch = range(start, min(start + self.spec.batch_size, len(rows)))
+        for start in range(0, len(rows), self.request.batch_size):
+            batch = range(start, min(start + self.request.batch_size, len(rows)))
             with torch.no_grad():
                 w = self.generator.map(z[batch.start : batch.stop].to(self.device))
                 if synthetic["psi"] != 1:
@@ -244,7 +193,7 @@ class EvaluationWorker:
 
     def _anchor(self, digest: str) -> Anchor:
         if digest not in self._anchors:
-            self._anchors[digest] = open_anchor(self.spec.archive, digest).to(self.device)
+            self._anchors[digest] = open_anchor(self.request.archive, digest).to(self.device)
         return self._anchors[digest]
 
     def _embedder(self, about: Mapping[str, Any]) -> EncoderEmbedder:
@@ -255,10 +204,10 @@ class EvaluationWorker:
         """
         name, digest = about["name"], about["digest"]
         if (name, digest) not in self._encoders:
-            loaded = load_encoder(self.spec.encoders[name], generator_config=self.config)
+            loaded = load_encoder(self.request.encoders[name], generator_config=self.config)
             if loaded.digest != digest:
                 raise CheckpointError(
-                    f"{self.spec.encoders[name]} holds encoder {loaded.digest}, {digest} was planned: put the file "
+                    f"{self.request.encoders[name]} holds encoder {loaded.digest}, {digest} was planned: put the file "
                     "back, or run the same command again"
                 )
             encoder = place(loaded.encoder.requires_grad_(False), self.device)
@@ -267,11 +216,11 @@ class EvaluationWorker:
         return self._encoders[name, digest]
 
     def _neighbours(self) -> RealNeighbours | None:
-        if self.spec.reference is None:
+        if self.request.reference is None:
             return None
         assert self.networks.judge is not None
-        real = Originals(self.spec.reference, self.config, self.spec.fit)
-        batches = (batch.to(self.device) for batch in real.batches(self.spec.batch_size))
+        real = Originals(self.request.reference, self.config, self.request.fit)
+        batches = (batch.to(self.device) for batch in real.batches(self.request.batch_size))
         return RealNeighbours.of(self.networks.judge, batches, content_box=self.config.content_box)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from lsap_archive import PlannedRow, Provenance, RunPlan, RunWriter
+from lsap_archive import PlannedRow, RunPlan, RunWriter
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.presets import Method, recorded_settings
-from tasks.archived.jobs import PROVENANCE_PACKAGES
+from tasks.archived.jobs import provenance_of
+from tasks.digests import digest_of
 from tasks.inversion.listing import UNREADABLE
 from tasks.sources.source import PlannedImage
+from tasks.stage import Shard
 from tasks.weights.networks import NetworkChoice, network_digest
 
 
@@ -32,27 +32,6 @@ class MethodPlan:
     method: Method
     config: dict[str, Any]
     digest: str
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """A shard that still needs work.
-
-    Attributes:
-        run_id: its run.
-        method: name of the method.
-        shard: its number.
-        num_images: how many images it has.
-        duplicates: image id -> id of the image with the same content.
-        moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
-    """
-
-    run_id: str
-    method: str
-    shard: int
-    num_images: int
-    duplicates: Mapping[str, str]
-    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_method(
@@ -101,10 +80,10 @@ def plan_method(
         config["encoder"] = {"name": method.encoder, "digest": encoder}
     if isinstance(method.settings, EncoderSettings):
         config["noise"] = "constant"
-    return MethodPlan(method, config, _digest(config))
+    return MethodPlan(method, config, digest_of(config))
 
 
-def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[PlannedShard]:
+def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[Shard]:
     """The shards of a run that no attempt has committed, with their duplicates.
 
     Args:
@@ -124,7 +103,7 @@ def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[PlannedShar
     for shard in run.missing_shards():
         members = [ids[row] for row in run.rows_of(shard)]
         own, away = ({name: of[name] for name in members if name in of} for of in (duplicates, moved))
-        shards.append(PlannedShard(run.run_id, run.plan["method"], shard, len(members), own, away))
+        shards.append(Shard(run.run_id, run.plan["method"], shard, len(members), away, own))
     return shards
 
 
@@ -149,15 +128,13 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
     ]
     if repetition:
         content.append(repetition)
-    provenance = Provenance.collect(PROVENANCE_PACKAGES, digests={"generator": planned.config["generator"]}).to_dict()
-    del provenance["created"]  # the archive notes the time; a plan is the same whenever it is made
     settings = planned.method.settings
     return RunPlan(
-        run_id=f"{planned.method.name}-{_digest(content)[:16]}",
+        run_id=f"{planned.method.name}-{digest_of(content)[:16]}",
         method=planned.method.name,
         method_digest=planned.digest,
         config=planned.config,
-        provenance=provenance,
+        provenance=provenance_of(planned.config["generator"]),
         rows=rows,
         shard_rows=shard_rows,
         trace_steps=settings.trace_steps,
@@ -170,7 +147,3 @@ def planned_rows(images: Sequence[PlannedImage]) -> tuple[PlannedRow, ...]:
     return tuple(
         PlannedRow(row, image.image_id, image.uri, image.digest, image.version) for row, image in enumerate(images)
     )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:32]

@@ -14,7 +14,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from lsap_archive.format.rows import UNSETTLED
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.generator import Noise
-from lsap_core.images import ContentBox, from_uint8, to_uint8
+from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
 from lsap_core.inversion.inversion import Inversion
@@ -39,14 +39,15 @@ from tasks.archived.anchors import open_anchor
 from tasks.archived.rendering import Preview, has_noise_maps
 from tasks.errors import BadImageError
 from tasks.inversion.listing import UNREADABLE
+from tasks.inversion.request import InversionRequest
 from tasks.measuring.of_inversions import measure
-from tasks.pictures.decoding import DecodedImage, Fit, decode_image, place_content
+from tasks.pictures.decoding import DecodedImage, decode_image, place_content
 from tasks.sources.items import SourceItem
 from tasks.sources.source import digest_bytes, open_source
+from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
 from tasks.weights.encoders import load_encoder
-from tasks.weights.generators import load_generator
-from tasks.weights.networks import NetworkChoice, load_networks
+from tasks.weights.networks import load_networks
 
 logger = logging.getLogger(__name__)
 
@@ -57,95 +58,18 @@ KEPT_RUNS = 4
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-@dataclass(frozen=True)
-class EmbedSpec:
-    """Everything that an embedding worker is built from; small, so that it travels.
-
-    Attributes:
-        archive: URL of the archive.
-        generator: path or URL of the weights.
-        networks: what compares images.
-        anchor: digest of the kept anchor.
-        source: where images are read from.
-        fit: what to do with images that are not square, or not of the shape of the content box.
-        batch_size: images embedded together.
-        device: "auto", "cpu", "cuda", ...
-        encoders: path or URL of encoders by name.
-        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
-    """
-
-    archive: str
-    generator: str
-    networks: NetworkChoice
-    anchor: str
-    source: str
-    fit: Fit
-    batch_size: int
-    device: str = "auto"
-    encoders: Mapping[str, str] = field(default_factory=dict)
-    content_box: ContentBox | None = None
-
-
-@dataclass(frozen=True)
-class ShardWork:
-    """One shard of one run.
-
-    Attributes:
-        run_id: the run; its plan says which images and which method.
-        shard: number of the shard.
-        duplicates: image id -> id of the image with the same content that is embedded instead.
-        moved: image id -> where the image is now, if it lay elsewhere when the run was planned.
-        command: who asks, 1 to 32 letters and digits: of a shard that is there already it tells whose work it was.
-    """
-
-    run_id: str
-    shard: int
-    duplicates: Mapping[str, str] = field(default_factory=dict)
-    moved: Mapping[str, str] = field(default_factory=dict)
-    command: str = "embed"
-
-
-@dataclass(frozen=True)
-class ShardOutcome:
-    """What became of a shard; numbers only.
-
-    Attributes:
-        run_id: the run.
-        shard: number of the shard.
-        won: whether this attempt's result is the one in the archive.
-        by_status: images by status; none where another command had put the shard into the archive already.
-        by_reason: failed images by reason.
-        seconds: wall time.
-        resumed_at: the step that the first batch was resumed at, 0 when it was not.
-        spent: seconds by what they were spent on: "reading", "embedding", "measuring", "writing".
-        worker: which process did it, "host:pid".
-        began: when, in seconds of that machine's clock since 1970.
-    """
-
-    run_id: str
-    shard: int
-    won: bool
-    by_status: dict[str, int]
-    by_reason: dict[str, int]
-    seconds: float
-    resumed_at: int = 0
-    spent: Mapping[str, float] = field(default_factory=dict)
-    worker: str = ""
-    began: float = 0.0
-
-
 class EmbedWorker:
-    """Networks loaded once; `embed` works on one shard, whichever run it belongs to."""
+    """Networks loaded once; called with one shard after the other, whichever run it belongs to."""
 
-    def __init__(self, spec: EmbedSpec, *, save_every_seconds: float = SAVE_EVERY_SECONDS):
-        self.spec = spec
+    def __init__(self, request: InversionRequest, *, save_every_seconds: float = SAVE_EVERY_SECONDS):
+        self.request = request
         self.save_every_seconds = save_every_seconds
-        self.device = module_device(spec.device)
-        generator = load_generator(spec.generator, content_box=spec.content_box).generator
-        self.generator = place(generator, self.device).freeze()  # type: ignore[operator]
-        self.networks = load_networks(spec.networks, self.device)
-        self.anchor = open_anchor(spec.archive, spec.anchor).to(self.device)
-        self.source = open_source(spec.source)
+        self.device = module_device(request.device)
+        loaded = request.generator.load()
+        self.generator = place(loaded.generator, self.device).freeze()  # type: ignore[operator]
+        self.networks = load_networks(request.networks, self.device)
+        self.anchor = open_anchor(request.archive, request.anchor.digest(loaded.digest)).to(self.device)
+        self.source = open_source(request.source)
         self._readers = ThreadPoolExecutor(READ_TOGETHER, thread_name_prefix="read-shard")
         self._runs: dict[str, RunWriter] = {}  # the last ones: each has all its images
         self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
@@ -156,33 +80,33 @@ class EmbedWorker:
         """Images' worth of work done on the present shard."""
         return self._progress
 
-    def embed(self, work: ShardWork) -> ShardOutcome:
+    def __call__(self, shard: Shard) -> ShardOutcome:
         """Embed a shard and commit it; one that is committed already is not embedded again."""
         started, began = time.monotonic(), time.time()
         self._progress = 0.0
         self._spent = defaultdict(float)
-        run = self._run(work.run_id)
-        if run.is_committed(work.shard):  # by another command at the same time, or by this one, unheard
-            return self._found(run, work, time.monotonic() - started)
-        planned = run.planned_rows(work.shard).to_pylist()
-        planned = [{**row, "uri": work.moved.get(row["image_id"], row["uri"])} for row in planned]
+        run = self._run(shard.job_id)
+        if run.is_committed(shard.index):  # by another command at the same time, or by this one, unheard
+            return self._found(run, shard, time.monotonic() - started)
+        planned = run.planned_rows(shard.index).to_pylist()
+        planned = [{**row, "uri": shard.places.get(row["image_id"], row["uri"])} for row in planned]
         with self._spending("reading"):
-            originals = [work.duplicates.get(row["image_id"]) for row in planned]
+            originals = [shard.duplicates.get(row["image_id"]) for row in planned]
             rows = list(self._readers.map(self._read, planned, originals))
         arrays = self._empty_arrays(run, len(rows))
         good = [index for index, row in enumerate(rows) if row.image is not None]
         self._progress = float(len(rows) - len(good))
         resumed_at = 0
-        for start in range(0, len(good), self.spec.batch_size):
-            batch = good[start : start + self.spec.batch_size]
-            resumed = self._embed_batch(run, work.shard, [rows[index] for index in batch], arrays, batch)
+        for start in range(0, len(good), self.request.batch_size):
+            batch = good[start : start + self.request.batch_size]
+            resumed = self._embed_batch(run, shard.index, [rows[index] for index in batch], arrays, batch)
             resumed_at = resumed_at or resumed
         table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
         with self._spending("writing"):
-            won = run.write_shard(work.shard, arrays, table, attempt=f"{work.command}-{uuid.uuid4().hex[:12]}")
+            won = run.write_shard(shard.index, arrays, table, attempt=f"{shard.command}-{uuid.uuid4().hex[:12]}")
         return ShardOutcome(
-            work.run_id,
-            work.shard,
+            shard.job_id,
+            shard.index,
             won,
             dict(Counter(row.columns["status"] for row in rows)),
             dict(Counter(row.columns["reason"] for row in rows if row.columns["status"] == "failed")),
@@ -193,12 +117,12 @@ class EmbedWorker:
             began,
         )
 
-    def _found(self, run: RunWriter, work: ShardWork, seconds: float) -> ShardOutcome:
+    def _found(self, run: RunWriter, shard: Shard, seconds: float) -> ShardOutcome:
         """The outcome of a shard that is in the archive: of an earlier try of this command, or of another command."""
-        commit = run.commit_of(work.shard)
-        is_own = commit.attempt.startswith(f"{work.command}-")
+        commit = run.commit_of(shard.index)
+        is_own = commit.attempt.startswith(f"{shard.command}-")
         counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
-        return ShardOutcome(work.run_id, work.shard, is_own, counts, {}, seconds)
+        return ShardOutcome(shard.job_id, shard.index, is_own, counts, {}, seconds)
 
     def preview(self, images_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Preview]]:
         """Original, reconstruction and difference of published images, by method and id.
@@ -207,7 +131,7 @@ class EmbedWorker:
             images_of: by name or digest of the method, image_id, uri and digest of each image; an original that this
                 source does not have, or not any more with this content, is left out.
         """
-        archive = open_archive(self.spec.archive)
+        archive = open_archive(self.request.archive)
         return {method: self._preview(archive, method, images) for method, images in images_of.items()}
 
     def _preview(self, archive: Archive, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
@@ -239,7 +163,7 @@ class EmbedWorker:
         if run_id not in self._runs:
             if len(self._runs) == KEPT_RUNS:
                 del self._runs[next(iter(self._runs))]
-            self._runs[run_id] = RunWriter.open(self.spec.archive, run_id)
+            self._runs[run_id] = RunWriter.open(self.request.archive, run_id)
         return self._runs[run_id]
 
     def _read(self, planned: Mapping[str, Any], duplicate_of: str | None) -> _Row:
@@ -278,7 +202,7 @@ class EmbedWorker:
 
     def _decode(self, data: bytes) -> DecodedImage:
         config = self.generator.config
-        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.spec.fit)
+        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.request.fit)
         pixels = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
         return replace(image, pixels=pixels)
 
@@ -357,10 +281,10 @@ class EmbedWorker:
         name, digest = config["encoder"]["name"], config["encoder"]["digest"]
         settings = encoder_settings(settings_of(config), name)
         if (name, digest) not in self._encoders:
-            loaded = load_encoder(self.spec.encoders[name], generator_config=self.generator.config)
+            loaded = load_encoder(self.request.encoders[name], generator_config=self.generator.config)
             if loaded.digest != digest:
                 raise CheckpointError(
-                    f"{self.spec.encoders[name]} holds encoder {loaded.digest}, run {run.run_id} was planned with "
+                    f"{self.request.encoders[name]} holds encoder {loaded.digest}, run {run.run_id} was planned with "
                     f"{digest}: run the same command again"
                 )
             encoder = loaded.encoder.requires_grad_(False)

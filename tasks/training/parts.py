@@ -14,7 +14,6 @@ from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.images import ContentBox
 from lsap_core.presets import Training
 from lsap_core.training.encoder_step import EncoderTraining
 from lsap_core.training.random_numbers import derived_seed
@@ -25,7 +24,7 @@ from tasks.training.store import TrainingStore
 from tasks.weights.devices import place
 from tasks.weights.encoders import check_generator, encode_encoder, load_encoder
 from tasks.weights.files import check_torch_zip, describe_other, is_torch_file, read_bytes
-from tasks.weights.generators import LoadedGenerator, load_generator
+from tasks.weights.generators import GeneratorFile, LoadedGenerator
 from tasks.weights.networks import NetworkChoice, load_networks
 
 
@@ -38,8 +37,7 @@ class TrainingSpec:
         source: where training images are read from.
         validation_source: where held-out images are read from; None holds some of `source` out.
         validation_images: how many images are held out, or taken of `validation_source`.
-        generator: path or URL of the weights.
-        content_box: of the generator's images, where its file cannot say it.
+        generator: the generator's weights.
         method: how to train.
         backbone: of the encoder.
         networks: what compares images.
@@ -60,13 +58,12 @@ class TrainingSpec:
 
     output: str
     source: str
-    generator: str
+    generator: GeneratorFile
     method: Training
     networks: NetworkChoice
     anchor: AnchorOptions
     validation_source: str | None = None
     validation_images: int = 256
-    content_box: ContentBox | None = None
     backbone: Backbone = "ir_se_50"
     seed: int = 0
     augmentation: Augmentation = "none"
@@ -117,6 +114,21 @@ class TrainingWorkers:
     max_failures: int = 3
 
 
+@dataclass(frozen=True)
+class TrainingRequest:
+    """A training as it was asked for.
+
+    Attributes:
+        spec: what is trained, and how.
+        workers: how many processes train, and on what.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    spec: TrainingSpec
+    workers: TrainingWorkers
+    device: str
+
+
 def view_of(config: EncoderConfig, spec: TrainingSpec) -> EncoderView:
     """What the encoder reads of an image file."""
     return EncoderView(config.input_size, config.image_channels, spec.fit)
@@ -129,12 +141,12 @@ def build_training(spec: TrainingSpec, store: TrainingStore, device: torch.devic
         CheckpointError, MissingWeightsError: a file of weights is missing, of the wrong kind, or another one than
             when the run was prepared.
     """
-    loaded = load_generator(spec.generator, content_box=spec.content_box)
+    loaded = spec.generator.load()
     planned = store.identity()["generator"]
     if loaded.digest != planned:
         raise CheckpointError(
-            f"{spec.generator} holds generator {loaded.digest}, {store.url} was made with {planned}: put those weights "
-            "back, or name another output"
+            f"{spec.generator.place} holds generator {loaded.digest}, {store.url} was made with {planned}: put those "
+            "weights back, or name another output"
         )
     anchor = store.anchor(spec.anchor.digest(loaded.digest))
     if anchor is None:

@@ -11,10 +11,10 @@ import pyarrow as pa
 from lsap_core.alignment.anchor import estimate_anchor
 from tasks.errors import SourceError
 from tasks.training.data import check_usable, hold_out, list_source, listing_digest
-from tasks.training.parts import TrainingSpec, build_first_encoder, view_of
+from tasks.training.parts import TrainingRequest, TrainingSpec, build_first_encoder, view_of
 from tasks.training.store import LAST_KEY, TrainingStore
 from tasks.weights.files import read_bytes
-from tasks.weights.generators import LoadedGenerator, load_generator
+from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import network_digest
 
 
@@ -51,7 +51,7 @@ def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraini
         CheckpointError, MissingWeightsError, ConfigError: a network is not there or does not fit.
         OtherRunError: the folder holds another run.
     """
-    loaded = load_generator(spec.generator, content_box=spec.content_box)
+    loaded = spec.generator.load()
     spec.networks.check(loaded.config)
     config = spec.encoder_config(loaded.config)
     train, held_out = _list_images(spec)
@@ -76,6 +76,15 @@ def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraini
         is_finished=step >= spec.method.settings.num_steps and store.has_encoder(LAST_KEY),
         notes=(*loaded.notes, *notes),
     )
+
+
+def check(request: TrainingRequest) -> None:
+    """Everything that can be refused before any work; nothing is written.
+
+    Raises:
+        As `prepare_training`.
+    """
+    prepare_training(request.spec, dry=True)
 
 
 def check_apart(source: str, evaluation_source: str) -> None:

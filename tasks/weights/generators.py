@@ -64,6 +64,23 @@ class LoadedGenerator:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class GeneratorFile:
+    """Where a generator's weights lie, and which part of its images is the picture.
+
+    Attributes:
+        place: path or URL.
+        content_box: rows and columns that carry the picture, or None for what the file says.
+    """
+
+    place: str
+    content_box: ContentBox | None = None
+
+    def load(self) -> LoadedGenerator:
+        """The generator; raises as `load_generator`."""
+        return load_generator(self.place, content_box=self.content_box)
+
+
 def load_generator(
     path_or_url: str,
     *,

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flows.parameters.invert import read_run
+from flows.parameters.invert import InvertRun
 from tasks.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,7 +120,7 @@ def test_the_job_asks_for_a_run_that_is_there(
     assert folder == mount["mountPath"]
     for file, text in runs["data"].items():
         (tmp_path / file).write_text(text)
-    workers = read_run(str(tmp_path / name)).resolve(Settings()).run.workers
+    workers = InvertRun.read(str(tmp_path / name)).resolve(Settings()).run.workers
     most = max(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"])
     assert workers.gpus_each == 1 and workers.count <= most
 

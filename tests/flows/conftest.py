@@ -34,11 +34,11 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from domains.digits.data import load_split
-from flows.invert import request_of
-from flows.parameters.invert import read_run
-from tasks.inversion.plan import Prepared, prepare
-from tasks.inversion.worker import EmbedSpec
+from flows.parameters.invert import InvertRun
+from tasks.inversion.plan import InversionStage
+from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
+from tasks.stage import Job, Shard
 
 HERE = Path(__file__).parent
 ACCESS_KEY = "AKIATESTFLOWSONLY"
@@ -369,26 +369,30 @@ def closed_port() -> int:
 # --- work in this process ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What is left to do of a stage, all of it at once, in this process."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(job.job_id for job in self.jobs)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return tuple(shard for job in self.jobs for shard in job.shards)
+
+
 @pytest.fixture(scope="package")
-def plan_here(config: Path) -> Callable[..., tuple[Prepared, EmbedSpec]]:
+def plan_here(config: Path) -> Callable[..., tuple[Planned, InversionRequest]]:
     """Plans a run of SMALL with further fields; returns what is left, and what a worker is built from."""
 
-    def plan(**fields: Any) -> tuple[Prepared, EmbedSpec]:
+    def plan(**fields: Any) -> tuple[Planned, InversionRequest]:
         changes = [f"{name.replace('__', '.')}={value}" for name, value in fields.items()]
-        resolved = read_run(str(config), changes).resolve(Settings())
-        prepared = prepare(request_of(resolved))
-        run = resolved.run
-        spec = EmbedSpec(
-            archive=run.archive,
-            generator=resolved.generator,
-            networks=resolved.networks,
-            anchor=prepared.anchor,
-            source=run.source,
-            fit=run.fit,
-            batch_size=resolved.batch_size,
-            device=run.workers.device,
-        )
-        return prepared, spec
+        request = InvertRun.read(str(config), changes).resolve(Settings())
+        with InversionStage(request) as stage:
+            return Planned(tuple(stage.jobs())), request
 
     return plan
 

@@ -1,6 +1,6 @@
-"""One shard in a process of its own, its state saved after every step; SPEC and WORK are handed over as globals."""
+"""One shard in a process of its own, its state saved after every step; REQUEST and SHARD are handed over as globals."""
 
 from tasks.inversion.worker import EmbedWorker
 
 if __name__ == "__main__":
-    EmbedWorker(SPEC, save_every_seconds=0.0).embed(WORK)  # noqa: F821
+    EmbedWorker(REQUEST, save_every_seconds=0.0)(SHARD)  # noqa: F821

@@ -25,9 +25,10 @@ import ray
 import safetensors.numpy
 import torch
 
-from flows.parameters.train_encoder import read_training
+from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_archive import RunWriter, open_archive, verify_archive
-from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
+from tasks.inversion.request import InversionRequest
+from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
 from tasks.training.loop import train_encoder
 from tasks.training.plan import prepare_training
@@ -143,7 +144,9 @@ def invert(lsap: Any, nodes: Nodes, config: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def undisturbed(images: Path, plan_here: Callable[..., tuple[Any, EmbedSpec]], tmp_path: Path) -> Callable[..., Any]:
+def undisturbed(
+    images: Path, plan_here: Callable[..., tuple[Any, InversionRequest]], tmp_path: Path
+) -> Callable[..., Any]:
     """Codes of some of the images, made in this process."""
 
     def embed(names: list[str]) -> np.ndarray:
@@ -152,10 +155,10 @@ def undisturbed(images: Path, plan_here: Callable[..., tuple[Any, EmbedSpec]], t
             shutil.copy(images / name, tmp_path / "some" / name)
         archive = tmp_path / "undisturbed"
         fields = {"methods": f"[{METHOD}]", "shard_rows": SHARD_ROWS, "embedding.num_steps": NUM_STEPS}
-        prepared, spec = plan_here(source=tmp_path / "some", archive=archive, **fields)
+        prepared, request = plan_here(source=tmp_path / "some", archive=archive, **fields)
         (shard,) = prepared.shards
-        EmbedWorker(spec).embed(ShardWork(shard.run_id, shard.shard))
-        RunWriter.open(str(archive), shard.run_id).publish({})
+        EmbedWorker(request)(shard)
+        RunWriter.open(str(archive), shard.job_id).publish({})
         return open_archive(str(archive)).codes(names, METHOD)
 
     return embed
@@ -225,7 +228,7 @@ def test_two_workers_on_two_nodes_train_what_one_process_trains(lsap: Any, nodes
     assert finished.code == 0, finished.err
     assert not (output / "ray").exists()  # what Train wrote is gone, its folder too
 
-    spec = read_training(str(config), [f"output={tmp_path / 'alone'}"]).resolve(Settings()).spec
+    spec = TrainEncoderRun.read(str(config), [f"output={tmp_path / 'alone'}"]).resolve(Settings()).spec
     prepare_training(spec)
     train_encoder(spec, device=torch.device("cpu"))
     one, two = (safetensors.numpy.load((tmp_path / name / LAST_KEY).read_bytes()) for name in ("alone", "across"))

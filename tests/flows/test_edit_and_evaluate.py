@@ -20,16 +20,14 @@ import torch
 import yaml
 from PIL import Image
 
-from flows.evaluate import evaluation_request, publish, worker_spec
-from flows.invert import request_of
-from flows.parameters.evaluate import read_evaluation
+from flows.parameters.evaluate import EvaluateRun
 from flows.parameters.invert import InvertRun
-from lsap_archive import Archive, RunWriter, open_archive, verify_archive
+from lsap_archive import Archive, open_archive, verify_archive
 from lsap_core.images import to_uint8
-from tasks.evaluation.plan import choose_runs, plan_evaluations
+from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.worker import EvaluationWorker
-from tasks.inversion.plan import prepare
-from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
+from tasks.inversion.plan import InversionStage
+from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
 from tasks.weights.generators import load_generator
 
@@ -97,24 +95,13 @@ def story(
         shard_rows=4,
         anchor={"num_samples": 500},
     )
-    resolved = run.resolve(Settings())
-    prepared = prepare(request_of(resolved))
-    spec = EmbedSpec(
-        archive=run.archive,
-        generator=resolved.generator,
-        networks=resolved.networks,
-        anchor=prepared.anchor,
-        source=run.source,
-        fit=run.fit,
-        batch_size=4,
-        device="cpu",
-        encoders=resolved.encoders,
-    )
-    worker = EmbedWorker(spec)
-    for shard in prepared.shards:
-        worker.embed(ShardWork(shard.run_id, shard.shard, shard.duplicates, shard.moved))
-    for run_id in prepared.runs:
-        RunWriter.open(run.archive, run_id).publish({})
+    request = run.resolve(Settings())
+    with InversionStage(request) as stage:
+        worker = EmbedWorker(request)
+        for job in stage.jobs():
+            for shard in job.shards:
+                worker(shard)
+            stage.publish(job.job_id)
     return story
 
 
@@ -207,14 +194,12 @@ def undisturbed(story: Story, edited: dict[str, Any], tmp_path_factory: pytest.T
     """Measurements by one worker in this process, of a copy of the archive."""
     copy = tmp_path_factory.mktemp("undisturbed") / "archive"
     shutil.copytree(story.url, copy)
-    resolved = read_evaluation(story.evaluation, [f"archive={copy}"]).resolve(Settings())
-    request = evaluation_request(resolved)
-    prepared = plan_evaluations(request, choose_runs(request))
-    worker = EvaluationWorker(worker_spec(resolved))
-    for shard in prepared.shards:
-        worker.evaluate(shard.work)
-    for evaluation_id in prepared.unpublished:
-        publish.fn(str(copy), evaluation_id)
+    request = EvaluateRun.read(story.evaluation, [f"archive={copy}"]).resolve(Settings())
+    stage, worker = EvaluationStage(request), EvaluationWorker(request)
+    for job in stage.jobs():
+        for shard in job.shards:
+            worker(shard)
+        stage.publish(job.job_id)
     return measured(open_archive(str(copy)))
 
 

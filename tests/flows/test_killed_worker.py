@@ -17,13 +17,13 @@ import pytest
 from safetensors.torch import load
 
 from lsap_archive import Archive, RunWriter, open_archive, verify_archive
-from tasks.inversion.plan import Prepared
-from tasks.inversion.worker import DIGEST_BYTES, EmbedSpec, EmbedWorker, ShardWork
+from tasks.inversion.request import InversionRequest
+from tasks.inversion.worker import DIGEST_BYTES, EmbedWorker
 
 HERE = Path(__file__).parent
 NUM_IMAGES, SHARD_ROWS = 16, 4
 PATIENCE_SECONDS = 120.0
-PlanHere = Callable[..., tuple[Prepared, EmbedSpec]]
+PlanHere = Callable[..., tuple[Any, InversionRequest]]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_workers_that_cannot_be_built_end_the_command(lsap_on_cluster: Any, imag
     assert finished.code == 1
     assert finished.out == ""
     last = finished.err.splitlines()[-1]
-    assert last.startswith("lsap: UnfinishedError: 8 of 8 shards could not be embedded")
+    assert last.startswith("lsap: UnfinishedError: 8 of 8 shards could not be finished")
     assert "no worker is left of 2" in last and "same command again" in last
 
 
@@ -79,13 +79,12 @@ def test_a_killed_worker_leaves_a_state_that_the_next_one_goes_on_from_bit_for_b
 ) -> None:
     fields = {"source": images, "methods": "[lsap_o_w_plus]", "embedding.num_steps": 30, "shard_rows": NUM_IMAGES}
     folder = tmp_path / "killed"
-    prepared, spec = plan_here(archive=folder, **fields)
+    prepared, request = plan_here(archive=folder, **fields)
     (shard,) = prepared.shards
-    work = ShardWork(shard.run_id, shard.shard)
     process = fork_server.Process(
         target=runpy.run_path,
         args=(str(HERE / "embed_shard.py"),),
-        kwargs={"init_globals": {"SPEC": spec, "WORK": work}, "run_name": "__main__"},
+        kwargs={"init_globals": {"REQUEST": request, "SHARD": shard}, "run_name": "__main__"},
     )
     process.start()
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -97,13 +96,13 @@ def test_a_killed_worker_leaves_a_state_that_the_next_one_goes_on_from_bit_for_b
     at = saved_step(folder)
     assert list(folder.glob("runs/*/_commit/*")) == []
 
-    outcome = EmbedWorker(spec).embed(work)
+    outcome = EmbedWorker(request)(shard)
     assert 5 <= outcome.resumed_at == at < 30
     resumed = publish(folder, prepared)
     assert verify_archive(str(folder)).problems == []
 
-    wanted, other_spec = plan_here(archive=tmp_path / "undisturbed", **fields)
-    assert EmbedWorker(other_spec).embed(work).resumed_at == 0
+    wanted, other = plan_here(archive=tmp_path / "undisturbed", **fields)
+    assert EmbedWorker(other)(shard).resumed_at == 0
     undisturbed = publish(tmp_path / "undisturbed", wanted)
     ids = sorted(path.name for path in images.iterdir())
     np.testing.assert_array_equal(resumed.codes(ids, "lsap_o_w_plus"), undisturbed.codes(ids, "lsap_o_w_plus"))
@@ -119,7 +118,7 @@ def saved_step(folder: Path) -> int:
     return int(load(states[0].read_bytes()[DIGEST_BYTES:])["step"]) if states else -1
 
 
-def publish(folder: Path, prepared: Prepared) -> Archive:
+def publish(folder: Path, prepared: Any) -> Archive:
     for run_id in prepared.runs:
         assert RunWriter.open(str(folder), run_id).publish({})
     return open_archive(str(folder))

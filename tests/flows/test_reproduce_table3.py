@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import reproduce_table3
-from flows.parameters.reproduce_table3 import ReproduceTable3, read_reproduction
+from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import ParameterError
 from flows.running.outcome import UnfinishedError
 from lsap_archive import open_archive
@@ -66,7 +66,7 @@ def test_encoders_differ_by_method_weight_and_seed_alone_and_are_inverted_from_w
 
 
 def test_the_example_is_the_whole_comparison():
-    run = read_reproduction(str(EXAMPLE))
+    run = ReproduceTable3.read(str(EXAMPLE))
 
     assert len(run.trainings()) == 3 * (2 + 6)  # pSp, e4e, and LSAP_E with six weights, of which one is the published
 

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from lsap_archive import open_archive, verify_archive
-from tasks.inversion.plan import Prepared
-from tasks.inversion.worker import EmbedSpec
+from tasks.inversion.request import InversionRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FIELDS = {"methods": "[stylegan2_w_plus]", "embedding.num_steps": 2, "workers.count": 1}
-PlanHere = Callable[..., tuple[Prepared, EmbedSpec]]
+PlanHere = Callable[..., tuple[Any, InversionRequest]]
 SaveDigits = Callable[[Path, Iterable[int]], list[str]]
 
 

@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from flows.parameters.train_encoder import read_training
+from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_archive import Store
 from tasks.settings import Settings
 from tasks.training.loop import train_encoder
@@ -57,7 +57,7 @@ def sets(**fields: Any) -> list[str]:
 def train_here(training_config: Path, output: Path, **fields: Any) -> TrainingStore:
     """The same training in this process, without Ray."""
     changes = [word for word in sets(output=output, **fields) if word != "--set"]
-    spec = read_training(str(training_config), changes).resolve(Settings()).spec
+    spec = TrainEncoderRun.read(str(training_config), changes).resolve(Settings()).spec
     prepare_training(spec)
     train_encoder(spec, device=torch.device("cpu"))
     return TrainingStore(spec.output)

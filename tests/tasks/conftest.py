@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,21 @@ from lsap_archive import Archive, RunWriter, Store, open_archive
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
+from lsap_core.images import ContentBox
 from lsap_core.presets import Method, method
 from tasks.archived.anchors import AnchorOptions
-from tasks.archived.opening import open_writer
 from tasks.editing.calibration import CalibrationOptions
-from tasks.editing.plan import (
-    EditRequest,
-    PreparedEdits,
-    choose_edits,
-    missing_calibrations,
-    plan_edit_runs,
-    with_deviation,
-)
+from tasks.editing.chosen import with_deviation
+from tasks.editing.plan import EditingStage
+from tasks.editing.request import EditRequest
 from tasks.editing.spec import parse_edit
-from tasks.editing.worker import EditWorker, EditWorkerSpec, ShardResult
-from tasks.inversion.methods import PlannedShard
-from tasks.inversion.plan import Prepared, Request, prepare
-from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardOutcome, ShardWork
+from tasks.editing.worker import EditWorker
+from tasks.inversion.plan import InversionFacts, InversionStage
+from tasks.inversion.request import InversionRequest
+from tasks.inversion.worker import EmbedWorker
+from tasks.stage import Job, Shard, ShardOutcome
 from tasks.weights.encoders import save_encoder
-from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
 
 CONFIG = GeneratorConfig(
@@ -64,6 +60,40 @@ def random_encoder(config: GeneratorConfig = CONFIG, seed: int = 0, *, is_iterat
         encoder.w_avg.normal_()
         encoder.train()(torch.randn(4, sizes.in_channels, *sizes.input_size))
     return encoder.eval()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is left to do of a stage, all of it at once."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(job.job_id for job in self.jobs)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return tuple(shard for job in self.jobs for shard in job.shards)
+
+
+@dataclass(frozen=True)
+class PlannedInversion(Planned):
+    """Of an inversion, with what is known of it."""
+
+    request: InversionRequest
+    facts: InversionFacts
+    num_images: int
+    source: str
+
+
+@dataclass(frozen=True)
+class PlannedEdits(Planned):
+    """Of edits, with what is known of them."""
+
+    strengths: dict[str, float | None]
+    digests: dict[str, str]
+    refused: dict[str, str]
 
 
 @dataclass
@@ -101,48 +131,40 @@ class Laboratory:
         for number in range(count):
             self.put(f"{number}.png", self.picture(number))
 
-    def request(self, **changes: Any) -> Request:
+    def request(self, *, content_box: ContentBox | None = None, **changes: Any) -> InversionRequest:
         values: dict[str, Any] = {
             "source": str(self.source),
             "archive": self.archive,
-            "generator": self.generator,
+            "domain": "laboratory",
+            "generator": GeneratorFile(self.generator, content_box),
             "methods": self.methods,
             "networks": self.networks,
             "anchor": AnchorOptions(num_samples=64),
             "fit": "refuse",
             "seed": 0,
             "shard_rows": 4,
-            "encoders": self.encoders,
-        }
-        return Request(**{**values, **changes})
-
-    def prepare(self, **changes: Any) -> Prepared:
-        return prepare(self.request(**changes))
-
-    def worker(self, prepared: Prepared, *, save_every_seconds: float = 300.0, **changes: Any) -> EmbedWorker:
-        values: dict[str, Any] = {
-            "archive": self.archive,
-            "generator": self.generator,
-            "networks": self.networks,
-            "anchor": prepared.anchor,
-            "source": str(self.source),
-            "fit": "refuse",
             "batch_size": 4,
-            "device": "cpu",
             "encoders": self.encoders,
+            "device": "cpu",
         }
-        return EmbedWorker(EmbedSpec(**{**values, **changes}), save_every_seconds=save_every_seconds)
+        return InversionRequest(**{**values, **changes})
 
-    def embed(self, prepared: Prepared, **worker: Any) -> list[ShardOutcome]:
-        """Embed every shard that is left."""
-        embedder = self.worker(prepared, **worker)
-        return [embedder.embed(self.work_of(shard)) for shard in prepared.shards]
+    def prepare(self, *, start: bool = True, **changes: Any) -> PlannedInversion:
+        request = self.request(**changes)
+        with InversionStage(request, start=start) as stage:
+            jobs = tuple(stage.jobs())
+            return PlannedInversion(jobs, request, stage.facts, stage.num_images, stage.describe())
 
     @staticmethod
-    def work_of(shard: PlannedShard) -> ShardWork:
-        return ShardWork(shard.run_id, shard.shard, shard.duplicates)
+    def worker(prepared: PlannedInversion, *, save_every_seconds: float = 300.0, **changes: Any) -> EmbedWorker:
+        return EmbedWorker(replace(prepared.request, **changes), save_every_seconds=save_every_seconds)
 
-    def publish(self, prepared: Prepared) -> Archive:
+    def embed(self, prepared: PlannedInversion, **worker: Any) -> list[ShardOutcome]:
+        """Embed every shard that is left."""
+        embedder = self.worker(prepared, **worker)
+        return [embedder(shard) for shard in prepared.shards]
+
+    def publish(self, prepared: Planned) -> Archive:
         for run_id in prepared.runs:
             assert RunWriter.open(self.archive, run_id).publish({})
         return open_archive(self.archive)
@@ -197,50 +219,44 @@ class EditingDesk:
     def request(self, edits: Mapping[str, Any], **changes: Any) -> EditRequest:
         values: dict[str, Any] = {
             "archive": self.laboratory.archive,
-            "generator": self.laboratory.generator,
+            "generator": GeneratorFile(self.laboratory.generator),
             "methods": (),
             "edits": {name: parse_edit(name, edit, self.directions) for name, edit in edits.items()},
             "keep_images": False,
             "calibration": CalibrationOptions(num_images=4),
-        }
-        return EditRequest(**{**values, **changes})
-
-    def worker(self, request: EditRequest, **changes: Any) -> EditWorker:
-        values: dict[str, Any] = {
-            "archive": request.archive,
-            "generator": request.generator,
-            "edits": request.edits,
             "batch_size": 4,
             "device": "cpu",
         }
-        return EditWorker(EditWorkerSpec(**{**values, **changes}))
+        return EditRequest(**{**values, **changes})
+
+    def worker(self, request: EditRequest) -> EditWorker:
+        return EditWorker(request)
 
     def calibrate(self, request: EditRequest) -> None:
         """Keep what is missing."""
-        loaded, chosen = choose_edits(request)
-        writer, worker = open_writer(request.archive, loaded), self.worker(request)
-        missing = missing_calibrations(writer, chosen, request.calibration)
+        stage, worker = EditingStage(request), self.worker(request)
+        missing = stage.missing_calibrations()
         for name, (attribute, seed) in missing.deviations.items():
-            writer.keep_calibration(name, worker.deviation(attribute, seed))
+            stage.writer.keep_calibration(name, worker.deviation(attribute, seed))
         for work in missing.strengths:
-            writer.keep_calibration(work.digest, worker.calibrate(with_deviation(work, writer)))
+            stage.writer.keep_calibration(work.digest, worker.calibrate(with_deviation(work, stage.writer)))
 
-    def plan(self, request: EditRequest, **options: Any) -> PreparedEdits:
-        loaded, chosen = choose_edits(request)
-        return plan_edit_runs(request, loaded, chosen, **options)
+    def plan(self, request: EditRequest, *, start: bool = True) -> PlannedEdits:
+        stage = EditingStage(request, start=start)
+        return PlannedEdits(tuple(stage.jobs()), stage.strengths, stage.digests, stage.refused)
 
-    def publish(self, prepared: PreparedEdits) -> Archive:
+    def publish(self, prepared: Planned) -> Archive:
         for run_id in prepared.runs:
             assert RunWriter.open(self.laboratory.archive, run_id).publish({})
         return open_archive(self.laboratory.archive)
 
-    def edit(self, edits: Mapping[str, Any], **changes: Any) -> tuple[Archive, list[ShardResult]]:
+    def edit(self, edits: Mapping[str, Any], **changes: Any) -> tuple[Archive, list[ShardOutcome]]:
         """Calibrate, plan, edit every shard that is left, publish."""
         request = self.request(edits, **changes)
         self.calibrate(request)
         prepared = self.plan(request)
         worker = self.worker(request)
-        results = [worker.edit(shard.work) for shard in prepared.shards]
+        results = [worker(shard) for shard in prepared.shards]
         return self.publish(prepared), results
 
 

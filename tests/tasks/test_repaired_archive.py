@@ -11,9 +11,11 @@ import pytest
 from lsap_archive import Archive, EvaluationWriter, RunWriter, open_archive, repair_archive, verify_archive
 from lsap_core.presets import method
 from tasks.editing.calibration import CalibrationOptions
-from tasks.evaluation.plan import EvaluationRequest, choose_runs, plan_evaluations
-from tasks.evaluation.worker import EvaluationWorker, EvaluationWorkerSpec
+from tasks.evaluation.plan import EvaluationStage
+from tasks.evaluation.request import EvaluationRequest
+from tasks.evaluation.worker import EvaluationWorker
 from tasks.measuring.networks import EvaluationChoice
+from tasks.weights.generators import GeneratorFile
 
 SLIGHT = {"slight": {"direction": "right", "strength": 0.5}}
 EDITED = "e4e/slight"
@@ -38,22 +40,22 @@ def evaluate(laboratory: Any) -> list[tuple[str, int]]:
     """Measure what is left; method and images of every shard that was measured."""
     request = EvaluationRequest(
         archive=laboratory.archive,
-        generator=laboratory.generator,
+        generator=GeneratorFile(laboratory.generator),
         methods=(),
         networks=NETWORKS,
         calibration=CalibrationOptions(num_images=4),
         source=str(laboratory.source),
         encoders=laboratory.encoders,
+        batch_size=4,
+        device="cpu",
     )
-    prepared = plan_evaluations(request, choose_runs(request))
-    names = ("archive", "generator", "networks", "source", "attributes", "lec", "frechet", "reference", "encoders")
-    values = {name: getattr(request, name) for name in names}
-    worker = EvaluationWorker(EvaluationWorkerSpec(**values, batch_size=4, device="cpu"))
-    for shard in prepared.shards:
-        assert worker.evaluate(shard.work).won
-    for evaluation_id in prepared.unpublished:
-        EvaluationWriter.open(laboratory.archive, evaluation_id).publish({})
-    return [(shard.name, shard.num_images) for shard in prepared.shards]
+    worker = EvaluationWorker(request)
+    done = []
+    for job in EvaluationStage(request).jobs():
+        assert all(worker(shard).won for shard in job.shards)
+        EvaluationWriter.open(laboratory.archive, job.job_id).publish({})
+        done += [(shard.name, shard.num_images) for shard in job.shards]
+    return done
 
 
 def seen(archive: Archive) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def test_a_lost_shard_of_an_edit_is_edited_and_measured_again(whole: Any, kind: 
     assert repair_archive(laboratory.archive).next_commands == ["lsap run edit", "lsap run evaluate"]
     assert laboratory.prepare().shards == ()
     request = whole.request(SLIGHT, keep_images=True)
-    assert [(shard.work.shard, shard.num_images) for shard in whole.plan(request, start=False).shards] == [(1, 4)]
+    assert [(shard.index, shard.num_images) for shard in whole.plan(request, start=False).shards] == [(1, 4)]
     archive, results = whole.edit(SLIGHT, keep_images=True)
     assert [result.by_status for result in results] == [{"ok": 4}]
     assert RunWriter.open(laboratory.archive, archive.runs[-1].run_id).own_shards == (1,)
@@ -117,7 +119,7 @@ def test_a_lost_shard_of_an_edit_is_edited_and_measured_again(whole: Any, kind: 
     # and once more, of the run that made up for it
     flip(laboratory.store, f"runs/{archive.runs[-1].run_id}/{kind}")
     repair_archive(laboratory.archive)
-    assert [shard.work.shard for shard in whole.plan(request, start=False).shards] == [1]
+    assert [shard.index for shard in whole.plan(request, start=False).shards] == [1]
     whole.edit(SLIGHT, keep_images=True)
     np.testing.assert_equal(seen(open_archive(laboratory.archive))["codes"], before["codes"])
     assert verify_archive(laboratory.archive).is_sound

@@ -14,7 +14,7 @@ from lsap_core.generators.generator import Generator
 from lsap_core.metrics.editability import equal_effect
 from tasks.measuring.attributes import Attribute, load_attribute
 from tasks.weights.directions import load_direction
-from tasks.weights.generators import load_generator
+from tasks.weights.generators import GeneratorFile
 
 BATCH = 250
 BOUNDS = (-20.0, 20.0)
@@ -39,7 +39,7 @@ class SyntheticStep:
 
 def synthetic_steps(
     domain: Domain,
-    generator: str,
+    generator: GeneratorFile,
     attributes: Mapping[str, str],
     *,
     changes: Mapping[str, float],
@@ -51,7 +51,7 @@ def synthetic_steps(
 
     Args:
         domain: where directions have names.
-        generator: path or URL of the weights.
+        generator: whose codes are moved.
         attributes: name of the direction by name of the attribute.
         changes: by attribute, how far to go, in its standard deviations over synthetic images.
         num_samples: synthetic codes, without truncation, with the constant noise.
@@ -61,7 +61,7 @@ def synthetic_steps(
     Raises:
         OutOfReachError: a direction does not move its attribute.
     """
-    loaded = load_generator(generator, content_box=domain.content_box)
+    loaded = generator.load()
     network = loaded.generator.freeze()
     z = torch.randn(num_samples, loaded.config.z_dim, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

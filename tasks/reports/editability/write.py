@@ -10,17 +10,17 @@ from lsap_core.alignment.references import reference_rows
 from lsap_core.errors import ConfigError
 from tasks.archived.anchors import open_anchor
 from tasks.archived.opening import open_writer
-from tasks.inversion.plan import Request, prepare
+from tasks.inversion.plan import facts_of
+from tasks.inversion.request import InversionRequest
 from tasks.reports.editability.page import Study, draw, findings_table, to_markdown, to_parquet
 from tasks.reports.editability.study import StudiedMethod, StudyTable, compare_with_controls, correlate, gather
-from tasks.weights.generators import load_generator
 
 LEAST_METHODS = 4
 """Of a group of methods that gets correlations of its own."""
 
 
 def write_study(
-    request: Request, methods: Sequence[StudiedMethod], units: Mapping[str, float], partners: Mapping[str, str]
+    request: InversionRequest, methods: Sequence[StudiedMethod], units: Mapping[str, float], partners: Mapping[str, str]
 ) -> tuple[str, tuple[str, ...]]:
     """Compare what the archive shows of these methods.
 
@@ -33,9 +33,9 @@ def write_study(
     Returns:
         The text, Markdown, and the URLs of text, picture, values (one row for each method and image) and correlations.
     """
-    prepared = prepare(request)
-    loaded = load_generator(request.generator, content_box=request.content_box)
-    references = reference_rows(loaded.generator.eval(), open_anchor(request.archive, prepared.anchor)).labelled()
+    facts = facts_of(request)
+    loaded = request.generator.load()
+    references = reference_rows(loaded.generator.eval(), open_anchor(request.archive, facts.anchor)).labelled()
     judge = request.networks.judge
     assert judge is not None  # without one the study is refused
     table = gather(open_archive(request.archive).sql, methods, units, partners, judge=judge)

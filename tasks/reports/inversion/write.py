@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
@@ -18,12 +18,12 @@ from lsap_archive.format.documents import decode_document, encode_document
 from lsap_archive.format.layout import report_key
 from lsap_archive.format.rows import OK
 from lsap_core.alignment.references import reference_rows
-from lsap_core.images import ContentBox
-from lsap_core.presets import Method
 from tasks.archived.anchors import open_anchor
 from tasks.archived.opening import open_writer
 from tasks.archived.rendering import Preview
 from tasks.archived.runs import current_rows, current_runs
+from tasks.inversion.plan import InversionFacts
+from tasks.inversion.request import InversionRequest
 from tasks.reports.inversion.contact_sheet import draw_contact_sheet
 from tasks.reports.inversion.page import (
     ContactCell,
@@ -33,8 +33,7 @@ from tasks.reports.inversion.page import (
     render_markdown_table,
     render_report,
 )
-from tasks.weights.generators import LoadedGenerator, load_generator
-from tasks.weights.networks import NetworkChoice
+from tasks.weights.generators import LoadedGenerator
 from tasks.workers.pool import Pool
 
 VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
@@ -45,32 +44,20 @@ class ReportRequest:
     """What the report is about.
 
     Attributes:
+        inversion: what was asked for.
+        facts: what follows from it.
         title: headline.
-        archive: URL of the archive.
-        generator: path or URL of the weights.
-        domain: name of the domain.
-        methods: methods to compare, in order.
-        networks: which networks measured.
-        anchor: digest of the anchor.
         config_yaml: the configuration, for print.
         num_images: images on the contact sheet.
         measured: numbers of the command: seconds, embedded, num_workers, device.
-        encoders: digest of each encoder by name.
-        content_box: rows and columns of the generator's images that carry the picture, or None for what it says.
     """
 
+    inversion: InversionRequest
+    facts: InversionFacts
     title: str
-    archive: str
-    generator: str
-    domain: str
-    methods: tuple[Method, ...]
-    networks: NetworkChoice
-    anchor: str
     config_yaml: str
     num_images: int
-    measured: dict[str, Any]
-    encoders: Mapping[str, str] = field(default_factory=dict)
-    content_box: ContentBox | None = None
+    measured: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,14 +77,14 @@ class Report:
 
 def write_report(request: ReportRequest, pool: Pool) -> Report:
     """Render the report and put it into the archive under `reports/`."""
-    archive = open_archive(request.archive)
-    loaded = load_generator(request.generator, content_box=request.content_box)
+    archive = open_archive(request.inversion.archive)
+    loaded = request.inversion.generator.load()
     data = _report_data(request, archive, loaded, pool)
     table = render_markdown_table(data)
-    writer = open_writer(request.archive, loaded)
+    writer = open_writer(request.inversion.archive, loaded)
     url = writer.put_report("invert.html", render_report(data).encode())
     writer.put_report("invert.md", table.encode())
-    titles = {method.name: method.title for method in request.methods}
+    titles = {method.name: method.title for method in request.facts.methods}
     sheet = writer.put_report("invert.jpg", draw_contact_sheet(data.contact, titles)) if data.contact else None
     kept = {"shown": _shown(request, archive), "has_sheet": sheet is not None}
     writer.put_report("invert.json", encode_document(kept, report_key("invert.json")))
@@ -106,13 +93,13 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
 
 def kept_report(request: ReportRequest) -> Report | None:
     """The report that the archive has, if it was written for the same request and shows all that there is."""
-    store = Store.from_url(request.archive)
+    store = Store.from_url(request.inversion.archive)
     try:
         kept = decode_document(store.get(report_key("invert.json")), store.join(report_key("invert.json")))
         table = store.get(report_key("invert.md")).decode()
     except ArchiveNotFoundError:
         return None
-    if kept["shown"] != _shown(request, open_archive(request.archive)):
+    if kept["shown"] != _shown(request, open_archive(request.inversion.archive)):
         return None
     sheet = store.join(report_key("invert.jpg")) if kept["has_sheet"] else None
     return Report(store.join(report_key("invert.html")), table, sheet)
@@ -120,23 +107,30 @@ def kept_report(request: ReportRequest) -> Report | None:
 
 def _shown(request: ReportRequest, archive: Archive) -> str:
     """Digest of what was asked for, and of the runs that are shown for it."""
-    asked = (request.config_yaml, request.methods, request.networks, request.anchor, sorted(request.encoders.items()))
-    shown = current_runs(archive, request.methods, request.anchor, request.encoders)
+    facts = request.facts
+    asked = (
+        request.config_yaml,
+        facts.methods,
+        request.inversion.networks,
+        facts.anchor,
+        sorted(facts.encoders.items()),
+    )
+    shown = current_runs(archive, facts.methods, facts.anchor, facts.encoders)
     runs = [(run.run_id, run.num_rows) for run in shown]
     return hashlib.sha256(repr((asked, runs)).encode()).hexdigest()
 
 
 def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerator, pool: Pool) -> ReportData:
     config = loaded.config
-    anchor = open_anchor(request.archive, request.anchor)
-    rows = current_rows(archive, request.methods, request.anchor, request.encoders)
+    anchor = open_anchor(request.inversion.archive, request.facts.anchor)
+    rows = current_rows(archive, request.facts.methods, request.facts.anchor, request.facts.encoders)
     seconds, embedded = request.measured["seconds"], request.measured["embedded"]
     return ReportData(
         title=request.title,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        archive_url=request.archive,
+        archive_url=request.inversion.archive,
         config_yaml=request.config_yaml,
-        domain=request.domain,
+        domain=request.inversion.domain,
         generator={
             "name": f"StyleGAN2, {config.resolution} px",
             "digest": loaded.digest,
@@ -145,18 +139,18 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
             "w_dim": config.w_dim,
             "image_channels": config.image_channels,
         },
-        perceptual=request.networks.metric_perceptual,
-        judge=request.networks.judge,
-        identity=request.networks.identity,
+        perceptual=request.inversion.networks.metric_perceptual,
+        judge=request.inversion.networks.judge,
+        identity=request.inversion.networks.identity,
         methods=tuple(
             MethodInfo(
                 method.name,
                 method.title,
                 asdict(method.settings),
                 method.base,
-                method.encoder and f"{method.encoder}, {request.encoders[method.encoder]}",
+                method.encoder and f"{method.encoder}, {request.facts.encoders[method.encoder]}",
             )
-            for method in request.methods
+            for method in request.facts.methods
         ),
         rows=rows,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),
@@ -224,8 +218,8 @@ def _newest_results(rows: pa.Table, runs: Sequence[str], num_images: int) -> lis
 
 
 def _locations(request: ReportRequest, archive: Archive) -> dict[str, str]:
-    base = request.archive.rstrip("/")
-    shown = current_runs(archive, request.methods, request.anchor, request.encoders)
+    base = request.inversion.archive.rstrip("/")
+    shown = current_runs(archive, request.facts.methods, request.facts.anchor, request.facts.encoders)
     newest = shown[-1].run_id if shown else "<run>"
     return {
         "archive": base,

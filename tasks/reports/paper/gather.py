@@ -22,7 +22,8 @@ from tasks.archived.anchors import open_anchor
 from tasks.archived.rendering import inversion_noise
 from tasks.archived.runs import current_rows, runs_by_method
 from tasks.errors import BadImageError
-from tasks.inversion.plan import Prepared, Request
+from tasks.inversion.plan import InversionFacts, facts_of
+from tasks.inversion.request import InversionRequest
 from tasks.pictures.decoding import decode_image
 from tasks.reports.paper.figure4 import Clouds, code_points, sample_codes
 from tasks.reports.paper.figure5 import EditedImage, Pixels, render, spread
@@ -32,7 +33,6 @@ from tasks.reports.paper.traced_numbers import Number, asking
 from tasks.sources.items import SourceItem
 from tasks.sources.source import open_source
 from tasks.weights.devices import module_device, place
-from tasks.weights.generators import load_generator
 from tasks.weights.networks import network_digest
 
 VERSIONED = ("torch", "prefect", "ray", "duckdb", "torchmetrics")
@@ -44,16 +44,24 @@ class Inverted:
 
     Attributes:
         request: what was asked for.
-        prepared: methods with titles, digests of encoders, number of images.
+        facts: methods with titles, digests of anchor and encoders.
+        num_images: images in its source.
     """
 
-    request: Request
-    prepared: Prepared
+    request: InversionRequest
+    facts: InversionFacts
+    num_images: int
+
+    @classmethod
+    def of(cls, request: InversionRequest) -> Inverted:
+        """The inversion of a request; its source is listed, and nothing read or planned."""
+        with open_source(request.source) as source:
+            return cls(request, facts_of(request), sum(1 for _ in source.items()))
 
     @property
     def titles(self) -> dict[str, str]:
         """Of the methods, by name, in order."""
-        return {method.name: method.title for method in self.prepared.methods}
+        return {method.name: method.title for method in self.facts.methods}
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,8 @@ def gather(
     """
     current_runs(archive, inverted, list(inverted.titles))
     chosen = chosen_evaluations(archive, evaluations)
-    loaded = load_generator(inverted.request.generator, content_box=inverted.request.content_box)
-    anchor = open_anchor(inverted.request.archive, inverted.prepared.anchor)
+    loaded = inverted.request.generator.load()
+    anchor = open_anchor(inverted.request.archive, inverted.facts.anchor)
     return Evidence(
         ask=asking(measurements_of(archive.url, chosen)),
         titles=inverted.titles,
@@ -130,7 +138,7 @@ def gather(
         frechet_network=looks.frechet,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),
         domain=domain,
-        paper_problem=paper_problem(domain, inverted.prepared.num_images),
+        paper_problem=paper_problem(domain, inverted.num_images),
     )
 
 
@@ -246,8 +254,8 @@ def current_runs(archive: Archive, inverted: Inverted, methods: Sequence[str]) -
     Raises:
         ArchiveMismatchError: the newest runs of a method have other settings.
     """
-    prepared = inverted.prepared
-    rows = current_rows(archive, prepared.methods, prepared.anchor, prepared.encoders)
+    facts = inverted.facts
+    rows = current_rows(archive, facts.methods, facts.anchor, facts.encoders)
     asked = set(rows.column("run_id").unique().to_pylist())
     runs = runs_by_method(archive, methods, with_edits=False)
     for name, of_method in runs.items():
@@ -270,7 +278,7 @@ def now() -> str:
 
 
 def _generator(inverted: Inverted, device: str) -> Generator:
-    loaded = load_generator(inverted.request.generator, content_box=inverted.request.content_box)
+    loaded = inverted.request.generator.load()
     generator: Generator = place(loaded.generator, module_device(device)).freeze()  # type: ignore[operator]
     return generator
 

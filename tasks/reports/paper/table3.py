@@ -9,14 +9,14 @@ from lsap_core.alignment.references import reference_rows
 from tasks.archived.anchors import open_anchor
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import current_rows
-from tasks.inversion.plan import Request, prepare
+from tasks.inversion.plan import facts_of
+from tasks.inversion.request import InversionRequest
 from tasks.reports.paper.encoder_comparison import Variant, compare_encoders
 from tasks.reports.paper.encoder_tables import draw, to_markdown, to_parquet
-from tasks.weights.generators import load_generator
 
 
 def write_table3(
-    request: Request,
+    request: InversionRequest,
     published: Sequence[Variant],
     seeds: Sequence[int],
     sweep: Sequence[Variant],
@@ -34,10 +34,10 @@ def write_table3(
     Returns:
         The text, Markdown, and the URLs of text, figure and Parquet file.
     """
-    prepared = prepare(request)
-    loaded = load_generator(request.generator, content_box=request.content_box)
-    rows = current_rows(open_archive(request.archive), prepared.methods, prepared.anchor, prepared.encoders)
-    references = reference_rows(loaded.generator.eval(), open_anchor(request.archive, prepared.anchor)).labelled()
+    facts = facts_of(request)
+    loaded = request.generator.load()
+    rows = current_rows(open_archive(request.archive), facts.methods, facts.anchor, facts.encoders)
+    references = reference_rows(loaded.generator.eval(), open_anchor(request.archive, facts.anchor)).labelled()
     comparison = compare_encoders(rows, published, seeds, sweep, sweep_seeds, references)
     text = to_markdown(comparison)
     writer = open_writer(request.archive, loaded)

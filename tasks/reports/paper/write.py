@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from lsap_archive import Store, open_archive
-from lsap_core.images import ContentBox
 from tasks.reports.paper.claims import Claim, examine
 from tasks.reports.paper.figure4 import Clouds, parquet_of, picture_of, png_of
 from tasks.reports.paper.figure5 import EditedImage, sheet
@@ -35,7 +34,7 @@ from tasks.reports.paper.tables import (
     table_4,
 )
 from tasks.reports.paper.traced_numbers import PaperTable, asking
-from tasks.weights.generators import load_generator
+from tasks.weights.generators import GeneratorFile
 
 TABLE3_ARCHIVE = "archive of table 3"
 PAPER_SYNTHETIC = 5000
@@ -51,7 +50,6 @@ class PaperRequest:
         output: URL of the folder.
         archive: URL of the archive of the inversions and of Table 2.
         generator: path or URL of the weights.
-        content_box: rows and columns of its images that carry the picture, or None for what the file says.
         domain: name of the domain.
         about: what its images are.
         source: of the evaluated images.
@@ -75,8 +73,7 @@ class PaperRequest:
     stem: str
     output: str
     archive: str
-    generator: str
-    content_box: ContentBox | None
+    generator: GeneratorFile
     domain: str
     about: str
     source: str
@@ -266,7 +263,7 @@ def _put_together(
         domain=request.domain,
         about=request.about,
         source="synthetic images" if inverted is None else request.source,
-        num_images=request.num_synthetic if inverted is None else inverted.prepared.num_images,
+        num_images=request.num_synthetic if inverted is None else inverted.num_images,
         archives=archives,
         paper_problem="; ".join(problems) or None,
         tables=tuple(_tables(request, parts, evidence)),
@@ -274,7 +271,7 @@ def _put_together(
         figures={} if drawn.clouds is None else {"Figure 4: codes in W, S and Sᴺ": picture_of(drawn.clouds)},
         sheets=sheets,
         networks={} if inverted is None else request.looks.digests(),
-        provenance=provenance_of(load_generator(request.generator, content_box=request.content_box), versions()),
+        provenance=provenance_of(request.generator.load(), versions()),
         config_yaml=request.config_yaml,
         files={"tables": _tables_name(request)},
         seconds=seconds,

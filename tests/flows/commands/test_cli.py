@@ -19,13 +19,13 @@ import safetensors.torch
 import torch
 
 from flows.commands.cli import main
-from flows.parameters.invert import read_run
+from flows.parameters.invert import InvertRun
 from lsap_archive import RunWriter
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from tasks.inversion.plan import Prepared
-from tasks.inversion.worker import EmbedSpec, EmbedWorker, ShardWork
+from tasks.inversion.request import InversionRequest
+from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
 from tasks.weights.encoders import save_encoder
 from tasks.weights.generators import load_generator, save_generator
@@ -33,7 +33,7 @@ from tasks.weights.generators import load_generator, save_generator
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 DIGITS_GENERATOR = "domains/digits/generator.safetensors"
 MAX_SECONDS_OF_A_DEAD_STORE = 60.0  # most of it imports on a busy machine
-PlanHere = Callable[..., tuple[Prepared, EmbedSpec]]
+PlanHere = Callable[..., tuple[Any, InversionRequest]]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def test_a_change_without_a_value_is_one_sentence(invert: Callable[..., Answer])
 def test_numbers_may_be_written_as_yaml_does_not_read_them(config: Path, tmp_path: Path) -> None:
     """YAML 1.1 reads 1e5 as text; in a setting it is the number."""
     changes = ["source=digits:test", "archive=a", "embedding.noise_weight=1e5"]
-    resolved = read_run(str(config), changes).resolve(Settings())
+    resolved = InvertRun.read(str(config), changes).resolve(Settings())
     assert [method.settings.noise_weight for method in resolved.methods] == [1e5, 1e5]
 
 
@@ -344,10 +344,10 @@ def small_source(
 def small_archive(plan_here: PlanHere, small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four digits by two methods, embedded in this process."""
     folder = tmp_path_factory.mktemp("small") / "archive"
-    prepared, spec = plan_here(source=small_source, archive=folder, embedding__num_steps=2)
-    worker = EmbedWorker(spec)
+    prepared, request = plan_here(source=small_source, archive=folder, embedding__num_steps=2)
+    worker = EmbedWorker(request)
     for shard in prepared.shards:
-        worker.embed(ShardWork(shard.run_id, shard.shard, shard.duplicates))
+        worker(shard)
     for run_id in prepared.runs:
         assert RunWriter.open(str(folder), run_id).publish({})
     return folder

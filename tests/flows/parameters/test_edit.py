@@ -9,10 +9,8 @@ import pytest
 import yaml
 
 from flows.commands.cli import main
-from flows.edit import edit_request
-from flows.evaluate import evaluation_request
-from flows.parameters.edit import EditRun, read_edits
-from flows.parameters.evaluate import EvaluateRun, read_evaluation
+from flows.parameters.edit import EditRun
+from flows.parameters.evaluate import EvaluateRun
 from flows.parameters.run_file import ParameterError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
@@ -33,29 +31,28 @@ def unresolved(kind: type[EditRun] | type[EvaluateRun], **values: Any) -> str:
 def test_an_editing_run_takes_what_is_open_from_its_domain(tmp_path: Path) -> None:
     path = tmp_path / "edits.yaml"
     path.write_text(yaml.safe_dump(EDITS))
-    resolved = read_edits(str(path), ["methods=[e4e]", "edits.slant.strength=2"]).resolve(Settings())
-    request = edit_request(resolved)
-    assert request.generator.endswith("domains/digits/generator.safetensors")
-    assert (request.methods, request.edits["slant"].strength, resolved.batch_size) == (("e4e",), 2.0, 32)
+    request = EditRun.read(str(path), ["methods=[e4e]", "edits.slant.strength=2"]).resolve(Settings())
+    assert request.generator.place.endswith("domains/digits/generator.safetensors")
+    assert (request.methods, request.edits["slant"].strength, request.batch_size) == (("e4e",), 2.0, 32)
     assert not request.keep_images and request.calibration.num_images == 64
 
 
 def test_an_evaluation_takes_networks_and_attributes_from_its_domain(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.yaml"
     path.write_text(yaml.safe_dump(EVALUATION))
-    request = evaluation_request(read_evaluation(str(path)).resolve(Settings()))
+    request = EvaluateRun.read(str(path)).resolve(Settings())
     assert request.networks.lpips == request.networks.identity == ("digits-features", "digits-judge")
     assert request.networks.judge == "digits-judge" and request.attributes == ("slant", "stroke_width")
     assert request.synthetic is None and request.source is None
     chosen = ["lpips=[]", "identity=[digits-judge]", "classifier=none", "attributes=[slant]"]
-    request = evaluation_request(read_evaluation(str(path), chosen).resolve(Settings()))
+    request = EvaluateRun.read(str(path), chosen).resolve(Settings())
     assert (request.networks.lpips, request.networks.identity) == ((), ("digits-judge",))
     assert request.networks.judge is None and request.attributes == ("slant",)
 
 
 def test_synthetic_images_are_for_encoders() -> None:
     run = EvaluateRun(**EVALUATION, methods=("psp", "e4e"), synthetic={"count": 8})
-    synthetic = evaluation_request(run.resolve(Settings())).synthetic
+    synthetic = run.resolve(Settings()).synthetic
     assert synthetic is not None and (synthetic.count, synthetic.psi, synthetic.seed) == (8, 1.0, 0)
     assert synthetic.encoders == {"psp": EncoderSettings(), "e4e": EncoderSettings()}
 
@@ -107,5 +104,5 @@ def test_commands_refuse_an_archive_that_is_not_there(
 @pytest.mark.parametrize("name", ["edit_digits", "evaluate_digits"])
 def test_the_examples_are_complete(name: str) -> None:
     path = str(ROOT / "examples" / f"{name}.yaml")
-    resolved = (read_edits(path) if name == "edit_digits" else read_evaluation(path)).resolve(Settings())
-    assert resolved.run.archive == "archives/digits" and resolved.domain.name == "digits"
+    run = EditRun.read(path) if name == "edit_digits" else EvaluateRun.read(path)
+    assert run.resolve(Settings()).archive == "archives/digits" and run.domain == "digits"

@@ -10,8 +10,8 @@ import fsspec
 import pytest
 import yaml
 
-from flows.invert import request_of
-from flows.parameters.invert import InvertRun, read_run
+from domains.domain import load_domain
+from flows.parameters.invert import InvertRun
 from flows.parameters.run_file import ParameterError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
@@ -30,7 +30,7 @@ def write(tmp_path: Path, values: Any) -> str:
 
 def refused(tmp_path: Path, values: Any, *changes: str) -> str:
     with pytest.raises(ParameterError) as caught:
-        read_run(write(tmp_path, values), changes)
+        InvertRun.read(write(tmp_path, values), changes)
     return str(caught.value)
 
 
@@ -44,7 +44,7 @@ def unresolved(**values: Any) -> str:
 
 
 def test_a_run_is_its_file_with_defaults_for_the_rest(tmp_path: Path) -> None:
-    run = read_run(
+    run = InvertRun.read(
         write(
             tmp_path,
             """
@@ -68,14 +68,14 @@ def test_a_run_is_its_file_with_defaults_for_the_rest(tmp_path: Path) -> None:
 
 
 def test_the_example_can_be_run() -> None:
-    run = read_run(str(ROOT / "examples" / "digits.yaml"))
+    run = InvertRun.read(str(ROOT / "examples" / "digits.yaml"))
     assert len(run.resolve(SETTINGS).methods) == len(run.methods) == 9
 
 
 def test_a_run_survives_being_written_down(tmp_path: Path) -> None:
     """The report prints it, and whoever copies it from there gets the same run."""
     run = InvertRun(**DIGITS, embedding={"num_steps": 3}, workers={"gpus_each": 0.25}, methods=("lsap_o_w",))
-    assert read_run(write(tmp_path, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))) == run
+    assert InvertRun.read(write(tmp_path, yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))) == run
 
 
 # --- changed by key -----------------------------------------------------------------------------------
@@ -84,14 +84,14 @@ def test_a_run_survives_being_written_down(tmp_path: Path) -> None:
 def test_changes_reach_fields_at_every_depth_and_win_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, {**DIGITS, "seed": 1, "anchor": {"num_samples": 5, "seed": 2}})
     changes = ["seed=7", "anchor.num_samples=9", "workers.count=3", "method_settings.lsap_o_w.sncd_weight=0.5"]
-    run = read_run(path, changes)
+    run = InvertRun.read(path, changes)
     assert (run.seed, run.anchor.num_samples, run.anchor.seed, run.workers.count) == (7, 9, 2, 3)
     assert run.method_settings == {"lsap_o_w": {"sncd_weight": 0.5}}
-    assert read_run(path).seed == 1  # the file stays as it is
+    assert InvertRun.read(path).seed == 1  # the file stays as it is
 
 
 def test_later_changes_win(tmp_path: Path) -> None:
-    assert read_run(write(tmp_path, SMALLEST), ["seed=1", "seed=2"]).seed == 2
+    assert InvertRun.read(write(tmp_path, SMALLEST), ["seed=1", "seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -
     path = write(tmp_path, {**SMALLEST, "generator": "g.pt"})
     if wanted is None and field == "source":
         with pytest.raises(ParameterError, match=r"^source: "):
-            read_run(path, [change])
+            InvertRun.read(path, [change])
     else:
-        assert getattr(read_run(path, [change]), field) == wanted
+        assert getattr(InvertRun.read(path, [change]), field) == wanted
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -
 def test_a_wrong_change_is_refused_by_its_field(tmp_path: Path, change: str, message: str) -> None:
     path = write(tmp_path, {**SMALLEST, "seed": 1, "methods": ["lsap_o_w"]})
     with pytest.raises(ParameterError) as caught:
-        read_run(path, [change])
+        InvertRun.read(path, [change])
     assert str(caught.value).startswith(message)
 
 
@@ -170,14 +170,14 @@ def test_a_file_that_is_no_run_is_refused(tmp_path: Path, text: str, message: st
 def test_a_file_of_other_bytes_or_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     with pytest.raises(ParameterError, match=r"image\.png does not exist"):
-        read_run(str(path))
+        InvertRun.read(str(path))
     path.write_bytes(b"\x89PNG\xff")
     with pytest.raises(ParameterError, match=r"image\.png is not YAML"):
-        read_run(str(path))
+        InvertRun.read(str(path))
 
 
 def test_what_was_read_does_not_change(tmp_path: Path) -> None:
-    run = read_run(write(tmp_path, SMALLEST))
+    run = InvertRun.read(write(tmp_path, SMALLEST))
     with pytest.raises(ValueError, match="frozen"):
         run.seed = 3  # type: ignore[misc]
 
@@ -187,8 +187,10 @@ def test_what_was_read_does_not_change(tmp_path: Path) -> None:
 
 def test_the_domain_fills_in_what_the_run_leaves_open() -> None:
     resolved = InvertRun(**DIGITS).resolve(SETTINGS)
-    assert resolved.generator.endswith("digits/generator.safetensors") and Path(resolved.generator).is_file()
-    assert (resolved.shard_rows, resolved.batch_size) == (resolved.domain.shard_rows, resolved.domain.batch_size)
+    place = resolved.generator.place
+    assert place.endswith("digits/generator.safetensors") and Path(place).is_file()
+    domain = load_domain("digits")
+    assert (resolved.shard_rows, resolved.batch_size) == (domain.shard_rows, domain.batch_size)
     networks = resolved.networks
     assert (networks.perceptual, networks.metric_perceptual) == ("digits-features", "digits-features")
     assert (networks.identity, networks.judge, networks.backbones) == ("digits-features", "digits-judge", None)
@@ -206,14 +208,14 @@ def test_the_run_wins_over_its_domain(tmp_path: Path) -> None:
         method_settings={"lsap_o_w": {"num_steps": 9}},
     )
     resolved = run.resolve(Settings(backbones=tmp_path))
-    assert (resolved.generator, resolved.shard_rows, resolved.batch_size) == ("own.pt", 48, 3)
+    assert (resolved.generator.place, resolved.shard_rows, resolved.batch_size) == ("own.pt", 48, 3)
     assert (resolved.networks.perceptual, resolved.networks.metric_perceptual) == ("lpips-vgg", "lpips-vgg")
     assert resolved.networks.backbones == tmp_path
     settings = {method.name: method.settings for method in resolved.methods}
     assert list(settings) == ["lsap_o_w", "stylegan2_w"]  # in the order they were asked for
     assert {name: each.num_steps for name, each in settings.items()} == {"lsap_o_w": 9, "stylegan2_w": 7}
     assert {each.learning_rate for each in settings.values()} == {0.01}
-    assert settings["lsap_o_w"].record_every == resolved.domain.method("lsap_o_w").settings.record_every
+    assert settings["lsap_o_w"].record_every == load_domain("digits").method("lsap_o_w").settings.record_every
 
 
 def test_a_variant_is_a_published_method_under_its_own_name(tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ def test_a_variant_is_a_published_method_under_its_own_name(tmp_path: Path) -> N
             "embedding": {"num_steps": 7},
         },
     )
-    published, strong = read_run(path).resolve(SETTINGS).methods
+    published, strong = InvertRun.read(path).resolve(SETTINGS).methods
     assert (strong.name, strong.title, strong.base) == ("strong", "LSAP_O-W+ (sncd_weight 2)", published.base)
     assert strong.settings == replace(published.settings, sncd_weight=2.0)
 
@@ -236,7 +238,7 @@ def test_encoders_are_methods_and_starts(tmp_path: Path) -> None:
     path = write(tmp_path, {**DIGITS, "methods": methods, "encoders": {"lsap_e": "l.pt", "unused": "u.pt"}})
     changes = ["encoders.e4e=e.pt", "encoders.seed_1=s3://b/1.safetensors", "embedding={num_steps: 4}"]
     changes += ["method_settings.stylegan2_w={start: encoder, encoder: seed_1}", "embedding.num_refinements=2"]
-    resolved = read_run(path, changes).resolve(SETTINGS)
+    resolved = InvertRun.read(path, changes).resolve(SETTINGS)
     assert [(method.name, method.encoder) for method in resolved.methods] == [
         ("e4e", "e4e"),
         ("seed_1", "seed_1"),
@@ -247,14 +249,13 @@ def test_encoders_are_methods_and_starts(tmp_path: Path) -> None:
     passes, _, started, other = (method.settings for method in resolved.methods)
     assert passes == EncoderSettings(num_refinements=2)
     assert (started.num_steps, started.start, other.start) == (4, "encoder", "encoder")
-    assert request_of(resolved).encoders == resolved.encoders
 
 
 def test_the_content_box_of_the_domain_reaches_the_tasks(tmp_path: Path) -> None:
     domain = {"name": "cars", "description": "d", "perceptual": "lpips-vgg", "content_box": [64, 448, 0, 512]}
     (tmp_path / "cars.yaml").write_text(yaml.safe_dump(domain))
     run = InvertRun(**SMALLEST, domain=str(tmp_path / "cars.yaml"), generator="g.pt")
-    assert request_of(run.resolve(SETTINGS)).content_box == (64, 448, 0, 512)
+    assert run.resolve(SETTINGS).generator.content_box == (64, 448, 0, 512)
 
 
 def test_the_metric_of_the_domain_stays_when_the_run_changes_the_loss() -> None:
@@ -268,7 +269,7 @@ def test_the_metric_of_the_domain_stays_when_the_run_changes_the_loss() -> None:
 def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path, {**DIGITS, "methods": ["lsap_o_w"]})
     changes = ["embedding.noise_weight=1e3", "method_settings.lsap_o_w.learning_rate=2e-2", "embedding.sncd_weight=5"]
-    (method,) = read_run(path, changes).resolve(SETTINGS).methods
+    (method,) = InvertRun.read(path, changes).resolve(SETTINGS).methods
     found = (method.settings.noise_weight, method.settings.learning_rate, method.settings.sncd_weight)
     assert found == (1000.0, 0.02, 5.0) and {type(value) for value in found} == {float}
 
@@ -344,7 +345,7 @@ def test_a_credential_is_refused_by_its_field_and_not_repeated(change: str, fiel
     path = tmp_path / "run.yaml"
     path.write_text("source: digits:test\narchive: here\n")
     with pytest.raises(ParameterError) as caught:
-        read_run(str(path), [change])
+        InvertRun.read(str(path), [change])
     assert field in str(caught.value) and "hunter2" not in str(caught.value)
     name, _, value = change.partition("=")
     with pytest.raises(ValueError, match="carries a") as directly:  # as from a form of the Prefect server
@@ -354,6 +355,6 @@ def test_a_credential_is_refused_by_its_field_and_not_repeated(change: str, fiel
 
 def test_a_run_file_is_read_by_url(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe_file("/runs/run.yaml", b"source: digits:test\narchive: here\n")
-    assert read_run("memory://runs/run.yaml", ["seed=3"]).seed == 3
+    assert InvertRun.read("memory://runs/run.yaml", ["seed=3"]).seed == 3
     with pytest.raises(ParameterError, match=r"memory://runs/other\.yaml does not exist"):
-        read_run("memory://runs/other.yaml")
+        InvertRun.read("memory://runs/other.yaml")

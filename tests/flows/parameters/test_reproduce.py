@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domains.domain import load_domain
-from flows.parameters.reproduce import PARTS, ReproduceRun, is_table3_alone, read_paper_run
+from flows.parameters.reproduce import PARTS, ReproduceRun, is_table3_alone
 from flows.parameters.run_file import ParameterError
 from lsap_core.errors import MissingWeightsError
 from tasks.settings import Settings
@@ -22,7 +22,7 @@ def reproduction(**fields: Any) -> ReproduceRun:
 
 
 def digits() -> ReproduceRun:
-    return read_paper_run(str(EXAMPLES / "reproduce_digits.yaml"))
+    return ReproduceRun.read(str(EXAMPLES / "reproduce_digits.yaml"))
 
 
 # --- examples -----------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_the_digits_have_every_part_and_share_the_archive_of_the_demo():
 
 @pytest.mark.parametrize("name", ["face", "car", "church", "wild"])
 def test_a_preset_runs_once_its_published_files_are_there_and_names_them_all_until_then(name: str, tmp_path: Path):
-    run = read_paper_run(str(EXAMPLES / f"reproduce_{name}.yaml"))
+    run = ReproduceRun.read(str(EXAMPLES / f"reproduce_{name}.yaml"))
     parts = run.chosen("all")
     settings = Settings(backbones=tmp_path)
     with pytest.raises(MissingWeightsError) as caught:
@@ -71,7 +71,9 @@ def test_a_preset_runs_once_its_published_files_are_there_and_names_them_all_unt
 
 
 def test_the_examples_of_the_paper_leave_table_4_to_the_domains_that_it_is_about():
-    parts = {name: read_paper_run(str(EXAMPLES / f"reproduce_{name}.yaml")).parts for name in ("face", "car", "wild")}
+    parts = {
+        name: ReproduceRun.read(str(EXAMPLES / f"reproduce_{name}.yaml")).parts for name in ("face", "car", "wild")
+    }
     assert "table4" not in parts["face"] and {"table1", "table2"} <= set(parts["face"])
     assert "table4" in parts["car"] and "table1" not in parts["wild"]
 
@@ -111,7 +113,7 @@ def test_one_part_is_chosen_even_where_all_leaves_it_out():
 
 def test_encoders_of_ones_own_need_no_published_file(tmp_path: Path):
     own = {"e4e": "mine.pt", "lsap_e": "mine too.pt"}
-    run = read_paper_run(str(EXAMPLES / "reproduce_church.yaml")).model_copy(update={"encoders": own})
+    run = ReproduceRun.read(str(EXAMPLES / "reproduce_church.yaml")).model_copy(update={"encoders": own})
     with pytest.raises(MissingWeightsError) as caught:
         run.resolved_domain(Settings(backbones=tmp_path), ["table4"])
     assert "generator" in str(caught.value) and "e4e" not in str(caught.value)

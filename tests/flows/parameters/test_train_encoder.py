@@ -12,7 +12,7 @@ import torch
 
 from domains.domain import load_domain
 from flows.commands.cli import main
-from flows.parameters.train_encoder import read_training
+from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.presets import TRAININGS
 from tasks.reports.training import curves_table, sparkline
@@ -119,7 +119,7 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(method: str, train: Command
 def test_the_domain_gives_what_the_run_leaves_open(tmp_path: Path) -> None:
     config = tmp_path / "training.yaml"
     config.write_text(CONFIG)
-    resolved = read_training(str(config), ["output=x", "training.sncd_weight=1e-1"]).resolve(Settings())
+    resolved = TrainEncoderRun.read(str(config), ["output=x", "training.sncd_weight=1e-1"]).resolve(Settings())
     spec, presets = resolved.spec, load_domain("digits").encoder_training
     assert (spec.backbone, spec.augmentation, spec.networks.perceptual) == ("small", "digits", "digits-features")
     wanted = presets.method(
@@ -130,7 +130,7 @@ def test_the_domain_gives_what_the_run_leaves_open(tmp_path: Path) -> None:
 
 
 def test_the_example_can_be_run() -> None:
-    resolved = read_training("examples/train_digits.yaml").resolve(Settings())
+    resolved = TrainEncoderRun.read("examples/train_digits.yaml").resolve(Settings())
     assert (resolved.spec.source, resolved.spec.method.title) == ("digits:train", "LSAP_E")
 
 

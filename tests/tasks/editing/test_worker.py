@@ -14,7 +14,7 @@ from lsap_archive import ArchiveKeyError, ArchiveMismatchError, RunWriter, open_
 from lsap_core.errors import ConfigError
 from lsap_core.generators import Generator
 from lsap_core.presets import method
-from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 
 OPTIMIZED = "stylegan2_w_plus"
 SLIGHT = {"direction": "right", "strength": 0.5}
@@ -75,12 +75,12 @@ def test_an_edit_stopped_halfway_is_gone_on_with(desk: Any) -> None:
     desk.laboratory.invert()
     request = desk.request({"slight": SLIGHT}, keep_images=True)
     prepared = desk.plan(request)
-    desk.worker(request).edit(prepared.shards[0].work)
+    desk.worker(request)(prepared.shards[0])
     assert open_archive(desk.laboratory.archive).edits == []
     again = desk.plan(request)
-    assert [shard.work for shard in again.shards] == [prepared.shards[1].work] and again.runs == prepared.runs
+    assert list(again.shards) == [prepared.shards[1]] and again.runs == prepared.runs
     late = desk.worker(request)
-    assert late.edit(again.shards[0].work).won and not late.edit(again.shards[0].work).won
+    assert late(again.shards[0]).won and not late(again.shards[0]).won
     archive = desk.publish(again)
     assert len(archive.images([f"{number}.png" for number in range(6)], f"{OPTIMIZED}/slight")) == 6
 
@@ -163,7 +163,7 @@ def test_an_archive_of_another_generator_is_refused(desk: Any, tmp_path: Path) -
     other = str(tmp_path / "other.safetensors")
     save_generator(Generator(load_generator(desk.laboratory.generator).config), other)
     with pytest.raises(ArchiveMismatchError, match=r"holds codes of generator .* pass that generator"):
-        desk.plan(desk.request({"slight": SLIGHT}, generator=other))
+        desk.plan(desk.request({"slight": SLIGHT}, generator=GeneratorFile(other)))
 
 
 @pytest.mark.parametrize(

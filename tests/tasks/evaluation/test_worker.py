@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,36 @@ from lsap_core.metrics.disalignment import disalignment_of
 from lsap_core.presets import method
 from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import parse_edit
-from tasks.evaluation.plan import EvaluationRequest, PreparedEvaluations, Synthetic, choose_runs, plan_evaluations
+from tasks.evaluation.plan import EvaluationStage
+from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.evaluation.table import evaluation_table
-from tasks.evaluation.worker import EvaluationWorker, EvaluationWorkerSpec
+from tasks.evaluation.worker import EvaluationWorker
 from tasks.measuring.frechet import FrechetState
 from tasks.measuring.networks import EvaluationChoice
+from tasks.stage import Job, Shard
 from tasks.weights.encoders import load_encoder
-from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 
 OPTIMIZED = "stylegan2_w_plus"
 NETWORKS = EvaluationChoice(lpips=("digits-judge",), identity=("digits-judge",), judge="digits-judge")
 COMPARED = {"mse", "psnr", "ms_ssim", "lpips", "identity", "class_kept", "attribute_of_original"}
+
+
+@dataclass(frozen=True)
+class PlannedEvaluations:
+    """What is left to do, all of it at once."""
+
+    jobs: tuple[Job, ...]
+    evaluations: dict[str, tuple[str, ...]]
+    refused: dict[str, str]
+
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        return tuple(job.job_id for job in self.jobs)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return tuple(shard for job in self.jobs for shard in job.shards)
 
 
 @dataclass
@@ -42,30 +61,32 @@ class MeasuringDesk:
     def request(self, **changes: Any) -> EvaluationRequest:
         values: dict[str, Any] = {
             "archive": self.laboratory.archive,
-            "generator": self.laboratory.generator,
+            "generator": GeneratorFile(self.laboratory.generator),
             "methods": (),
             "networks": NETWORKS,
             "calibration": CalibrationOptions(num_images=4),
+            "batch_size": 4,
             "source": str(self.laboratory.source),
             "encoders": self.laboratory.encoders,
+            "device": "cpu",
         }
         return EvaluationRequest(**{**values, **changes})
 
-    def worker(self, request: EvaluationRequest, **changes: Any) -> EvaluationWorker:
-        names = ("archive", "generator", "networks", "source", "attributes", "lec", "frechet", "reference", "encoders")
-        values = {name: getattr(request, name) for name in names}
-        return EvaluationWorker(EvaluationWorkerSpec(**{**values, "batch_size": 4, "device": "cpu", **changes}))
+    @staticmethod
+    def worker(request: EvaluationRequest) -> EvaluationWorker:
+        return EvaluationWorker(request)
 
-    def plan(self, request: EvaluationRequest, **options: Any) -> PreparedEvaluations:
-        return plan_evaluations(request, choose_runs(request), **options)
+    def plan(self, request: EvaluationRequest, *, start: bool = True) -> PlannedEvaluations:
+        stage = EvaluationStage(request, start=start)
+        return PlannedEvaluations(tuple(stage.jobs()), stage.evaluations, stage.refused)
 
-    def evaluate(self, **changes: Any) -> tuple[Archive, PreparedEvaluations]:
+    def evaluate(self, **changes: Any) -> tuple[Archive, PlannedEvaluations]:
         """Plan, measure every shard that is left, publish."""
         request = self.request(**changes)
         prepared = self.plan(request)
         worker = self.worker(request)
         for shard in prepared.shards:
-            assert worker.evaluate(shard.work).won
+            assert worker(shard).won
         for evaluation_id in prepared.unpublished:
             EvaluationWriter.open(request.archive, evaluation_id).publish({})
         return open_archive(request.archive), prepared
@@ -146,7 +167,7 @@ def test_originals_that_moved_are_found(desk: MeasuringDesk, tmp_path: Path) -> 
     wanted = values_of(desk.evaluate()[0], "mse")
     (desk.laboratory.source).rename(tmp_path / "elsewhere")
     archive, prepared = desk.evaluate(source=str(tmp_path / "elsewhere"), networks=EvaluationChoice())
-    assert prepared.shards[0].work.places.keys() == {"0.png", "1.png"}
+    assert prepared.shards[0].places.keys() == {"0.png", "1.png"}
     assert values_of(archive, "mse") == wanted
 
 
@@ -163,12 +184,12 @@ def test_an_evaluation_stopped_halfway_is_gone_on_with(desk: MeasuringDesk) -> N
     desk.laboratory.invert()
     request = desk.request()
     prepared = desk.plan(request)
-    desk.worker(request).evaluate(prepared.shards[1].work)
+    desk.worker(request)(prepared.shards[1])
     assert open_archive(desk.laboratory.archive).evaluations == []
     again = desk.plan(request)
-    assert [shard.work.shard for shard in again.shards] == [0] and again.evaluations == prepared.evaluations
+    assert [shard.index for shard in again.shards] == [0] and again.evaluations == prepared.evaluations
     late = desk.worker(request)
-    assert late.evaluate(again.shards[0].work).won and not late.evaluate(again.shards[0].work).won
+    assert late(again.shards[0]).won and not late(again.shards[0]).won
     (evaluation_id,) = again.unpublished
     assert EvaluationWriter.open(desk.laboratory.archive, evaluation_id).publish({})
     assert len(values_of(open_archive(desk.laboratory.archive), "mse")) == 6
@@ -181,9 +202,9 @@ def test_sums_of_the_shards_give_the_distance_of_the_whole(desk: MeasuringDesk) 
     distances = []
     for request, batch_size in ((whole, 4), (parts, 1)):
         prepared = desk.plan(request)
-        worker = desk.worker(request, batch_size=batch_size)
+        worker = desk.worker(replace(request, batch_size=batch_size))
         for shard in reversed(prepared.shards):
-            worker.evaluate(shard.work)
+            worker(shard)
         (evaluation_id,) = prepared.unpublished
         states = EvaluationWriter.open(request.archive, evaluation_id).states()
         first, second = (FrechetState.from_bytes(data) for data in states)
@@ -239,7 +260,7 @@ def test_encoders_are_compared_on_synthetic_images(desk: MeasuringDesk, encoder:
 def test_synthetic_codes_are_truncated_to_the_mean_of_w(desk: MeasuringDesk) -> None:
     """With psi = 0 all images are that of the mean code."""
     digits = load_domain("digits")
-    shared = {"generator": digits.generator, "encoders": digits.encoders, "source": None}
+    shared = {"generator": GeneratorFile(digits.generator), "encoders": digits.encoders, "source": None}
     spread = []
     for psi in (0.0, 1.0):
         synthetic = Synthetic(4, psi, 0, "authors", {"e4e": EncoderSettings()}, 4)
@@ -270,7 +291,7 @@ def test_another_encoder_than_that_of_the_codes_is_refused(
     request = desk.request(lec=lec)
     prepared = desk.plan(request)
     with pytest.raises(CheckpointError, match="was planned: put the file back"):
-        desk.worker(request, encoders={"e4e": other}).evaluate(prepared.shards[0].work)
+        desk.worker(replace(request, encoders={"e4e": other}))(prepared.shards[0])
 
 
 def test_an_archive_of_another_generator_is_refused(desk: MeasuringDesk, tmp_path: Path) -> None:
@@ -280,7 +301,7 @@ def test_an_archive_of_another_generator_is_refused(desk: MeasuringDesk, tmp_pat
     other = str(tmp_path / "other.safetensors")
     save_generator(Generator(load_generator(desk.laboratory.generator).config), other)
     with pytest.raises(ArchiveMismatchError, match=r"holds codes of generator .* pass that generator"):
-        desk.plan(desk.request(generator=other))
+        desk.plan(desk.request(generator=GeneratorFile(other)))
 
 
 def test_what_cannot_be_measured_is_refused_before_any_work(desk: MeasuringDesk, tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ def test_missing_shards_are_exactly_the_uncommitted_ones(archive: ArchiveWriter)
     write(run, 2)
     write(run, 0)
     left = missing_shards(run, {})
-    assert [(shard.shard, shard.num_images) for shard in left] == [(1, 2), (3, 1)]
-    assert {(shard.run_id, shard.method) for shard in left} == {(run.run_id, "stylegan2_w_plus")}
+    assert [(shard.index, shard.num_images) for shard in left] == [(1, 2), (3, 1)]
+    assert {(shard.job_id, shard.name) for shard in left} == {(run.run_id, "stylegan2_w_plus")}
     write(run, 1)
     write(run, 3)
     assert missing_shards(run, {}) == []

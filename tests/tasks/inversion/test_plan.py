@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from lsap_core.presets import METHODS as METHODS_BY_NAME
 from lsap_core.presets import method, method_of_encoder
 from tasks.archived.anchors import AnchorOptions, open_anchor
 from tasks.errors import SourceError
-from tasks.inversion.plan import Request, check, prepare, prepare_dry
+from tasks.inversion.plan import InversionStage, check
+from tasks.inversion.request import InversionRequest
 from tasks.weights.encoders import load_encoder
-from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
 
 METHODS = (method("stylegan2_w", num_steps=2), method("lsap_o_w", num_steps=2, sncd_weight=0.5))
@@ -28,25 +30,25 @@ def test_a_new_archive_gets_its_anchor_and_a_run_for_every_method(laboratory: An
     laboratory.fill(5)
     prepared = laboratory.prepare(methods=METHODS, shard_rows=2)
     assert (prepared.num_images, len(prepared.runs)) == (5, 2)
-    assert [(shard.method, shard.shard, shard.num_images) for shard in prepared.shards] == [
+    assert [(shard.name, shard.index, shard.num_images) for shard in prepared.shards] == [
         (each.name, shard, size) for each in METHODS for shard, size in enumerate((2, 2, 1))
     ]
     assert prepared.source.endswith("5 images")
-    assert open_anchor(laboratory.archive, prepared.anchor).num_samples == 64
+    assert open_anchor(laboratory.archive, prepared.facts.anchor).num_samples == 64
     runs = [RunWriter.open(laboratory.archive, run_id) for run_id in prepared.runs]
     assert [run.plan["method"] for run in runs] == [each.name for each in METHODS]
-    assert {run.plan["config"]["anchor"] for run in runs} == {prepared.anchor}
+    assert {run.plan["config"]["anchor"] for run in runs} == {prepared.facts.anchor}
     assert {run.plan["config"]["generator"] for run in runs} == {load_generator(laboratory.generator).digest}
 
 
 def test_an_anchor_that_is_kept_is_not_estimated_again(laboratory: Any) -> None:
     laboratory.fill(1)
-    digest = laboratory.prepare().anchor
+    digest = laboratory.prepare().facts.anchor
     (key,) = [key for key in laboratory.contents() if key.startswith("anchors/")]
     laboratory.store.put(key, b"this one is kept")
-    assert laboratory.prepare().anchor == digest
+    assert laboratory.prepare().facts.anchor == digest
     assert laboratory.store.get(key) == b"this one is kept"
-    other = laboratory.prepare(anchor=AnchorOptions(num_samples=64, seed=1)).anchor
+    other = laboratory.prepare(anchor=AnchorOptions(num_samples=64, seed=1)).facts.anchor
     assert other != digest
     assert laboratory.store.exists(f"anchors/{other}.npz")
 
@@ -55,7 +57,8 @@ def test_preparing_twice_changes_nothing(laboratory: Any) -> None:
     laboratory.fill(3)
     first = laboratory.prepare()
     before = laboratory.contents()
-    assert laboratory.prepare() == first
+    again = laboratory.prepare()
+    assert (again.runs, again.shards) == (first.runs, first.shards)
     assert laboratory.contents() == before
 
 
@@ -71,15 +74,12 @@ def test_a_finished_archive_has_nothing_left_whatever_the_shards_are(laboratory:
 
 def test_a_dry_plan_of_a_new_archive_writes_nothing(laboratory: Any) -> None:
     laboratory.fill(5)
-    dry = prepare_dry(laboratory.request(methods=METHODS, shard_rows=2))
+    dry = laboratory.prepare(start=False, methods=METHODS, shard_rows=2)
     assert laboratory.contents() == {}
-    prepared = laboratory.prepare(methods=METHODS, shard_rows=2)
-    assert dry.unfinished == ()
-    assert dry.new == prepared.runs
-    assert dry.shards_left == len(prepared.shards)
-    assert dry.images_left == {each.name: 5 for each in METHODS}
-    assert (dry.num_images, dry.source) == (prepared.num_images, prepared.source)
-    assert dry.config == load_generator(laboratory.generator).config
+    assert laboratory.prepare(methods=METHODS, shard_rows=2) == dry
+    assert all(job.is_new for job in dry.jobs)
+    assert {job.name: job.num_images for job in dry.jobs} == {each.name: 5 for each in METHODS}
+    assert dry.facts.config == load_generator(laboratory.generator).config
 
 
 def test_a_dry_plan_of_an_archive_in_use_writes_nothing(laboratory: Any) -> None:
@@ -89,12 +89,11 @@ def test_a_dry_plan_of_an_archive_in_use_writes_nothing(laboratory: Any) -> None
     (unfinished,) = laboratory.prepare().runs
     laboratory.put("b.png", laboratory.picture(11))
     before = {key: laboratory.store.get(key) for key in laboratory.contents()}
-    dry = prepare_dry(laboratory.request())
+    dry = laboratory.prepare(start=False)
     assert {key: laboratory.store.get(key) for key in laboratory.contents()} == before
-    assert dry.unfinished == (unfinished,)
-    assert (dry.images_left, dry.shards_left) == ({"stylegan2_w_plus": 2}, 2)
+    assert [(job.job_id == unfinished, job.is_new) for job in dry.jobs] == [(True, False), (False, True)]
     prepared = laboratory.prepare()
-    assert prepared.runs == (unfinished, *dry.new)
+    assert prepared == dry
     assert [shard.num_images for shard in prepared.shards] == [1, 1]
 
 
@@ -113,12 +112,12 @@ def test_files_give_methods_their_digests_and_own_methods_their_titles(
     }
     methods = (METHODS_BY_NAME["e4e"], method_of_encoder("seed_1"), method_of_encoder("seed_2"))
     prepared = laboratory.prepare(methods=methods)
-    assert [each.title for each in prepared.methods] == ["e4e", "LSAP_E (seed_1)", "seed_2"]
+    assert [each.title for each in prepared.facts.methods] == ["e4e", "LSAP_E (seed_1)", "seed_2"]
     used = {name: load_encoder(laboratory.encoders[name]).digest for name in ("e4e", "seed_1", "seed_2")}
-    assert prepared.encoders == used
+    assert prepared.facts.encoders == used
     runs = [RunWriter.open(laboratory.archive, run_id) for run_id in prepared.runs]
     assert {run.plan["method"]: run.plan["config"]["encoder"]["digest"] for run in runs} == used
-    assert [run.plan["config"]["title"] for run in runs] == [each.title for each in prepared.methods]
+    assert [run.plan["config"]["title"] for run in runs] == [each.title for each in prepared.facts.methods]
 
 
 def test_another_file_under_the_same_name_is_embedded_anew(
@@ -175,9 +174,9 @@ def test_the_content_box_of_a_domain_is_part_of_the_generator(laboratory: Any, t
 # --- refusals -----------------------------------------------------------------------------------------
 
 
-def refused(request: Request, error: type[Exception], message: str) -> None:
+def refused(request: InversionRequest, error: type[Exception], message: str) -> None:
     """All who look before the work refuse with the same words."""
-    for look in (prepare, prepare_dry, check):
+    for look in (InversionStage, functools.partial(InversionStage, start=False), check):
         with pytest.raises(error, match=message):
             look(request)
 
@@ -203,7 +202,7 @@ def test_a_wrong_generator_file_is_refused(
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    refused(laboratory.request(generator=str(path)), CheckpointError, f"{name}.*{message}")
+    refused(laboratory.request(generator=GeneratorFile(str(path))), CheckpointError, f"{name}.*{message}")
     assert laboratory.contents() == {}
 
 
@@ -214,7 +213,7 @@ def test_the_archive_of_another_generator_is_refused(laboratory: Any, tmp_path: 
     digest = save_generator(Generator(config), other)
     laboratory.prepare()
     before = laboratory.contents()
-    refused(laboratory.request(generator=other), ArchiveMismatchError, f"this run has {digest}")
+    refused(laboratory.request(generator=GeneratorFile(other)), ArchiveMismatchError, f"this run has {digest}")
     assert laboratory.contents() == before
 
 
@@ -231,7 +230,7 @@ def test_a_network_of_another_size_is_refused(laboratory: Any, tmp_path: Path) -
     path = str(tmp_path / "small.safetensors")
     save_generator(Generator(GeneratorConfig(16, (2, 2, 2), z_dim=2, w_dim=2, num_mapping_layers=1)), path)
     refused(
-        laboratory.request(generator=path),
+        laboratory.request(generator=GeneratorFile(path)),
         ConfigError,
         r"digits-\w+ looks at 1-channel images of 32 px; the generator makes 3-channel images of 16 px",
     )

@@ -19,10 +19,11 @@ from lsap_core.presets import method, recorded_settings
 from tasks.errors import BadImageError
 from tasks.inversion.known_images import KnownImages
 from tasks.inversion.listing import LISTED_TOGETHER, list_images
-from tasks.inversion.methods import MethodPlan, PlannedShard, missing_shards, plan_method, planned_rows
+from tasks.inversion.methods import MethodPlan, missing_shards, plan_method, planned_rows
 from tasks.inversion.run_planner import RunPlanner, UnfinishedRun
 from tasks.sources.items import LeftOut, SourceItem
 from tasks.sources.source import Source, digest_bytes
+from tasks.stage import Shard
 from tasks.weights.networks import NetworkChoice
 
 METHOD = method("stylegan2_w_plus", num_steps=3)
@@ -166,7 +167,7 @@ def test_unfinished_runs_come_first_and_their_images_are_not_planned_twice(desk:
     runs = desk.plan()
     assert runs[0].run_id == first.run_id
     assert [ids_of(run) for run in runs] == [["b", "c"], ["a", "d"], ["a", "d"]]
-    assert [[shard.shard for shard in missing_shards(run, {})] for run in runs] == [[1], [0, 1], [0, 1]]
+    assert [[shard.index for shard in missing_shards(run, {})] for run in runs] == [[1], [0, 1], [0, 1]]
 
 
 def test_content_that_changed_since_an_unfinished_run_is_planned_anew(desk: Desk) -> None:
@@ -254,11 +255,11 @@ def test_images_that_moved_are_told_where_they_are_now(desk: Desk) -> None:
     assert isinstance(again, UnfinishedRun) and again.run.run_id == run.run_id
     assert again.moved == {name: f"elsewhere://{name}" for name in "abc"}
     shards = missing_shards(again.run, again.moved)
-    assert [dict(shard.moved) for shard in shards] == [
+    assert [dict(shard.places) for shard in shards] == [
         {"a": "elsewhere://a", "b": "elsewhere://b"},
         {"c": "elsewhere://c"},
     ]
-    assert isinstance(shards[0], PlannedShard)
+    assert isinstance(shards[0], Shard)
 
 
 def test_an_unfinished_run_is_of_the_source_that_has_its_places_under_other_names(desk: Desk) -> None:

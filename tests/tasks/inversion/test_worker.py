@@ -23,7 +23,9 @@ from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion import EncoderEmbedder, EncoderSettings
 from lsap_core.perceptual.features import FeatureDistance
 from lsap_core.presets import METHODS, method
-from tasks.inversion.worker import EmbedWorker, ShardWork, image_seed
+from tasks.archived.anchors import AnchorOptions
+from tasks.inversion.worker import EmbedWorker, image_seed
+from tasks.stage import Shard
 from tasks.weights.encoders import load_encoder
 from tasks.weights.generators import load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
@@ -59,7 +61,7 @@ def test_a_shard_that_is_there_is_not_embedded_again(laboratory: Any) -> None:
     (outcome,) = laboratory.embed(prepared)  # by a try of the same command, which nobody had heard of
     assert (outcome.won, outcome.by_status) == (True, {"ok": 2})
     (shard,) = prepared.shards
-    other = laboratory.worker(prepared).embed(ShardWork(shard.run_id, shard.shard, command="another"))
+    other = laboratory.worker(prepared)(replace(shard, command="another"))
     assert (other.won, other.by_status) == (False, {})
     assert laboratory.contents() == before
 
@@ -100,7 +102,7 @@ def test_each_image_gets_the_row_that_it_deserves(laboratory: Any) -> None:
     (laboratory.source / "f gone.png").unlink()
     (outcome,) = laboratory.embed(prepared)
 
-    assert (outcome.run_id, outcome.shard, outcome.won, outcome.resumed_at) == (*prepared.runs, 0, True, 0)
+    assert (outcome.job_id, outcome.index, outcome.won, outcome.resumed_at) == (*prepared.runs, 0, True, 0)
     assert outcome.by_status == {"ok": 2, "duplicate": 1, "failed": 4}
     assert outcome.by_reason == {"not_an_image": 1, "changed": 1, "not_square": 1, "unreadable": 1}
 
@@ -128,8 +130,8 @@ def test_each_image_gets_the_row_that_it_deserves(laboratory: Any) -> None:
             assert measured == [None] * len(measured)
 
     is_ok = np.array([row["status"] == "ok" for row in rows.values()])
-    for name in RunWriter.open(laboratory.archive, outcome.run_id).layouts:
-        values = archive.array(outcome.run_id, name)[:].reshape(len(rows), -1)
+    for name in RunWriter.open(laboratory.archive, outcome.job_id).layouts:
+        values = archive.array(outcome.job_id, name)[:].reshape(len(rows), -1)
         assert np.isfinite(values[is_ok]).all()
         assert np.isnan(values[~is_ok]).all()
         assert (values[is_ok] == 0).all() == (name == "noise_00")  # of the one convolution that adds no noise
@@ -240,7 +242,7 @@ def test_a_loss_that_is_not_finite_fails_its_image_alone(new_laboratory: Callabl
     target = pixels_of(loud.picture(1))[None]
     exploding = ExplodingDistance(worker.networks.perceptual, target, after=2)
     worker.networks = replace(worker.networks, perceptual=exploding)
-    outcome = worker.embed(loud.work_of(prepared.shards[0]))
+    outcome = worker(prepared.shards[0])
     assert (outcome.by_status, outcome.by_reason) == ({"ok": 2, "failed": 1}, {"non_finite_loss": 1})
     archive = loud.publish(prepared)
     row = rows_of(archive)["1.png"]
@@ -283,7 +285,7 @@ def embed_until_interrupted(
         patch.setattr(Store, "put", put_some)
         pool = LocalPool(lambda: laboratory.worker(prepared, save_every_seconds=0, **worker))
         with pytest.raises(StoreWentAwayError):
-            pool.call("embed", laboratory.work_of(prepared.shards[0]))
+            pool.call("__call__", prepared.shards[0])
 
 
 @pytest.mark.parametrize("saves", [1, 3, 5])
@@ -297,7 +299,7 @@ def test_interrupted_work_is_taken_up_bit_for_bit(
     embed_until_interrupted(broken, prepared, monkeypatch, saves=saves)
     assert RunWriter.open(broken.archive, prepared.runs[0]).missing_shards() == [0]
 
-    assert broken.prepare(methods=SIX_STEPS) == prepared
+    assert broken.prepare(methods=SIX_STEPS).shards == prepared.shards
     (outcome,) = broken.embed(prepared)
     assert (outcome.resumed_at, outcome.won) == (saves, True)
     found = broken.publish(prepared)
@@ -359,7 +361,7 @@ def test_states_are_saved_as_often_as_asked_and_no_oftener(laboratory: Any, monk
     assert not [key for key in keys if "state" in key]  # not within 300 seconds
     prepared = laboratory.prepare(methods=SIX_STEPS, seed=1)
     worker = laboratory.worker(prepared, save_every_seconds=0)
-    worker.embed(laboratory.work_of(prepared.shards[0]))
+    worker(prepared.shards[0])
     states = [key for key in keys if "state" in key]
     assert len(states) == 6 and len(set(states)) == 1
 
@@ -380,7 +382,7 @@ def test_progress_counts_images(laboratory: Any) -> None:
             return perceptual.distance(features, target_features)
 
     worker.networks = replace(worker.networks, perceptual=Watched())
-    worker.embed(laboratory.work_of(prepared.shards[0]))
+    worker(prepared.shards[0])
     done_by_step = [1 + 2 * step / 6 for step in range(6)] + [3 + step / 6 for step in range(6)]
     assert seen == pytest.approx(done_by_step)
     assert worker.progress() == 4
@@ -492,9 +494,9 @@ def test_a_worker_refuses_an_encoder_that_was_exchanged(
     laboratory.encoders = {"e4e": new_encoder(tmp_path / "one.safetensors")}
     laboratory.fill(1)
     prepared = laboratory.prepare(methods=(METHODS["e4e"],))
-    laboratory.encoders = {"e4e": new_encoder(tmp_path / "other.safetensors", seed=1)}
+    others = {"e4e": new_encoder(tmp_path / "other.safetensors", seed=1)}
     with pytest.raises(CheckpointError, match=r"other\.safetensors holds encoder .*: run the same command again"):
-        laboratory.embed(prepared)
+        laboratory.embed(prepared, encoders=others)
 
 
 # --- content boxes ------------------------------------------------------------------------------------
@@ -510,12 +512,10 @@ def test_images_are_placed_into_the_content_box(new_laboratory: Callable[[], Any
     laboratory.put("b wide.png", laboratory.picture(2, 32, 48))
     methods = (method("stylegan2_w_plus", num_steps=2),)
     prepared = laboratory.prepare(methods=methods, content_box=box)
-    laboratory.embed(prepared, content_box=box)
+    laboratory.embed(prepared)
     archive = laboratory.publish(prepared)
     assert [row["reason"] for row in rows_of(archive).values()] == [None, "not_square"]
-    preview = laboratory.worker(prepared, content_box=box).preview({"stylegan2_w_plus": images_of(archive)})[
-        "stylegan2_w_plus"
-    ]
+    preview = laboratory.worker(prepared).preview({"stylegan2_w_plus": images_of(archive)})["stylegan2_w_plus"]
     original = read_png(preview["a.png"].original)
     assert original.shape == (64, 64)
     np.testing.assert_array_equal(original[8:40, 16:48], read_png(laboratory.picture(1)))
@@ -590,15 +590,15 @@ def test_a_preview_leaves_out_originals_that_are_gone_or_others_now(laboratory: 
 def test_a_worker_needs_the_anchor_that_it_is_told(laboratory: Any) -> None:
     laboratory.fill(1)
     prepared = laboratory.prepare()
-    with pytest.raises(FileNotFoundError, match=r"anchors/0000\.npz"):
-        laboratory.worker(replace(prepared, anchor="0000"))
+    with pytest.raises(FileNotFoundError, match=r"anchors/\w+\.npz"):
+        laboratory.worker(prepared, anchor=AnchorOptions(num_samples=65))
 
 
 def test_a_run_that_is_not_there_is_refused(laboratory: Any) -> None:
     laboratory.fill(1)
     worker: EmbedWorker = laboratory.worker(laboratory.prepare())
     with pytest.raises(FileNotFoundError, match="has no run nothing-1"):
-        worker.embed(ShardWork("nothing-1", 0))
+        worker(Shard("nothing-1", "nothing", 0, 1))
 
 
 def test_without_judge_and_identity_their_columns_are_empty(laboratory: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from lsap_archive import open_archive
 from lsap_core.alignment.references import reference_rows
-from lsap_core.presets import METHODS, method
+from lsap_core.presets import METHODS, Method, method
 from tasks.archived.anchors import AnchorOptions, open_anchor
 from tasks.archived.runs import current_rows
 from tasks.inversion import worker as embed
@@ -25,22 +26,21 @@ from tasks.workers.pool import LocalPool
 
 BASE = method("stylegan2_w", num_steps=2)
 ALIGNED = method("lsap_o_w", num_steps=2, sncd_weight=0.5)
+BOTH = (BASE, ALIGNED)
 
 
-def report_request(laboratory: Any, anchor: str, **changes: Any) -> ReportRequest:
+def report_request(
+    prepared: Any, *, methods: tuple[Method, ...] | None = None, archive: str | None = None, **changes: Any
+) -> ReportRequest:
     values: dict[str, Any] = {
         "title": "A title of ours",
-        "archive": laboratory.archive,
-        "generator": laboratory.generator,
-        "domain": "digits",
-        "methods": (BASE, ALIGNED),
-        "networks": laboratory.networks,
-        "anchor": anchor,
         "config_yaml": "source: here\n",
         "num_images": 3,
         "measured": {"seconds": 2.0, "embedded": 6, "num_workers": 1, "device": "cpu"},
     }
-    return ReportRequest(**{**values, **changes})
+    inversion = replace(prepared.request, archive=archive or prepared.request.archive)
+    facts = replace(prepared.facts, methods=methods or prepared.facts.methods)
+    return ReportRequest(inversion, facts, **{**values, **changes})
 
 
 class Written:
@@ -56,7 +56,7 @@ class Written:
         with monkeypatch.context() as patch:
             patch.setattr(summarize, "render_report", watched)
             pool = LocalPool(lambda: laboratory.worker(prepared))
-            self.report = write_report(report_request(laboratory, prepared.anchor, **changes), pool)
+            self.report = write_report(report_request(prepared, **changes), pool)
         (self.data,) = seen
 
     @property
@@ -66,7 +66,7 @@ class Written:
 
 
 def invert(laboratory: Any, **changes: Any) -> Any:
-    prepared = laboratory.prepare(**{"methods": (BASE, ALIGNED), **changes})
+    prepared = laboratory.prepare(**{"methods": BOTH, **changes})
     laboratory.embed(prepared)
     laboratory.publish(prepared)
     return prepared
@@ -88,7 +88,7 @@ def test_a_report_and_its_table_lie_in_the_archive(laboratory: Any, monkeypatch:
 
     data = written.data
     generator = load_generator(laboratory.generator)
-    anchor = open_anchor(laboratory.archive, prepared.anchor)
+    anchor = open_anchor(laboratory.archive, prepared.facts.anchor)
     assert data.references == reference_rows(generator.generator, anchor).labelled()
     assert data.generator["digest"] == generator.digest
     assert [(each.name, each.base) for each in data.methods] == [("stylegan2_w", None), ("lsap_o_w", "stylegan2_w")]
@@ -127,13 +127,13 @@ def test_locations_lead_to_what_is_there(laboratory: Any, monkeypatch: pytest.Mo
 def test_a_report_is_kept_until_there_is_more_to_show(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     laboratory.fill(2)
     prepared = invert(laboratory)
-    request = report_request(laboratory, prepared.anchor)
+    request = report_request(prepared)
     assert kept_report(request) is None
     written = Written(laboratory, prepared, monkeypatch).report
     assert kept_report(request) == written
     invert(laboratory, methods=(method("stylegan2_w", num_steps=3),))  # not what this report compares
     assert kept_report(request) == written
-    assert kept_report(report_request(laboratory, prepared.anchor, methods=(BASE,))) is None
+    assert kept_report(report_request(prepared, methods=(BASE,))) is None
     laboratory.put("later.png", laboratory.picture(5))
     invert(laboratory, methods=(BASE,))
     assert kept_report(request) is None
@@ -162,10 +162,10 @@ def test_rows_of_other_anchors_and_methods_are_left_out(laboratory: Any) -> None
     archive = open_archive(laboratory.archive)
     assert archive.rows().num_rows == 8
     for prepared in (one, other):
-        rows = current_rows(archive, (BASE, ALIGNED), prepared.anchor)
+        rows = current_rows(archive, (BASE, ALIGNED), prepared.facts.anchor)
         assert set(rows.column("run_id").to_pylist()) == set(prepared.runs)
         assert rows.num_rows == 4
-    rows = current_rows(archive, (ALIGNED,), one.anchor)
+    rows = current_rows(archive, (ALIGNED,), one.facts.anchor)
     assert rows.column("method").to_pylist() == ["lsap_o_w"] * 2
     assert current_rows(archive, tuple(METHODS.values()), "nobody's").num_rows == 0
 
@@ -180,7 +180,7 @@ def test_rows_of_another_encoder_are_left_out(laboratory: Any, tmp_path: Path, n
     archive = open_archive(laboratory.archive)
     assert archive.rows().num_rows == 4
     for prepared in seen:
-        rows = current_rows(archive, methods, prepared.anchor, prepared.encoders)
+        rows = current_rows(archive, methods, prepared.facts.anchor, prepared.facts.encoders)
         assert set(rows.column("run_id").to_pylist()) == set(prepared.runs)
 
 
@@ -194,7 +194,7 @@ def test_encoders_and_optimizations_stand_side_by_side(
     base = method("lsap_o_w_plus", num_steps=3, sncd_weight=0.5)
     methods = (base, from_encoder, METHODS["e4e"], METHODS["lsap_e"])
     prepared = invert(laboratory, methods=methods)
-    written = Written(laboratory, prepared, monkeypatch, methods=prepared.methods, encoders=prepared.encoders)
+    written = Written(laboratory, prepared, monkeypatch)
     assert set(written.shown) == {"0.png", "1.png", "2.png"}
     assert all(shown == {each.name for each in methods} for shown in written.shown.values())
     compared = {(one.method, one.other) for one in compare_pairs(written.data.rows, written.data.methods)}
@@ -209,7 +209,7 @@ def test_encoders_and_optimizations_stand_side_by_side(
     assert all(one.seconds.mean > 0 for one in summaries.values())
     assert summaries["e4e"].final_loss.num_values == 0 and summaries[base.name].final_loss.num_values == 3
     page = laboratory.store.get("reports/invert.html").decode()
-    assert "encoder of e4e" in page and prepared.encoders["e4e"] in page
+    assert "encoder of e4e" in page and prepared.facts.encoders["e4e"] in page
     assert "LSAP_E against e4e, its base" in page
     assert "e4e" in written.report.table and "LSAP_O-W+ from LSAP_E" in written.report.table
 
@@ -225,8 +225,12 @@ def test_images_that_all_methods_have_come_first(laboratory: Any, monkeypatch: p
     laboratory.put("b.png", laboratory.picture(4))
     prepared = invert(laboratory, methods=(BASE,))
     both = {"stylegan2_w", "lsap_o_w"}
-    assert Written(laboratory, prepared, monkeypatch, num_images=2).shown == {"c.png": both, "d.png": both}
-    shown = Written(laboratory, prepared, monkeypatch, num_images=3).shown
+    shown = Written(laboratory, prepared, monkeypatch, methods=BOTH, num_images=2).shown
+    assert shown == {
+        "c.png": both,
+        "d.png": both,
+    }
+    shown = Written(laboratory, prepared, monkeypatch, methods=BOTH, num_images=3).shown
     assert list(shown.items()) == [("c.png", both), ("d.png", both), ("a.png", {"stylegan2_w"})]
     assert Written(laboratory, prepared, monkeypatch, num_images=0).shown == {}
 

@@ -9,55 +9,54 @@ from typing import Any
 
 import torch
 
-from flows.parameters.train_encoder import ResolvedTraining
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.training.encoder_step import EncoderTraining
-from tasks.training.parts import assemble, build_first_encoder
+from tasks.training.parts import TrainingRequest, assemble, build_first_encoder
 from tasks.training.plan import prepare_training
 from tasks.weights.devices import module_device
-from tasks.weights.generators import load_generator
 
 PROBE_STEPS = 2
 PROBE_ANCHOR_SAMPLES = 1024
 
 
-def dry_run_training(resolved: ResolvedTraining) -> dict[str, Any]:
+def dry_run(request: TrainingRequest) -> dict[str, Any]:
     """Check everything, and time two steps on this machine; nothing is written."""
-    prepared = prepare_training(resolved.spec, dry=True)
-    settings = resolved.spec.method.settings
+    spec = request.spec
+    prepared = prepare_training(spec, dry=True)
+    settings = spec.method.settings
     steps_left = max(settings.num_steps - prepared.step, 0)
-    training, seconds = _probe(resolved)
+    training, seconds = _probe(request)
     state = _CountedBytes()
     torch.save(training.state_dict(), state)
     return {
-        "method": resolved.spec.method.title,
+        "method": spec.method.title,
         "images to train on": prepared.num_images,
         "images held out": prepared.num_held_out,
         "parameters of the encoder": prepared.num_parameters,
         "steps already taken": prepared.step,
         "steps left": steps_left,
         "epochs left": round(steps_left * settings.batch_size / prepared.num_images, 2),
-        "checkpoints left": -(-steps_left // resolved.spec.checkpoint_every),
+        "checkpoints left": -(-steps_left // spec.checkpoint_every),
         "bytes of a checkpoint": state.count,
         "hours on this machine, one worker": round(seconds * steps_left / 3600, 4),
         "notes": list(prepared.notes),
     }
 
 
-def dry_run_trainings(trainings: Mapping[str, ResolvedTraining]) -> dict[str, Any]:
+def dry_run_trainings(trainings: Mapping[str, TrainingRequest]) -> dict[str, Any]:
     """Check every training of a comparison, and time two steps of each method on this machine; nothing is written."""
     left: dict[str, int] = {}
     seconds_of: dict[str, float] = {}
     seconds = 0.0
-    for name, resolved in trainings.items():
-        prepared = prepare_training(resolved.spec, dry=True)
-        method = resolved.spec.method
+    for name, request in trainings.items():
+        prepared = prepare_training(request.spec, dry=True)
+        method = request.spec.method
         steps = max(method.settings.num_steps - prepared.step, 0)
         if not steps:
             continue
         left[name] = steps
         if method.name not in seconds_of:
-            _, seconds_of[method.name] = _probe(resolved)
+            _, seconds_of[method.name] = _probe(request)
         seconds += steps * seconds_of[method.name]
     return {
         "encoders": len(trainings),
@@ -77,11 +76,10 @@ class _CountedBytes(io.RawIOBase):
         return len(data)
 
 
-def _probe(resolved: ResolvedTraining) -> tuple[EncoderTraining, float]:
+def _probe(request: TrainingRequest) -> tuple[EncoderTraining, float]:
     """A training after a few steps on black images with all heads, and the seconds of one step."""
-    spec = resolved.spec
-    device = module_device(resolved.run.workers.device)
-    loaded = load_generator(spec.generator, content_box=spec.content_box)
+    spec, device = request.spec, module_device(request.device)
+    loaded = spec.generator.load()
     anchor = estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES)
     encoder, _ = build_first_encoder(spec, loaded, anchor)
     training = assemble(spec, encoder, loaded, anchor, device)

@@ -1,0 +1,162 @@
+"""Which edits of which methods: checked before any work, and what of them has to be calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive import (
+    Archive,
+    ArchiveKeyError,
+    ArchiveWriter,
+    RunInfo,
+    open_archive,
+)
+from lsap_archive.format.rows import OK
+from lsap_core.errors import CheckpointError, ConfigError, LsapError
+from tasks.archived.opening import open_writer
+from tasks.archived.runs import runs_by_method
+from tasks.editing.calibration import CalibrationOptions, CalibrationWork, calibration_digest, deviation_digest
+from tasks.editing.request import EditRequest
+from tasks.editing.spec import EditSpec, build_edit
+from tasks.weights.generators import LoadedGenerator
+
+
+@dataclass(frozen=True)
+class EditedMethod:
+    """An edit of a method.
+
+    Attributes:
+        runs: the method's runs, the oldest first.
+        spec: the edit.
+        calibration: name under which its calibration is kept; None where the strength is given.
+    """
+
+    runs: tuple[RunInfo, ...]
+    spec: EditSpec
+    calibration: str | None
+
+    @property
+    def name(self) -> str:
+        """Such as "lsap_e/slant"."""
+        return f"{self.runs[0].method}/{self.spec.name}"
+
+
+@dataclass(frozen=True)
+class MissingCalibrations:
+    """What has to be measured before edits of equal effect can be planned.
+
+    Attributes:
+        deviations: (attribute, seed) by the name under which the spread over synthetic images is kept.
+        strengths: the others.
+    """
+
+    deviations: Mapping[str, tuple[str, int]]
+    strengths: tuple[CalibrationWork, ...]
+
+
+def choose_edits(request: EditRequest) -> tuple[LoadedGenerator, list[EditedMethod]]:
+    """The generator, and every edit of every method, checked; nothing is written.
+
+    Raises:
+        ArchiveNotFoundError, ArchiveMismatchError: no archive is there, or that of another generator.
+        ArchiveKeyError: it has no such method or image.
+        ConfigError, CheckpointError: an edit does not fit the generator or the images.
+    """
+    archive = open_archive(request.archive)
+    loaded = request.generator.load()
+    open_writer(request.archive, loaded)
+    chosen = []
+    for runs in runs_by_method(archive, request.methods, with_edits=False).values():
+        for spec in request.edits.values():
+            check_edit(spec, loaded, archive, runs)
+            chosen.append(edited_method(spec, runs, loaded.digest, request.calibration))
+    return loaded, chosen
+
+
+def edited_method(
+    spec: EditSpec, runs: tuple[RunInfo, ...], generator_digest: str, options: CalibrationOptions
+) -> EditedMethod:
+    """An edit of a method, with the name of its calibration if it needs one."""
+    calibration = None
+    if spec.equal_effect is not None:
+        calibration = calibration_digest(spec, runs[0].method_digest, generator_digest, options)
+    return EditedMethod(runs, spec, calibration)
+
+
+def check_edit(spec: EditSpec, loaded: LoadedGenerator, archive: Archive, runs: Sequence[RunInfo]) -> None:
+    """Refuse an edit that does not fit the generator, or that needs a code which the method does not have.
+
+    Raises:
+        ConfigError, CheckpointError: it does not fit.
+        ArchiveKeyError: the method has no code of an image.
+    """
+    if not spec.needs_images:
+        strength = None if spec.equal_effect is None else 1.0
+        try:
+            build_edit(spec, config=loaded.config, generator_digest=loaded.digest, strength=strength)
+        except CheckpointError:
+            raise
+        except LsapError as error:
+            raise ConfigError(f'edit "{spec.name}": {error}') from error
+        return
+    others = other_images(spec)
+    try:
+        archive.codes(sorted(set(others.values())), runs[0].method_digest)
+    except ArchiveKeyError as error:
+        raise ArchiveKeyError(f'edit "{spec.name}" of {runs[0].method}: {error}') from error
+    if None in others:
+        return
+    rows = rows_of(archive, runs, ["image_id", "status"])
+    for image_id in rows.filter(pc.equal(rows.column("status"), OK)).column("image_id").to_pylist():
+        if image_id not in others:
+            raise ConfigError(f'edit "{spec.name}" names no image to go to from {image_id}; name one for each')
+
+
+def other_images(spec: EditSpec) -> dict[str | None, str]:
+    """Ids of the images that an edit goes to, by the image that it starts from; under None the same for all."""
+    found: dict[str | None, str] = {}
+    for part in (spec, *spec.parts):
+        if isinstance(part.images, str):
+            found[None] = part.images
+        elif part.images is not None:
+            found |= dict(part.images)
+    return found
+
+
+def missing_calibrations(
+    writer: ArchiveWriter, edits: Sequence[EditedMethod], options: CalibrationOptions
+) -> MissingCalibrations:
+    """What the archive does not keep of the calibrations that these edits need."""
+    deviations: dict[str, tuple[str, int]] = {}
+    strengths = []
+    for edit in edits:
+        if edit.calibration is None or writer.get_calibration(edit.calibration) is not None:
+            continue
+        assert edit.spec.equal_effect is not None
+        attribute = edit.spec.equal_effect.attribute
+        name = deviation_digest(attribute, writer.generator["digest"], options.seed)
+        if writer.get_calibration(name) is None:
+            deviations[name] = (attribute, options.seed)
+        run_ids = tuple(run.run_id for run in edit.runs)
+        strengths.append(CalibrationWork(edit.calibration, edit.runs[0].method, run_ids, edit.spec, options))
+    return MissingCalibrations(deviations, tuple(strengths))
+
+
+def with_deviation(work: CalibrationWork, writer: ArchiveWriter) -> CalibrationWork:
+    """The work with the unit of its change, which the archive keeps by now."""
+    assert work.spec.equal_effect is not None
+    name = deviation_digest(work.spec.equal_effect.attribute, writer.generator["digest"], work.options.seed)
+    kept = writer.get_calibration(name)
+    assert kept is not None, "deviations are measured before"
+    return replace(work, deviation=kept["deviation"])
+
+
+def rows_of(archive: Archive, runs: Sequence[RunInfo], columns: list[str]) -> pa.Table:
+    """Rows of some runs, the oldest run first."""
+    rows = archive.rows(["run_id", *columns])
+    run_ids = pa.array([run.run_id for run in runs], pa.string())
+    return rows.filter(pc.is_in(rows.column("run_id"), run_ids)).select(columns)

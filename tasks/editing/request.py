@@ -1,0 +1,37 @@
+"""Edits as they were asked for: what their planner and their workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.spec import EditSpec
+from tasks.weights.generators import GeneratorFile
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Which codes of an archive are edited, and how; small, so that it travels to workers.
+
+    Attributes:
+        archive: URL of the archive.
+        generator: the generator's weights.
+        methods: inversions to edit, by name; empty for all.
+        edits: by name.
+        keep_images: whether edited images are kept.
+        calibration: how edits of equal effect are calibrated.
+        batch_size: images edited and rendered together.
+        device: "auto", "cpu", "cuda", ...
+        backbones: path or URL of the folder of published networks, or None for torch's cache.
+    """
+
+    archive: str
+    generator: GeneratorFile
+    methods: tuple[str, ...]
+    edits: Mapping[str, EditSpec]
+    keep_images: bool
+    calibration: CalibrationOptions
+    batch_size: int
+    device: str = "auto"
+    backbones: str | None = None

@@ -1,0 +1,47 @@
+"""An inversion as it was asked for: what its planner, its workers, its cost and its report read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lsap_core.presets import Method
+from tasks.archived.anchors import AnchorOptions
+from tasks.pictures.decoding import Fit
+from tasks.weights.generators import GeneratorFile
+from tasks.weights.networks import NetworkChoice
+
+
+@dataclass(frozen=True)
+class InversionRequest:
+    """Which images are inverted, how, and where to; small, so that it travels to workers.
+
+    Attributes:
+        source: where the images are.
+        archive: URL of the archive.
+        domain: name of the domain.
+        generator: the generator's weights.
+        methods: what to run, in order.
+        networks: what compares images.
+        anchor: what decides the anchor.
+        fit: what to do with images that are not square, or not of the shape of the content box.
+        seed: of the run.
+        shard_rows: images of a shard.
+        batch_size: images embedded together.
+        encoders: path or URL of every encoder that a method names.
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    source: str
+    archive: str
+    domain: str
+    generator: GeneratorFile
+    methods: tuple[Method, ...]
+    networks: NetworkChoice
+    anchor: AnchorOptions
+    fit: Fit
+    seed: int
+    shard_rows: int
+    batch_size: int
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
