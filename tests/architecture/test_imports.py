@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[2]
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
-for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    importlib.import_module(module.name)
-print(*sorted(set(sys.argv[2:]) & set(sys.modules)))
+names = [module.name for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    importlib.import_module(name)
+print(1 + len(names), *sorted(set(sys.argv[2:]) & set(sys.modules)))
 """
 
 # What a clone on another machine, or one installing from another index, could not follow.
@@ -31,6 +32,14 @@ TIED_TO_ONE_MACHINE = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    """The contracts, and whoever walks through a package, pass over a folder that is none."""
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    folders = {file.parent for package in packages["root_packages"] for file in (ROOT / package).rglob("*.py")}
+    assert {ROOT / package for package in packages["root_packages"]} < folders
+    assert [folder.relative_to(ROOT).as_posix() for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def test_import_contracts_hold() -> None:
@@ -50,7 +59,7 @@ def test_a_library_with_all_its_modules_imports_no_stranger(library: str, strang
     command = [sys.executable, "-c", IMPORT_ALL, library, *strangers]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == []
+    assert run.stdout.split() == [str(len(list((ROOT / library).rglob("*.py"))))]  # all were imported
 
 
 def test_no_file_names_a_package_index_or_a_home_folder() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("lsap_core", "lsap_archive", "tasks", "flows", "domains", "benchmarks", "examples", "deployments")
+PACKAGES = ("lsap_core", "lsap_archive", "tasks", "flows", "domains")
+FOLDERS = (*PACKAGES, "benchmarks", "examples", "deployments")
 
 UNPICKLER = "lsap_core/generators/checkpoints/unpickling.py"  # where names stand for inert records
 PICKLING = {"pickle", "_pickle", "cPickle", "pickletools", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
@@ -46,6 +47,13 @@ MUST_SAY = {
 }
 MUST_NOT_SAY = {"shell": True, "allow_pickle": True, "weights_only": False, "trust_remote_code": True}
 METHODS = {"extractall": "writes where an archive says", "from_pretrained": "downloads"}
+
+
+def modules(*folders: str) -> list[Path]:
+    """Every module of these folders, however deep it lies; a package in which none is found has moved."""
+    found = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in folders}
+    assert [folder for folder in folders if folder in PACKAGES and len(found[folder]) < 10] == []
+    return [file for folder in folders for file in found[folder]]
 
 
 def problems_of(source: str, name: str) -> Iterator[str]:
@@ -107,8 +115,8 @@ def dotted_name(function: ast.expr, meanings: dict[str, str]) -> str:
 
 
 def test_nothing_of_the_product_does_what_a_hostile_file_would_need() -> None:
-    files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
-    assert len(files) > 100
+    files = modules(*FOLDERS)
+    assert len(files) > 250
     found = [problem for file in files for problem in problems_of(file.read_text(), file.relative_to(ROOT).as_posix())]
     assert not found, "\n".join(found)
 
@@ -165,17 +173,44 @@ def test_none_of_these_would(line: str) -> None:
 
 def test_only_one_module_may_know_pickles() -> None:
     assert not list(problems_of("import pickle, pickletools", UNPICKLER))
+    assert list(problems_of((ROOT / UNPICKLER).read_text(), "tasks/some.py"))  # it is there, and does
+
+
+TEMPLATE_READERS = {"page_template", "get_template"}
+TEMPLATES = {"report.html.j2", "reproduction_report.html.j2"}
 
 
 def test_templates_of_pages_switch_escaping_off_for_their_own_words_only() -> None:
     """`safe` may follow a text that stands in the template, never a value."""
-    for template in sorted((ROOT / "tasks" / "reports").glob("*.j2")):
+    templates = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.j2"))
+    assert {template.name for template in templates} >= TEMPLATES
+    written_by = {template.name: list(expressions(template.read_text())) for template in templates}
+    assert all(written_by[name] for name in TEMPLATES)
+    for template in templates:
+        for written in written_by[template.name]:
+            if "safe" in written or "Markup" in written:
+                assert written.strip().startswith("'"), f"{template.name}: {{{{{written}}}}}"
         for line in template.read_text().splitlines():
-            for expression in line.split("{{")[1:]:
-                written = expression.partition("}}")[0]
-                if "safe" in written or "Markup" in written:
-                    assert written.strip().startswith("'"), f"{template.name}: {{{{{written}}}}}"
             assert "autoescape" not in line and "{% raw" not in line, template.name
+
+
+def test_every_template_that_a_page_names_is_among_them() -> None:
+    """By a name that ends otherwise a template would not be looked at."""
+    named = [
+        node.value
+        for file in modules(*PACKAGES)
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.Call) and dotted_name(call.func, {}).rpartition(".")[2] in TEMPLATE_READERS
+        for node in call.args[:1]
+        if isinstance(node, ast.Constant)
+    ]
+    assert set(named) == TEMPLATES
+
+
+def expressions(template: str) -> Iterator[str]:
+    """What a template writes out, {{ here }}."""
+    for expression in template.split("{{")[1:]:
+        yield expression.partition("}}")[0]
 
 
 # --- results of Prefect ---------------------------------------------------------------------------------------
@@ -202,11 +237,7 @@ def lets_prefect_keep_results(kind: str, said: dict[str, str]) -> bool:
 
 
 def test_prefect_keeps_no_result_and_looks_for_none() -> None:
-    found = [
-        (file.name, kind, said)
-        for file in sorted((ROOT / "flows").glob("*.py"))
-        for kind, said in decorations(file.read_text())
-    ]
+    found = [(file.name, kind, said) for file in modules(*PACKAGES) for kind, said in decorations(file.read_text())]
     assert sum(kind == "flow" for _, kind, _ in found) >= 6 and sum(kind == "task" for _, kind, _ in found) >= 12
     assert not [one for one in found if lets_prefect_keep_results(*one[1:])]
 

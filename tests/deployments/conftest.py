@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -24,7 +25,10 @@ def known_variables() -> set[str]:
     from prefect.settings import Settings
     from prefect.settings.legacy import _get_settings_fields
 
-    ours = set(re.findall(r"\bLSAP_[A-Z_]+\b", (ROOT / "tasks" / "settings.py").read_text()))
+    from tasks.settings import Settings as OurSettings
+
+    ours = set(re.findall(r"\bLSAP_[A-Z_]+\b", inspect.getsource(OurSettings.from_environment)))
+    assert {"LSAP_BACKBONES", "LSAP_RESULTS", "LSAP_RAY_ADDRESS"} <= ours
     deployed = set(re.findall(r"\{\{ \$(LSAP_[A-Z_]+) \}\}", (ROOT / "deployments" / "prefect.yaml").read_text()))
     ray = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"}
     storage = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
