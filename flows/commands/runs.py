@@ -87,9 +87,9 @@ def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:
     return command
 
 
-def run_flow(flow: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
+def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
     """Run a flow and print its report."""
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
-        report = flow(run)
+        report = do(run)
     print_result(report.to_dict(), parsed.json, report.summary())
     return DONE

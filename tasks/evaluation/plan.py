@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter
-from lsap_archive.format.layout import evaluation_plan_key
+from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, Store
+from lsap_archive.format.layout import ARCHIVE_KEY, evaluation_plan_key
 from lsap_archive.writing.evaluation_writer import unretired
 from tasks.archived.jobs import provenance_of, shards_of
 from tasks.archived.opening import open_writer
@@ -54,7 +54,7 @@ class EvaluationStage:
         self._request = request
         self._start = start
         self.chosen = choose_runs(request)
-        has_archive = start or request.synthetic is None
+        has_archive = start or request.synthetic is None or Store.from_url(request.archive).exists(ARCHIVE_KEY)
         self.writer = open_writer(request.archive, self.chosen.generator) if has_archive else None
 
     def missing_calibrations(self) -> MissingCalibrations:

@@ -11,7 +11,7 @@ the strengths are stand-ins, and so are the codes, which no digest depends on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,20 @@ import pyarrow as pa
 import pytest
 
 from domains.domain import load_domain
-from flows.edit import edit_request
-from flows.edit_parameters import read_edits
-from flows.evaluate import evaluation_request
-from flows.evaluate_parameters import read_evaluation
-from flows.invert import request_of
-from flows.parameters import read_run
+from flows.parameters.edit import EditRun
+from flows.parameters.evaluate import EvaluateRun
+from flows.parameters.invert import InvertRun
 from lsap_archive import ArchiveWriter, RunWriter
 from lsap_core.presets import METHODS
-from tasks.plan_edits import EditedMethod, choose_edits, missing_calibrations, plan_edit_runs
-from tasks.plan_evaluations import choose_runs, plan_evaluations
-from tasks.planning import plan_method
-from tasks.prepare import Request, open_writer, prepare, prepare_dry
+from tasks.archived.opening import open_writer
+from tasks.editing.chosen import MissingCalibrations
+from tasks.editing.plan import EditingStage
+from tasks.evaluation.plan import EvaluationStage
+from tasks.inversion.methods import plan_method
+from tasks.inversion.plan import InversionStage
+from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
-from tasks.weights import load_generator
+from tasks.weights.generators import load_generator
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_digests.json").read_text())
@@ -62,9 +62,9 @@ EVERY_KIND = """edits={
                             test/0003-3: test/0000-0}, weight: 0.25}}"""
 
 
-def inversion_request(archive: Path, *changes: str) -> Request:
-    run = read_run(str(EXAMPLES / "digits.yaml"), [f"archive={archive}", *changes])
-    return request_of(run.resolve(Settings()))
+def inversion_request(archive: Path, *changes: str) -> InversionRequest:
+    run = InvertRun.read(str(EXAMPLES / "digits.yaml"), [f"archive={archive}", *changes])
+    return run.resolve(Settings())
 
 
 def open_demo(archive: Path) -> ArchiveWriter:
@@ -77,10 +77,10 @@ def planned_inversions(archive: Path, *changes: str) -> dict[str, Any]:
     """Plan runs in an archive, whose anchor is there already so that it is not estimated."""
     request, writer = inversion_request(archive, *changes), open_demo(archive)
     writer.put_anchor(request.anchor.digest(writer.generator["digest"]), b"stands for one")
-    prepared = prepare(request)
-    plans = [RunWriter.open(str(archive), run_id).plan for run_id in prepared.runs]
+    with InversionStage(request) as stage:
+        plans = [RunWriter.open(str(archive), job.job_id).plan for job in stage.jobs()]
     return {
-        "anchor": prepared.anchor,
+        "anchor": stage.facts.anchor,
         "methods": {plan["method"]: plan["method_digest"] for plan in plans},
         "runs": {plan["method"]: plan["run_id"] for plan in plans},
     }
@@ -97,9 +97,8 @@ def publish(archive: Path, run_ids: Iterable[str]) -> None:
         assert run.publish({})
 
 
-def kept_calibrations(writer: ArchiveWriter, edits: Iterable[EditedMethod], options: Any) -> dict[str, Any]:
+def kept_calibrations(writer: ArchiveWriter, missing: MissingCalibrations) -> dict[str, Any]:
     """Keep a strength for every edit that needs one; under which names that and its unit are kept."""
-    missing = missing_calibrations(writer, list(edits), options)
     for work in missing.strengths:
         writer.keep_calibration(work.digest, {"strength": STRENGTH, "refused": None})
     return {
@@ -109,28 +108,26 @@ def kept_calibrations(writer: ArchiveWriter, edits: Iterable[EditedMethod], opti
 
 
 def planned_edits(archive: Path, *changes: str) -> dict[str, Any]:
-    run = read_edits(str(EXAMPLES / "edit_digits.yaml"), [f"archive={archive}", *changes])
-    request = edit_request(run.resolve(Settings()))
-    loaded, chosen = choose_edits(request)
-    calibrations = kept_calibrations(open_demo(archive), chosen, request.calibration)
-    prepared = plan_edit_runs(request, loaded, chosen)
-    plans = [RunWriter.open(str(archive), run_id).plan for run_id in prepared.runs]
+    run = EditRun.read(str(EXAMPLES / "edit_digits.yaml"), [f"archive={archive}", *changes])
+    request = run.resolve(Settings())
+    stage = EditingStage(request)
+    calibrations = kept_calibrations(stage.writer, stage.missing_calibrations())
+    plans = [RunWriter.open(str(archive), job.job_id).plan for job in stage.jobs()]
     return {
         "edits": {name: spec.digest for name, spec in request.edits.items()},
         "calibrations": calibrations,
-        "methods": prepared.digests,
+        "methods": stage.digests,
         "runs": {plan["method"]: plan["run_id"] for plan in plans},
     }
 
 
 def planned_evaluations(archive: Path, *changes: str) -> dict[str, Any]:
-    run = read_evaluation(str(EXAMPLES / "evaluate_digits.yaml"), [f"archive={archive}", *changes])
-    request = evaluation_request(run.resolve(Settings()))
-    chosen = choose_runs(request)
-    calibrations = kept_calibrations(open_demo(archive), chosen.all_lec, request.calibration)
-    prepared = plan_evaluations(request, chosen, start=False)
-    evaluations: Mapping[str, tuple[str, ...]] = prepared.evaluations
-    return {"calibrations": calibrations, "evaluations": {name: list(ids) for name, ids in evaluations.items()}}
+    run = EvaluateRun.read(str(EXAMPLES / "evaluate_digits.yaml"), [f"archive={archive}", *changes])
+    stage = EvaluationStage(run.resolve(Settings()), start=False)
+    missing = stage.missing_calibrations()
+    calibrations = kept_calibrations(open_demo(archive), missing)
+    assert len(list(stage.jobs())) == len(stage.evaluations)
+    return {"calibrations": calibrations, "evaluations": {name: list(ids) for name, ids in stage.evaluations.items()}}
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +154,8 @@ def edits(archive: Path, inversions: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_runs_of_the_demo_keep_their_ids(tmp_path: Path) -> None:
-    plan = prepare_dry(inversion_request(tmp_path / "none"))
-    assert list(plan.new) == GOLDEN["digits.yaml"]["new runs"]
+    with InversionStage(inversion_request(tmp_path / "none"), start=False) as stage:
+        assert [job.job_id for job in stage.jobs()] == GOLDEN["digits.yaml"]["new runs"]
 
 
 def test_the_demos_methods_and_anchor_keep_their_digests(inversions: dict[str, Any]) -> None:
@@ -173,7 +170,7 @@ def test_every_method_of_the_digits_keeps_its_digest(inversions: dict[str, Any],
     """Those of encoders that the digits do not have, too: with a stand-in for the digest of the encoder."""
     domain = load_domain("digits")
     request = inversion_request(tmp_path / "none")
-    generator = load_generator(request.generator).digest
+    generator = request.generator.load().digest
     found = {
         name: plan_method(
             domain.method(name),

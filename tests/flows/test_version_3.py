@@ -13,17 +13,15 @@ from typing import Any
 
 import pytest
 
-from flows.dry_run import dry_run
-from flows.edit import dry_run_edits
-from flows.edit_parameters import EditRun
-from flows.evaluate import evaluation_request
-from flows.evaluate_parameters import EvaluateRun
-from flows.invert import request_of
-from flows.parameters import InvertRun
+from flows.parameters.edit import EditRun
+from flows.parameters.evaluate import EvaluateRun
+from flows.parameters.invert import InvertRun
 from lsap_archive import RunWriter, open_archive, verify_archive
-from tasks.embed import EmbedSpec, EmbedWorker, ShardWork
-from tasks.plan_evaluations import choose_runs, plan_evaluations
-from tasks.prepare import prepare
+from tasks.editing import cost as cost_of_edits
+from tasks.evaluation.plan import EvaluationStage
+from tasks.inversion.cost import dry_run
+from tasks.inversion.plan import InversionStage
+from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
 
 VERSION_3 = Path(__file__).parents[1] / "lsap_archive" / "version_3.tar.xz"
@@ -79,7 +77,7 @@ def test_nothing_is_left_to_invert(folder: Path) -> None:
 
 
 def test_nothing_is_left_to_edit_or_to_calibrate(folder: Path) -> None:
-    told = dry_run_edits(EditRun(archive=str(folder / "archive"), domain="digits", **EDIT).resolve(Settings()))
+    told = cost_of_edits.dry_run(EditRun(archive=str(folder / "archive"), domain="digits", **EDIT).resolve(Settings()))
     assert told["strengths"] == {"lsap_e/slant": 3.0, "lsap_e/slant_equal": 1.2328493788018982}
     assert told["strengths to calibrate"] == told["images left by edit, beside those to calibrate"] == "none"
     assert told["shards left"] == 0
@@ -91,37 +89,26 @@ def test_nothing_is_left_to_measure(folder: Path, name: str) -> None:
     if "source" in fields:
         fields["source"] = str(folder / fields["source"])
     run = EvaluateRun(archive=str(folder / "archive"), domain="digits", **fields)
-    request = evaluation_request(run.resolve(Settings()))
-    prepared = plan_evaluations(request, choose_runs(request))
+    stage = EvaluationStage(run.resolve(Settings()))
+    left = list(stage.jobs())
     published = {info.evaluation_id for info in open_archive(run.archive).evaluations}
-    assert list(prepared.evaluations) == list(run.methods)
-    assert {one for ids in prepared.evaluations.values() for one in ids} <= published
-    assert (prepared.unpublished, prepared.shards, prepared.refused) == ((), (), {})
+    assert list(stage.evaluations) == list(run.methods)
+    assert {one for ids in stage.evaluations.values() for one in ids} <= published
+    assert (left, stage.refused) == ([], {})
 
 
 def test_of_what_was_begun_the_rest_is_done(folder: Path) -> None:
-    resolved = inversion(folder, BEGUN).resolve(Settings())
-    prepared, run = prepare(request_of(resolved)), resolved.run
-    assert prepared.runs == (UNFINISHED,)
-    ((shard, duplicates),) = [(one.shard, dict(one.duplicates)) for one in prepared.shards]
-    assert (shard, duplicates) == (1, {"4-three-again.png": "3-three.png"})
-    worker = EmbedWorker(
-        EmbedSpec(
-            archive=run.archive,
-            generator=resolved.generator,
-            networks=resolved.networks,
-            anchor=prepared.anchor,
-            source=run.source,
-            fit=run.fit,
-            batch_size=resolved.batch_size,
-            device="cpu",
-        )
-    )
-    outcome = worker.embed(ShardWork(UNFINISHED, shard, duplicates, prepared.shards[0].moved))
+    request = inversion(folder, BEGUN).resolve(Settings())
+    with InversionStage(request) as stage:
+        (job,) = stage.jobs()
+    assert job.job_id == UNFINISHED and not job.is_new
+    (shard,) = job.shards
+    assert (shard.index, shard.duplicates) == (1, {"4-three-again.png": "3-three.png"})
+    outcome = EmbedWorker(request)(shard)
     assert outcome.won and outcome.by_status == {"ok": 2, "duplicate": 1}
-    assert RunWriter.open(run.archive, UNFINISHED).publish({})
-    archive = open_archive(run.archive)
+    assert RunWriter.open(request.archive, UNFINISHED).publish({})
+    archive = open_archive(request.archive)
     query = "select max(mse) as worst, count(*) as count from rows where method = 'stylegan2_w' and status = 'ok'"
     (row,) = archive.sql(query).to_pylist()
     assert row["count"] == 4 and row["worst"] < 0.2
-    assert verify_archive(run.archive).is_sound
+    assert verify_archive(request.archive).is_sound

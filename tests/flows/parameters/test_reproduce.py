@@ -44,7 +44,8 @@ def test_the_digits_have_every_part_and_share_the_archive_of_the_demo():
         name: edit.strength for name, edit in run.edits.items()
     }
     evaluation.resolve(SETTINGS)
-    assert run.synthetic_run(domain).resolve(SETTINGS).run.synthetic.count == 5000
+    synthetic = run.synthetic_run(domain).resolve(SETTINGS).synthetic
+    assert synthetic is not None and synthetic.count == 5000
     trained = run.table3_run(domain)
     assert (trained.output, trained.evaluation_source) == ("archives/reproduce/table3", run.source)
     assert len(trained.resolve(SETTINGS)) == len(trained.sncd_weights) == 5

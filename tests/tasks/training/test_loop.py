@@ -27,7 +27,7 @@ from tasks.training.parts import TrainingSpec
 from tasks.training.plan import prepare_training
 from tasks.training.store import BEST_KEY, LAST_KEY, LATEST_KEY, TrainingStore
 from tasks.weights.encoders import load_encoder
-from tasks.weights.generators import load_generator
+from tasks.weights.generators import GeneratorFile, load_generator
 from tasks.weights.networks import NetworkChoice
 
 # Everything that a state consists of: heads that join, a discriminator with pools and its penalty, SNCD.
@@ -60,7 +60,7 @@ def new_training(generator_file: str) -> NewTraining:
         values: dict[str, Any] = {
             "output": output or f"memory://training-{uuid.uuid4().hex}",
             "source": "digits:train[:18]",
-            "generator": generator_file,
+            "generator": GeneratorFile(generator_file),
             "method": training(method, **settings),
             "networks": NETWORKS,
             "anchor": AnchorOptions(num_samples=64),
@@ -317,4 +317,6 @@ def test_a_generator_that_was_exchanged_is_refused(new_training: NewTraining) ->
     spec = new_training(num_steps=3)
     prepare_training(spec)
     with pytest.raises(CheckpointError, match="another output"):
-        train_encoder(replace(spec, generator="domains/digits/generator.safetensors"), device=torch.device("cpu"))
+        train_encoder(
+            replace(spec, generator=GeneratorFile("domains/digits/generator.safetensors")), device=torch.device("cpu")
+        )

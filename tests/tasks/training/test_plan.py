@@ -24,7 +24,7 @@ from tasks.training.parts import TrainingSpec, build_first_encoder
 from tasks.training.plan import prepare_training
 from tasks.training.store import OtherRunError, TrainingStore
 from tasks.weights.encoders import save_encoder
-from tasks.weights.generators import load_generator, save_generator
+from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
 
 NETWORKS = NetworkChoice("digits-features", "digits-features", identity="digits-features")
@@ -38,7 +38,7 @@ def new_training(generator_file: str) -> NewTraining:
         values: dict[str, Any] = {
             "output": f"memory://training-{uuid.uuid4().hex}",
             "source": "digits:train[:20]",
-            "generator": generator_file,
+            "generator": GeneratorFile(generator_file),
             "method": training("lsap_e", batch_size=4, num_steps=2),
             "networks": NETWORKS,
             "anchor": AnchorOptions(num_samples=16),
@@ -64,7 +64,7 @@ def test_a_prepared_folder_holds_what_workers_need(new_training: NewTraining) ->
     store = TrainingStore(spec.output)
     train, held_out = (set(store.listing(name)["image_id"].to_pylist()) for name in ("train", "validation"))
     assert (len(train), len(held_out), len(train | held_out)) == (15, 5, 20)
-    digest = load_generator(spec.generator).digest
+    digest = spec.generator.load().digest
     assert store.identity()["generator"] == digest
     anchor = store.anchor(spec.anchor.digest(digest))
     assert anchor is not None and anchor.num_samples == 16
@@ -177,7 +177,7 @@ def test_another_training_in_the_folder_is_refused_by_the_field(
         (replace(spec, seed=1), "seed is 0 there, 1 here"),
         (replace(spec, method=spec.method.with_settings({"sncd_weight": 0.25})), "training.sncd_weight is 0.5 there"),
         (replace(spec, source="digits:train[:19]"), "images is .15 images"),
-        (replace(spec, generator=other), "generator is"),
+        (replace(spec, generator=GeneratorFile(other)), "generator is"),
         (replace(spec, method=training("psp", batch_size=4, num_steps=2)), "method is .lsap_e. there"),
     ):
         with pytest.raises(OtherRunError, match=f"{words}.*name another output"):
