@@ -74,14 +74,14 @@ class EvaluateRun(ArchiveRun):
         """
         domain = self.resolved_domain(settings)
         check_methods(self.methods)
-        domain = refused("encoders", lambda: domain.with_encoders(self.encoders))
+        domain = refused("encoders", domain.with_encoders, self.encoders)
         if self.frechet is not None and self.source is None and self.synthetic is None:
             raise ParameterError("frechet: it compares with the originals; name their source")
         return EvaluationRequest(
             archive=self.archive,
             generator=generator_of(domain),
             methods=self.methods,
-            networks=refused("networks", lambda: self._networks(domain, settings)),
+            networks=refused("networks", self._networks, domain, settings),
             calibration=self.calibration_options(),
             batch_size=self.batch_size or domain.batch_size,
             source=self.source,

@@ -72,18 +72,14 @@ class InvertRun(Parameters):
             raise ParameterError(f"methods: {', '.join(self.methods)} names a method twice")
         if unknown := sorted(set(self.method_settings) - set(self.methods)):
             raise ParameterError(f'method_settings: "{unknown[0]}" is not among the methods of this run')
-        methods = tuple(
-            refused(f"methods[{name}]", lambda name=name: self._method(name, domain)) for name in self.methods
-        )
+        methods = tuple(refused(f"methods[{name}]", self._method, name, domain) for name in self.methods)
         shard_rows = self.shard_rows or domain.shard_rows
         if shard_rows > 16 and shard_rows % 16:
             raise ParameterError(f"shard_rows: {shard_rows}; wanted 1 to 16, or a multiple of 16")
         perceptual = self.perceptual or domain.perceptual
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
-        networks = refused(
-            "perceptual",
-            lambda: NetworkChoice(perceptual, metric, domain.identity, domain.judge, settings.backbones),
-        )
+        names = (perceptual, metric, domain.identity, domain.judge)
+        networks = refused("perceptual", NetworkChoice, *names, settings.backbones)
         return InversionRequest(
             source=self.source,
             archive=self.archive,
@@ -107,7 +103,7 @@ class InvertRun(Parameters):
             ParameterError: a name means nothing.
         """
         domain = domain_of(self.domain, self.generator, settings)
-        return refused("encoders", lambda: domain.with_encoders(self.encoders))
+        return refused("encoders", domain.with_encoders, self.encoders)
 
     def _method(self, name: str, domain: Domain) -> Method:
         """A published method, one of an encoder, or a variant of one of them, with its settings filled in."""

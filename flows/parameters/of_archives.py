@@ -65,7 +65,4 @@ def parse_edits(field: str, edits: Mapping[str, Mapping[str, Any]], domain: Doma
     Raises:
         ParameterError: a name that cannot be part of a key, or an edit that means nothing.
     """
-    return {
-        name: refused(f"{field}.{name}", lambda name=name, spec=spec: parse_edit(name, spec, domain.directions))
-        for name, spec in edits.items()
-    }
+    return {name: refused(f"{field}.{name}", parse_edit, name, spec, domain.directions) for name, spec in edits.items()}

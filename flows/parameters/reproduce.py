@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field
@@ -21,6 +21,7 @@ from tasks.settings import Settings
 from tasks.weights.of_domains import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
 from tasks.weights.published import folder_of
 
+Built = TypeVar("Built", bound=Parameters)
 Part = Literal["table1", "table2", "table3", "table4", "figure4", "figure5"]
 PARTS: tuple[Part, ...] = get_args(Part)
 EQUAL = "_equal"
@@ -116,7 +117,7 @@ class ReproduceRun(Parameters):
             ParameterError: a name means nothing.
             MissingWeightsError: published files are missing; the sentence names them all.
         """
-        domain = refused("domain", lambda: find_domain(self.domain))
+        domain = refused("domain", find_domain, self.domain)
         folder = folder_of(settings.backbones)
         check_weights(domain, folder, self._roles(domain, tuple(parts)))
         return with_published_weights(domain, folder)
@@ -275,7 +276,7 @@ class ReproduceRun(Parameters):
 
     def _places(self, domain: Domain, methods: tuple[str, ...]) -> dict[str, str]:
         """Files of the encoders that methods need: the run's, then the domain's."""
-        names = (refused(f"methods[{name}]", lambda name=name: domain.method(name)).encoder for name in methods)
+        names = (refused(f"methods[{name}]", domain.method, name).encoder for name in methods)
         places = {**domain.encoders, **self.encoders}
         return {name: places[name] for name in names if name is not None and name in places}
 
@@ -319,7 +320,7 @@ def is_table3_alone(path: str) -> bool:
     return isinstance(values, dict) and "evaluation_source" in values
 
 
-def _built(field: str, kind: type[Any], values: dict[str, Any]) -> Any:
+def _built(field: str, kind: type[Built], values: dict[str, Any]) -> Built:
     try:
         return kind(**values)
     except ValueError as error:

@@ -55,12 +55,12 @@ class ReproduceTable3(Parameters):
                 raise ParameterError(f"{field}: {', '.join(map(str, given))} has something twice")
         if not self.encoders and not self.sncd_weights:
             raise ParameterError("encoders and sncd_weights are both empty: there is nothing to compare")
-        presets = refused("domain", lambda: find_domain(self.domain)).encoder_training
+        presets = refused("domain", find_domain, self.domain).encoder_training
 
         def published(name: str) -> Variant:
             return _variant(name, presets.method(name, self.training).settings.sncd_weight)
 
-        encoders = tuple(refused("training", lambda name=name: published(name)) for name in self.encoders)
+        encoders = tuple(refused("training", published, name) for name in self.encoders)
         return encoders, tuple(_variant("lsap_e", weight) for weight in sorted(self.sncd_weights))
 
     def trainings(self) -> dict[str, TrainEncoderRun]:

@@ -108,9 +108,9 @@ def _problem(item: Any) -> str:
     return f"{field}: {found}" if field else found
 
 
-def refused(field: str, build: Callable[[], Value]) -> Value:
-    """What `build` returns; what it refuses is told under the name of the field."""
+def refused(field: str, build: Callable[..., Value], *arguments: Any) -> Value:
+    """What `build` returns of its arguments; what it refuses is told under the name of the field."""
     try:
-        return build()
+        return build(*arguments)
     except ConfigError as error:
         raise ParameterError(f"{field}: {error}") from error

@@ -59,7 +59,7 @@ def domain_of(name: str, generator: str | None, settings: Settings) -> Domain:
     Raises:
         ParameterError: there is no such domain, or no generator.
     """
-    domain = refused("domain", lambda: open_domain(name, settings.backbones))
+    domain = refused("domain", open_domain, name, settings.backbones)
     if generator is None and domain.generator is None:
         raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
     return domain if generator is None else replace(domain, generator=generator)

@@ -78,7 +78,7 @@ class TrainEncoderRun(Parameters):
             raise ParameterError(f'method: "{self.method}" is not known; wanted one of {", ".join(TRAININGS)}')
         if self.init_from is not None and self.backbone_weights is not None:
             raise ParameterError("backbone_weights: init_from gives the whole encoder, its backbone too; leave one out")
-        method = refused("training", lambda: presets.method(self.method, self.training))
+        method = refused("training", presets.method, self.method, self.training)
         batch_size, count = method.settings.batch_size, self.workers.count
         if batch_size % count:
             raise ParameterError(
@@ -86,9 +86,8 @@ class TrainEncoderRun(Parameters):
             )
         perceptual = self.perceptual or presets.perceptual or domain.perceptual
         identity = self._identity(domain, method.settings.identity_weight)
-        networks = refused(
-            "perceptual", lambda: NetworkChoice(perceptual, perceptual, identity, None, settings.backbones)
-        )
+        names = (perceptual, perceptual, identity, None)
+        networks = refused("perceptual", NetworkChoice, *names, settings.backbones)
         spec = TrainingSpec(
             output=self.output,
             source=self.source,

@@ -33,7 +33,9 @@ class ProgressArtifact:
         self._next_update = time.monotonic() + UPDATE_SECONDS
         self._id: UUID | None = None
         with self._telling():
-            self._id = create_progress_artifact(0.0, key="progress", description=f"{what}: 0 %")
+            made = create_progress_artifact(0.0, key="progress", description=f"{what}: 0 %")
+            assert isinstance(made, UUID)  # a coroutine where a loop runs, which no flow of ours does
+            self._id = made
 
     def show(self, share: float, note: str = "") -> None:
         """Show a share in [0, 1], unless the last one is only seconds old."""

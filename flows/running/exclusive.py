@@ -191,12 +191,12 @@ def _is_alive(run: FlowRun) -> bool:
     try:
         process = psutil.Process(int(run.labels[PROCESS]))
         is_same = abs(process.create_time() - float(run.labels[STARTED])) < SAME_START_SECONDS
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
+        return is_same and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
 def _described(run: FlowRun) -> str:
-    where, process = run.labels.get(MACHINE, "?").partition(" ")[0], run.labels.get(PROCESS, "?")
+    where, process = str(run.labels.get(MACHINE, "?")).partition(" ")[0], run.labels.get(PROCESS, "?")
     since = f"since {run.start_time:%Y-%m-%d %H:%M:%S} UTC" if run.start_time else "now"
     return f'flow run "{run.name}" (process {process} on {where}, {since})'

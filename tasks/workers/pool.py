@@ -54,7 +54,10 @@ class NoWorkerLeftError(TaskError, RuntimeError):
 class Pool(Protocol):
     """Lends workers to callers in any thread."""
 
-    num_workers: int
+    @property
+    def num_workers(self) -> int:
+        """How many there are."""
+        ...
 
     def call(self, method: str, *arguments: Any) -> Any:
         """The result of a worker's method; waits for a free worker.
