@@ -107,7 +107,9 @@ def test_a_training_that_fails_stops_no_other_and_is_told_at_the_end(monkeypatch
     monkeypatch.setattr(reproduce_table3.train, "submit", submit)
     monkeypatch.setattr(reproduce_table3, "as_completed", iter)
     run = reproduction(sncd_weights=(), parallel=2)
-    with pytest.raises(UnfinishedError, match=r"1 of 6 trainings could not be finished \(the disk is full\); the others are kept"):
+    with pytest.raises(
+        UnfinishedError, match=r"1 of 6 trainings could not be finished \(the disk is full\); the others are kept"
+    ):
         reproduce_table3.train_all(run, run.resolve(Settings()))
     assert begun == list(run.trainings())
 
