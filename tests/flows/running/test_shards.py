@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.running.outcome import UnfinishedError, Worked
@@ -90,7 +90,7 @@ def work(prefect_server: Any) -> Callable[[ListedJobs], Worked]:
         def working() -> Worked:
             return work_through(stage, InThreads(), retries=0)  # type: ignore[arg-type]
 
-        with temporary_settings({PREFECT_API_URL: prefect_server.url}):
+        with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
             return working()
 
     return run
