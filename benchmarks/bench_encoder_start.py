@@ -97,7 +97,7 @@ def build(options: argparse.Namespace, device: torch.device) -> Bench:
         loaded,
         estimate_anchor(loaded.generator, num_samples=options.anchor_samples).to(device),
         load_networks(choice, device),
-        EncoderEmbedder(loaded.generator, encoder.encoder, EncoderSettings(num_refinements=options.num_refinements)),
+        EncoderEmbedder(loaded.generator, encoder.encoder, EncoderSettings(options.num_passes)),
         settings,
         read_images(options.source, options.num_images, options.fit, loaded).to(device),
     )
@@ -184,7 +184,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--domain", default="digits", help="name, or path of a .yaml")
     parser.add_argument("--generator", help="weights; the domain's when not given")
     parser.add_argument("--encoder", help=f"weights; the domain's {ENCODER_NAME} when not given")
-    parser.add_argument("--num-refinements", type=int, default=1, help="passes through the encoder, 5 for ReStyle")
+    parser.add_argument("--num-passes", type=int, default=1, help="passes through the encoder, 5 for ReStyle")
     parser.add_argument("--source", default="digits:test", help="where the images are")
     parser.add_argument("--fit", choices=("refuse", "crop", "letterbox", "stretch"), default="refuse")
     parser.add_argument("--num-images", type=int, default=16, help="embedded together")

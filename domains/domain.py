@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ import yaml
 
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
-from lsap_core.inversion.by_encoder import EncoderSettings
-from lsap_core.inversion.by_optimization import OptimizationSettings
-from lsap_core.presets import METHODS, TRAININGS, Method, Training, method_of_encoder, training
+from lsap_core.presets import METHODS, TRAININGS, Method, Training, current_names, kinds, method_of_encoder, training
 
 HERE = Path(__file__).parent
 SHARED = "all"
@@ -47,7 +45,8 @@ class TrainingPresets:
         """
         published = training(name)
         known = {setting.name: getattr(published.settings, setting.name) for setting in fields(published.settings)}
-        values = {**self.methods.get(SHARED, {}), **self.methods.get(name, {}), **(changes or {})}
+        layers = (self.methods.get(SHARED, {}), self.methods.get(name, {}), changes or {})
+        values = {setting: value for layer in layers for setting, value in current_names(layer).items()}
         if unknown := sorted(set(values) - set(known)):
             raise ConfigError(f"training {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
         return published.with_settings(
@@ -164,12 +163,12 @@ class Domain:
         if name not in METHODS and name not in self.encoders:
             raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join({**METHODS, **self.encoders})}')
         chosen = METHODS[name] if name in METHODS else method_of_encoder(name)
-        known = _settings_of(type(chosen.settings))
-        others = {*_settings_of(OptimizationSettings), *_settings_of(EncoderSettings)} - set(known)
+        known = {"encoder": "", **asdict(chosen.settings)}
+        others = {setting.name for kind in kinds().values() for setting in fields(kind)} - set(known)
         values: dict[str, Any] = {}
         for for_all, own in ((self.methods.get(SHARED, {}), self.methods.get(name, {})), (shared or {}, changes or {})):
-            values |= {setting: value for setting, value in for_all.items() if setting not in others}
-            values |= own
+            values |= {setting: value for setting, value in current_names(for_all).items() if setting not in others}
+            values |= current_names(own)
         if unknown := sorted(set(values) - set(known)):
             raise ConfigError(f"method {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
         return chosen.with_settings(
@@ -236,11 +235,6 @@ def _beside(file: str, place: str) -> str:
     if "://" in place or Path(place).is_absolute():
         return place
     return f"{file.rpartition('/')[0]}/{place}" if "://" in file else str(Path(file).parent / place)
-
-
-def _settings_of(kind: type[OptimizationSettings] | type[EncoderSettings]) -> dict[str, Any]:
-    """What can be set of a method, and the defaults."""
-    return {"encoder": "", **{setting.name: setting.default for setting in fields(kind)}}
 
 
 def _checked_box(value: Any) -> ContentBox:

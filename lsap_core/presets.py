@@ -9,7 +9,11 @@ from typing import Any
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
+from lsap_core.inversion.inversion import EmbeddingSettings
 from lsap_core.training.settings import EncoderTrainingSettings
+
+PASSES = "num_refinements"
+"""What archives, files of encoders and older run files call `num_passes`."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,13 @@ class Method:
 
     name: str
     title: str
-    settings: OptimizationSettings | EncoderSettings
+    settings: EmbeddingSettings
     base: str | None = None
     encoder: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a method with an encoder too many or too few."""
-        needs_encoder = isinstance(self.settings, EncoderSettings) or self.settings.start == "encoder"
+        needs_encoder = self.settings.needs_encoder
         if needs_encoder and self.encoder is None:
             raise ConfigError(
                 f'method {self.name}: start is "encoder" and no encoder is named; set `encoder` to the name of one, or '
@@ -62,6 +66,7 @@ class Method:
             raise ConfigError(f"method {self.name}: {error}") from error
 
 
+# All methods, and with them all kinds of settings: one of a new kind needs its file in `inversion` and its line here.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -92,8 +97,8 @@ METHODS: dict[str, Method] = {
         Method("psp", "pSp", EncoderSettings(), encoder="psp"),
         Method("e4e", "e4e", EncoderSettings(), encoder="e4e"),
         Method("lsap_e", "LSAP_E", EncoderSettings(), base="e4e", encoder="lsap_e"),
-        Method("restyle_psp", "ReStyle-pSp", EncoderSettings(num_refinements=5), base="psp", encoder="restyle_psp"),
-        Method("restyle_e4e", "ReStyle-e4e", EncoderSettings(num_refinements=5), base="e4e", encoder="restyle_e4e"),
+        Method("restyle_psp", "ReStyle-pSp", EncoderSettings(num_passes=5), base="psp", encoder="restyle_psp"),
+        Method("restyle_e4e", "ReStyle-e4e", EncoderSettings(num_passes=5), base="e4e", encoder="restyle_e4e"),
     )
 }
 
@@ -168,8 +173,8 @@ TRAININGS: dict[str, Training] = {
         Training("psp", "pSp", _PSP),
         Training("e4e", "e4e", _E4E),
         Training("lsap_e", "LSAP_E", EncoderTrainingSettings(sncd_weight=0.5)),
-        Training("restyle_psp", "ReStyle-pSp", replace(_PSP, is_iterative=True, num_refinements=5), has_pyramid=False),
-        Training("restyle_e4e", "ReStyle-e4e", replace(_E4E, is_iterative=True, num_refinements=5), has_pyramid=False),
+        Training("restyle_psp", "ReStyle-pSp", replace(_PSP, is_iterative=True, num_passes=5), has_pyramid=False),
+        Training("restyle_e4e", "ReStyle-e4e", replace(_E4E, is_iterative=True, num_passes=5), has_pyramid=False),
     )
 }
 
@@ -189,21 +194,49 @@ def training(name: str, **changes: object) -> Training:
     return TRAININGS[name].with_settings(changes)
 
 
-def recorded_settings(settings: OptimizationSettings | EncoderSettings) -> dict[str, Any]:
-    """Settings as an archive keeps them; where codes start is told only when it is not the mean, as it always was."""
-    values = asdict(settings)
+def kinds() -> dict[str, type[EmbeddingSettings]]:
+    """The class of the settings of every kind of method."""
+    return {each.settings.kind: type(each.settings) for each in METHODS.values()}
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a file under the names that they have today."""
+    return {"num_passes" if name == PASSES else name: value for name, value in values.items()}
+
+
+def recorded(settings: EmbeddingSettings | EncoderTrainingSettings) -> dict[str, Any]:
+    """Settings under the names that archives and files of encoders keep them by."""
+    return {PASSES if name == "num_passes" else name: value for name, value in asdict(settings).items()}
+
+
+def recorded_settings(settings: EmbeddingSettings) -> dict[str, Any]:
+    """A method's settings as an archive keeps them.
+
+    Where codes start is told only when it is not the mean, and the kind only where it is a later one than the first
+    two: what was recorded before there were either keeps its digest.
+    """
+    values = recorded(settings)
     if values.get("start") == "mean":
         del values["start"]
+    if settings.kind not in (OptimizationSettings.kind, EncoderSettings.kind):
+        values["kind"] = settings.kind
     return values
 
 
-def settings_of(config: Mapping[str, Any]) -> OptimizationSettings | EncoderSettings:
-    """The settings of a run, from what the archive keeps of its method."""
-    values = config["settings"]
-    return EncoderSettings(**values) if "num_refinements" in values else OptimizationSettings(**values)
+def settings_of(config: Mapping[str, Any]) -> EmbeddingSettings:
+    """The settings of a run, from what the archive keeps of its method.
+
+    Raises:
+        ConfigError: of a kind that this package does not have.
+    """
+    values = dict(config["settings"])
+    kind = values.pop("kind", EncoderSettings.kind if PASSES in values else OptimizationSettings.kind)
+    if kind not in kinds():
+        raise ConfigError(f'method of kind "{kind}"; this package has {", ".join(kinds())}: take the one that wrote it')
+    return kinds()[kind](**current_names(values))
 
 
-def encoder_settings(settings: OptimizationSettings | EncoderSettings, encoder: str | None) -> EncoderSettings:
+def encoder_settings(settings: EmbeddingSettings, encoder: str | None) -> EncoderSettings:
     """How a method asks its encoder: as it says, or where it only starts there, as published for the encoder's name."""
     own = settings if isinstance(settings, EncoderSettings) else method_of_encoder(encoder or "").settings
     assert isinstance(own, EncoderSettings)

@@ -10,7 +10,7 @@ from domains.domain import Domain
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import generator_of
-from lsap_core.inversion.by_encoder import EncoderSettings
+from lsap_core.presets import encoder_settings
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.networks import EvaluationChoice
 from tasks.settings import Settings
@@ -127,9 +127,7 @@ class EvaluateRun(ArchiveRun):
                     f"methods[{name}]: only an encoder can be asked for codes of synthetic images; wanted some of "
                     f"{', '.join(domain.encoders)}, or its file: encoders.{name}=..."
                 )
-            settings = domain.method(name).settings
-            assert isinstance(settings, EncoderSettings)
-            found[name] = settings
+            found[name] = encoder_settings(domain.method(name).settings, name)
         return Synthetic(
             **self.synthetic.model_dump(), style_set=self.style_set, encoders=found, shard_rows=domain.shard_rows
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import Field
@@ -123,21 +123,22 @@ class ResolvedStudy:
 
 def _family(method: Method) -> Family:
     settings = method.settings
-    if not isinstance(settings, OptimizationSettings):
+    if settings.kind != OptimizationSettings.kind:
         return "encoder"
-    if settings.start == "encoder":
+    if settings.needs_encoder:
         return "from encoder"
-    if settings.mean_code_weight > 0:
+    values = asdict(settings)
+    if values["mean_code_weight"] > 0:
         return "control"
-    return "W" if settings.space == "w" else "W+"
+    return "W" if values["space"] == "w" else "W+"
 
 
 def _title(method: Method) -> str:
     """With the weight that makes the difference."""
-    settings = method.settings
-    if not isinstance(settings, OptimizationSettings) or settings.start == "encoder":
+    family, values = _family(method), asdict(method.settings)
+    if family in ("encoder", "from encoder"):
         return method.title
-    base = {"w": "W", "w_plus": "W+"}[settings.space]
-    if settings.mean_code_weight > 0:
-        return f"{base}, L2 to the mean code, weight {settings.mean_code_weight:g}"
-    return f"LSAP_O-{base}, λ = {settings.sncd_weight:g}" if settings.sncd_weight else f"StyleGAN2-{base}"
+    base = {"w": "W", "w_plus": "W+"}[values["space"]]
+    if family == "control":
+        return f"{base}, L2 to the mean code, weight {values['mean_code_weight']:g}"
+    return f"LSAP_O-{base}, λ = {values['sncd_weight']:g}" if values["sncd_weight"] else f"StyleGAN2-{base}"

@@ -32,11 +32,11 @@ def sncd_per_layer(styles: Sequence[Tensor], anchor: Anchor) -> Tensor:
         raise ShapeError(f"style vectors have widths {found}; the anchor ({anchor.style_set}) has {wanted}")
     return torch.stack(
         [
-            1 - unit @ direction.detach().to(unit.dtype)
+            1 - unit @ direction.detach().to(unit.dtype)  # [N, width] @ [width] -> [N]
             for unit, direction in zip(normalize(styles), anchor.directions, strict=True)
         ],
         dim=1,
-    )
+    )  # [N, L]
 
 
 def reduce_layers(per_layer: Tensor, reduction: LayerReduction) -> Tensor:
@@ -72,7 +72,7 @@ class SncdLoss:
 
     def of_styles(self, styles: Sequence[Tensor]) -> Tensor:
         """The same of all style vectors in execution order, when they are known already."""
-        chosen = select(styles, self.generator.config, self.anchor.style_set)
+        chosen = select(styles, self.generator.config, self.anchor.style_set)  # L of [N, width]
         return reduce_layers(sncd_per_layer(chosen, self.anchor), self.reduction)
 
 

@@ -1,16 +1,27 @@
 """Image embedding: a code for every image."""
 
-from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
+from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings, EncoderState
 from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
-from lsap_core.inversion.inversion import Embedder, Inversion, PerceptualDistance
+from lsap_core.inversion.inversion import (
+    Embedder,
+    EmbedderState,
+    EmbeddingSettings,
+    Inversion,
+    Parts,
+    PerceptualDistance,
+)
 
 __all__ = [
     "Embedder",
+    "EmbedderState",
+    "EmbeddingSettings",
     "EncoderEmbedder",
     "EncoderSettings",
+    "EncoderState",
     "Inversion",
     "OptimizationEmbedder",
     "OptimizationSettings",
     "OptimizationState",
+    "Parts",
     "PerceptualDistance",
 ]

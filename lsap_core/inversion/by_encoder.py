@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.images import comparison_view
-from lsap_core.inversion.inversion import NOT_STOPPED, Inversion
+from lsap_core.inversion.inversion import NOT_STOPPED, Inversion, Parts
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,68 @@ class EncoderSettings:
     """How an encoder is asked for codes.
 
     Attributes:
-        num_refinements: passes through the encoder. 1 for an encoder that reads the image alone; ReStyle, which reads
-            the image and the reconstruction so far, is published with 5.
+        num_passes: through the encoder. 1 for an encoder that reads the image alone; ReStyle, which reads the image and
+            the reconstruction so far, is published with 5.
 
     Raises:
         ConfigError: a value lies outside its range.
     """
 
-    num_refinements: int = 1
+    kind: ClassVar[str] = "encoder"
+    keeps_noise: ClassVar[bool] = False
+    needs_encoder: ClassVar[bool] = True
+    trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
+    trace_terms: ClassVar[tuple[str, ...]] = ()
+
+    num_passes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.num_refinements < 1:
-            raise ConfigError(f"num_refinements is {self.num_refinements}; wanted at least 1")
+        if self.num_passes < 1:
+            raise ConfigError(f"num_passes is {self.num_passes}; wanted at least 1")
 
     @property
-    def trace_steps(self) -> tuple[int, ...]:
-        """None: an encoder minimizes nothing."""
-        return ()
+    def num_steps(self) -> int:
+        """A step is a pass."""
+        return self.num_passes
+
+    def embedder(self, parts: Parts) -> EncoderEmbedder:
+        """Asks the encoder of these parts."""
+        assert parts.encoder is not None
+        return EncoderEmbedder(parts.generator, parts.encoder, self)
+
+    def why_stopped(self, step: int) -> tuple[str, str]:
+        """Reason and message of an image whose code was no longer finite after a pass."""
+        return "non_finite_code", (
+            f"the encoder's code was no longer finite in pass {step + 1} of {self.num_passes}: take this image out, or "
+            "another encoder"
+        )
+
+
+class EncoderState:
+    """Codes on their way through the passes.
+
+    Attributes:
+        step: passes made.
+        codes: [N, K, w_dim]; the last finite ones.
+        stopped_at: [N] int64, the pass whose code was not finite, or -1.
+    """
+
+    def __init__(self, codes: Tensor):
+        self.step = 0
+        self.codes = codes
+        self.stopped_at = torch.full((len(codes),), NOT_STOPPED, device=codes.device)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The whole state as named tensors on the CPU, for storage."""
+        tensors = {"step": torch.tensor(self.step), "codes": self.codes, "stopped_at": self.stopped_at}
+        return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state that `to_tensors` returned; the next pass then goes on bit for bit."""
+        self.step = int(tensors["step"])
+        self.codes = tensors["codes"].to(self.codes)
+        self.stopped_at = tensors["stopped_at"].to(self.stopped_at)
 
 
 class EncoderEmbedder:
@@ -65,23 +109,64 @@ class EncoderEmbedder:
         """
         if problem := misfit(encoder.config, generator.config):
             raise ConfigError(problem)
-        if settings.num_refinements > 1 and not encoder.config.is_iterative:
+        if settings.num_passes > 1 and not encoder.config.is_iterative:
             raise ConfigError(
-                f"num_refinements is {settings.num_refinements}, and this encoder reads the image alone: wanted 1, "
+                f"num_passes is {settings.num_passes}, and this encoder reads the image alone: wanted 1, "
                 "or a ReStyle encoder"
             )
         self.generator = generator.eval()
         self.encoder = encoder.eval()
         self.settings = settings
 
-    @torch.no_grad()
     def __call__(self, target: Tensor, seeds: Sequence[int]) -> Inversion:
         """Embed images [N, C, R, R] in [-1, 1]; the seeds are not used.
 
         Raises:
-            ShapeError: the images do not fit the generator.
+            ShapeError: the images do not fit the generator, or there are not as many seeds.
         """
-        codes, stopped_at = self._refine(target)
+        state = self.start(seeds)
+        self.advance(state, target)
+        return self.finish(state)
+
+    def start(self, seeds: Sequence[int], *, target: Tensor | None = None) -> EncoderState:
+        """The state before the first pass: the mean code for every seed; neither seeds nor target are looked at."""
+        return self._start(len(seeds))
+
+    def advance(
+        self,
+        state: EncoderState,
+        target: Tensor,
+        *,
+        until: int | None = None,
+        after_step: Callable[[EncoderState], None] | None = None,
+    ) -> None:
+        """Make passes up to pass `until` (all of them by default), in place.
+
+        Args:
+            state: from `start`, or loaded.
+            target: the images, [N, C, R, R] in [-1, 1]; the same ones at every call.
+            until: stop before this pass.
+            after_step: called with the state after every pass.
+
+        Raises:
+            ShapeError: the images do not fit the generator or the state.
+        """
+        config = self.generator.config
+        wanted = [len(state.codes), config.image_channels, config.resolution, config.resolution]
+        if list(target.shape) != wanted:
+            raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
+        # Files are read antialiased, as in the published training; reconstructions are averaged, as there.
+        view = comparison_view(target.to(state.codes), content_box=config.content_box, downsampling="bilinear")
+        last = self.settings.num_passes if until is None else min(until, self.settings.num_passes)
+        while state.step < last:
+            self._pass(state, view)
+            if after_step is not None:
+                after_step(state)
+
+    @torch.no_grad()
+    def finish(self, state: EncoderState) -> Inversion:
+        """The result of the codes and the generator's constant noise."""
+        codes = state.codes
         noise = [cast(Tensor, maps).expand(len(codes), 1, -1, -1) for maps in self.generator.noise_maps("constant")]
         return Inversion(
             w_plus=codes,
@@ -90,48 +175,43 @@ class EncoderEmbedder:
             trace=codes.new_zeros(len(codes), 0, 0),
             trace_steps=(),
             trace_terms=(),
-            stopped_at=stopped_at,
-            num_steps=self.settings.num_refinements,
+            stopped_at=state.stopped_at,
+            num_steps=self.settings.num_passes,
         )
 
-    @torch.no_grad()
     def codes(self, target: Tensor) -> Tensor:
         """The codes alone, [N, K, w_dim], of images [N, C, R, R] in [-1, 1]: where an optimization may start.
 
         Raises:
             ShapeError: the images do not fit the generator.
         """
-        return self._refine(target)[0]
+        state = self._start(len(target))
+        self.advance(state, target)
+        return state.codes
 
-    @torch.no_grad()
     def codes_of_view(self, view: Tensor) -> Tensor:
         """The codes [N, K, w_dim] of images [N, C, h, w] in about [-1, 1] that have the encoder's input size already.
 
         Raises:
             ShapeError: they have another size.
         """
-        return self._refine_view(view)[0]
+        state = self._start(len(view))
+        for _ in range(self.settings.num_passes):
+            self._pass(state, view)
+        return state.codes
 
-    def _refine(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes, and the pass in which they were no longer finite (then the last finite ones are kept)."""
-        config = self.generator.config
-        wanted = (config.image_channels, config.resolution, config.resolution)
-        if target.ndim != 4 or target.shape[1:] != wanted:
-            raise ShapeError(f"target images are {list(target.shape)}; wanted {[len(target), *wanted]}")
-        # Files are read antialiased, as in the published training; reconstructions are averaged, as there.
-        return self._refine_view(
-            comparison_view(target.to(self.encoder.w_avg), content_box=config.content_box, downsampling="bilinear")
-        )
+    def _start(self, num_images: int) -> EncoderState:
+        return EncoderState(self.encoder.w_avg.expand(num_images, -1, -1))  # [N, K, w_dim]
 
-    def _refine_view(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self.encoder.w_avg.expand(len(view), -1, -1)
-        stopped_at = torch.full((len(view),), NOT_STOPPED, device=codes.device)
-        for step in range(self.settings.num_refinements):
-            moved = codes + self.encoder.offsets(self._seen(view, codes))
-            is_finite = moved.isfinite().flatten(1).all(dim=1)
-            stopped_at = torch.where(~is_finite & (stopped_at == NOT_STOPPED), step, stopped_at)
-            codes = torch.where((stopped_at == NOT_STOPPED)[:, None, None], moved, codes)
-        return codes, stopped_at
+    @torch.no_grad()
+    def _pass(self, state: EncoderState, view: Tensor) -> None:
+        """w_plus + E(x) or w_plus + E(x, G(w_plus)), where that is finite."""
+        moved = state.codes + self.encoder.offsets(self._seen(view, state.codes))  # [N, K, w_dim]
+        is_finite = moved.isfinite().flatten(1).all(dim=1)  # [N]
+        stops = ~is_finite & (state.stopped_at == NOT_STOPPED)
+        state.stopped_at = torch.where(stops, state.step, state.stopped_at)
+        state.codes = torch.where((state.stopped_at == NOT_STOPPED)[:, None, None], moved, state.codes)
+        state.step += 1
 
     def _seen(self, view: Tensor, codes: Tensor) -> Tensor:
         if not self.encoder.config.is_iterative:

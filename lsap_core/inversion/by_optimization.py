@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
 from lsap_core.images import Downsampling, comparison_view
-from lsap_core.inversion.inversion import NOT_STOPPED, Inversion, PerceptualDistance
+from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
+from lsap_core.inversion.inversion import NOT_STOPPED, Inversion, Parts, PerceptualDistance
 from lsap_core.inversion.noise_maps import (
     NoiseNormalization,
     draw,
@@ -34,8 +35,8 @@ TRACE_TERMS = ("loss", "lpips", "sncd", "mse", "mean_code_distance", "noise_regu
 class OptimizationSettings:
     """How codes are searched for; the defaults are StyleGAN2-W+ as published.
 
-    The loss of an image is lpips_weight LPIPS + sncd_weight SNCD + mse_weight MSE
-    + mean_code_weight ||w - w_avg||^2 / deviation^2 + noise_weight R, with SNCD averaged over style layers.
+    The loss of an image is lpips_weight LPIPS + sncd_weight SNCD (LSAP, eq. 13) + noise_weight R of the base method
+    + mse_weight MSE + mean_code_weight ||w - w_avg||^2 / deviation^2, with SNCD averaged over style layers.
 
     Attributes:
         space: "w", one vector for all layers, or "w_plus", one for each.
@@ -56,6 +57,10 @@ class OptimizationSettings:
     Raises:
         ConfigError: a value lies outside its range.
     """
+
+    kind: ClassVar[str] = "optimization"
+    keeps_noise: ClassVar[bool] = True
+    trace_terms: ClassVar[tuple[str, ...]] = TRACE_TERMS
 
     space: Space = "w_plus"
     num_steps: int = 1000
@@ -107,6 +112,26 @@ class OptimizationSettings:
     def trace_steps(self) -> tuple[int, ...]:
         """The steps whose loss terms are recorded."""
         return tuple(sorted({*range(0, self.num_steps, self.record_every), self.num_steps - 1}))
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether codes start at an encoder's."""
+        return self.start == "encoder"
+
+    def embedder(self, parts: Parts) -> OptimizationEmbedder:
+        """Searches with these parts."""
+        encoder = None
+        if self.needs_encoder:
+            assert parts.encoder is not None
+            encoder = EncoderEmbedder(parts.generator, parts.encoder, EncoderSettings(parts.num_passes))
+        return OptimizationEmbedder(parts.generator, parts.anchor, parts.perceptual, self, encoder)
+
+    def why_stopped(self, step: int) -> tuple[str, str]:
+        """Reason and message of an image whose loss was no longer finite at a step."""
+        return "non_finite_loss", (
+            f"the loss was no longer finite at step {step} of {self.num_steps}: lower learning_rate or the weights of "
+            "the terms"
+        )
 
 
 class OptimizationState:
@@ -204,11 +229,13 @@ class OptimizationEmbedder:
         anchor: Anchor,
         perceptual: PerceptualDistance,
         settings: OptimizationSettings,
+        encoder: EncoderEmbedder | None = None,
     ):
         self.generator = generator
         self.anchor = anchor
         self.perceptual = perceptual
         self.settings = settings
+        self.encoder = encoder  # asked where codes start at one
         self.sncd = SncdLoss(generator, anchor, reduction="mean")
         # A map that is multiplied by 0 influences neither the image nor any other variable.
         self.noisy_convs = [
@@ -220,9 +247,9 @@ class OptimizationEmbedder:
 
         Raises:
             ShapeError: the images do not fit the generator, or there are not as many seeds.
-            ConfigError: codes start at an encoder's: call `start` with them, then `advance` and `finish`.
+            ConfigError: codes start at an encoder's, and there is none.
         """
-        state = self.start(seeds)
+        state = self.start(seeds, target=target)
         self.advance(state, target)
         return self.finish(state)
 
@@ -230,6 +257,7 @@ class OptimizationEmbedder:
         self,
         seeds: Sequence[int],
         *,
+        target: Tensor | None = None,
         codes: Tensor | None = None,
         noise: Sequence[Tensor] | None = None,
     ) -> OptimizationState:
@@ -237,13 +265,14 @@ class OptimizationEmbedder:
 
         Args:
             seeds: one for each image.
+            target: the images, [N, C, R, R] in [-1, 1]; the encoder looks at them where codes start at its own.
             codes: where to start, [N, w_dim] or [N, K, w_dim] as the space wants; the mean code by default. When
                 the settings start at an encoder, its codes [N, K, w_dim]; in W the mean of their rows is taken.
             noise: first noise maps, one [N, 1, side, side] for each convolution; drawn by default.
 
         Raises:
             ShapeError: codes or noise maps of another shape.
-            ConfigError: no codes, and the settings start at those of an encoder.
+            ConfigError: the settings start at the codes of an encoder, and there are neither codes nor an encoder.
         """
         config, reference = self.generator.config, self.generator.mapping.w_avg
         streams = random_streams(seeds)
@@ -255,9 +284,12 @@ class OptimizationEmbedder:
         w_shape = (config.w_dim,) if self.settings.space == "w" else (config.num_ws, config.w_dim)
         if self.settings.start == "encoder":
             if codes is None:
-                raise ConfigError(
-                    'start is "encoder" and no codes were given: pass those of `EncoderEmbedder.codes` to `start`'
-                )
+                if self.encoder is None or target is None:
+                    raise ConfigError(
+                        'start is "encoder" and no codes were given: pass those of `EncoderEmbedder.codes` to `start`, '
+                        "or an encoder to the embedder and the target to `start`"
+                    )
+                codes = self.encoder.codes(target)
             if self.settings.space == "w" and codes.shape == (len(seeds), config.num_ws, config.w_dim):
                 codes = codes.mean(dim=1)
         if codes is None:
@@ -349,12 +381,16 @@ class OptimizationEmbedder:
     def _terms(
         self, state: OptimizationState, explored: Tensor, view: Tensor, target_features: list[Tensor]
     ) -> dict[str, Tensor]:
+        """The loss of each image, [N], and its terms (LSAP, eq. 13; R is the base method's).
+
+        L(p, n) = LPIPS(G(p~, n), x) + lambda SNCD(p) + noise_weight R(n), with p~ the explored codes.
+        """
         settings = self.settings
-        styles = self.generator.styles(explored)
-        image = self.generator.synthesize_styles(styles, noise=self._all_maps(state)).image
-        seen = self._view(image)
-        terms: dict[str, Tensor] = {}
-        loss = seen.new_zeros(len(seen))
+        styles = self.generator.styles(explored)  # [N, width] of every layer
+        image = self.generator.synthesize_styles(styles, noise=self._all_maps(state)).image  # [N, C, R, R]
+        seen = self._view(image)  # [N, C, h, w], as `view`
+        terms: dict[str, Tensor] = {}  # [N] each
+        loss = seen.new_zeros(len(seen))  # [N]
         if settings.lpips_weight > 0:
             terms["lpips"] = self.perceptual.distance(self.perceptual.features(seen), target_features)
             loss = loss + settings.lpips_weight * terms["lpips"]
@@ -363,7 +399,7 @@ class OptimizationEmbedder:
             loss = loss + settings.mse_weight * terms["mse"]
         if settings.sncd_weight > 0:
             on_clean = settings.sncd_on == "clean" and explored is not state.codes
-            terms["sncd"] = self.sncd(state.codes) if on_clean else self.sncd.of_styles(styles)
+            terms["sncd"] = self.sncd(state.codes) if on_clean else self.sncd.of_styles(styles)  # mean of [N, L]
             loss = loss + settings.sncd_weight * terms["sncd"]
         if settings.mean_code_weight > 0:
             terms["mean_code_distance"] = self._mean_code_distance(state.codes)

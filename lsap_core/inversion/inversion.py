@@ -1,12 +1,16 @@
-"""What an embedding returns, and what every embedder looks like."""
+"""What an embedding returns, and what every method that embeds looks like: its settings, its embedder, its state."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
+
+from lsap_core.alignment.anchor import Anchor
+from lsap_core.encoders.encoder import Encoder
+from lsap_core.generators.generator import Generator
 
 NOT_STOPPED = -1
 
@@ -36,14 +40,6 @@ class Inversion:
     num_steps: int
 
 
-class Embedder(Protocol):
-    """Image embedding: images in, codes out (LSAP, section 3.1)."""
-
-    def __call__(self, target: Tensor, seeds: Sequence[int]) -> Inversion:
-        """Embed images [N, C, R, R] in [-1, 1], each with the random state of its own seed."""
-        ...
-
-
 class PerceptualDistance(Protocol):
     """A perceptual network that lets the features of a fixed target be computed once."""
 
@@ -53,4 +49,115 @@ class PerceptualDistance(Protocol):
 
     def distance(self, features: list[Tensor], target_features: list[Tensor]) -> Tensor:
         """One distance for each image, [N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What embedders are built from; each takes what it needs.
+
+    Attributes:
+        generator: of the images; frozen.
+        anchor: of the generator.
+        perceptual: the network of the loss.
+        encoder: the method's encoder, or None.
+        num_passes: through the encoder of a method that only starts at its codes.
+    """
+
+    generator: Generator
+    anchor: Anchor
+    perceptual: PerceptualDistance
+    encoder: Encoder | None = None
+    num_passes: int = 1
+
+
+class EmbedderState(Protocol):
+    """Where the embedding of a batch stands; everything that the next step depends on.
+
+    Attributes:
+        step: steps taken.
+    """
+
+    step: int
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The whole state as named tensors on the CPU, for storage."""
+        ...
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state that `to_tensors` returned; the next step then goes on bit for bit."""
+        ...
+
+
+State = TypeVar("State", bound=EmbedderState)
+
+
+class Embedder(Protocol[State]):
+    """Image embedding: images in, codes out (LSAP, section 3.1), in steps between which it may be interrupted."""
+
+    @property
+    def settings(self) -> EmbeddingSettings:
+        """What it was built from."""
+        ...
+
+    def start(self, seeds: Sequence[int], *, target: Tensor) -> State:
+        """The state before the first step: of images [N, C, R, R] in [-1, 1], each with its own seed's random state."""
+        ...
+
+    def advance(
+        self,
+        state: State,
+        target: Tensor,
+        *,
+        until: int | None = None,
+        after_step: Callable[[State], None] | None = None,
+    ) -> None:
+        """Take steps up to step `until` (all of them by default), in place, on the images of `start`."""
+        ...
+
+    def finish(self, state: State) -> Inversion:
+        """The result."""
+        ...
+
+
+@runtime_checkable  # for parameters of runs that hold methods
+class EmbeddingSettings(Protocol):
+    """What a method says of itself: a frozen dataclass, one class for each kind of method.
+
+    Attributes:
+        kind: what archives call methods of this class.
+        keeps_noise: whether every image gets noise maps of its own; else the generator's constant ones belong to it.
+        trace_terms: names of the loss terms that are recorded; none where nothing is minimized.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    kind: ClassVar[str]
+    keeps_noise: ClassVar[bool]
+    trace_terms: ClassVar[tuple[str, ...]]
+
+    @property
+    def trace_steps(self) -> tuple[int, ...]:
+        """The steps whose loss terms are recorded."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of its embedder: what a batch costs, and what progress is counted in."""
+        ...
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether an encoder is asked, for codes or for where they start."""
+        ...
+
+    def embedder(self, parts: Parts) -> Embedder[Any]:
+        """Builds the embedder.
+
+        Raises:
+            ConfigError: the parts do not fit each other or these settings.
+        """
+        ...
+
+    def why_stopped(self, step: int) -> tuple[str, str]:
+        """Reason and message of an image whose numbers were no longer finite at a step."""
         ...

@@ -126,15 +126,15 @@ class EncoderTraining:
     def advance(self, images: Tensor, sample_seeds: Sequence[int]) -> dict[str, float]:
         """Take one step.
 
-        With a latent discriminator its step comes first, on the same codes. An iterative encoder refines its codes
-        `num_refinements` times with a loss at each, and moves once.
+        With a latent discriminator its step comes first, on the same codes. An iterative encoder passes over its
+        codes `num_passes` times with a loss at each, and moves once.
 
         Args:
             images: this worker's part of the batch, [N, C, h, w] in [-1, 1], of the encoder's input size.
             sample_seeds: one for each image; its noise maps follow from it.
 
         Returns:
-            Means over this worker's images: "loss" and its terms before multiplication (of the last refinement),
+            Means over this worker's images: "loss" and its terms before multiplication (of the last pass),
             "gradient_norm" of the encoder, "discriminator" and "r1" of the latent discriminator, and "loss_scale"
             in float16.
 
@@ -234,11 +234,11 @@ class EncoderTraining:
         codes, seen = self._start(len(images))
         terms: dict[str, Tensor] = {}
         learned: dict[str, Tensor] = {}
-        for refinement in range(self.settings.num_refinements):
-            is_last = refinement == self.settings.num_refinements - 1
+        for index in range(self.settings.num_passes):
+            is_last = index == self.settings.num_passes - 1
             with self._gradients_exchanged(is_last):
                 codes = codes + self._pass(images, seen, stage)
-                if self.adversary is not None and refinement == 0:
+                if self.adversary is not None and index == 0:
                     learned = self._discriminate(self.adversary, codes, sample_seeds, stage)
                 terms, gradient, seen = self._descend(codes.detach(), target, streams, stage)
                 codes.backward(gradient)
@@ -278,10 +278,14 @@ class EncoderTraining:
     def _terms(
         self, codes: Tensor, target: Target, noise: Noise, stage: int, names: Collection[str]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The named terms of each image, [N], and the images that the losses saw, [N, C, h, w]."""
-        styles = self.generator.styles(codes)
+        """The named terms of each image, [N], and the images that the losses saw, [N, C, h, w] (LSAP, eq. 12).
+
+        L(w) = l2_weight L2 + lpips_weight LPIPS + identity_weight (1 - similarity) + delta_weight delta + sncd_weight
+        SNCD, all but the last two between G(w) and x; e4e has its adversarial term in SNCD's place.
+        """
+        styles = self.generator.styles(codes)  # [N, width] of every layer
         with self._precision(is_training=codes.requires_grad):
-            seen = self._view(self.generator.synthesize_styles(styles, noise=noise).image)
+            seen = self._view(self.generator.synthesize_styles(styles, noise=noise).image)  # [N, C, h, w]
             features = self.perceptual.features(seen) if "lpips" in names else []
             embedding = self.identity.embed(seen) if self.identity is not None and "identity" in names else None
         seen = seen.float()
@@ -293,7 +297,7 @@ class EncoderTraining:
         if embedding is not None and target.embedding is not None:
             terms["identity"] = 1 - (embedding.float() * target.embedding).sum(dim=1)
         if "sncd" in names:
-            terms["sncd"] = self.sncd.of_styles(styles)[:, : stage + 1].sum(dim=1)
+            terms["sncd"] = self.sncd.of_styles(styles)[:, : stage + 1].sum(dim=1)  # [N, L] -> [N]
         if "delta" in names:
             terms["delta"] = delta_distance(codes, stage)
         if "adversarial" in names and self.adversary is not None:
@@ -303,6 +307,7 @@ class EncoderTraining:
         return terms, seen
 
     def _weighed(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss of each image, [N]."""
         weighed = [weight * terms[name] for name, weight in self.settings.weights.items() if name in terms]
         return torch.stack(weighed).sum(dim=0)
 
@@ -340,8 +345,8 @@ class EncoderTraining:
         self.encoder.eval()
         try:
             codes, seen = self._start(len(images))
-            for refinement in range(self.settings.num_refinements):
-                if refinement > 0:
+            for index in range(self.settings.num_passes):
+                if index > 0:
                     seen = self._view(self.generator.synthesize(codes))
                 codes = codes + self._pass(images, seen, None)
         finally:

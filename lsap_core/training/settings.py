@@ -25,7 +25,7 @@ class EncoderTrainingSettings:
     Attributes:
         heads: the kind of encoder: "direct" (pSp), "offsets" (e4e, LSAP_E) or "single".
         is_iterative: whether the encoder refines its own result (ReStyle).
-        num_refinements: passes through an iterative encoder for each image; ReStyle takes 5.
+        num_passes: through an iterative encoder for each image; ReStyle takes 5.
         l2_weight: multiplier of the pixel error.
         lpips_weight: multiplier of the perceptual distance.
         identity_weight: multiplier of the identity term; 0.1 on faces, 0.5 on other domains.
@@ -53,7 +53,7 @@ class EncoderTrainingSettings:
 
     heads: Heads = "offsets"
     is_iterative: bool = False
-    num_refinements: int = 1
+    num_passes: int = 1
     l2_weight: float = 1.0
     lpips_weight: float = 0.8
     identity_weight: float = 0.1
@@ -80,7 +80,7 @@ class EncoderTrainingSettings:
             if getattr(self, name) not in names:
                 wanted = ", ".join(f'"{known}"' for known in names)
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {wanted}')
-        for name in ("num_refinements", "batch_size", "num_steps", "progressive_every", "r1_every", "accumulate"):
+        for name in ("num_passes", "batch_size", "num_steps", "progressive_every", "r1_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1")
         for name in ("learning_rate", "discriminator_learning_rate"):
@@ -91,9 +91,9 @@ class EncoderTrainingSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a number that is not negative")
         if self.l2_weight == self.lpips_weight == self.identity_weight == 0:
             raise ConfigError("l2_weight, lpips_weight and identity_weight are all 0: nothing would look at images")
-        if self.num_refinements > 1 and not self.is_iterative:
+        if self.num_passes > 1 and not self.is_iterative:
             raise ConfigError(
-                f"num_refinements is {self.num_refinements}; wanted 1, or is_iterative: true, "
+                f"num_passes is {self.num_passes}; wanted 1, or is_iterative: true, "
                 "because only an iterative encoder reads its own result"
             )
         if self.progressive_start is not None:

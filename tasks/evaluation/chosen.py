@@ -11,7 +11,7 @@ import torch
 from lsap_archive import RunInfo, open_archive
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
-from lsap_core.presets import settings_of
+from lsap_core.presets import PASSES, encoder_settings, settings_of
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import runs_by_method
 from tasks.editing.chosen import EditedMethod, check_edit, edited_method
@@ -31,7 +31,7 @@ class ChosenRuns:
         generator: the loaded generator.
         runs: of every method or edit, the oldest first.
         lec: edits of the editing consistency of every method that an encoder inverted.
-        encoders: name, digest and num_refinements of the encoder by method.
+        encoders: name, digest and passes of the encoder by method.
     """
 
     generator: LoadedGenerator
@@ -94,13 +94,12 @@ def _check_networks(request: EvaluationRequest, loaded: LoadedGenerator) -> None
 
 
 def _is_by_encoder(run: RunInfo) -> bool:
-    return run.subject is None and isinstance(settings_of(run.config), EncoderSettings)
+    return run.subject is None and settings_of(run.config).kind == EncoderSettings.kind
 
 
 def _encoder_of(run: RunInfo) -> dict[str, Any]:
-    settings = settings_of(run.config)
-    assert isinstance(settings, EncoderSettings)
-    return {"name": run.config["encoder"]["name"], "wanted": run.config["encoder"]["digest"], "settings": settings}
+    name, digest = run.config["encoder"]["name"], run.config["encoder"]["digest"]
+    return {"name": name, "wanted": digest, "settings": encoder_settings(settings_of(run.config), name)}
 
 
 def _checked_encoder(
@@ -122,7 +121,7 @@ def _checked_encoder(
             f"file of that one, encoders.{name}=..."
         )
     EncoderEmbedder(loaded.generator, found.encoder, settings)  # raises where the settings do not fit
-    return {"name": name, "digest": found.digest, "num_refinements": settings.num_refinements}
+    return {"name": name, "digest": found.digest, PASSES: settings.num_passes}
 
 
 def _encoders_of_synthetic(

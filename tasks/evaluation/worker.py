@@ -18,6 +18,7 @@ from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.images import comparison_view
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
+from lsap_core.presets import PASSES
 from lsap_core.spaces.styles import StyleSet
 from tasks.archived.anchors import open_anchor
 from tasks.archived.originals import Originals
@@ -211,7 +212,7 @@ class EvaluationWorker:
                     "back, or run the same command again"
                 )
             encoder = place(loaded.encoder.requires_grad_(False), self.device)
-            settings = EncoderSettings(num_refinements=about["num_refinements"])
+            settings = EncoderSettings(about[PASSES])
             self._encoders = {(name, digest): EncoderEmbedder(self.generator, encoder, settings)}  # type: ignore[arg-type]
         return self._encoders[name, digest]
 

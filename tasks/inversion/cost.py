@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,7 @@ import torch
 from torch import Tensor
 
 from lsap_core.alignment.anchor import estimate_anchor
-from lsap_core.encoders.encoder import Encoder
-from lsap_core.generators.generator import Generator
-from lsap_core.inversion.by_encoder import EncoderEmbedder
-from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings
+from lsap_core.inversion.inversion import Embedder, Parts
 from lsap_core.presets import Method, encoder_settings
 from tasks.inversion.methods import bytes_per_image
 from tasks.inversion.plan import InversionStage
@@ -48,8 +44,7 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
         "images left by method": dict(+left) or "none",
         "shards left": num_shards,
         "archive bytes, before compression": sum(
-            left[method.name] * bytes_per_image(config, has_noise=isinstance(method.settings, OptimizationSettings))
-            for method in methods
+            left[method.name] * bytes_per_image(config, has_noise=method.settings.keeps_noise) for method in methods
         ),
         "device hours on this machine, one worker": round(
             sum(left[method.name] * seconds_per_image(request, method) for method in methods) / 3600, 4
@@ -58,45 +53,41 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
 
 
 def seconds_per_image(request: InversionRequest, method: Method) -> float:
-    """Measured on one batch of images for a few steps, and one pass of the encoder, on this machine's device."""
+    """Measured on one batch of images for a few steps, on this machine's device."""
     device = module_device(request.device)
-    generator: Generator = place(request.generator.load().generator, device).freeze()  # type: ignore[operator]
-    config, count = generator.config, request.batch_size
-    target = torch.zeros(count, config.image_channels, config.resolution, config.resolution, device=device)
-    seconds = 0.0
+    loaded = request.generator.load()
+    parts = Parts(
+        place(loaded.generator, device).freeze(),  # type: ignore[operator]
+        estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES).to(device),
+        load_networks(request.networks, device).perceptual,
+    )
     if method.encoder is not None:
-        seconds += _encoder_seconds(request, method, generator, target)
-    if isinstance(method.settings, OptimizationSettings):
-        seconds += _optimization_seconds(request, method.settings, generator, target)
-    return seconds / count
+        encoder = load_encoder(request.encoders[method.encoder], generator_config=loaded.config).encoder
+        parts = replace(
+            parts,
+            encoder=place(encoder, device).requires_grad_(False),
+            num_passes=encoder_settings(method.settings, method.encoder).num_passes,
+        )
+    config, count = loaded.config, request.batch_size
+    target = torch.zeros(count, config.image_channels, config.resolution, config.resolution, device=device)
+    return seconds_of_batch(method.settings.embedder(parts), target) / count
 
 
-def _encoder_seconds(request: InversionRequest, method: Method, generator: Generator, target: Tensor) -> float:
-    assert method.encoder is not None
-    loaded = load_encoder(request.encoders[method.encoder], generator_config=generator.config)
-    encoder: Encoder = place(loaded.encoder, target.device).requires_grad_(False)  # type: ignore[assignment]
-    embedder = EncoderEmbedder(generator, encoder, encoder_settings(method.settings, method.encoder))
-    seeds = range(len(target))
-    embedder(target, seeds)  # the first pass pays for what is paid once
-    return _timed(lambda: embedder(target, seeds), target.device)
+def seconds_of_batch(embedder: Embedder[Any], target: Tensor) -> float:
+    """All steps of a batch at the pace of the first ones, with what comes before and after them."""
+    seeds, device = range(len(target)), target.device
+    embedder.advance(embedder.start(seeds, target=target), target, until=1)  # pays for what is paid once
+    asked = _now(device)
+    state = embedder.start(seeds, target=target)
+    started = _now(device)
+    embedder.advance(state, target, until=PROBE_STEPS)
+    advanced = _now(device)
+    embedder.finish(state)
+    finished = _now(device)
+    return started - asked + (advanced - started) / state.step * embedder.settings.num_steps + finished - advanced
 
 
-def _optimization_seconds(
-    request: InversionRequest, settings: OptimizationSettings, generator: Generator, target: Tensor
-) -> float:
-    anchor = estimate_anchor(generator, num_samples=PROBE_ANCHOR_SAMPLES).to(target.device)
-    perceptual = load_networks(request.networks, target.device).perceptual
-    probed = replace(settings, start="mean", num_steps=max(settings.num_steps, 1 + PROBE_STEPS))
-    embedder = OptimizationEmbedder(generator, anchor, perceptual, probed)
-    state = embedder.start(range(len(target)))
-    embedder.advance(state, target, until=1)
-    seconds = _timed(lambda: embedder.advance(state, target, until=1 + PROBE_STEPS), target.device)
-    return seconds / PROBE_STEPS * settings.num_steps
-
-
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    started = time.monotonic()
-    work()
+def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.monotonic() - started
+    return time.monotonic()

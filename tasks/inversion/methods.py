@@ -8,8 +8,6 @@ from typing import Any
 
 from lsap_archive import PlannedRow, RunPlan, RunWriter
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.inversion.by_encoder import EncoderSettings
-from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.presets import Method, recorded_settings
 from tasks.archived.jobs import provenance_of
 from tasks.digests import digest_of
@@ -78,7 +76,7 @@ def plan_method(
     # Only where they say something: methods of archives that know neither keep their digests.
     if method.encoder is not None:
         config["encoder"] = {"name": method.encoder, "digest": encoder}
-    if isinstance(method.settings, EncoderSettings):
+    if not method.settings.keeps_noise:
         config["noise"] = "constant"
     return MethodPlan(method, config, digest_of(config))
 
@@ -108,7 +106,7 @@ def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[Shard]:
 
 
 def bytes_per_image(config: GeneratorConfig, *, has_noise: bool = True) -> int:
-    """Archive bytes of one image before compression: codes and, of an optimization, noise maps in float32."""
+    """Archive bytes of one image before compression: codes and, where the method keeps its own, noise maps; float32."""
     num_values = config.num_ws * config.w_dim
     if has_noise:
         num_values += sum(side * side for side in config.noise_sides)
@@ -138,7 +136,7 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
         rows=rows,
         shard_rows=shard_rows,
         trace_steps=settings.trace_steps,
-        trace_terms=TRACE_TERMS if settings.trace_steps else (),
+        trace_terms=settings.trace_terms,
     )
 
 

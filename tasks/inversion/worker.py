@@ -31,9 +31,7 @@ from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.generator import Noise
 from lsap_core.images import from_uint8, to_uint8
-from lsap_core.inversion.by_encoder import EncoderEmbedder
-from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
-from lsap_core.inversion.inversion import Inversion
+from lsap_core.inversion.inversion import Embedder, EmbedderState, Inversion, Parts
 from lsap_core.presets import encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
 from tasks.archived.rendering import Preview, has_noise_maps
@@ -224,19 +222,13 @@ class EmbedWorker:
         places: list[int],
     ) -> int:
         """Fill the arrays at `places` and the columns of `rows`; returns the step it was resumed at."""
-        settings = settings_of(run.plan["config"])
-        encoder = self._encoder(run) if "encoder" in run.plan["config"] else None
+        embedder = self._embedder(run)
+        key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
         started = time.monotonic()
         target = from_uint8(np.stack([row.pixels for row in rows])).to(self.device)
         seeds = [image_seed(run.plan["config"]["seed"], row.columns["image_id"]) for row in rows]
-        done_before, resumed_at = self._progress, 0
-        if isinstance(settings, OptimizationSettings):
-            key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
-            codes = None if encoder is None else encoder.codes(target)
-            inversion, resumed_at = self._optimize(run, key, settings, target, seeds, codes)
-        else:
-            assert encoder is not None
-            inversion = encoder(target, seeds)
+        done_before = self._progress
+        inversion, resumed_at = self._find_codes(run, key, embedder, target, seeds)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the time would be that of asking
         self._spent["embedding"] += time.monotonic() - started
@@ -245,25 +237,19 @@ class EmbedWorker:
         self._progress = done_before + len(rows)
         return resumed_at
 
-    def _optimize(
-        self,
-        run: RunWriter,
-        key: str,
-        settings: OptimizationSettings,
-        target: Tensor,
-        seeds: list[int],
-        codes: Tensor | None,
+    def _find_codes(
+        self, run: RunWriter, key: str, embedder: Embedder[Any], target: Tensor, seeds: list[int]
     ) -> tuple[Inversion, int]:
         """The inversion of a batch, and the step it was resumed at; the state is saved under `key` now and then."""
-        embedder = OptimizationEmbedder(self.generator, self.anchor, self.networks.perceptual, settings)
-        state = embedder.start(seeds, codes=codes)
-        resumed_at = self._restore(run, key, state)
+        num_steps = embedder.settings.num_steps
+        state = embedder.start(seeds, target=target)
+        resumed_at = self._restore(run, key, state) if num_steps > 1 else 0  # of one step there is nothing to take up
         done_before = self._progress
         last_saved = time.monotonic()
 
-        def after_step(state: OptimizationState) -> None:
+        def after_step(state: EmbedderState) -> None:
             nonlocal last_saved
-            self._progress = done_before + len(seeds) * state.step / settings.num_steps
+            self._progress = done_before + len(seeds) * state.step / num_steps
             if time.monotonic() - last_saved > self.save_every_seconds:
                 run.store.put(key, _with_digest(safetensors.torch.save(state.to_tensors())))
                 last_saved = time.monotonic()
@@ -271,27 +257,34 @@ class EmbedWorker:
         embedder.advance(state, target, after_step=after_step)
         return embedder.finish(state), resumed_at
 
-    def _encoder(self, run: RunWriter) -> EncoderEmbedder:
-        """The encoder of a run's method.
+    def _embedder(self, run: RunWriter) -> Embedder[Any]:
+        """The method of a run, on the networks of this worker."""
+        settings = settings_of(run.plan["config"])
+        parts = Parts(self.generator, self.anchor, self.networks.perceptual)
+        if settings.needs_encoder:
+            name, digest = (run.plan["config"]["encoder"][key] for key in ("name", "digest"))
+            num_passes = encoder_settings(settings, name).num_passes
+            parts = replace(parts, encoder=self._encoder(run.run_id, name, digest), num_passes=num_passes)
+        return settings.embedder(parts)
+
+    def _encoder(self, run_id: str, name: str, digest: str) -> Encoder:
+        """The encoder that a run was planned with.
 
         Raises:
-            CheckpointError: the file holds another encoder than the one that the run was planned with.
+            CheckpointError: the file holds another one.
         """
-        config = run.plan["config"]
-        name, digest = config["encoder"]["name"], config["encoder"]["digest"]
-        settings = encoder_settings(settings_of(config), name)
         if (name, digest) not in self._encoders:
             loaded = load_encoder(self.request.encoders[name], generator_config=self.generator.config)
             if loaded.digest != digest:
                 raise CheckpointError(
-                    f"{self.request.encoders[name]} holds encoder {loaded.digest}, run {run.run_id} was planned with "
+                    f"{self.request.encoders[name]} holds encoder {loaded.digest}, run {run_id} was planned with "
                     f"{digest}: run the same command again"
                 )
             encoder = loaded.encoder.requires_grad_(False)
             self._encoders = {(name, digest): place(encoder, self.device)}  # type: ignore[dict-item]
-        return EncoderEmbedder(self.generator, self._encoders[name, digest], settings)
+        return self._encoders[name, digest]
 
-    def _restore(self, run: RunWriter, key: str, state: OptimizationState) -> int:
+    def _restore(self, run: RunWriter, key: str, state: EmbedderState) -> int:
         try:
             saved = run.store.get(key)
         except ArchiveNotFoundError:
@@ -333,7 +326,7 @@ class EmbedWorker:
             stopped_at = int(inversion.stopped_at[index])
             row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
             if stopped_at >= 0:
-                reason, message = _why_stopped(stopped_at, inversion)
+                reason, message = settings_of(run.plan["config"]).why_stopped(stopped_at)
                 row.columns |= {"status": "failed", "reason": reason, "message": message}
                 continue
             row.columns |= {name: values[index] for name, values in metrics.items()}
@@ -358,19 +351,6 @@ def image_seed(seed: int, image_id: str) -> int:
     """The random state of one image: the same in every shard, batch and run with this seed."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _why_stopped(step: int, inversion: Inversion) -> tuple[str, str]:
-    """Reason and message of an image whose codes could not be found."""
-    if not inversion.trace_steps:
-        return "non_finite_code", (
-            f"the encoder's code was no longer finite in pass {step + 1} of {inversion.num_steps}: take this image "
-            "out, or another encoder"
-        )
-    return "non_finite_loss", (
-        f"the loss was no longer finite at step {step} of {inversion.num_steps}: lower learning_rate or the weights of "
-        "the terms"
-    )
 
 
 def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:

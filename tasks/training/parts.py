@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.presets import Training
+from lsap_core.presets import Training, recorded
 from lsap_core.training.encoder_step import EncoderTraining
 from lsap_core.training.random_numbers import derived_seed
 from tasks.archived.anchors import AnchorOptions
@@ -240,7 +240,7 @@ def encoder_file(spec: TrainingSpec, training: EncoderTraining) -> bytes:
         "method": spec.method.name,
         "step": training.step,
         "seed": spec.seed,
-        "settings": asdict(spec.method.settings),
+        "settings": recorded(spec.method.settings),
         "augmentation": spec.augmentation,
         "source": spec.source,
     }

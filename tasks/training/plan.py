@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from lsap_core.alignment.anchor import estimate_anchor
+from lsap_core.presets import recorded
 from tasks.errors import SourceError
 from tasks.training.data import check_usable, hold_out, list_source, listing_digest
 from tasks.training.parts import TrainingRequest, TrainingSpec, build_first_encoder, view_of
@@ -126,7 +127,7 @@ def _list_images(spec: TrainingSpec) -> tuple[pa.Table, pa.Table]:
 
 def _identity(spec: TrainingSpec, loaded: LoadedGenerator, train: pa.Table, held_out: pa.Table) -> dict[str, Any]:
     """What decides the result, by name. More steps continue a run, so their number is among it only with a decay."""
-    settings = asdict(spec.method.settings)
+    settings = recorded(spec.method.settings)
     if not settings["decay_steps"]:
         del settings["num_steps"]
     files = {

@@ -66,7 +66,7 @@ def test_at_full_scale_the_constants_are_those_of_the_paper() -> None:
     assert {each.num_steps for name, each in optimizations.items() if each.start == "mean"} == {1000}
     assert optimizations["lsap_o_w_plus_from_lsap_e"].num_steps == 200
     assert {(each.learning_rate, each.lpips_weight) for each in optimizations.values()} == {(0.1, 1)}
-    passes = {name: each.num_refinements for name, each in settings.items() if isinstance(each, EncoderSettings)}
+    passes = {name: each.num_passes for name, each in settings.items() if isinstance(each, EncoderSettings)}
     assert passes == {"psp": 1, "e4e": 1, "lsap_e": 1, "restyle_psp": 5, "restyle_e4e": 5}
 
 
@@ -186,12 +186,12 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
 
 def test_what_is_for_all_methods_is_for_those_that_have_it(tmp_path: Path) -> None:
     """An encoder takes no steps and an optimization no passes; a setting that nobody has is a mistake."""
-    domain = load_domain(write(tmp_path, methods={"all": {"num_steps": 7, "num_refinements": 3}}))
+    domain = load_domain(write(tmp_path, methods={"all": {"num_steps": 7, "num_passes": 3}}))
     assert domain.method("lsap_o_w").settings.num_steps == 7
-    assert domain.method("restyle_e4e").settings == EncoderSettings(num_refinements=3)
-    assert domain.method("restyle_e4e", shared={"num_steps": 9, "num_refinements": 4}).settings.num_refinements == 4
+    assert domain.method("restyle_e4e").settings == EncoderSettings(num_passes=3)
+    assert domain.method("restyle_e4e", shared={"num_steps": 9, "num_refinements": 4}).settings.num_passes == 4
     assert domain.method("lsap_o_w", {"num_steps": 5}, shared={"num_steps": 9}).settings.num_steps == 5
-    with pytest.raises(ConfigError, match="method e4e has no setting 'num_steps'; it has encoder, num_refinements"):
+    with pytest.raises(ConfigError, match="method e4e has no setting 'num_steps'; it has encoder, num_passes"):
         domain.method("e4e", {"num_steps": 9})
     with pytest.raises(ConfigError, match="method e4e has no setting 'steps'"):
         domain.method("e4e", shared={"steps": 9})
@@ -203,7 +203,7 @@ def test_encoders_start_at_the_file_and_give_methods(tmp_path: Path) -> None:
     assert domain.encoders == {**places, "e4e": str(tmp_path / "weights" / "e4e.pt")}
     own = domain.method("seed_1")
     assert (own.name, own.title, own.encoder, own.base) == ("seed_1", "seed_1", "seed_1", None)
-    assert own.settings == EncoderSettings(num_refinements=2)
+    assert own.settings == EncoderSettings(num_passes=2)
     assert domain.method("e4e") == METHODS["e4e"]
     changed = domain.with_encoders({"seed_2": "other.pt", "seed_3": "3.pt"})
     assert changed.encoders == {**domain.encoders, "seed_2": "other.pt", "seed_3": "3.pt"}
@@ -233,7 +233,7 @@ def test_any_optimization_can_start_at_an_encoder() -> None:
         ({"encoders": ["e4e.pt"]}, "own.yaml does not describe a domain"),
         ({"encoders": {"mine": "a.pt"}, "methods": {"yours": {}}}, 'settings for "yours"; methods are .*mine or "all"'),
         ({"encoders": {"mine": "a.pt"}, "methods": {"mine": {"num_steps": 3}}}, "method mine has no setting"),
-        ({"methods": {"e4e": {"num_refinements": 0}}}, "num_refinements is 0; wanted at least 1"),
+        ({"methods": {"e4e": {"num_passes": 0}}}, "num_passes is 0; wanted at least 1"),
         ({"content_box": 5}, r"content_box is 5; wanted \[top, bottom, left, right\]"),
         ({"content_box": [0, 10, 0]}, r"content_box is \[0, 10, 0\]"),
         ({"content_box": [0, 10, 0, 9.5]}, "content_box is"),

@@ -1,12 +1,23 @@
 """The methods by their published names."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
-from lsap_core.presets import METHODS, TRAININGS, Method, method, method_of_encoder, training
+from lsap_core.presets import (
+    METHODS,
+    TRAININGS,
+    Method,
+    current_names,
+    method,
+    method_of_encoder,
+    recorded,
+    recorded_settings,
+    settings_of,
+    training,
+)
 
 
 def test_methods_have_the_titles_of_the_paper() -> None:
@@ -55,7 +66,7 @@ def test_the_l2_control_differs_from_its_base_in_that_penalty_alone() -> None:
 
 def test_encoders_are_asked_once_and_restyle_five_times() -> None:
     found = {name: each.settings for name, each in METHODS.items() if isinstance(each.settings, EncoderSettings)}
-    assert {name: settings.num_refinements for name, settings in found.items()} == {
+    assert {name: settings.num_passes for name, settings in found.items()} == {
         "psp": 1,
         "e4e": 1,
         "lsap_e": 1,
@@ -119,6 +130,20 @@ def test_a_bad_value_is_refused_with_the_name_of_its_field() -> None:
         method("lsap_o_w", num_steps=0)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_are_read_from_what_is_recorded_of_them(name: str) -> None:
+    settings = METHODS[name].settings
+    assert settings_of({"settings": recorded_settings(settings)}) == settings
+
+
+def test_passes_are_recorded_under_their_first_name() -> None:
+    """Or digests would change, and all images of such methods be embedded again."""
+    assert recorded_settings(METHODS["restyle_e4e"].settings) == {"num_refinements": 5}
+    before = recorded(TRAININGS["restyle_e4e"].settings)
+    assert list(before)[:3] == ["heads", "is_iterative", "num_refinements"] and before["num_refinements"] == 5
+    assert current_names(before) == asdict(TRAININGS["restyle_e4e"].settings)
+
+
 # --- trainings ----------------------------------------------------------------------------------------
 
 
@@ -131,7 +156,7 @@ def test_trainings_have_the_constants_of_their_papers() -> None:
         assert (settings.learning_rate, settings.batch_size, settings.w_norm_weight) == (1e-4, 8, 0.0)
         is_restyle = name.startswith("restyle")
         assert (settings.is_iterative, each.has_pyramid) == (is_restyle, not is_restyle)
-        assert settings.num_refinements == (5 if is_restyle else 1)
+        assert settings.num_passes == (5 if is_restyle else 1)
     by_name = {name: each.settings for name, each in TRAININGS.items()}
     terms = ("heads", "delta_weight", "adversarial_weight", "sncd_weight", "progressive_start")
     assert {name: tuple(getattr(settings, term) for term in terms) for name, settings in by_name.items()} == {

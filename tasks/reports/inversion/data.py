@@ -18,6 +18,7 @@ class MethodInfo:
         settings: its constants; `sncd_weight` and `mean_code_weight` say which methods align and which only shrink.
         base: name of the method that it adds something to, or None.
         encoder: name and digest of the encoder that gives codes or where they start, or None.
+        is_optimization: it minimizes a loss for every image; an encoder has done that before.
     """
 
     name: str
@@ -25,11 +26,7 @@ class MethodInfo:
     settings: dict[str, Any]
     base: str | None
     encoder: str | None = None
-
-    @property
-    def is_optimization(self) -> bool:
-        """It minimizes a loss for every image; an encoder has done that before."""
-        return "num_refinements" not in self.settings
+    is_optimization: bool = True
 
     @property
     def is_aligned(self) -> bool:

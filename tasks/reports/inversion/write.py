@@ -18,6 +18,7 @@ from lsap_archive.format.documents import decode_document, encode_document
 from lsap_archive.format.layout import report_key
 from lsap_archive.format.rows import OK
 from lsap_core.alignment.references import reference_rows
+from lsap_core.inversion.by_optimization import OptimizationSettings
 from tasks.archived.anchors import open_anchor
 from tasks.archived.opening import open_writer
 from tasks.archived.rendering import Preview
@@ -149,6 +150,7 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
                 asdict(method.settings),
                 method.base,
                 method.encoder and f"{method.encoder}, {request.facts.encoders[method.encoder]}",
+                is_optimization=method.settings.kind == OptimizationSettings.kind,
             )
             for method in request.facts.methods
         ),

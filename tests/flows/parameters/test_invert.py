@@ -246,7 +246,7 @@ def test_encoders_are_methods_and_starts(tmp_path: Path) -> None:
     ]
     assert resolved.encoders == {"e4e": "e.pt", "seed_1": "s3://b/1.safetensors", "lsap_e": "l.pt"}
     passes, _, started, other = (method.settings for method in resolved.methods)
-    assert passes == EncoderSettings(num_refinements=2)
+    assert passes == EncoderSettings(num_passes=2)
     assert (started.num_steps, started.start, other.start) == (4, "encoder", "encoder")
 
 

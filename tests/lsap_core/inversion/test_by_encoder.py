@@ -12,7 +12,7 @@ from lsap_core.alignment import estimate_anchor
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
-from lsap_core.inversion import EncoderEmbedder, EncoderSettings, OptimizationEmbedder, OptimizationSettings
+from lsap_core.inversion import EncoderEmbedder, EncoderSettings, OptimizationEmbedder, OptimizationSettings, Parts
 from lsap_core.inversion.by_encoder import misfit
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
@@ -76,13 +76,28 @@ def test_what_an_image_gets_does_not_depend_on_neighbours_or_seeds(generator: Ge
 
 def test_restyle_adds_to_the_code_what_it_sees_is_missing(generator: Generator, target: Tensor) -> None:
     encoder = random_encoder(generator.config, is_iterative=True)
-    inversion = EncoderEmbedder(generator, encoder, EncoderSettings(num_refinements=3))(target, (0, 1, 2))
+    inversion = EncoderEmbedder(generator, encoder, EncoderSettings(num_passes=3))(target, (0, 1, 2))
     codes = encoder.w_avg.expand(3, -1, -1)
     with torch.no_grad():
         for _ in range(3):
             codes = codes + encoder.offsets(torch.cat([target, generator.synthesize(codes)], dim=1))
     torch.testing.assert_close(inversion.w_plus, codes)
     assert inversion.num_steps == 3
+
+
+def test_passes_that_were_interrupted_go_on_bit_for_bit(generator: Generator, target: Tensor) -> None:
+    embedder = EncoderEmbedder(generator, random_encoder(generator.config, is_iterative=True), EncoderSettings(3))
+    target[1, 0, 0, 0] = torch.nan  # what has stopped stays stopped
+    through, broken = embedder.start((0, 1, 2)), embedder.start((0, 1, 2))
+    steps: list[int] = []
+    embedder.advance(through, target, after_step=lambda state: steps.append(state.step))
+    embedder.advance(broken, target, until=1)
+    loaded = embedder.start((0, 1, 2))
+    loaded.load_tensors(broken.to_tensors())
+    embedder.advance(loaded, target)
+    assert (steps, loaded.step, loaded.stopped_at.tolist()) == ([1, 2, 3], 3, [NOT_STOPPED, 0, NOT_STOPPED])
+    for one, other in zip(*(state.to_tensors().values() for state in (loaded, through)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_images_are_cut_and_brought_to_what_the_encoder_reads(numbers: Numbers) -> None:
@@ -108,7 +123,7 @@ def test_a_code_that_is_not_finite_stops_its_image_alone(
     generator: Generator, target: Tensor, is_iterative: bool
 ) -> None:
     encoder = random_encoder(generator.config, is_iterative=is_iterative)
-    embedder = EncoderEmbedder(generator, encoder, EncoderSettings(num_refinements=2 if is_iterative else 1))
+    embedder = EncoderEmbedder(generator, encoder, EncoderSettings(num_passes=2 if is_iterative else 1))
     undisturbed = embedder(target, (0, 1, 2))
     spoiled = target.clone()
     spoiled[1, 0, 0, 0] = torch.nan
@@ -129,7 +144,10 @@ def test_an_optimization_starts_at_the_encoders_codes(generator: Generator, targ
     generator.freeze()
     embedder = OptimizationEmbedder(generator, estimate_anchor(generator, num_samples=32), perceptual, settings)
     state = embedder.start((0, 1, 2), codes=codes)
-    torch.testing.assert_close(state.codes.detach(), codes if space == "w_plus" else codes.mean(dim=1))
+    parts = Parts(generator, embedder.anchor, perceptual, random_encoder(generator.config))
+    asked = settings.embedder(parts).start((0, 1, 2), target=target)  # the encoder, by the embedder
+    for given in (state, asked):
+        torch.testing.assert_close(given.codes.detach(), codes if space == "w_plus" else codes.mean(dim=1))
     from_mean = OptimizationEmbedder(generator, embedder.anchor, perceptual, replace(settings, start="mean"))
     assert not torch.allclose(state.codes, from_mean.start((0, 1, 2)).codes, atol=1e-2)
     embedder.advance(state, target)
@@ -166,10 +184,10 @@ def test_an_encoder_of_another_generator_is_refused(
 
 
 def test_only_restyle_refines(generator: Generator) -> None:
-    with pytest.raises(ConfigError, match="num_refinements is 5, and this encoder reads the image alone"):
-        EncoderEmbedder(generator, random_encoder(generator.config), EncoderSettings(num_refinements=5))
-    with pytest.raises(ConfigError, match="num_refinements is 0; wanted at least 1"):
-        EncoderSettings(num_refinements=0)
+    with pytest.raises(ConfigError, match="num_passes is 5, and this encoder reads the image alone"):
+        EncoderEmbedder(generator, random_encoder(generator.config), EncoderSettings(num_passes=5))
+    with pytest.raises(ConfigError, match="num_passes is 0; wanted at least 1"):
+        EncoderSettings(num_passes=0)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 16, 16), (3, 32, 32)])

@@ -40,8 +40,8 @@ METHODS = {
     "psp": PSP,
     "e4e": E4E,
     "lsap_e": LSAP_E,
-    "restyle_psp": replace(PSP, is_iterative=True, num_refinements=3),
-    "restyle_e4e": replace(E4E, is_iterative=True, num_refinements=2),
+    "restyle_psp": replace(PSP, is_iterative=True, num_passes=3),
+    "restyle_e4e": replace(E4E, is_iterative=True, num_passes=2),
 }
 WITH_WORKERS = ("e4e", "lsap_e", "restyle_e4e")
 STEPS_WITH_WORKERS = 5

@@ -71,7 +71,7 @@ def test_the_gradient_is_that_of_the_formula(small: ModuleType, method: str) -> 
     streams = [stream(5, step, "noise", seed) for seed in seeds]
     codes = encoder.w_avg.expand(4, -1, -1)
     seen = training.generator.synthesize(codes[:1]).expand(4, -1, -1, -1)
-    for _ in range(training.settings.num_refinements):
+    for _ in range(training.settings.num_passes):
         given = torch.cat([images, seen], dim=1) if encoder.config.is_iterative else images
         codes = codes.detach() + encoder.offsets(given, stage=stage)
         noise = draw_noise(training.generator.config, streams)

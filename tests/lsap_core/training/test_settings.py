@@ -33,7 +33,7 @@ def test_the_defaults_are_lsap_e() -> None:
         ({"delta_weight": float("nan")}, "delta_weight is nan"),
         ({"pool_size": -1}, "pool_size is -1"),
         ({"l2_weight": 0, "lpips_weight": 0, "identity_weight": 0}, "nothing would look at images"),
-        ({"num_refinements": 5}, "num_refinements is 5; wanted 1, or is_iterative: true"),
+        ({"num_passes": 5}, "num_passes is 5; wanted 1, or is_iterative: true"),
         ({"progressive_start": -1}, "progressive_start is -1"),
         ({"heads": "direct"}, 'progressive_start is 20000 with heads "direct"; wanted null'),
         ({"accumulate": 9}, "accumulate is 9; wanted at most batch_size, 8"),

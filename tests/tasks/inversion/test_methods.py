@@ -154,7 +154,7 @@ def test_another_encoder_is_another_method(chosen: Method) -> None:
 
 def test_passes_through_an_encoder_change_the_digest() -> None:
     digests = {
-        planned(method=method("restyle_e4e", num_refinements=count), encoder="encoder-1").digest for count in (1, 2, 5)
+        planned(method=method("restyle_e4e", num_passes=count), encoder="encoder-1").digest for count in (1, 2, 5)
     }
     assert len(digests) == 3
 
@@ -165,10 +165,10 @@ def test_a_method_without_steps_has_no_trace() -> None:
 
 
 def test_an_optimization_asks_its_encoder_as_published_for_the_name() -> None:
-    assert encoder_settings(EncoderSettings(num_refinements=3), "restyle_e4e").num_refinements == 3
-    assert encoder_settings(FROM_ENCODER.settings, "lsap_e").num_refinements == 1
-    assert encoder_settings(FROM_ENCODER.settings, "restyle_e4e").num_refinements == 5
-    assert encoder_settings(FROM_ENCODER.settings, "own").num_refinements == 1
+    assert encoder_settings(EncoderSettings(num_passes=3), "restyle_e4e").num_passes == 3
+    assert encoder_settings(FROM_ENCODER.settings, "lsap_e").num_passes == 1
+    assert encoder_settings(FROM_ENCODER.settings, "restyle_e4e").num_passes == 5
+    assert encoder_settings(FROM_ENCODER.settings, "own").num_passes == 1
 
 
 def test_the_same_images_and_method_give_the_same_run() -> None:

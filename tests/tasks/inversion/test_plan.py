@@ -137,7 +137,7 @@ def test_another_file_under_the_same_name_is_embedded_anew(
     ("told", "name", "error", "message"),
     [
         ({"generator_digest": "0" * 64}, "e4e", CheckpointError, r"e\.safetensors holds an encoder of generator 000"),
-        ({}, "restyle_e4e", ConfigError, "method restyle_e4e: num_refinements is 5, and this encoder reads the image"),
+        ({}, "restyle_e4e", ConfigError, "method restyle_e4e: num_passes is 5, and this encoder reads the image"),
         (None, "e4e", CheckpointError, r"e\.safetensors does not exist; wanted a released \.pt"),
     ],
 )

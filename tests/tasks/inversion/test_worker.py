@@ -398,7 +398,7 @@ def encoded(laboratory: Any, name: str, ids: list[str], *, passes: int = 1) -> T
     generator = load_generator(laboratory.generator).generator
     encoder = load_encoder(laboratory.encoders[name]).encoder
     target = torch.stack([pixels_of((laboratory.source / image_id).read_bytes()) for image_id in ids])
-    return EncoderEmbedder(generator, encoder, EncoderSettings(num_refinements=passes)).codes(target)
+    return EncoderEmbedder(generator, encoder, EncoderSettings(num_passes=passes)).codes(target)
 
 
 def test_an_encoder_gives_codes_and_nothing_that_an_optimization_leaves(
@@ -428,7 +428,7 @@ def test_an_encoder_gives_codes_and_nothing_that_an_optimization_leaves(
 def test_restyle_takes_its_passes(laboratory: Any, tmp_path: Path, new_encoder: Callable[..., str]) -> None:
     laboratory.encoders = {"restyle_e4e": new_encoder(tmp_path / "r.safetensors", is_iterative=True)}
     laboratory.fill(2)
-    archive = laboratory.invert(methods=(method("restyle_e4e", num_refinements=3),))
+    archive = laboratory.invert(methods=(method("restyle_e4e", num_passes=3),))
     ids = ["0.png", "1.png"]
     wanted = encoded(laboratory, "restyle_e4e", ids, passes=3)
     np.testing.assert_allclose(archive.codes(ids, "restyle_e4e"), wanted, atol=1e-3, rtol=1e-3)

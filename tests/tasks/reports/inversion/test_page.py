@@ -570,10 +570,10 @@ def test_places_settings_and_provenance_are_on_the_page(page: Page) -> None:
 
 
 def test_an_encoder_is_not_asked_for_the_settings_of_an_optimization(data: ReportData) -> None:
-    encoder = MethodInfo("e4e", "e4e", {"num_refinements": 1}, None, encoder="e4e, 9f86d08")
+    encoder = MethodInfo("e4e", "e4e", {"num_passes": 1}, None, "e4e, 9f86d08", is_optimization=False)
     page = Page(render_report(replace(data, methods=(BASE, LSAP, encoder))))
-    (settings,) = [one for one in page.tables if "num_refinements" in one[0]]
-    assert settings[0] == ["Method", "sncd_weight", "num_refinements"]
+    (settings,) = [one for one in page.tables if "num_passes" in one[0]]
+    assert settings[0] == ["Method", "sncd_weight", "num_passes"]
     assert settings[1:] == [["StyleGAN2-W+", "–", "–"], ["LSAP_O-W+", "0.5", "–"], ["e4e", "–", "1"]]
     assert "encoder of e4e" in page.words and "e4e, 9f86d08" in page.words
     alone = Page(render_report(replace(data, methods=(encoder,))))
