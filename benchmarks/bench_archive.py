@@ -36,9 +36,10 @@ import pyarrow as pa
 import torch
 from measurement import environment
 
-from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, open_archive, verify_archive
+from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, code_arrays, open_archive, verify_archive
 
 GEOMETRY = Geometry(num_ws=8, w_dim=64, noise_sides=())
+ARRAYS = code_arrays(GEOMETRY)
 METHOD = "lsap_e"
 RUN_IMAGES = 100_000
 SHARD_ROWS = 512
@@ -54,7 +55,7 @@ def write_archive(url: str, num_rows: int) -> None:
     for start in range(0, num_rows, RUN_IMAGES):
         size = min(RUN_IMAGES, num_rows - start)
         rows = tuple(_planned(start, row) for row in range(size))
-        run = writer.start_run(RunPlan(f"{METHOD}-{start:08d}", METHOD, "4a44dc15", {}, {}, rows, SHARD_ROWS))
+        run = writer.start_run(RunPlan(f"{METHOD}-{start:08d}", METHOD, "4a44dc15", {}, {}, rows, ARRAYS, SHARD_ROWS))
         for shard in range(run.num_shards):
             table, codes = _results(rows, run.rows_of(shard))
             run.write_shard(shard, {"w_plus": codes}, table, "first")

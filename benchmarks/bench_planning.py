@@ -29,9 +29,7 @@ from typing import Any
 import torch
 from measurement import environment
 
-from lsap_archive import ArchiveWriter, Geometry, Manifest, RunPlan, RunWriter, StoredObject
-from lsap_archive.format.layout import IMAGES_NAME, manifest_key, run_prefix
-from lsap_archive.writing.planned import planned_images
+from lsap_archive import ArchiveWriter, Geometry, Manifest, RunPlan, RunWriter, StoredObject, planned_images
 from lsap_core.presets import method
 from tasks.inversion.known_images import KnownImages
 from tasks.inversion.listing import list_images
@@ -41,6 +39,7 @@ from tasks.sources.items import LeftOut, SourceItem
 from tasks.sources.source import Source, digest_bytes
 from tasks.weights.networks import NetworkChoice
 
+GEOMETRY = Geometry(18, 512, tuple(4 * 2 ** ((layer + 1) // 2) for layer in range(17)))
 SHARD_ROWS = 512
 OBJECTS_OF_A_SHARD = 20  # at 1024 px: codes, 17 noise maps, trace and rows
 EVERY = 1000  # one of so many has changed, and as many are new
@@ -82,14 +81,19 @@ def method_plan() -> MethodPlan:
     """A method over these images."""
     networks = NetworkChoice("digits-features", "digits-features")
     return plan_method(
-        method("lsap_o_w_plus"), generator_digest="g", anchor="a", networks=networks, fit="refuse", seed=0
+        method("lsap_o_w_plus"),
+        generator_digest="g",
+        anchor="a",
+        networks=networks,
+        fit="refuse",
+        seed=0,
+        geometry=GEOMETRY,
     )
 
 
 def open_archive(folder: str) -> ArchiveWriter:
     """The archive that is planned into."""
-    geometry = Geometry(18, 512, tuple(4 * 2 ** ((layer + 1) // 2) for layer in range(17)))
-    return ArchiveWriter.open(folder, generator_digest="g", generator_name="ffhq", geometry=geometry)
+    return ArchiveWriter.open(folder, generator_digest="g", generator_name="ffhq", geometry=GEOMETRY)
 
 
 def plan_first(folder: str, num_images: int) -> int:
@@ -138,7 +142,6 @@ PLANS = {"first": plan_first, "again": plan_again, "naive": plan_naively}
 def publish(run: RunWriter) -> None:
     """Give a run a manifest as large as a finished run has; its shards are not made, as planning reads none."""
     files = [StoredObject(**stored) for stored in run.plan["objects"]]
-    assert IMAGES_NAME in {file.name for file in files}
     files += [
         StoredObject(f"noise_{number:02d}/c/{shard}/0/0", 1, "0" * 64)
         for shard in range(run.num_shards)
@@ -148,8 +151,7 @@ def publish(run: RunWriter) -> None:
     manifest = Manifest(
         run_id=run.run_id,
         created=run.plan["created"],
-        trace_steps=(),
-        trace_terms=(),
+        arrays=tuple(run.arrays.values()),
         rows_by_status={"ok": run.num_rows, "failed": 0, "duplicate": 0},
         summary={},
         generator=run.generator,
@@ -158,8 +160,7 @@ def publish(run: RunWriter) -> None:
         files=tuple(files),
         **{name: run.plan[name] for name in kept},
     )
-    assert run_prefix(run.run_id) in manifest_key(run.run_id)
-    assert run.store.create(manifest_key(run.run_id), manifest.encode())
+    assert run.store.create(f"runs/{run.run_id}/_manifest.json", manifest.encode())
 
 
 def measured(cell: str, folder: str, num_images: int) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The archive of inversions that data teams read: Zarr for codes, Parquet for rows, one URL for both.
 
 Needs numpy, zarr, pyarrow, duckdb and fsspec; no torch and no cluster. Read with `open_archive`, write with
-`ArchiveWriter`, check with `verify_archive`.
+`ArchiveWriter`, check with `verify_archive`. This module is the door: other packages import from nowhere behind it.
 """
 
+# What can go wrong.
 from lsap_archive.errors import (
     ArchiveError,
     ArchiveKeyError,
@@ -14,32 +15,65 @@ from lsap_archive.errors import (
     QueryError,
     StoreUnavailableError,
 )
+
+# What is written: plans, manifests, tables, arrays.
+from lsap_archive.format.arrays import RunArray, code_arrays, noise_arrays, trace_arrays, trace_of
+from lsap_archive.format.documents import decode_document, encode_document, sha256_of, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
-from lsap_archive.format.layout import FORMAT_VERSION, Geometry
+from lsap_archive.format.layout import FORMAT_VERSION, Geometry, noise_name, report_key, scratch_key
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
-from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
+from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA
 from lsap_archive.format.plan import PlannedRow, RunPlan
 from lsap_archive.format.provenance import Provenance
-from lsap_archive.format.rows import IMAGES_SCHEMA, ROW_SCHEMA, SCHEMA_VERSION, STATUSES
+from lsap_archive.format.rows import (
+    DUPLICATE,
+    FAILED,
+    IMAGES_SCHEMA,
+    OK,
+    ROW_SCHEMA,
+    SCHEMA_VERSION,
+    STATUSES,
+    UNSETTLED,
+    to_parquet,
+)
 from lsap_archive.format.subject import Subject
-from lsap_archive.reading.archive import Archive, RunInfo, Trace, open_archive
+
+# Reading, also run by run and what is retired.
+from lsap_archive.reading.archive import Archive, RunInfo, Trace, is_archive, open_archive, read_anchor
+from lsap_archive.reading.evaluations import read_measurements
+from lsap_archive.reading.retirement import retired_of
 from lsap_archive.reading.run_reader import RunReader
+
+# Files behind a URL, also beside archives, and what must not be shown of a URL.
+from lsap_archive.stores.credentials import Secrets, credential_in
+from lsap_archive.stores.file_systems import open_file_system, read_file, scheme_of, storage_errors
 from lsap_archive.stores.store import Store
+
+# Checking and mending.
 from lsap_archive.upkeep.repair import repair_archive
 from lsap_archive.upkeep.repair_report import RepairReport
 from lsap_archive.upkeep.verify import verify_archive
 from lsap_archive.upkeep.verify_report import Problem, VerifyReport
+
+# Writing, and what a planner subtracts.
 from lsap_archive.writing.archive_writer import ArchiveWriter
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
+from lsap_archive.writing.planned_images import NUM_UNSETTLED, PlannedImages, num_unsettled, planned_images
 from lsap_archive.writing.run_writer import RunWriter
 
 __all__ = [
+    "DUPLICATE",
+    "FAILED",
     "FORMAT_VERSION",
     "IMAGES_SCHEMA",
+    "MEASURED_COLUMNS",
     "MEASUREMENT_SCHEMA",
+    "NUM_UNSETTLED",
+    "OK",
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
     "STATUSES",
+    "UNSETTLED",
     "Archive",
     "ArchiveError",
     "ArchiveKeyError",
@@ -53,15 +87,18 @@ __all__ = [
     "Geometry",
     "IncompleteRunError",
     "Manifest",
+    "PlannedImages",
     "PlannedRow",
     "Problem",
     "Provenance",
     "QueryError",
     "RepairReport",
+    "RunArray",
     "RunInfo",
     "RunPlan",
     "RunReader",
     "RunWriter",
+    "Secrets",
     "ShardCommit",
     "Store",
     "StoreUnavailableError",
@@ -69,7 +106,30 @@ __all__ = [
     "Subject",
     "Trace",
     "VerifyReport",
+    "code_arrays",
+    "credential_in",
+    "decode_document",
+    "encode_document",
+    "is_archive",
+    "noise_arrays",
+    "noise_name",
+    "num_unsettled",
     "open_archive",
+    "open_file_system",
+    "planned_images",
+    "read_anchor",
+    "read_file",
+    "read_measurements",
     "repair_archive",
+    "report_key",
+    "retired_of",
+    "scheme_of",
+    "scratch_key",
+    "sha256_of",
+    "storage_errors",
+    "to_parquet",
+    "trace_arrays",
+    "trace_of",
+    "utc_now",
     "verify_archive",
 ]

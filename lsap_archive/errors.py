@@ -43,3 +43,12 @@ class IncompleteRunError(ArchiveError, RuntimeError):
 
 class StoreUnavailableError(ArchiveError, OSError):
     """The store does not answer or refuses: network, bucket, permission, disk. Trying again may help."""
+
+
+OBJECT_ERRORS = (ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError)
+"""What can be wrong with an object of an archive, and not with the store that it lies in."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -143,7 +143,7 @@ def _with_exit_code(command: Callable[[argparse.Namespace], int], parsed: argpar
 
 def _say(text: str) -> None:
     """A message to whoever sits there; names in it are anybody's and must not command the terminal."""
-    from lsap_archive.stores.credentials import Secrets
+    from lsap_archive import Secrets
 
     print("lsap: " + visible(Secrets().hide(text), kept=f"\n\t{HARD_SPACE}"), file=sys.stderr)
 

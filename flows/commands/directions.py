@@ -236,7 +236,7 @@ def _wrong(message: str) -> Exception:
 
 def _check_output(location: str) -> None:
     """Refuse before the work what `write_verified` would refuse after it."""
-    from lsap_archive.stores.file_systems import open_file_system
+    from lsap_archive import open_file_system
 
     filesystem, path = open_file_system(location)
     if not location.endswith(".safetensors"):

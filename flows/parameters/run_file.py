@@ -9,9 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from lsap_archive.errors import ArchiveNotFoundError
-from lsap_archive.stores.credentials import credential_in
-from lsap_archive.stores.file_systems import read_file
+from lsap_archive import ArchiveNotFoundError, credential_in, read_file
 from lsap_core.errors import ConfigError
 
 Value = TypeVar("Value")

@@ -17,7 +17,7 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def now() -> str:
+def utc_now() -> str:
     """The present time in UTC, ISO 8601 with microseconds, so that texts sort as times do."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 

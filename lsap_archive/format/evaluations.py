@@ -5,16 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lsap_archive.errors import (
-    ArchiveMismatchError,
-    CorruptArchiveError,
-)
-from lsap_archive.format.documents import as_json, decode_document, encode_document
-from lsap_archive.format.layout import (
-    FORMAT_VERSION,
-    checked_name,
-)
-from lsap_archive.format.manifest import StoredObject, check_version
+from lsap_archive.errors import ArchiveMismatchError
+from lsap_archive.format.documents import as_json
+from lsap_archive.format.layout import checked_name
+from lsap_archive.format.manifest import Published, StoredObject
 
 
 @dataclass(frozen=True)
@@ -66,27 +60,16 @@ class EvaluationPlan:
 
 
 @dataclass(frozen=True)
-class EvaluationInfo:
-    """A published evaluation, and its manifest.
+class EvaluationInfo(EvaluationPlan, Published):
+    """A published evaluation, and its manifest: the plan, and what came of it.
 
     Attributes:
-        evaluation_id, subject, method, edit, strength, config, provenance, num_rows, shard_rows: as in the plan.
-        created: UTC time of publication, ISO 8601.
+        created, files, sequence: as in Published.
         num_measurements: rows of its table.
         summary: numbers of the whole set, such as {"fid": ...}, JSON values.
-        files: every object of the evaluation.
-        sequence: as in Manifest.
     """
 
-    evaluation_id: str
-    subject: dict[str, Any]
-    method: str
-    edit: str | None
-    strength: float | None
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    num_rows: int
-    shard_rows: int
+    kind = "evaluation"
     created: str
     num_measurements: int
     summary: dict[str, Any]
@@ -94,36 +77,7 @@ class EvaluationInfo:
     sequence: int = 0
 
     @property
-    def order(self) -> tuple[int, str, str]:
-        """Sorts evaluations, the newest last; as Manifest.order."""
-        return self.sequence, "" if self.sequence else self.created, self.evaluation_id
-
-    @property
     def run_id(self) -> str | None:
         """The measured run, None for synthetic images."""
         run_id: str | None = self.subject.get("run_id")
         return run_id
-
-    def encode(self) -> bytes:
-        """The manifest as bytes."""
-        files = [file.to_dict() for file in self.files]
-        values = {**vars(self), "files": files, "format_version": FORMAT_VERSION}
-        return encode_document(values, f"the manifest of evaluation {self.evaluation_id}")
-
-    @classmethod
-    def decode(cls, data: bytes, name: str) -> EvaluationInfo:
-        """The manifest that `encode` wrote.
-
-        Raises:
-            CorruptArchiveError: it is damaged.
-            ArchiveMismatchError: a newer version of the format wrote it.
-        """
-        values = decode_document(data, name)
-        check_version(values, name)
-        try:
-            del values["format_version"]
-            values["files"] = tuple(StoredObject.from_dict(file, name) for file in values["files"])
-            checked_name(values["evaluation_id"], f"{name}: evaluation id")
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise CorruptArchiveError(f"{name} is not a manifest of an evaluation ({error})") from error

@@ -10,8 +10,9 @@
     runs/<run_id>/images.parquet      the planned images, one row each
     runs/<run_id>/zarr.json           a Zarr v3 group, sized up front:
         w_plus/                         [N, K, D] float32
-        noise_00/ noise_01/ ...         [N, r, r] float32
-        trace/                          [N, steps, terms] float32, where the plan asks for it
+        noise_00/ noise_01/ ...         [N, r, r] float32, where the plan declares them
+        trace/                          [N, steps, terms] float32, where the plan declares it
+        <name>/                         [N, ...], any other array that the plan declares
     runs/<run_id>/rows/shard-00000.parquet
     runs/<run_id>/images/00000000.png an edited image by its row, where an edit run keeps them
     runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
@@ -43,9 +44,13 @@ from typing import Any
 from lsap_archive.errors import ArchiveMismatchError
 
 FORMAT_NAME = "lsap-archive"
-FORMAT_VERSION = 3
-"""Version 2 has edit runs and evaluations, version 3 retired shards; older archives are read and written further."""
-READABLE_VERSIONS = (1, 2, 3)
+FORMAT_VERSION = 4
+"""Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare.
+
+Older archives are read and written further. Every manifest and plan has the version of whoever wrote it, so an archive
+may hold several; archive.json has that of its first day.
+"""
+READABLE_VERSIONS = (1, 2, 3, 4)
 
 ARCHIVE_KEY = "archive.json"
 SEQUENCE_PREFIX = "sequence"
@@ -141,34 +146,55 @@ def noise_name(index: int) -> str:
     return f"noise_{index:02d}"
 
 
+MANIFEST_NAME = "_manifest.json"
+PLAN_NAME = "plan.json"
+"""Manifest and plan, relative to the folder of a run or evaluation."""
+
+
+COPY_FOLDER, RETIRED_FOLDER = "_copy", "_retired"
+"""Copies for repair, and what says that shards of a run, or all of it, are retired; in the same folder."""
+
+
+def prefix_of(kind: str, name: str) -> str:
+    """Folder of a run or an evaluation.
+
+    Args:
+        kind: "run" or "evaluation".
+        name: its id.
+    """
+    return f"{kind}s/{checked_name(name, f'{kind} id')}"
+
+
 def run_prefix(run_id: str) -> str:
     """Folder of a run."""
-    return f"{RUNS_PREFIX}/{checked_name(run_id, 'run id')}"
-
-
-def plan_key(run_id: str) -> str:
-    """Key of a run's plan."""
-    return f"{run_prefix(run_id)}/plan.json"
+    return prefix_of("run", run_id)
 
 
 def manifest_key(run_id: str) -> str:
     """Key of a run's manifest."""
-    return f"{run_prefix(run_id)}/_manifest.json"
+    return f"{run_prefix(run_id)}/{MANIFEST_NAME}"
 
 
-def retired_prefix(run_id: str) -> str:
-    """Folder of what says that shards of a run, or all of it, are retired."""
-    return f"{run_prefix(run_id)}/_retired"
+def retired_name(kind: str, shard: int | None = None) -> str:
+    """What retires a run or evaluation, or a shard of a run, relative to its folder."""
+    if kind == "evaluation":
+        return "_retired.json"
+    return f"{RETIRED_FOLDER}/{'run' if shard is None else f'{shard:05d}'}.json"
 
 
-def retired_key(run_id: str, shard: int | None) -> str:
-    """Key that retires a shard of a run, or with None the run."""
-    return f"{retired_prefix(run_id)}/{'run' if shard is None else f'{shard:05d}'}.json"
+def rows_of_shard(shard: int, shard_rows: int, num_rows: int) -> range:
+    """Rows of a shard; the last one may have fewer."""
+    return range(shard * shard_rows, min((shard + 1) * shard_rows, num_rows))
 
 
 def staging_prefix(run_id: str) -> str:
     """Folder of everything staged and not yet published."""
     return f"{run_prefix(run_id)}/_staging"
+
+
+def scratch_key(run_id: str, shard: int, name: str) -> str:
+    """Key for what a worker notes while it works at a shard; removed when the run is published."""
+    return f"{staging_prefix(run_id)}/{shard:05d}/{name}"
 
 
 def commit_prefix(run_id: str) -> str:
@@ -185,14 +211,9 @@ IMAGES_NAME = "images.parquet"
 """The planned images, relative to the run's folder."""
 
 
-MANIFEST_NAME = "_manifest.json"
-PLAN_NAME = "plan.json"
-"""Manifest and plan, relative to the folder of a run or evaluation."""
-
-
 def copy_name(name: str) -> str:
     """Where the copy of an object lies that a whole run hangs on, relative to the run's folder."""
-    return f"_copy/{name}"
+    return f"{COPY_FOLDER}/{name}"
 
 
 IMAGES_FOLDER = "images"
@@ -221,22 +242,7 @@ def image_name(row: int) -> str:
 
 def evaluation_prefix(evaluation_id: str) -> str:
     """Folder of an evaluation."""
-    return f"{EVALUATIONS_PREFIX}/{checked_name(evaluation_id, 'evaluation id')}"
-
-
-def evaluation_plan_key(evaluation_id: str) -> str:
-    """Key of an evaluation's plan."""
-    return f"{evaluation_prefix(evaluation_id)}/plan.json"
-
-
-def evaluation_manifest_key(evaluation_id: str) -> str:
-    """Key of an evaluation's manifest."""
-    return f"{evaluation_prefix(evaluation_id)}/_manifest.json"
-
-
-def evaluation_retired_key(evaluation_id: str) -> str:
-    """Key that retires an evaluation."""
-    return f"{evaluation_prefix(evaluation_id)}/_retired.json"
+    return prefix_of("evaluation", evaluation_id)
 
 
 def measurements_name(shard: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.format.arrays import RunArray, as_values, declared_arrays
 from lsap_archive.format.documents import decode_document, encode_document
-from lsap_archive.format.layout import FORMAT_VERSION, READABLE_VERSIONS, checked_file_name, checked_name
+from lsap_archive.format.layout import FORMAT_VERSION, READABLE_VERSIONS, Geometry, checked_file_name, checked_name
 from lsap_archive.format.subject import Subject
 
 
@@ -92,26 +93,91 @@ class ShardCommit:
             raise CorruptArchiveError(f"{name} is not a commit marker ({error})") from error
 
 
+class Published:
+    """What the manifests of runs and of evaluations have in common; put last, it makes all of it visible.
+
+    Attributes:
+        kind: "run" or "evaluation".
+        created: UTC time of publication by the clock of whoever published it, ISO 8601.
+        files: every object of it.
+        sequence: orders the manifests of an archive without asking a clock; 0 in those of older versions.
+    """
+
+    kind: ClassVar[str]
+    created: str
+    files: tuple[StoredObject, ...]
+    sequence: int
+
+    @property
+    def name(self) -> str:
+        """Its id."""
+        name: str = getattr(self, f"{self.kind}_id")
+        return name
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Sorts them, the newest last: those of older versions come first, in the order of their clocks."""
+        return self.sequence, "" if self.sequence else self.created, self.name
+
+    def values(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return {**vars(self), "files": [file.to_dict() for file in self.files], "format_version": FORMAT_VERSION}
+
+    def encode(self) -> bytes:
+        """The manifest as bytes."""
+        return encode_document(self.values(), f"the manifest of {self.kind} {self.name}")
+
+    @classmethod
+    def decode(cls, data: bytes, where: str, owner: str | None = None) -> Self:
+        """The manifest that `encode` wrote.
+
+        Args:
+            data: the bytes.
+            where: where they were, for the message.
+            owner: id of the run or evaluation in whose folder they were.
+
+        Raises:
+            CorruptArchiveError: it is damaged, or that of another run or evaluation.
+            ArchiveMismatchError: a newer version of the format wrote it, or it names what cannot be.
+        """
+        values = decode_document(data, where)
+        check_version(values, where)
+        try:
+            del values["format_version"]
+            values["files"] = tuple(StoredObject.from_dict(file, where) for file in values["files"])
+            name = checked_name(values[f"{cls.kind}_id"], f"{where}: {cls.kind} id")
+            found = cls(**cls._from_values(values, where))
+        except (KeyError, TypeError) as error:
+            raise CorruptArchiveError(f"{where} is not a manifest of this kind ({error})") from error
+        if owner not in (None, name):
+            raise CorruptArchiveError(f"{where} is the manifest of {cls.kind} {name}: {HOW_TO_REPAIR}")
+        return found
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """Fields that JSON does not give back as they were."""
+        return values
+
+
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Published):
     """A published run; readers start from it.
 
     Attributes:
         run_id, method, method_digest, config, provenance: as in the plan.
-        created: UTC time of publication by the clock of whoever published it, ISO 8601.
+        created, files, sequence: as in Published.
         num_rows, shard_rows, num_shards: sizes of the run.
-        trace_steps, trace_terms: what the trace holds.
+        arrays: what it keeps of each image, as in the plan.
         rows_by_status: number of rows of each status.
         summary: what the flow had to say, JSON values.
         generator: {"digest": ..., "name": ...}.
         geometry: {"num_ws": ..., "w_dim": ..., "noise_sides": [...]}.
         schema_version: of the rows.
-        files: every object of the run.
         subject: of an edit run, what it edits; None for an inversion.
-        sequence: orders the manifests of an archive without asking a clock; 0 in those of older versions.
         shards: shards of an edit run that has not all of its subject's, because it makes up for retired ones.
     """
 
+    kind = "run"
     run_id: str
     method: str
     method_digest: str
@@ -121,8 +187,7 @@ class Manifest:
     num_rows: int
     shard_rows: int
     num_shards: int
-    trace_steps: tuple[int, ...]
-    trace_terms: tuple[str, ...]
+    arrays: tuple[RunArray, ...]
     rows_by_status: dict[str, int]
     summary: dict[str, Any]
     generator: dict[str, str]
@@ -134,44 +199,21 @@ class Manifest:
     shards: tuple[int, ...] | None = None
 
     @property
-    def order(self) -> tuple[int, str, str]:
-        """Sorts runs, the newest last: those of older versions come first, in the order of their clocks."""
-        return self.sequence, "" if self.sequence else self.created, self.run_id
-
-    @property
     def own_shards(self) -> tuple[int, ...]:
         """Numbers of the shards that it has."""
         return tuple(range(self.num_shards)) if self.shards is None else self.shards
 
-    def encode(self) -> bytes:
-        """The manifest as bytes."""
-        files = [file.to_dict() for file in self.files]
+    def values(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
         subject = None if self.subject is None else self.subject.to_dict()
-        values = {**vars(self), "files": files, "subject": subject, "format_version": FORMAT_VERSION}
-        return encode_document(values, f"the manifest of run {self.run_id}")
+        return {**super().values(), "arrays": as_values(self.arrays), "subject": subject}
 
     @classmethod
-    def decode(cls, data: bytes, name: str) -> Manifest:
-        """The manifest that `encode` wrote.
-
-        Raises:
-            CorruptArchiveError: it is damaged.
-            ArchiveMismatchError: a newer version of the format wrote it.
-        """
-        values = decode_document(data, name)
-        check_version(values, name)
-        try:
-            del values["format_version"]
-            values["files"] = tuple(StoredObject.from_dict(file, name) for file in values["files"])
-            checked_name(values["run_id"], f"{name}: run id")
-            if values.get("shards") is not None:
-                values["shards"] = tuple(values["shards"])
-            for part in ("trace_steps", "trace_terms"):
-                values[part] = tuple(values[part])
-            values["subject"] = Subject.from_dict(values.get("subject"))
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise CorruptArchiveError(f"{name} is not a manifest ({error})") from error
+    def _from_values(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        arrays = declared_arrays(values, Geometry.from_dict(values["geometry"]), where)
+        kept = {name: value for name, value in values.items() if name not in ("trace_steps", "trace_terms")}
+        shards = None if values.get("shards") is None else tuple(values["shards"])
+        return {**kept, "arrays": arrays, "shards": shards, "subject": Subject.from_dict(values.get("subject"))}
 
 
 def check_version(values: Mapping[str, Any], name: str) -> None:

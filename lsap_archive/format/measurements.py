@@ -32,7 +32,7 @@ name of an attribute or of an edit). value is a number (the PSNR of equal images
 the reason in problem.
 """
 
-OWN_COLUMNS = ("row", "image_id", "measure", "by", "value", "problem")
+MEASURED_COLUMNS = ("row", "image_id", "measure", "by", "value", "problem")
 """What a writer hands in; the plan knows the others."""
 
 
@@ -40,7 +40,7 @@ def conform_measurements(rows: Any, *, constants: dict[str, Any], planned: range
     """A shard's measurements in MEASUREMENT_SCHEMA, checked.
 
     Args:
-        rows: pyarrow table of OWN_COLUMNS; by, value and problem may be left out and are null.
+        rows: pyarrow table of MEASURED_COLUMNS; by, value and problem may be left out and are null.
         constants: the other columns, the same in every row.
         planned: rows of the shard.
         where: for the message.
@@ -49,14 +49,14 @@ def conform_measurements(rows: Any, *, constants: dict[str, Any], planned: range
         ArchiveMismatchError: another column, a row of another shard, a measure twice, a value that is no number, or
             one without a value and without a problem.
     """
-    if unknown := sorted(set(rows.column_names) - set(OWN_COLUMNS)):
+    if unknown := sorted(set(rows.column_names) - set(MEASURED_COLUMNS)):
         raise ArchiveMismatchError(f"{where}: unknown columns {', '.join(unknown)}: leave them out")
     if missing := sorted({"row", "image_id", "measure"} - set(rows.column_names)):
         raise ArchiveMismatchError(f"{where}: the columns {', '.join(missing)} are missing: give them")
     size = rows.num_rows
     arrays = []
     for field in MEASUREMENT_SCHEMA:
-        if field.name in OWN_COLUMNS:
+        if field.name in MEASURED_COLUMNS:
             known = field.name in rows.column_names
             column = rows.column(field.name).cast(field.type) if known else pa.nulls(size, field.type)
         else:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from lsap_archive.errors import ArchiveMismatchError
+from lsap_archive.format.arrays import RunArray, as_values, trace_of
 from lsap_archive.format.documents import as_json, sha256_of
-from lsap_archive.format.layout import INNER_CHUNK_ROWS, checked_name
+from lsap_archive.format.layout import INNER_CHUNK_ROWS, TRACE, checked_name
 from lsap_archive.format.rows import IMAGES_SCHEMA
 from lsap_archive.format.subject import Subject
 
@@ -48,9 +49,9 @@ class RunPlan:
         config: the configuration, JSON values.
         provenance: versions, digests, seeds (`Provenance.to_dict()`), JSON values.
         rows: the images, `row` counting from 0; ids are unique.
+        arrays: what is kept of each image: `code_arrays` always; `noise_arrays`, `trace_arrays` or any other where the
+            method has them.
         shard_rows: rows of a shard, below 16 or a multiple of 16. 512 measured best at K = 18, D = 512.
-        trace_steps: optimization steps at which the trace is kept; empty for no trace.
-        trace_terms: names of the kept objective terms; empty for no trace.
         subject: of an edit run, the run whose codes it edits, which has the same rows; None for an inversion.
         shards: of an edit run that makes up for retired shards of another, exactly those; None for all.
 
@@ -64,17 +65,15 @@ class RunPlan:
     config: dict[str, Any]
     provenance: dict[str, Any]
     rows: tuple[PlannedRow, ...]
+    arrays: tuple[RunArray, ...]
     shard_rows: int = 512
-    trace_steps: tuple[int, ...] = field(default=())
-    trace_terms: tuple[str, ...] = field(default=())
     subject: Subject | None = None
     shards: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         checked_name(self.run_id, "run id")
         object.__setattr__(self, "rows", tuple(self.rows))
-        object.__setattr__(self, "trace_steps", tuple(int(step) for step in self.trace_steps))
-        object.__setattr__(self, "trace_terms", tuple(self.trace_terms))
+        object.__setattr__(self, "arrays", tuple(self.arrays))
         if not self.rows:
             raise ArchiveMismatchError(f"the plan of run {self.run_id} has no images: there is nothing to run")
         for index, planned in enumerate(self.rows):
@@ -91,13 +90,10 @@ class RunPlan:
             raise ArchiveMismatchError(
                 f"shard_rows is {self.shard_rows}: 1 to {INNER_CHUNK_ROWS}, or a multiple of {INNER_CHUNK_ROWS}"
             )
-        if bool(self.trace_steps) != bool(self.trace_terms):
-            raise ArchiveMismatchError(
-                f"run {self.run_id} has {len(self.trace_steps)} trace steps and {len(self.trace_terms)} "
-                "terms: "
-                "give both or neither"
-            )
-        if self.subject is not None and self.trace_steps:
+        names = Counter(array.name for array in self.arrays)
+        if names.total() > len(names):
+            raise ArchiveMismatchError(f"run {self.run_id} declares an array twice: {', '.join(names.elements())}")
+        if self.subject is not None and TRACE in names:
             raise ArchiveMismatchError(f"run {self.run_id} edits {self.subject.run_id}: an edit has no trace")
         self._check_shards()
 
@@ -126,6 +122,7 @@ class RunPlan:
 
     def document(self) -> dict[str, Any]:
         """plan.json without what start_run adds, as JSON gives it back."""
+        steps, terms = trace_of(self.arrays)
         values = {
             "run_id": self.run_id,
             "method": self.method,
@@ -135,8 +132,9 @@ class RunPlan:
             "num_rows": self.num_rows,
             "shard_rows": self.shard_rows,
             "num_shards": self.num_shards,
-            "trace_steps": self.trace_steps,
-            "trace_terms": self.trace_terms,
+            "trace_steps": steps,  # older versions know these, and no arrays
+            "trace_terms": terms,
+            "arrays": as_values(self.arrays),
             "images_digest": images_digest(self.table()),
         }
         if self.subject is not None:  # inversions are planned as they always were
@@ -160,6 +158,9 @@ def images_digest(table: pa.Table) -> str:
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Name of the first field that differs; provenance may differ, as whoever resumes a run is elsewhere."""
-    names = [name for name in wanted if name != "provenance"]
+    """Name of the first field that differs.
+
+    Provenance may differ, as whoever resumes a run is elsewhere; and plans before version 4 declare no arrays.
+    """
+    names = [name for name in wanted if name != "provenance" and (name != "arrays" or name in found)]
     return next((name for name in names if found.get(name) != wanted[name]), None)

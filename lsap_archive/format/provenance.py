@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
-from lsap_archive.errors import ArchiveMismatchError
-from lsap_archive.format.documents import now
+from lsap_archive.format.documents import utc_now
 
 _PACKAGES = ("numpy", "zarr", "pyarrow", "duckdb", "fsspec")
 
@@ -51,7 +49,7 @@ class Provenance:
             settings: JSON values.
         """
         return cls(
-            created=now(),
+            created=utc_now(),
             python=platform.python_version(),
             platform=f"{platform.system()}-{platform.machine()}",
             packages=_versions({*_PACKAGES, *packages}),
@@ -62,22 +60,6 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """The provenance as JSON values."""
         return asdict(self)
-
-    def to_json(self) -> str:
-        """The provenance as JSON text, keys sorted."""
-        return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
-        """The provenance that `to_dict` wrote.
-
-        Raises:
-            ArchiveMismatchError: a field is missing or unknown.
-        """
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ArchiveMismatchError(f"not a provenance: {error}") from error
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:

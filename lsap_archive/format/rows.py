@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError, first_line
 from lsap_archive.format.subject import Subject
 
 SCHEMA_VERSION = 3
@@ -179,7 +179,7 @@ def from_parquet(data: bytes, schema: Any, name: str, columns: list[str] | None 
         ]
         missing = [field.name for field in fields if not field.nullable and field.name not in there]
     except (pa.ArrowException, OSError, ValueError) as error:  # a damaged footer may hold no text
-        raise CorruptArchiveError(f"{name} is not a readable Parquet file: {_first_line(error)}") from error
+        raise CorruptArchiveError(f"{name} is not a readable Parquet file: {first_line(error)}") from error
     if missing:
         raise CorruptArchiveError(f"{name} lacks the columns {', '.join(missing)}")
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
@@ -190,7 +190,7 @@ def _cast(column: Any, field: Any, where: str) -> Any:
         column = column.cast(field.type)
     except pa.ArrowException as error:
         raise ArchiveMismatchError(
-            f"{where}: column {field.name} is {column.type}, {field.type} is wanted ({_first_line(error)})"
+            f"{where}: column {field.name} is {column.type}, {field.type} is wanted ({first_line(error)})"
         ) from error
     if not field.nullable and column.null_count:
         raise ArchiveMismatchError(f"{where}: column {field.name} has {column.null_count} nulls: give a value")
@@ -224,7 +224,3 @@ def _subject_columns(subject: Subject | None, planned: Any) -> dict[str, Any]:
 def _first_difference(given: Any, wanted: Any) -> int:
     pairs = zip(given.to_pylist(), wanted.to_pylist(), strict=True)
     return next(index for index, (found, planned) in enumerate(pairs) if found != planned)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

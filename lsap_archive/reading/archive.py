@@ -23,7 +23,7 @@ from lsap_archive.errors import (
     CorruptArchiveError,
     QueryError,
 )
-from lsap_archive.format.arrays import Floats
+from lsap_archive.format.arrays import trace_of
 from lsap_archive.format.documents import decode_document
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
@@ -32,6 +32,7 @@ from lsap_archive.format.layout import (
     TRACE,
     W_PLUS,
     Geometry,
+    anchor_key,
     chunk_name,
     image_name,
     noise_name,
@@ -42,9 +43,9 @@ from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
+from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
+from lsap_archive.reading.checked import read_checked, read_header, read_manifest, read_row_files
 from lsap_archive.reading.evaluations import newest_measurements, read_evaluations, read_measurements
-from lsap_archive.reading.published import read_checked, read_header, read_manifest, read_row_files
-from lsap_archive.reading.published_arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.retirement import hidden_shards, is_retired
 from lsap_archive.reading.row_table import RowPlace, RowTable
 from lsap_archive.stores.concurrency import in_threads
@@ -95,9 +96,28 @@ class Trace:
         terms: names of the terms.
     """
 
-    values: Floats
+    values: NDArray[np.float32]
     steps: tuple[int, ...]
     terms: tuple[str, ...]
+
+
+def is_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> bool:
+    """Whether there is an archive at `url`.
+
+    Raises:
+        StoreUnavailableError: the store does not answer or refuses.
+    """
+    return Store.from_url(url, storage_options).exists(ARCHIVE_KEY)
+
+
+def read_anchor(url: str, digest: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
+    """A kept anchor of the archive at `url`, the bytes of an .npz file.
+
+    Raises:
+        ArchiveNotFoundError: the archive does not have it.
+        StoreUnavailableError: the store does not answer or refuses.
+    """
+    return Store.from_url(url, storage_options).get(anchor_key(digest))
 
 
 def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> Archive:
@@ -115,11 +135,12 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
 
     Example:
         >>> import numpy as np, pyarrow as pa
-        >>> from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan
+        >>> from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, code_arrays
+        >>> geometry = Geometry(num_ws=2, w_dim=3, noise_sides=())
         >>> writer = ArchiveWriter.open("memory://doctest", generator_digest="9f", generator_name="tiny",
-        ...                             geometry=Geometry(num_ws=2, w_dim=3, noise_sides=()))
+        ...                             geometry=geometry)
         >>> images = (PlannedRow(0, "anna", "/anna.png", "d0"), PlannedRow(1, "bert", "/bert.png", "d1"))
-        >>> run = writer.start_run(RunPlan("first", "lsap_e", "4a", {}, {}, images, shard_rows=2))
+        >>> run = writer.start_run(RunPlan("first", "lsap_e", "4a", {}, {}, images, code_arrays(geometry)))
         >>> rows = pa.table({"status": ["ok", "ok"], "lpips": [0.25, 0.5]})
         >>> codes = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
         >>> run.write_shard(0, {"w_plus": codes}, rows, attempt="1"), run.publish({})
@@ -135,10 +156,10 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     generator, geometry = read_header(store)
 
     def manifest_or_none(run_id: str) -> Manifest | None:
-        if is_retired(store, run_id):
+        if is_retired(store, "run", run_id):
             return None
         try:
-            return read_manifest(store, run_id)
+            return read_manifest(store, Manifest, run_id)
         except ArchiveNotFoundError:
             return None
 
@@ -275,7 +296,7 @@ class Archive:
                 with contextlib.suppress(duckdb.Error):  # the query may have ended the transaction itself
                     connection.rollback()
 
-    def codes(self, image_ids: Sequence[str], method: str) -> Floats:
+    def codes(self, image_ids: Sequence[str], method: str) -> NDArray[np.float32]:
         """W+ codes of images.
 
         Args:
@@ -292,7 +313,7 @@ class Archive:
         places = self._places(image_ids, method)
         return self._gather(places, W_PLUS, (self.geometry.num_ws, self.geometry.w_dim))
 
-    def noise(self, image_ids: Sequence[str], method: str) -> list[Floats]:
+    def noise(self, image_ids: Sequence[str], method: str) -> list[NDArray[np.float32]]:
         """Noise maps of images; those of an edit are the inversion's.
 
         Args:
@@ -337,7 +358,7 @@ class Archive:
             CorruptArchiveError: an object is missing or damaged.
         """
         places = self._places(image_ids, method)
-        kinds = {(self._manifests[run].trace_steps, self._manifests[run].trace_terms) for run, _ in places}
+        kinds = {trace_of(self._manifests[run].arrays) for run, _ in places}
         if len(kinds) > 1:
             raise ArchiveMismatchError(
                 f"{self.url}: the images come from {len(kinds)} runs with different traces: ask by method digest"
@@ -553,7 +574,7 @@ class Archive:
                     values = self._read(run, W_PLUS, shard, rows[of_run][part])
                     yield places[of_run][part], values.astype(np.float64)
 
-    def _gather(self, places: list[tuple[int, int]], name: str, shape: tuple[int, ...]) -> Floats:
+    def _gather(self, places: list[tuple[int, int]], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Values of an array at (run, row) places, [N, *shape], each shard opened once."""
         values = np.empty((len(places), *shape), dtype=np.float32)
         runs = np.array([run for run, _ in places], dtype=np.int64)
@@ -572,7 +593,7 @@ class Archive:
         parts = np.split(order, starts[1:]) if len(rows) else []
         yield from zip(numbers.tolist(), parts, strict=True)
 
-    def _read(self, run: int, name: str, shard: int, rows: NDArray[np.int64]) -> Floats:
+    def _read(self, run: int, name: str, shard: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         array = self._array(run, name)
         run_id = self._manifests[run].run_id
         chunk = chunk_name(name, shard, array.ndim)

@@ -7,47 +7,25 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive.errors import (
-    HOW_TO_REPAIR,
-    ArchiveNotFoundError,
-    CorruptArchiveError,
-)
+from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.evaluations import EvaluationInfo
-from lsap_archive.format.layout import (
-    EVALUATIONS_PREFIX,
-    evaluation_manifest_key,
-    evaluation_prefix,
-    evaluation_retired_key,
-)
+from lsap_archive.format.layout import EVALUATIONS_PREFIX, evaluation_prefix
 from lsap_archive.format.manifest import StoredObject
 from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.reading.published import read_checked_table
+from lsap_archive.reading.checked import read_checked_table, read_manifest
+from lsap_archive.reading.retirement import is_retired
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
-
-
-def read_evaluation(store: Store, evaluation_id: str) -> EvaluationInfo:
-    """A published evaluation, also a retired one.
-
-    Raises:
-        ArchiveNotFoundError: it is not published.
-        CorruptArchiveError: its manifest is damaged, or that of another evaluation.
-    """
-    key = evaluation_manifest_key(evaluation_id)
-    info = EvaluationInfo.decode(store.get(key), store.join(key))
-    if info.evaluation_id != evaluation_id:
-        raise CorruptArchiveError(f"{store.join(key)} is the manifest of {info.evaluation_id}: {HOW_TO_REPAIR}")
-    return info
 
 
 def read_evaluations(store: Store) -> list[EvaluationInfo]:
     """Every evaluation that is published and not retired, the oldest first."""
 
     def info_or_none(evaluation_id: str) -> EvaluationInfo | None:
-        if store.exists(evaluation_retired_key(evaluation_id)):
+        if is_retired(store, "evaluation", evaluation_id):
             return None
         try:
-            return read_evaluation(store, evaluation_id)
+            return read_manifest(store, EvaluationInfo, evaluation_id)
         except ArchiveNotFoundError:
             return None
 

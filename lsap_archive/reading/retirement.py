@@ -10,12 +10,12 @@ retires them all at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lsap_archive.errors import CorruptArchiveError
-from lsap_archive.format.documents import decode_document, encode_document, now
-from lsap_archive.format.layout import evaluation_retired_key, retired_key, retired_prefix
+from lsap_archive.format.documents import decode_document, encode_document
+from lsap_archive.format.layout import RETIRED_FOLDER, prefix_of, retired_name, run_prefix
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
@@ -57,22 +57,6 @@ class Retirement:
             raise CorruptArchiveError(f"{name} retires nothing ({error})") from error
 
 
-def retire(store: Store, run_id: str, shard: int | None, problems: Iterable[str]) -> bool:
-    """Hide a shard of a run, or with None the whole run, from every reader.
-
-    Returns:
-        Whether this call did it; False if it was retired before.
-    """
-    retirement = Retirement(run_id, shard, tuple(problems), now())
-    return store.create(retired_key(run_id, shard), retirement.encode())
-
-
-def retire_evaluation(store: Store, evaluation_id: str, problems: Iterable[str]) -> bool:
-    """Hide an evaluation from every reader; as `retire`."""
-    retirement = Retirement(evaluation_id, None, tuple(problems), now())
-    return store.create(evaluation_retired_key(evaluation_id), retirement.encode())
-
-
 @dataclass(frozen=True)
 class RetiredShards:
     """What of a run is retired by keys of its own.
@@ -88,13 +72,14 @@ class RetiredShards:
 
 def retired_of(store: Store, run_id: str) -> RetiredShards:
     """What of a run is retired by keys of its own."""
-    names = {key.rsplit("/", 1)[1].removesuffix(".json") for key in store.keys(retired_prefix(run_id))}
+    keys = store.keys(f"{run_prefix(run_id)}/{RETIRED_FOLDER}")
+    names = {key.rsplit("/", 1)[1].removesuffix(".json") for key in keys}
     return RetiredShards("run" in names, frozenset(int(name) for name in names if _SHARD.fullmatch(name)))
 
 
-def is_retired(store: Store, run_id: str) -> bool:
-    """Whether the whole run is retired."""
-    return store.exists(retired_key(run_id, None))
+def is_retired(store: Store, kind: str, name: str) -> bool:
+    """Whether all of a run or an evaluation is retired; kind is "run" or "evaluation"."""
+    return store.exists(f"{prefix_of(kind, name)}/{retired_name(kind)}")
 
 
 def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, frozenset[int]]:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zarr
+from numpy.typing import NDArray
 
-from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
-from lsap_archive.format.arrays import Floats
-from lsap_archive.format.layout import IMAGES_NAME, W_PLUS, Geometry, noise_name, rows_name, run_prefix
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveKeyError, ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.format.layout import IMAGES_NAME, W_PLUS, Geometry, noise_name, rows_name, rows_of_shard, run_prefix
+from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.rows import FAILED, IMAGES_SCHEMA, conform_rows
-from lsap_archive.reading.published import read_checked_table, read_header, read_manifest, read_row_files
-from lsap_archive.reading.published_arrays import PublishedObjects, open_published, read_rows
+from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
+from lsap_archive.reading.checked import read_checked_table, read_header, read_manifest, read_row_files
 from lsap_archive.reading.retirement import hidden_shards
 from lsap_archive.stores.store import Store
 
@@ -35,7 +36,7 @@ class RunReader:
 
     def __init__(self, store: Store, run_id: str, geometry: Geometry) -> None:
         self.store = store
-        self.manifest = read_manifest(store, run_id)
+        self.manifest = read_manifest(store, Manifest, run_id)
         self.geometry = geometry
         self.hidden = hidden_shards(store, [self.manifest])[run_id]
         self._objects = PublishedObjects(store, run_prefix(run_id), self.manifest.files)
@@ -69,15 +70,38 @@ class RunReader:
         table = pa.concat_tables([self._rows_of(shard) for shard in shards])
         return table.slice(part.start - shards.start * size, len(part))
 
-    def codes(self, part: range) -> Floats:
+    def array(self, name: str, part: range) -> NDArray[Any]:
+        """Values of consecutive rows in an array of the run, [n, ...]; NaN, or 0 of integers, where a row is not ok.
+
+        Raises:
+            ArchiveKeyError: the run declares no such array.
+            ArchiveMismatchError, CorruptArchiveError: as `rows`.
+        """
+        self._check(part)
+        if name not in self._arrays:
+            if name not in {array.name for array in self.manifest.arrays}:
+                raise ArchiveKeyError(f"run {self.manifest.run_id} has no array {name}")
+            self._arrays[name] = open_published(self._objects, name)
+        array, size = self._arrays[name], self.manifest.shard_rows
+        values = np.full((len(part), *array.shape[1:]), array.fill_value, dtype=array.dtype)
+        for shard in range(part.start // size, -(-part.stop // size)):
+            if self._is_hidden(shard):
+                continue
+            of_shard = rows_of_shard(shard, size, self.manifest.num_rows)
+            rows = np.arange(max(part.start, of_shard.start), min(part.stop, of_shard.stop), dtype=np.int64)
+            where = self.store.join(f"{run_prefix(self.manifest.run_id)}/{name} of shard {shard}")
+            values[rows - part.start] = read_rows(array, rows, where)
+        return values
+
+    def codes(self, part: range) -> NDArray[np.float32]:
         """W+ codes of consecutive rows, [n, K, D]; NaN where a row is not ok.
 
         Raises:
             ArchiveMismatchError, CorruptArchiveError: as `rows`.
         """
-        return self._values(W_PLUS, part)
+        return self.array(W_PLUS, part)
 
-    def noise(self, part: range) -> list[Floats] | None:
+    def noise(self, part: range) -> list[NDArray[np.float32]] | None:
         """Noise maps of consecutive rows, one array [n, r, r] for each convolution; those of an edit are its subject's.
 
         Returns:
@@ -91,7 +115,7 @@ class RunReader:
             return self._subject.noise(part)
         if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.files):
             return None
-        return [self._values(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
+        return [self.array(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
 
     @cached_property
     def _subject(self) -> RunReader | None:
@@ -129,20 +153,6 @@ class RunReader:
             attempt=RETIRED,
             subject=manifest.subject,
         )
-
-    def _values(self, name: str, part: range) -> Floats:
-        self._check(part)
-        if name not in self._arrays:
-            self._arrays[name] = open_published(self._objects, name)
-        array, size = self._arrays[name], self.manifest.shard_rows
-        values = np.full((len(part), *array.shape[1:]), np.nan, dtype=np.float32)
-        for shard in range(part.start // size, -(-part.stop // size)):
-            if self._is_hidden(shard):
-                continue
-            rows = np.arange(max(part.start, shard * size), min(part.stop, (shard + 1) * size), dtype=np.int64)
-            where = self.store.join(f"{run_prefix(self.manifest.run_id)}/{name} of shard {shard}")
-            values[rows - part.start] = read_rows(array, rows, where)
-        return values
 
     def _check(self, part: range) -> None:
         if part.step != 1 or not 0 <= part.start < part.stop <= self.manifest.num_rows:

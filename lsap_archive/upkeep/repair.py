@@ -14,14 +14,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lsap_archive.errors import (
-    ArchiveError,
-    ArchiveMismatchError,
-    ArchiveNotFoundError,
-    CorruptArchiveError,
-    StoreUnavailableError,
-)
+from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import encode_document
+from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
@@ -29,6 +24,7 @@ from lsap_archive.format.layout import (
     EVALUATIONS_PREFIX,
     FORMAT_NAME,
     FORMAT_VERSION,
+    MANIFEST_NAME,
     RUNS_PREFIX,
     SEQUENCE_PREFIX,
     calibration_key,
@@ -36,20 +32,18 @@ from lsap_archive.format.layout import (
 )
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.sequence import sequence_document
+from lsap_archive.reading.checked import read_header, read_manifest
 from lsap_archive.reading.evaluations import read_evaluations
-from lsap_archive.reading.published import read_header, read_manifest
 from lsap_archive.reading.retirement import is_retired
 from lsap_archive.stores.store import Store
-from lsap_archive.upkeep.repair_evaluations import mend_evaluation, restore_evaluation_manifest
+from lsap_archive.upkeep.repair_evaluations import EvaluationRepair
 from lsap_archive.upkeep.repair_report import RepairReport
-from lsap_archive.upkeep.repair_runs import PublishedRepair, UnfinishedRepair, restore_manifest
+from lsap_archive.upkeep.repair_runs import RunRepair
 from lsap_archive.upkeep.verify import verify_archive
 from lsap_archive.upkeep.verify_report import Problem
-from lsap_archive.writing.evaluation_writer import EvaluationWriter
-from lsap_archive.writing.run_writer import RunWriter
+from lsap_archive.writing.publication import Publication
 
-_MANIFEST_OF_RUN = re.compile(rf"{RUNS_PREFIX}/([^/]+)/_manifest\.json")
-_MANIFEST_OF_EVALUATION = re.compile(rf"{EVALUATIONS_PREFIX}/([^/]+)/_manifest\.json")
+_MANIFEST = re.compile(rf"({RUNS_PREFIX}|{EVALUATIONS_PREFIX})/[^/]+/{re.escape(MANIFEST_NAME)}")
 
 
 def repair_archive(
@@ -86,9 +80,7 @@ def _restore_header(store: Store, report: RepairReport) -> None:
     try:
         read_header(store)
         return
-    except (StoreUnavailableError, ArchiveMismatchError):
-        raise
-    except ArchiveError as error:
+    except (ArchiveNotFoundError, CorruptArchiveError) as error:
         manifests = _manifests(store)
         if not manifests:
             if isinstance(error, ArchiveNotFoundError):
@@ -114,17 +106,25 @@ def _restore_header(store: Store, report: RepairReport) -> None:
     store.put(ARCHIVE_KEY, encode_document(document, ARCHIVE_KEY))
 
 
+def _repair_of(store: Store, key: str, report: RepairReport) -> RunRepair | EvaluationRepair | None:
+    """What mends the run or evaluation that an object belongs to; None for what lies beside them."""
+    folder, _, rest = key.partition("/")
+    name = rest.partition("/")[0]
+    if folder == RUNS_PREFIX:
+        return RunRepair(Publication(store, Manifest, name), report)
+    if folder == EVALUATIONS_PREFIX:
+        return EvaluationRepair(Publication(store, EvaluationInfo, name), report)
+    return None
+
+
 def _restore_manifests(store: Store, problems: list[Problem], report: RepairReport) -> bool:
     """Mend damaged manifests first, as they say what else there is; whether there were some."""
     found = False
     for problem in problems:
-        if not problem.is_damage:
-            continue
-        if match := _MANIFEST_OF_RUN.fullmatch(problem.key):
-            restore_manifest(store, match[1], report)
-            found = True
-        elif match := _MANIFEST_OF_EVALUATION.fullmatch(problem.key):
-            restore_evaluation_manifest(store, match[1], report)
+        if problem.is_damage and _MANIFEST.fullmatch(problem.key):
+            repair = _repair_of(store, problem.key, report)
+            assert repair is not None
+            repair.restore_manifest()
             found = True
     return found
 
@@ -134,29 +134,17 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
     groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         folder, _, rest = problem.key.partition("/")
-        if not (_MANIFEST_OF_RUN.fullmatch(problem.key) or _MANIFEST_OF_EVALUATION.fullmatch(problem.key)):
+        if not _MANIFEST.fullmatch(problem.key):
             groups.setdefault((folder, rest.partition("/")[0]), []).append(problem)
     for (folder, name), of_one in groups.items():
-        if folder == RUNS_PREFIX:
-            _mend_run(store, name, of_one, report)
-        elif folder == EVALUATIONS_PREFIX:
-            mend_evaluation(store, name, of_one, report)
+        if repair := _repair_of(store, of_one[0].key, report):
+            repair.mend(of_one)
         elif folder == ANCHORS_PREFIX:
-            report.removed += [one.key for one in of_one]
-            _delete(store, of_one, report)
+            _remove(store, of_one, report)
         elif folder == CALIBRATIONS_PREFIX:
             _mend_calibration(store, name.removesuffix(".json"), of_one, report)
         elif folder == SEQUENCE_PREFIX:
             _mend_sequence(store, report)
-
-
-def _mend_run(store: Store, run_id: str, problems: list[Problem], report: RepairReport) -> None:
-    try:
-        manifest = read_manifest(store, run_id)
-    except ArchiveNotFoundError:
-        UnfinishedRepair(store, run_id, report).mend(problems)
-        return
-    PublishedRepair(store, manifest, report).mend(problems)
 
 
 def _mend_calibration(store: Store, digest: str, problems: list[Problem], report: RepairReport) -> None:
@@ -168,14 +156,12 @@ def _mend_calibration(store: Store, digest: str, problems: list[Problem], report
                 kept = encode_document(manifest.config["calibration"], calibration_key(digest))
                 store.put(calibration_key(digest), kept)
             return
-    report.removed += [one.key for one in problems]
-    _delete(store, problems, report)
+    _remove(store, problems, report)
 
 
 def _mend_sequence(store: Store, report: RepairReport) -> None:
     """Note again which numbers were given to manifests."""
-    given = {one.sequence: one.run_id for one in _manifests(store)}
-    given |= {one.sequence: one.evaluation_id for one in read_evaluations(store)}
+    given = {one.sequence: one.name for one in (*_manifests(store), *read_evaluations(store))}
     for number, of in given.items():
         key = sequence_key(number)
         if number and (not store.exists(key) or store.get(key) != sequence_document(of)):
@@ -184,7 +170,8 @@ def _mend_sequence(store: Store, report: RepairReport) -> None:
                 store.put(key, sequence_document(of))
 
 
-def _delete(store: Store, problems: list[Problem], report: RepairReport) -> None:
+def _remove(store: Store, problems: list[Problem], report: RepairReport) -> None:
+    report.removed += [problem.key for problem in problems]
     if not report.dry_run:
         for problem in problems:
             store.delete(problem.key)
@@ -195,21 +182,16 @@ def _manifests(store: Store) -> list[Manifest]:
     found = []
     for run_id in store.folders(RUNS_PREFIX):
         try:
-            found.append(read_manifest(store, run_id))
-        except StoreUnavailableError:
-            raise
-        except ArchiveError:
+            found.append(read_manifest(store, Manifest, run_id))
+        except OBJECT_ERRORS:
             continue
-    return [one for one in found if not is_retired(store, one.run_id)]
+    return [one for one in found if not is_retired(store, "run", one.run_id)]
 
 
 def _keep_copies(store: Store, report: RepairReport) -> None:
     """Archives of older versions have no copies of what a whole run hangs on: make them while it is sound."""
     if report.dry_run:
         return
-    for manifest in _manifests(store):
-        run = RunWriter.of(store, manifest.run_id)
-        report.copied += [f"runs/{manifest.run_id}/{name}" for name in run.keep_copies()]
-    for info in read_evaluations(store):
-        evaluation = EvaluationWriter(store, info.evaluation_id)
-        report.copied += [f"evaluations/{info.evaluation_id}/{name}" for name in evaluation.keep_copies()]
+    for manifest in (*_manifests(store), *read_evaluations(store)):
+        publication = Publication(store, type(manifest), manifest.name)
+        report.copied += [publication.key(name) for name in publication.keep_copies()]

@@ -5,36 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lsap_archive.errors import (
-    ArchiveError,
-    ArchiveMismatchError,
-    ArchiveNotFoundError,
-    CorruptArchiveError,
-    StoreUnavailableError,
-)
+from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError
 from lsap_archive.format.documents import decode_document
+from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
     CALIBRATIONS_PREFIX,
     EVALUATIONS_PREFIX,
-    MANIFEST_NAME,
     RUNS_PREFIX,
     calibration_key,
-    copy_name,
     manifest_key,
-    retired_key,
-    run_prefix,
 )
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.rows import STATUSES
-from lsap_archive.reading.published import read_header, read_manifest
+from lsap_archive.reading.checked import read_header
 from lsap_archive.reading.retirement import hidden_shards
 from lsap_archive.stores.store import Store
-from lsap_archive.upkeep.verify_evaluations import verify_evaluation, verify_zip
+from lsap_archive.upkeep.verify_evaluations import verify_evaluation
+from lsap_archive.upkeep.verify_objects import verify_zip
+from lsap_archive.upkeep.verify_publication import verify_manifest, verify_retired
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.upkeep.verify_rows import RowLedger
-from lsap_archive.upkeep.verify_runs import PublishedRun, verify_retirements, verify_subjects, verify_unfinished
+from lsap_archive.upkeep.verify_runs import PublishedRun, verify_subjects, verify_unfinished
+from lsap_archive.writing.publication import Publication
 
 COUNTS = (
     *("published_runs", "unfinished_runs", "retired_runs", "retired_shards", "objects", "bytes", "rows"),
@@ -60,9 +54,7 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     report = VerifyReport(store.url, dict.fromkeys(COUNTS, 0))
     try:
         _, geometry = read_header(store)
-    except StoreUnavailableError:
-        raise
-    except ArchiveError as error:
+    except OBJECT_ERRORS as error:
         run_ids = store.folders(RUNS_PREFIX)
         if isinstance(error, ArchiveNotFoundError) and not run_ids:
             raise
@@ -73,14 +65,15 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     hidden = hidden_shards(store, list(runs.values()))
     with RowLedger() as ledger:
         for manifest in runs.values():
-            PublishedRun(store, manifest, hidden[manifest.run_id], report).verify(geometry, ledger)
+            publication = Publication(store, Manifest, manifest.run_id)
+            PublishedRun(publication, manifest, hidden[manifest.run_id], report).verify(geometry, ledger)
         oldest_first = sorted(runs.values(), key=lambda one: one.order)
         for image_id, digest, run_id, before in ledger.twice(oldest_first):
             found = f"image {image_id} of content {digest[:16]} a second time, first in run {before}"
             report.note(manifest_key(run_id), found, "one row per method, image and content", is_damage=False)
     verify_subjects(runs, retired, report)
     for evaluation_id in store.folders(EVALUATIONS_PREFIX):
-        verify_evaluation(store, evaluation_id, runs, retired, report)
+        verify_evaluation(Publication(store, EvaluationInfo, evaluation_id), runs, retired, report)
     _verify_kept(store, runs, report)
     return report
 
@@ -90,23 +83,11 @@ def _read_runs(store: Store, report: VerifyReport) -> tuple[dict[str, Manifest],
     runs: dict[str, Manifest] = {}
     retired: set[str] = set()
     for run_id in store.folders(RUNS_PREFIX):
-        if store.exists(retired_key(run_id, None)):
-            report.count("retired_runs")
+        publication = Publication(store, Manifest, run_id)
+        if verify_retired(publication, report):
             retired.add(run_id)
-            verify_retirements(store, run_id, report)
-            continue
-        try:
-            runs[run_id] = read_manifest(store, run_id)
-        except ArchiveNotFoundError:
-            if store.exists(f"{run_prefix(run_id)}/{copy_name(MANIFEST_NAME)}"):
-                report.note(manifest_key(run_id), "nothing", "the manifest of which there is a copy")
-            else:
-                verify_unfinished(store, run_id, report)
-        except StoreUnavailableError:
-            raise
-        except ArchiveError as error:
-            is_damage = isinstance(error, CorruptArchiveError)  # else of a newer version, or by a hostile hand
-            report.note(manifest_key(run_id), str(error), "the run's manifest", is_damage=is_damage)
+        elif manifest := verify_manifest(publication, verify_unfinished, report):
+            runs[run_id] = manifest
     return runs, retired
 
 
@@ -120,7 +101,5 @@ def _verify_kept(store: Store, runs: Mapping[str, Manifest], report: VerifyRepor
         report.count("objects")
         try:
             decode_document(store.get(key), key)
-        except StoreUnavailableError:
-            raise
-        except ArchiveError as error:
+        except OBJECT_ERRORS as error:
             report.note(key, str(error), "a calibration")

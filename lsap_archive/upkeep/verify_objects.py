@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import Any
 
 import pyarrow as pa
 
-from lsap_archive.errors import ArchiveError, ArchiveNotFoundError, StoreUnavailableError
+from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import decode_document, sha256_of
 from lsap_archive.format.manifest import StoredObject
 from lsap_archive.format.rows import from_parquet
@@ -38,9 +40,7 @@ def checked_document(store: Store, key: str, what: str, report: VerifyReport) ->
         return decode_document(store.get(key), key)
     except ArchiveNotFoundError:
         report.note(key, "nothing", what)
-    except StoreUnavailableError:
-        raise
-    except ArchiveError as error:
+    except OBJECT_ERRORS as error:
         report.note(key, str(error), what)
     return None
 
@@ -51,6 +51,18 @@ def readable_table(data: bytes | None, schema: pa.Schema, key: str, report: Veri
         return None
     try:
         return from_parquet(data, schema, key)
-    except ArchiveError as error:
+    except CorruptArchiveError as error:
         report.note(key, str(error), "a Parquet file of the archive's schema")
         return None
+
+
+def verify_zip(data: bytes, key: str, report: VerifyReport) -> None:
+    """An .npz file: its members have checksums."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
+        report.note(key, f"no readable .npz file ({error})", "one")
+        return
+    if damaged is not None:
+        report.note(key, f"an .npz file whose {damaged} is damaged", "a sound one")

@@ -6,57 +6,56 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lsap_archive.errors import ArchiveError, ArchiveNotFoundError
-from lsap_archive.format.arrays import array_layouts, chunk_of, decode_shard
+from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError
+from lsap_archive.format.arrays import RunArray
 from lsap_archive.format.documents import decode_document
 from lsap_archive.format.layout import (
     IMAGES_NAME,
     MANIFEST_NAME,
     PLAN_NAME,
-    TRACE,
     Geometry,
     commit_key,
     commit_prefix,
-    copy_name,
     image_name,
     manifest_key,
-    plan_key,
-    retired_key,
-    retired_prefix,
     rows_name,
+    rows_of_shard,
     run_prefix,
-    sequence_key,
     staging_prefix,
 )
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
 from lsap_archive.format.rows import IMAGES_SCHEMA, OK, ROW_SCHEMA, count_by_status
-from lsap_archive.format.sequence import sequence_document
-from lsap_archive.reading.published import digest_or_none, is_vital
-from lsap_archive.reading.retirement import Retirement
+from lsap_archive.format.shards import chunk_of, decode_shard
+from lsap_archive.reading.checked import digest_or_none, is_vital
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.verify_objects import checked_document, checked_object, readable_table
+from lsap_archive.upkeep.verify_publication import verify_records, verify_retirements
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.upkeep.verify_rows import RowLedger
+from lsap_archive.writing.publication import Publication
 
 
 class PublishedRun:
     """Looks at one published run.
 
     Attributes:
-        store: the archive's objects.
+        publication: the run.
         manifest: of the run.
         report: gets counts and problems.
         hidden: shards that are retired; they are not looked at.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, hidden: frozenset[int], report: VerifyReport) -> None:
-        self.store = store
+    def __init__(
+        self, publication: Publication[Manifest], manifest: Manifest, hidden: frozenset[int], report: VerifyReport
+    ) -> None:
+        self.publication = publication
+        self.store = publication.store
         self.manifest = manifest
         self.hidden = hidden
         self.report = report
-        self._prefix = run_prefix(manifest.run_id)
         self._files = {file.name: file for file in manifest.files}
         self._metadata: dict[str, bytes | None] = {}
 
@@ -65,27 +64,27 @@ class PublishedRun:
         manifest, report = self.manifest, self.report
         report.count("published_runs")
         if Geometry.from_dict(manifest.geometry) != geometry:
-            key = manifest_key(manifest.run_id)
-            report.note(key, str(manifest.geometry), str(geometry), is_damage=False)
-        for name in (PLAN_NAME, IMAGES_NAME, "zarr.json", "w_plus/zarr.json"):
+            report.note(self._key(MANIFEST_NAME), str(manifest.geometry), str(geometry), is_damage=False)
+        metadata = ("zarr.json", *(f"{array.name}/zarr.json" for array in manifest.arrays))
+        for name in (PLAN_NAME, IMAGES_NAME, *metadata):
             if name not in self._files:
-                report.note(f"{self._prefix}/{name}", "no entry in the manifest", "one")
-        vital = [name for name in self._files if is_vital(name)]
-        found = {name: self._checked(name) for name in vital}
+                report.note(self._key(name), "no entry in the manifest", "one")
+        found = {name: self._checked(name) for name in self._files if is_vital(name)}
         self._metadata = {name: data for name, data in found.items() if name.endswith(".json")}
         if IMAGES_NAME in found:
             self._verify_images(found[IMAGES_NAME])
-        self._verify_shards(geometry, ledger)
-        self._verify_records()
-        self._verify_copies(vital)
-        self._note_others()
+        self._verify_shards(ledger)
+        self._verify_markers()
+        verify_retirements(self.publication, report)
+        verify_records(self.publication, manifest, report)
+        note_staging(self.store, manifest.run_id, set(), report)
 
-    def _verify_shards(self, geometry: Geometry, ledger: RowLedger) -> None:
+    def _verify_shards(self, ledger: RowLedger) -> None:
         totals: dict[str, int] = {}
         shown = [shard for shard in self.manifest.own_shards if shard not in self.hidden]
         num_problems = len(self.report.problems)
         for shard in shown:
-            rows = self._verify_shard(geometry, shard)
+            rows = self._verify_shard(shard)
             if rows is not None:
                 ledger.add(self.manifest, rows)
                 for status, number in count_by_status(rows).items():
@@ -96,16 +95,15 @@ class PublishedRun:
         self.report.count("retired_shards", len(self.hidden & set(self.manifest.own_shards)))
         whole = len(shown) == len(self.manifest.own_shards) and len(self.report.problems) == num_problems
         if whole and totals != self.manifest.rows_by_status:
-            key = manifest_key(self.manifest.run_id)
+            key = self._key(MANIFEST_NAME)
             self.report.note(key, f"rows {totals}", f"rows {self.manifest.rows_by_status}", is_damage=False)
 
-    def _verify_shard(self, geometry: Geometry, shard: int) -> Any:
+    def _verify_shard(self, shard: int) -> Any:
         """The rows of a shard if they are sound, else None."""
         manifest, report = self.manifest, self.report
         name = rows_name(shard)
-        key = f"{self._prefix}/{name}"
-        start = shard * manifest.shard_rows
-        rows = range(start, min(start + manifest.shard_rows, manifest.num_rows))
+        key = self._key(name)
+        rows = rows_of_shard(shard, manifest.shard_rows, manifest.num_rows)
         for image in (image_name(row) for row in rows):
             if image in self._files:
                 self._checked(image)
@@ -119,85 +117,52 @@ class PublishedRun:
             table = None
         if table is not None:
             is_ok = np.array([status == OK for status in table.column("status").to_pylist()])
-        self._verify_arrays(geometry, shard, is_ok)
+        self._verify_arrays(shard, is_ok)
         return table
 
-    def _verify_arrays(self, geometry: Geometry, shard: int, is_ok: np.ndarray[Any, np.dtype[np.bool_]] | None) -> None:
-        manifest = self.manifest
-        steps, terms = manifest.trace_steps, manifest.trace_terms
-        for layout in array_layouts(geometry, steps, terms, has_noise=manifest.subject is None).values():
-            chunk = chunk_of(layout, shard)
-            key = f"{self._prefix}/{chunk}"
+    def _verify_arrays(self, shard: int, is_ok: NDArray[np.bool_] | None) -> None:
+        for array in self.manifest.arrays:
+            chunk = chunk_of(array, shard)
+            key = self._key(chunk)
             if chunk not in self._files:
-                if layout.name == "w_plus" and is_ok is not None and is_ok.any():
-                    self.report.note(key, "no entry in the manifest", f"{is_ok.sum()} codes")
+                if array.is_needed and is_ok is not None and is_ok.any():
+                    self.report.note(key, "no entry in the manifest", f"values of {is_ok.sum()} ok rows")
                 continue
             blob = self._checked(chunk)
-            array_json = self._metadata.get(f"{layout.name}/zarr.json")
-            if blob is not None and array_json is not None and is_ok is not None:
-                _verify_values(blob, array_json, shard, key, is_ok, layout.name, self.report)
+            metadata = self._metadata.get(f"{array.name}/zarr.json")
+            if blob is not None and metadata is not None and is_ok is not None:
+                _verify_values(blob, metadata, shard, key, is_ok, array, self.report)
 
     def _verify_images(self, data: bytes | None) -> None:
-        key = f"{self._prefix}/{IMAGES_NAME}"
+        key = self._key(IMAGES_NAME)
         table = readable_table(data, IMAGES_SCHEMA, key, self.report)
         plan = self._metadata.get(PLAN_NAME)
         if table is None or plan is None:
             return
         try:
-            wanted = decode_document(plan, plan_key(self.manifest.run_id))["images_digest"]
-        except ArchiveError as error:
-            self.report.note(plan_key(self.manifest.run_id), str(error), "the run's plan")
+            wanted = decode_document(plan, self._key(PLAN_NAME))["images_digest"]
+        except OBJECT_ERRORS as error:
+            self.report.note(self._key(PLAN_NAME), str(error), "the run's plan")
             return
         if images_digest(table) != wanted:
             self.report.note(key, "other images", f"the planned images, digest {wanted[:16]}")
 
-    def _verify_records(self) -> None:
-        """The small documents beside the manifest: commit markers, retirements, the number that it was given."""
-        manifest, report = self.manifest, self.report
+    def _verify_markers(self) -> None:
+        manifest = self.manifest
         for shard in manifest.own_shards:
             key = commit_key(manifest.run_id, shard)
-            commit = read_commit(self.store, key, report)
+            commit = read_commit(self.store, key, self.report)
             if commit is None or shard in self.hidden:
                 continue
             differing = [one.name for one in commit.objects if self._files.get(one.name) != _as_published(one)]
             if (commit.run_id, commit.shard) != (manifest.run_id, shard) or differing:
-                report.note(key, "objects that the manifest does not have", "the marker of this shard")
-        verify_retirements(self.store, manifest.run_id, report)
-        if manifest.sequence:
-            key, wanted = sequence_key(manifest.sequence), sequence_document(manifest.run_id)
-            document = checked_document(self.store, key, f"the number of run {manifest.run_id}", report)
-            if document is not None and decode_document(wanted, key) != document:
-                report.note(key, f"the number of {document.get('of')}", f"that of run {manifest.run_id}")
+                self.report.note(key, "objects that the manifest does not have", "the marker of this shard")
 
-    def _verify_copies(self, vital: list[str]) -> None:
-        there = set(self.store.keys(f"{self._prefix}/_copy"))
-        missing = [name for name in vital if f"{self._prefix}/{copy_name(name)}" not in there]
-        for name in vital:
-            if name not in missing:
-                self._checked(name, of=copy_name(name))
-        key = f"{self._prefix}/{copy_name(MANIFEST_NAME)}"
-        if key not in there:
-            missing.append(MANIFEST_NAME)
-        elif self.store.get(key) != self.store.get(manifest_key(self.manifest.run_id)):
-            self.report.note(key, "another document", "a copy of the manifest")
-        if missing:
-            self.report.information.append(
-                f"{self._prefix} has no copy of {len(missing)} objects that all of it hangs on: "
-                "`lsap archive repair` makes them"
-            )
+    def _key(self, name: str) -> str:
+        return self.publication.key(name)
 
-    def _note_others(self) -> None:
-        """Objects of a published run that its manifest does not name."""
-        run_id = self.manifest.run_id
-        note_staging(self.store, run_id, set(), self.report)
-        folders = (staging_prefix(run_id), commit_prefix(run_id), retired_prefix(run_id), f"{self._prefix}/_copy")
-        known = (*(f"{folder}/" for folder in folders), manifest_key(run_id))
-        for key in self.store.keys(self._prefix):
-            if key.removeprefix(f"{self._prefix}/") not in self._files and not key.startswith(known):
-                self.report.information.append(f"{key} is named by no manifest")
-
-    def _checked(self, name: str, *, of: str | None = None) -> bytes | None:
-        return checked_object(self.store, f"{self._prefix}/{of or name}", self._files[name], self.report)
+    def _checked(self, name: str) -> bytes | None:
+        return checked_object(self.store, self._key(name), self._files[name], self.report)
 
 
 def _as_published(stored: StoredObject) -> StoredObject:
@@ -207,41 +172,27 @@ def _as_published(stored: StoredObject) -> StoredObject:
 
 def read_commit(store: Store, key: str, report: VerifyReport) -> ShardCommit | None:
     """A commit marker; None if it is missing or damaged, and the problem is noted."""
-    document = checked_document(store, key, "a commit marker", report)
-    if document is None:
-        return None
     try:
         return ShardCommit.decode(store.get(key), key)
-    except ArchiveError as error:
+    except ArchiveNotFoundError:
+        report.note(key, "nothing", "a commit marker")
+    except OBJECT_ERRORS as error:
         report.note(key, str(error), "a commit marker")
-        return None
+    return None
 
 
-def verify_retirements(store: Store, run_id: str, report: VerifyReport) -> None:
-    """The documents that say why shards of a run are retired: damaged ones retire them all the same."""
-    for key in store.keys(retired_prefix(run_id)):
-        try:
-            why = Retirement.decode(store.get(key), key)
-        except ArchiveNotFoundError:
-            continue
-        except ArchiveError as error:
-            report.note(key, str(error), "why this is retired")
-            continue
-        what = run_prefix(run_id) if key == retired_key(run_id, None) else f"shard {why.shard} of {run_prefix(run_id)}"
-        report.information.append(f"{what} is retired: {'; '.join(why.problems)}")
-
-
-def verify_unfinished(store: Store, run_id: str, report: VerifyReport) -> None:
+def verify_unfinished(publication: Publication[Manifest], report: VerifyReport) -> None:
     """Look at a run that is not published: its plan, its markers, and every object that was committed."""
+    store, run_id, plan_key = publication.store, publication.name, publication.key(PLAN_NAME)
     report.count("unfinished_runs")
-    if not store.exists(plan_key(run_id)):
-        report.information.append(f"{run_prefix(run_id)} has no plan: a start that was cut short")
+    if not publication.is_planned:
+        report.information.append(f"{publication.prefix} has no plan: a start that was cut short")
         return
-    plan = checked_document(store, plan_key(run_id), "the run's plan", report)
+    plan = checked_document(store, plan_key, "the run's plan", report)
     if plan is None:
         return
     for stored in plan["objects"]:
-        _verify_committed(store, run_id, StoredObject.from_dict(stored, plan_key(run_id)), report)
+        _verify_committed(store, run_id, StoredObject.from_dict(stored, plan_key), report)
     winners = set()
     keys = store.keys(commit_prefix(run_id))
     for key in keys:
@@ -253,7 +204,7 @@ def verify_unfinished(store: Store, run_id: str, report: VerifyReport) -> None:
             _verify_committed(store, run_id, one, report)
     num_shards = plan["num_shards"] if plan.get("shards") is None else len(plan["shards"])
     report.information.append(
-        f"{run_prefix(run_id)} is not published: {len(keys)} of {num_shards} shards are committed"
+        f"{publication.prefix} is not published: {len(keys)} of {num_shards} shards are committed"
     )
     note_staging(store, run_id, winners, report)
 
@@ -262,12 +213,10 @@ def _verify_committed(store: Store, run_id: str, stored: StoredObject, report: V
     """An object that was committed: at its final key, or at its staged one and to be copied when all is published."""
     key, wanted = f"{run_prefix(run_id)}/{stored.name}", (stored.size, stored.sha256)
     report.count("objects")
-    places = [key, f"{run_prefix(run_id)}/{stored.staged}", key] if stored.staged else [key]
-    found = [digest_or_none(store, place) for place in places[:1]]
-    while found[-1] != wanted and len(found) < len(places):  # the last look: it may have been promoted meanwhile
-        found.append(digest_or_none(store, places[len(found)]))
-    if found[-1] != wanted:
-        told = "nothing" if found[0] is None else f"{found[0][0]} bytes, sha256 {found[0][1]}"
+    found = digest_or_none(store, key)
+    again = (f"{run_prefix(run_id)}/{stored.staged}", key) if stored.staged else ()  # promoted meanwhile, perhaps
+    if found != wanted and not any(digest_or_none(store, place) == wanted for place in again):
+        told = "nothing" if found is None else f"{found[0]} bytes, sha256 {found[1]}"
         report.note(key, told, f"{stored.size} bytes, sha256 {stored.sha256}, here or where it was staged")
 
 
@@ -293,28 +242,30 @@ def verify_subjects(runs: Mapping[str, Manifest], retired: Collection[str], repo
 
 def _verify_values(
     blob: bytes,
-    array_json: bytes,
+    metadata: bytes,
     shard: int,
     key: str,
-    is_ok: np.ndarray[Any, np.dtype[np.bool_]],
-    array: str,
+    is_ok: NDArray[np.bool_],
+    array: RunArray,
     report: VerifyReport,
 ) -> None:
-    """Checksums of a shard's object, and NaN exactly at rows that are not ok (the trace may have gaps)."""
+    """Checksums of a shard's object, finite values at ok rows unless there may be gaps, and nothing at the others."""
     try:
-        values = decode_shard(array_json, shard, blob, key)
-    except ArchiveError as error:
+        values = decode_shard(metadata, shard, blob, key)
+    except OBJECT_ERRORS as error:
         report.note(key, str(error), "a Zarr shard")
         return
-    if len(values) != len(is_ok):
-        report.note(key, f"{len(values)} rows", f"{len(is_ok)} rows")
+    wanted = (len(is_ok), *array.item_shape)
+    if values.shape != wanted or values.dtype != array.dtype:
+        report.note(key, f"{values.dtype}{values.shape}", f"{array.dtype}{wanted}")
         return
     flat = values.reshape(len(values), -1)
-    finite = np.isfinite(flat).all(axis=1)
-    empty = np.isnan(flat).all(axis=1)
-    if array != TRACE and (is_ok & ~finite).any():
-        rows = np.flatnonzero(is_ok & ~finite)
-        report.note(key, f"values that are not finite at {len(rows)} ok rows, first {rows[0]}", "finite values")
-    if (~is_ok & ~empty).any():
-        rows = np.flatnonzero(~is_ok & ~empty)
-        report.note(key, f"values at {len(rows)} rows that are not ok, first {rows[0]}", "NaN at these rows")
+    gaps = is_ok & ~np.isfinite(flat).all(axis=1)
+    if gaps.any() and not array.has_gaps:
+        found = f"values that are not finite at {gaps.sum()} ok rows, first {np.flatnonzero(gaps)[0]}"
+        report.note(key, found, "finite values")
+    is_empty = np.isnan(flat) if np.isnan(array.fill_value) else flat == array.fill_value
+    others = ~is_ok & ~is_empty.all(axis=1)
+    if others.any():
+        found = f"values at {others.sum()} rows that are not ok, first {np.flatnonzero(others)[0]}"
+        report.note(key, found, f"{array.fill_value} at these rows")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
-from lsap_archive.format.arrays import run_metadata
-from lsap_archive.format.documents import decode_document, encode_document, now, sha256_of
-from lsap_archive.format.evaluations import EvaluationPlan
+from lsap_archive.format.arrays import check_arrays, declared_arrays
+from lsap_archive.format.documents import decode_document, encode_document, sha256_of, utc_now
+from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
     FORMAT_NAME,
@@ -21,19 +22,19 @@ from lsap_archive.format.layout import (
     Geometry,
     anchor_key,
     calibration_key,
-    manifest_key,
-    plan_key,
     report_key,
-    run_prefix,
     versions_key,
 )
-from lsap_archive.format.plan import PlannedRow, RunPlan, first_difference, images_digest, planned_table
-from lsap_archive.format.rows import IMAGES_SCHEMA, STATUSES, from_parquet, to_parquet
-from lsap_archive.reading.published import measured_object, read_header, read_row_tables
+from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.plan import PlannedRow, RunPlan, images_digest, planned_table
+from lsap_archive.format.rows import IMAGES_SCHEMA, from_parquet, to_parquet
+from lsap_archive.format.shards import run_metadata
+from lsap_archive.reading.checked import measured_object, read_header
 from lsap_archive.reading.retirement import is_retired
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
-from lsap_archive.writing.evaluation_writer import EvaluationWriter, start_evaluation
+from lsap_archive.writing.evaluation_writer import EvaluationWriter
+from lsap_archive.writing.publication import Publication
 from lsap_archive.writing.run_writer import RunWriter
 
 
@@ -83,7 +84,7 @@ class ArchiveWriter:
             "format_version": FORMAT_VERSION,
             "generator": {"digest": generator_digest, "name": generator_name},
             "geometry": geometry.to_dict(),
-            "created": now(),
+            "created": utc_now(),
         }
         data = encode_document(document, ARCHIVE_KEY)
         if not store.exists(ARCHIVE_KEY) and store.create(ARCHIVE_KEY, data) and store.create(ARCHIVE_KEY, data):
@@ -117,25 +118,21 @@ class ArchiveWriter:
             ArchiveMismatchError: a run of this id has another plan, or an edit's rows are not those of its subject.
             ArchiveNotFoundError: the subject of an edit is not published.
         """
-        store, prefix, wanted = self.store, run_prefix(plan.run_id), plan.document()
-        if not store.exists(plan_key(plan.run_id)):
+        store, wanted = self.store, plan.document()
+        publication = Publication(store, Manifest, plan.run_id)
+        if not publication.is_planned:
+            check_arrays(plan.arrays, self.geometry, f"run {plan.run_id}")
             if plan.subject is not None:
                 self._check_subject(plan)
-            objects = run_metadata(plan, self.geometry, self.generator["digest"])
+            objects = run_metadata(plan, self.generator["digest"])
             objects[IMAGES_NAME] = to_parquet(plan.table())
             for name, data in objects.items():
-                if not store.create(f"{prefix}/{name}", data):
-                    self._check_leftover(f"{prefix}/{name}", name, data, plan)
-            stored = in_threads(lambda name: measured_object(store, prefix, name), sorted(objects))
-            document = {**wanted, "created": now(), "objects": [vars(one) for one in stored]}
-            store.create(plan_key(plan.run_id), encode_document(document, plan_key(plan.run_id)))
+                if not store.create(publication.key(name), data):
+                    self._check_leftover(publication.key(name), name, data, plan)
+            stored = in_threads(lambda name: measured_object(store, publication.prefix, name), sorted(objects))
+            publication.put_plan({**wanted, "objects": [vars(one) for one in stored]})
         run = RunWriter(store, plan.run_id, self.generator, self.geometry)
-        different = first_difference(run.plan, wanted)
-        if different:
-            raise ArchiveMismatchError(
-                f"run {plan.run_id} in {store.url} was planned with another {different}: "
-                "resume it as it was planned or choose another run id"
-            )
+        publication.check_plan(run.plan, wanted)
         return run
 
     def start_evaluation(self, plan: EvaluationPlan) -> EvaluationWriter:
@@ -144,7 +141,32 @@ class ArchiveWriter:
         Raises:
             ArchiveMismatchError: an evaluation of this id has another plan.
         """
-        return start_evaluation(self.store, plan)
+        publication, wanted = Publication(self.store, EvaluationInfo, plan.evaluation_id), plan.document()
+        if not publication.is_planned:
+            publication.put_plan(wanted)
+        evaluation = EvaluationWriter(self.store, plan.evaluation_id)
+        publication.check_plan(evaluation.plan.document(), wanted)
+        return evaluation
+
+    def unretired(self, plan: EvaluationPlan) -> tuple[EvaluationPlan, tuple[str, ...]]:
+        """The plan under the first id that is not retired, and the retired ids, the newest first.
+
+        What takes the place of a retired evaluation is named after it: "<id>.2", "<id>.3".
+        """
+        retired: list[str] = []
+        found = plan
+        while is_retired(self.store, "evaluation", found.evaluation_id):
+            retired.insert(0, found.evaluation_id)
+            found = replace(plan, evaluation_id=f"{plan.evaluation_id}.{len(retired) + 1}")
+        return found, tuple(retired)
+
+    def is_planned(self, run_id: str) -> bool:
+        """Whether a run of this id was started, published or not."""
+        return Publication(self.store, Manifest, run_id).is_planned
+
+    def is_evaluation_planned(self, evaluation_id: str) -> bool:
+        """Whether an evaluation of this id was started, published or not."""
+        return Publication(self.store, EvaluationInfo, evaluation_id).is_planned
 
     def keep_calibration(self, digest: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a calibration, JSON values; returns the kept one, which is the first of its digest."""
@@ -166,7 +188,7 @@ class ArchiveWriter:
         """Every run that has a plan and is not retired, by id."""
 
         def run_or_none(run_id: str) -> RunWriter | None:
-            if not self.store.exists(plan_key(run_id)) or is_retired(self.store, run_id):
+            if not self.is_planned(run_id) or is_retired(self.store, "run", run_id):
                 return None
             return RunWriter(self.store, run_id, self.generator, self.geometry)
 
@@ -174,7 +196,7 @@ class ArchiveWriter:
 
     def is_taken(self, run_id: str) -> bool:
         """Whether a run of this id is published or retired: another one with its plan needs another id."""
-        return self.store.exists(manifest_key(run_id)) or is_retired(self.store, run_id)
+        return Publication(self.store, Manifest, run_id).is_published or is_retired(self.store, "run", run_id)
 
     def unfinished_runs(self, method_digest: str | None = None) -> list[RunWriter]:
         """Runs that were planned and are not published, by id.
@@ -185,27 +207,6 @@ class ArchiveWriter:
         return [
             run for run in self.runs() if not run.is_published and method_digest in (None, run.plan["method_digest"])
         ]
-
-    def visible_digests(self, method_digest: str, *, statuses: Collection[str] = STATUSES) -> dict[str, str]:
-        """What is published of a method: image id to digest of the content; planning subtracts it.
-
-        Args:
-            method_digest: the method.
-            statuses: rows that count; leave out "failed" to plan failed images again.
-
-        Returns:
-            Digest of each image; of several published runs with the same image, the newest.
-        """
-        of_method = [run for run in self.runs() if run.plan["method_digest"] == method_digest]
-        manifests = in_threads(RunWriter.manifest, [run for run in of_method if run.is_published])
-        found: dict[str, str] = {}
-        for manifest in sorted(manifests, key=lambda one: one.order):
-            for table in read_row_tables(self.store, manifest, ["image_id", "digest", "status"]):
-                for image_id, digest, status in zip(*(column.to_pylist() for column in table), strict=True):
-                    found.pop(image_id, None)
-                    if status in statuses:
-                        found[image_id] = digest
-        return found
 
     def keep_versions(self, images: Sequence[PlannedRow]) -> None:
         """Keep that these images, which no new run needs, lie where they lie in these versions; see `versions`."""
@@ -267,8 +268,11 @@ class ArchiveWriter:
         found = self.store.get(key)
         if name == IMAGES_NAME:
             same = from_parquet(found, IMAGES_SCHEMA, key).equals(plan.table())
-        else:
-            same = found == data
+        elif not (same := found == data):  # before version 4 its metadata told of noise maps that it would not have
+            undeclared = {name: value for name, value in plan.document().items() if name != "arrays"}
+            older = replace(plan, arrays=declared_arrays(undeclared, self.geometry, key))
+            if same := found == run_metadata(older, self.generator["digest"]).get(name):
+                self.store.put(key, data)
         if not same:
             raise ArchiveMismatchError(
                 f"{self.store.url}/{key} was left by a start of run {plan.run_id} with another plan: "

@@ -14,31 +14,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from lsap_archive.errors import (
-    HOW_TO_REPAIR,
-    ArchiveMismatchError,
-    ArchiveNotFoundError,
-    CorruptArchiveError,
-    IncompleteRunError,
-)
-from lsap_archive.format.arrays import ArrayLayout, Floats, array_layouts, chunk_of, encode_shard, shard_checksums
-from lsap_archive.format.documents import as_json, decode_document, now, sha256_of
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.format.arrays import RunArray, declared_arrays
+from lsap_archive.format.documents import as_json, sha256_of, utc_now
 from lsap_archive.format.layout import (
     IMAGES_NAME,
-    MANIFEST_NAME,
-    W_PLUS,
+    PLAN_NAME,
     Geometry,
     attempt_name,
     checked_name,
     commit_key,
     commit_prefix,
-    copy_name,
     image_name,
-    manifest_key,
-    plan_key,
     rows_name,
-    run_prefix,
+    rows_of_shard,
     staging_prefix,
 )
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
@@ -54,19 +45,12 @@ from lsap_archive.format.rows import (
     to_parquet,
 )
 from lsap_archive.format.sequence import given_sequence, next_sequence
+from lsap_archive.format.shards import chunk_of, encode_shard, shard_checksums
 from lsap_archive.format.subject import Subject
-from lsap_archive.reading.published import (
-    check_owner,
-    describe,
-    digest_or_none,
-    is_vital,
-    measured_object,
-    read_checked,
-    read_header,
-    read_manifest,
-)
+from lsap_archive.reading.checked import describe, digest_or_none, measured_object, read_header
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
+from lsap_archive.writing.publication import Publication
 
 
 class RunWriter:
@@ -77,10 +61,10 @@ class RunWriter:
         run_id: the run.
         generator: as in ArchiveWriter.
         geometry: sizes of the generator's inputs.
-        plan: plan.json (run_id, method, method_digest, config, provenance, num_rows, shard_rows, num_shards,
-            trace_steps, trace_terms, and shards where the run has not all of its subject's).
+        plan: plan.json (run_id, method, method_digest, config, provenance, num_rows, shard_rows, num_shards, and shards
+            where the run has not all of its subject's).
         subject: of an edit run, what it edits; None for an inversion.
-        layouts: the run's arrays by name.
+        arrays: what it keeps of each image, by name.
     """
 
     def __init__(self, store: Store, run_id: str, generator: dict[str, str], geometry: Geometry) -> None:
@@ -88,25 +72,12 @@ class RunWriter:
         self.run_id = run_id
         self.generator = generator
         self.geometry = geometry
-        self._prefix = run_prefix(run_id)
-        key = plan_key(run_id)
-        try:
-            self.plan = decode_document(store.get(key), store.join(key))
-        except ArchiveNotFoundError as error:
-            raise ArchiveNotFoundError(
-                f"{store.url} has no run {run_id}: start it with ArchiveWriter.start_run"
-            ) from error
-        if self.plan.get("run_id") != run_id:
-            raise CorruptArchiveError(
-                f"{store.join(key)} is the plan of run {self.plan.get('run_id')}: {HOW_TO_REPAIR}"
-            )
+        self._publication = Publication(store, Manifest, run_id)
+        self._prefix = self._publication.prefix
+        self.plan = self._publication.read_plan()
         self.subject = Subject.from_dict(self.plan.get("subject"))
-        self.layouts = array_layouts(
-            geometry,
-            tuple(self.plan["trace_steps"]),
-            tuple(self.plan["trace_terms"]),
-            has_noise=self.subject is None,
-        )
+        declared = declared_arrays(self.plan, geometry, store.join(self._publication.key(PLAN_NAME)))
+        self.arrays = {array.name: array for array in declared}
         self._metadata: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
@@ -152,7 +123,7 @@ class RunWriter:
     @property
     def is_published(self) -> bool:
         """Whether readers see the run."""
-        return self.store.exists(manifest_key(self.run_id))
+        return self._publication.is_published
 
     @cached_property
     def images(self) -> pa.Table:
@@ -177,7 +148,7 @@ class RunWriter:
             raise ArchiveMismatchError(
                 f"run {self.run_id} has shards {self.own_shards[0]} to {self.own_shards[-1]}, not {shard}"
             )
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
+        return rows_of_shard(shard, self.shard_rows, self.num_rows)
 
     def planned_rows(self, shard: int) -> pa.Table:
         """The planned images of a shard in IMAGES_SCHEMA."""
@@ -210,7 +181,7 @@ class RunWriter:
     def write_shard(
         self,
         shard: int,
-        arrays: Mapping[str, Floats],
+        arrays: Mapping[str, NDArray[Any]],
         rows: pa.Table,
         attempt: str,
         *,
@@ -220,9 +191,8 @@ class RunWriter:
 
         Args:
             shard: number of the shard.
-            arrays: float32 by name, each [rows of the shard, ...] in the plan's order: always "w_plus"
-                [n, K, D]; all of "noise_00", ... [n, r, r] or none of them; "trace" [n, steps, terms] if
-                planned, or left out. What stands at rows that are not "ok" is not written: these hold NaN.
+            arrays: by name, as the plan declares them, each [rows of the shard, ...] in the plan's order; what is not
+                needed may be left out. What stands at rows that are not "ok" is not written: these hold NaN, or 0.
             rows: pyarrow table, see `lsap_archive.format.rows.conform_rows`.
             attempt: who does it, e.g. "actor-3-try-1"; kept in the rows.
             images: (row, PNG file) of ok rows of this shard to keep, of an edit run only; may be made one by one.
@@ -248,7 +218,7 @@ class RunWriter:
     def stage(
         self,
         shard: int,
-        arrays: Mapping[str, Floats],
+        arrays: Mapping[str, NDArray[Any]],
         rows: pa.Table,
         attempt: str,
         *,
@@ -270,17 +240,17 @@ class RunWriter:
         token = uuid.uuid4().hex[:12]
         folder = attempt_name(shard, f"{attempt}.{token}")
         for name, values in arrays.items():
-            self._check_values(self.layouts[name], values, is_ok, shard)
+            self._check_values(self.arrays[name], values, is_ok, shard)
         objects = []
         for name, values in sorted(arrays.items()):
-            layout = self.layouts[name]
-            kept = np.array(values, dtype=np.float32)  # a copy: the caller's array stays as it is
-            kept[~is_ok] = np.nan
+            array = self.arrays[name]
+            kept = np.array(values)  # a copy: the caller's array stays as it is
+            kept[~is_ok] = array.fill_value
             metadata = self._array_metadata(name)
             data = encode_shard(metadata, shard, kept)
             if data is not None:
                 checksums = shard_checksums(metadata, data)
-                objects.append(self._stage_object(folder, chunk_of(layout, shard), data, checksums))
+                objects.append(self._stage_object(folder, chunk_of(array, shard), data, checksums))
         for row, png in images:
             self._check_image(row, is_ok, shard)
             objects.append(self._stage_object(folder, image_name(row), png))
@@ -290,7 +260,7 @@ class RunWriter:
             shard=shard,
             attempt=attempt,
             token=token,
-            created=now(),
+            created=utc_now(),
             rows_by_status=count_by_status(table),
             objects=tuple(objects),
         )
@@ -358,31 +328,19 @@ class RunWriter:
             IncompleteRunError: shards are missing; the message names them.
             CorruptArchiveError: an object is not what was committed and its staged copy cannot repair it.
         """
-        won = False
-        if not self.is_published and not self._publish_from_copy():
-            missing = self.missing_shards()
-            if missing:
-                raise IncompleteRunError(
-                    f"run {self.run_id} lacks {len(missing)} of {len(self.own_shards)} shards "
-                    f"({_some(missing)}): run these shards, then publish"
-                )
-            won = self._publish_new(summary)
-        self.keep_copies()
+        won = self._publication.publish(lambda: self._verified_manifest(summary))
+        self._publication.keep_copies()
         self.store.delete_folder(staging_prefix(self.run_id))
         self.store.delete_temporary(self._prefix)
         return won
 
-    def _publish_new(self, summary: Mapping[str, Any]) -> bool:
-        commits = in_threads(self.commit_of, self.own_shards)
-        try:
-            files = self._verified_files(commits)
-        except CorruptArchiveError:
-            if not self.is_published:  # a second coordinator may have published and cleaned up meanwhile
-                raise
-            return False
+    def _verified_manifest(self, summary: Mapping[str, Any]) -> Manifest:
+        """The manifest of a run whose shards are all committed, every object checked in full."""
+        self._publication.check_complete(self.missing_shards(), len(self.own_shards))
+        commits, sizes = in_threads(self.commit_of, self.own_shards), self.store.sizes(self._prefix)
+        in_threads(lambda stored: self._verify_object(stored, sizes), self._objects_of(commits))
         sequence = next_sequence(self.store, self.run_id)
-        manifest = self._new_manifest(commits, files, summary, created=now(), sequence=sequence)
-        return self.store.create(manifest_key(self.run_id), manifest.encode())
+        return self._new_manifest(commits, summary, created=utc_now(), sequence=sequence)
 
     def manifest_of_markers(self) -> Manifest:
         """The manifest of a published run put together once more, for repair; without what the flow had to say.
@@ -391,47 +349,8 @@ class RunWriter:
             ArchiveNotFoundError, CorruptArchiveError: a commit marker is missing or damaged.
         """
         commits = in_threads(self.commit_of, self.own_shards)
-        files = [*self._fixed_objects(), *(stored for commit in commits for stored in commit.objects)]
         newest = max(commit.created for commit in commits)
-        return self._new_manifest(commits, files, {}, created=newest, sequence=given_sequence(self.store, self.run_id))
-
-    def keep_copies(self) -> list[str]:
-        """Keep once more what the whole run hangs on, where that was not done: manifest, plan, images and metadata.
-
-        Without them no code can be read, and they are small beside the codes. Anybody may do it, any number of times.
-
-        Returns:
-            Names of the objects that were copied.
-
-        Raises:
-            CorruptArchiveError: one of them is damaged and has no copy.
-        """
-        key = manifest_key(self.run_id)
-        data = self.store.get(key)
-        manifest = check_owner(Manifest.decode(data, self.store.join(key)), self.run_id, self.store.join(key))
-        there = set(self.store.keys(f"{self._prefix}/_copy"))
-        vital = [file for file in manifest.files if is_vital(file.name)]
-        missing = [file for file in vital if f"{self._prefix}/{copy_name(file.name)}" not in there]
-        in_threads(self._keep_copy, missing)
-        copied = [file.name for file in missing]
-        if self.store.create(f"{self._prefix}/{copy_name(MANIFEST_NAME)}", data):
-            copied.append(MANIFEST_NAME)
-        return copied
-
-    def _keep_copy(self, stored: StoredObject) -> None:
-        data = read_checked(self.store, f"{self._prefix}/{stored.name}", stored)
-        self.store.create(f"{self._prefix}/{copy_name(stored.name)}", data)
-
-    def _publish_from_copy(self) -> bool:
-        """Put back the manifest of a run that was published and lost it; whether there was a copy."""
-        key = f"{self._prefix}/{copy_name(MANIFEST_NAME)}"
-        try:
-            data = self.store.get(key)
-        except ArchiveNotFoundError:
-            return False
-        check_owner(Manifest.decode(data, self.store.join(key)), self.run_id, self.store.join(key))
-        self.store.create(manifest_key(self.run_id), data)
-        return True
+        return self._new_manifest(commits, {}, created=newest, sequence=given_sequence(self.store, self.run_id))
 
     def manifest(self) -> Manifest:
         """The run's manifest.
@@ -439,49 +358,37 @@ class RunWriter:
         Raises:
             ArchiveNotFoundError: the run is not published.
         """
-        return read_manifest(self.store, self.run_id)
+        return self._publication.manifest()
 
     def _new_manifest(
-        self,
-        commits: list[ShardCommit],
-        files: list[StoredObject],
-        summary: Mapping[str, Any],
-        *,
-        created: str,
-        sequence: int,
+        self, commits: list[ShardCommit], summary: Mapping[str, Any], *, created: str, sequence: int
     ) -> Manifest:
-        key = plan_key(self.run_id)
-        plan = measured_object(self.store, self._prefix, key.rsplit("/", 1)[1])
+        plan = measured_object(self.store, self._prefix, PLAN_NAME)
         kept = ("method", "method_digest", "config", "provenance", "num_rows", "shard_rows", "num_shards")
         return Manifest(
             run_id=self.run_id,
             created=created,
-            trace_steps=tuple(self.plan["trace_steps"]),
-            trace_terms=tuple(self.plan["trace_terms"]),
+            arrays=tuple(self.arrays.values()),
             rows_by_status={status: sum(c.rows_by_status[status] for c in commits) for status in STATUSES},
             summary=as_json(dict(summary), f"the summary of run {self.run_id}"),
             generator=self.generator,
             geometry=self.geometry.to_dict(),
             schema_version=SCHEMA_VERSION,
             subject=self.subject,
-            files=tuple([plan, *files]),
+            files=(plan, *self._objects_of(commits)),
             sequence=sequence,
             shards=None if self.plan.get("shards") is None else tuple(self.plan["shards"]),
             **{name: self.plan[name] for name in kept},
         )
 
-    def _verified_files(self, commits: list[ShardCommit]) -> list[StoredObject]:
-        """Every object of the run but the plan, each checked in full; wrong ones are promoted once more."""
-        fixed = self._fixed_objects()
-        committed = [stored for commit in commits for stored in commit.objects]
-        sizes = self.store.sizes(self._prefix)
-        in_threads(lambda stored: self._verify_object(stored, sizes), [*fixed, *committed])
-        return [*fixed, *committed]
-
-    def _fixed_objects(self) -> list[StoredObject]:
-        return [StoredObject.from_dict(stored, plan_key(self.run_id)) for stored in self.plan["objects"]]
+    def _objects_of(self, commits: list[ShardCommit]) -> list[StoredObject]:
+        """Every object of the run but the plan: what the plan names, and what was committed."""
+        where = self._publication.key(PLAN_NAME)
+        planned = [StoredObject.from_dict(stored, where) for stored in self.plan["objects"]]
+        return [*planned, *(stored for commit in commits for stored in commit.objects)]
 
     def _verify_object(self, stored: StoredObject, sizes: Mapping[str, int]) -> None:
+        """Check an object in full; a wrong one is promoted once more."""
         key = f"{self._prefix}/{stored.name}"
         wanted = (stored.size, stored.sha256)
         found = digest_or_none(self.store, key, sizes[key]) if key in sizes else None
@@ -502,22 +409,18 @@ class RunWriter:
             self._metadata[array] = self.store.get(f"{self._prefix}/{array}/zarr.json")
         return self._metadata[array]
 
-    def _check_names(self, arrays: Mapping[str, Floats], shard: int) -> None:
-        unknown = sorted(set(arrays) - set(self.layouts))
+    def _check_names(self, arrays: Mapping[str, NDArray[Any]], shard: int) -> None:
+        where = f"shard {shard} of run {self.run_id}"
+        unknown = sorted(set(arrays) - set(self.arrays))
         if unknown:
             raise ArchiveMismatchError(
-                f"shard {shard} of run {self.run_id}: no array is named {', '.join(unknown)}; "
-                f"the run has {', '.join(self.layouts)}"
+                f"{where}: no array is named {', '.join(unknown)}; the run has {', '.join(self.arrays)}"
             )
-        noise = {name for name in self.layouts if name.startswith("noise_")}
-        missing = {W_PLUS} - set(arrays) or (noise - set(arrays) if noise & set(arrays) else set())
+        missing = [name for name, array in self.arrays.items() if array.is_needed and name not in arrays]
         if missing:
-            raise ArchiveMismatchError(
-                f"shard {shard} of run {self.run_id}: {', '.join(sorted(missing))} is missing; "
-                "give w_plus, and either every noise map or none"
-            )
+            raise ArchiveMismatchError(f"{where}: {', '.join(missing)} is missing; the plan needs it of every image")
 
-    def _check_image(self, row: int, is_ok: np.ndarray[Any, Any], shard: int) -> None:
+    def _check_image(self, row: int, is_ok: NDArray[np.bool_], shard: int) -> None:
         where = f"shard {shard} of run {self.run_id}"
         if self.subject is None:
             raise ArchiveMismatchError(f"{where}: only an edit run keeps images: leave them out")
@@ -525,22 +428,18 @@ class RunWriter:
         if row not in rows or not is_ok[row - rows.start]:
             raise ArchiveMismatchError(f"{where}: an image of row {row} was given, which is not an ok row of it")
 
-    def _check_values(self, layout: ArrayLayout, values: Floats, is_ok: np.ndarray[Any, Any], shard: int) -> None:
-        """Refuse a wrong shape or type, and ok rows that are not finite (the trace may have gaps)."""
-        where = f"{layout.name} of shard {shard} of run {self.run_id}"
-        wanted = (len(is_ok), *layout.item_shape)
-        if values.shape != wanted or values.dtype != np.float32:
-            raise ArchiveMismatchError(f"{where} is {values.dtype}{values.shape}, float32{wanted} is wanted")
-        if layout.name.startswith(("w_plus", "noise_")):
-            finite = np.isfinite(values).reshape(len(is_ok), -1).all(axis=1)
-            if (is_ok & ~finite).any():
-                index = int(np.flatnonzero(is_ok & ~finite)[0])
-                image_id = self.planned_rows(shard).column("image_id")[index].as_py()
-                raise ArchiveMismatchError(
-                    f"{where}: image {image_id} is ok, yet its values are not finite: give it status failed"
-                )
-
-
-def _some(shards: list[int]) -> str:
-    shown = ", ".join(str(shard) for shard in shards[:10])
-    return shown + (f" and {len(shards) - 10} more" if len(shards) > 10 else "")
+    def _check_values(self, array: RunArray, values: NDArray[Any], is_ok: NDArray[np.bool_], shard: int) -> None:
+        """Refuse a wrong shape or type, and ok rows that are not finite where the plan wants no gaps."""
+        where = f"{array.name} of shard {shard} of run {self.run_id}"
+        wanted = (len(is_ok), *array.item_shape)
+        if values.shape != wanted or values.dtype != array.dtype:
+            raise ArchiveMismatchError(f"{where} is {values.dtype}{values.shape}, {array.dtype}{wanted} is wanted")
+        if array.has_gaps:
+            return
+        finite = np.isfinite(values).reshape(len(is_ok), -1).all(axis=1)
+        if (is_ok & ~finite).any():
+            index = int(np.flatnonzero(is_ok & ~finite)[0])
+            image_id = self.planned_rows(shard).column("image_id")[index].as_py()
+            raise ArchiveMismatchError(
+                f"{where}: image {image_id} is ok, yet its values are not finite: give it status failed"
+            )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsap_archive import ArchiveWriter, Store
-from lsap_archive.format.layout import anchor_key
+from lsap_archive import ArchiveWriter, read_anchor
 from lsap_core.alignment.anchor import EVALUATION_SAMPLES, Anchor, anchor_digest, estimate_anchor
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet
@@ -52,6 +51,5 @@ def open_anchor(archive_url: str, digest: str) -> Anchor:
     Raises:
         ArchiveNotFoundError: the archive does not have it.
     """
-    data = Store.from_url(archive_url).get(anchor_key(digest))
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(read_anchor(archive_url, digest)), allow_pickle=False) as arrays:
         return Anchor.from_arrays(dict(arrays))

@@ -6,10 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lsap_archive import ArchiveWriter, Provenance, RunPlan, RunWriter
-from lsap_archive.format.layout import plan_key
-from lsap_archive.reading.retirement import retired_of
-from lsap_archive.writing.planned import NUM_UNSETTLED, num_unsettled
+from lsap_archive import NUM_UNSETTLED, ArchiveWriter, Provenance, RunPlan, RunWriter, num_unsettled, retired_of
 from tasks.stage import Shard
 
 PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
@@ -35,7 +32,7 @@ def shards_of(job_id: str, name: str, num_rows: int, shard_rows: int, left: Iter
 
 def opened(writer: ArchiveWriter, plan: RunPlan) -> RunWriter:
     """The run of a plan; one that was planned before may have been told the same files by other names."""
-    if writer.store.exists(plan_key(plan.run_id)):
+    if writer.is_planned(plan.run_id):
         return RunWriter(writer.store, plan.run_id, writer.generator, writer.geometry)
     return writer.start_run(plan)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from lsap_archive import ArchiveWriter, Geometry
+from lsap_core.generators.config import GeneratorConfig
 from tasks.weights.generators import LoadedGenerator
+
+
+def geometry_of(config: GeneratorConfig) -> Geometry:
+    """Sizes of a generator's inputs, as its archive has them."""
+    return Geometry(config.num_ws, config.w_dim, config.noise_sides)
 
 
 def open_writer(url: str, loaded: LoadedGenerator) -> ArchiveWriter:
     """The archive of a generator, made if there is none."""
-    config = loaded.config
     return ArchiveWriter.open(
         url,
         generator_digest=loaded.digest,
-        generator_name=f"stylegan2-{config.resolution}",
-        geometry=Geometry(config.num_ws, config.w_dim, config.noise_sides),
+        generator_name=f"stylegan2-{loaded.config.resolution}",
+        geometry=geometry_of(loaded.config),
     )

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lsap_archive import (
+    OK,
     Archive,
     RunReader,
 )
-from lsap_archive.format.rows import OK
 from lsap_core.editing import Edit
 from lsap_core.generators.generator import Generator, Noise
 from lsap_core.images import crop

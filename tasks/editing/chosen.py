@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsap_archive import (
+    OK,
     Archive,
     ArchiveKeyError,
     ArchiveWriter,
     RunInfo,
     open_archive,
 )
-from lsap_archive.format.rows import OK
 from lsap_core.errors import CheckpointError, ConfigError, LsapError
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import runs_by_method

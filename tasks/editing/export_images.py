@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from lsap_archive import ArchiveKeyError, open_archive
-from lsap_archive.format.rows import FAILED
+from lsap_archive import FAILED, ArchiveKeyError, open_archive
 from tasks.errors import BadImageError
 from tasks.pictures.folders import FileNames, write_whole
 from tasks.sources.items import SourceItem

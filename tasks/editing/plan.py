@@ -16,9 +16,9 @@ from lsap_archive import (
     RunPlan,
     RunWriter,
     Subject,
+    code_arrays,
     open_archive,
 )
-from lsap_archive.format.layout import plan_key
 from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_run, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import id_part, title_of
@@ -92,7 +92,7 @@ class EditingStage:
                     yield self._job(edit.name, plan)
 
     def _job(self, name: str, plan: RunPlan) -> Job:
-        is_new = not self.writer.store.exists(plan_key(plan.run_id))
+        is_new = not self.writer.is_planned(plan.run_id)
         if is_new and not self._start:
             left = list(range(plan.num_shards) if plan.shards is None else plan.shards)
         else:
@@ -136,6 +136,7 @@ def _run_plan(
         config=config,
         provenance=provenance_of(config["generator"]),
         rows=tuple(PlannedRow(**row) for row in inverted.images.to_pylist()),
+        arrays=code_arrays(archive.geometry),
         shard_rows=inverted.shard_rows,
         subject=Subject(subject.run_id, subject.method, subject.method_digest, edit.spec.name, strength),
     )

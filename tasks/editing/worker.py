@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lsap_archive import ROW_SCHEMA, RunReader, RunWriter
-from lsap_archive.format.rows import DUPLICATE, FAILED, OK
+from lsap_archive import DUPLICATE, FAILED, OK, ROW_SCHEMA, RunReader, RunWriter
 from lsap_core.images import crop, to_uint8
 from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder

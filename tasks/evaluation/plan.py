@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, Store
-from lsap_archive.format.layout import ARCHIVE_KEY, evaluation_plan_key
-from lsap_archive.writing.evaluation_writer import unretired
+from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, is_archive
 from tasks.archived.jobs import provenance_of, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import id_part
@@ -54,7 +52,7 @@ class EvaluationStage:
         self._request = request
         self._start = start
         self.chosen = choose_runs(request)
-        has_archive = start or request.synthetic is None or Store.from_url(request.archive).exists(ARCHIVE_KEY)
+        has_archive = start or request.synthetic is None or is_archive(request.archive)
         self.writer = open_writer(request.archive, self.chosen.generator) if has_archive else None
 
     def missing_calibrations(self) -> MissingCalibrations:
@@ -105,9 +103,9 @@ class EvaluationStage:
         self, first: EvaluationPlan, image_ids: Sequence[str] = (), moved: Mapping[str, str | None] | None = None
     ) -> Iterator[Job]:
         """What is left of an evaluation, if readers do not see it; one that was retired is made up for by another."""
-        plan, retired = (first, ()) if self.writer is None else unretired(self.writer.store, first)
+        plan, retired = (first, ()) if self.writer is None else self.writer.unretired(first)
         self.evaluations[plan.method] = (*self.evaluations.get(plan.method, ()), plan.evaluation_id)
-        is_new = self.writer is None or not self.writer.store.exists(evaluation_plan_key(plan.evaluation_id))
+        is_new = self.writer is None or not self.writer.is_evaluation_planned(plan.evaluation_id)
         if self.writer is None or (is_new and not self._start):
             left: Sequence[int] = range(plan.num_shards)
         else:

@@ -12,8 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lsap_archive import MEASUREMENT_SCHEMA, EvaluationWriter, RunReader
-from lsap_archive.format.measurements import OWN_COLUMNS
+from lsap_archive import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, EvaluationWriter, RunReader
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.images import comparison_view
@@ -236,7 +235,7 @@ class _Table:
     """Measurements of a shard on their way to the archive."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, list[Any]] = {name: [] for name in OWN_COLUMNS}
+        self.columns: dict[str, list[Any]] = {name: [] for name in MEASURED_COLUMNS}
         self.measured: set[int] = set()
         self.problems: Counter[str] = Counter()
 
@@ -250,14 +249,14 @@ class _Table:
 
     def _add_one(self, record: Mapping[str, Any], key: MeasureKey, value: float | None, problem: str | None) -> None:
         entry = (record["row"], record["image_id"], key.measure, key.by, value, problem)
-        for name, of in zip(OWN_COLUMNS, entry, strict=True):
+        for name, of in zip(MEASURED_COLUMNS, entry, strict=True):
             self.columns[name].append(of)
         if value is not None:
             self.measured.add(record["row"])
 
     def to_arrow(self) -> pa.Table:
         """The rows, image by image, so that an image's measures stand together."""
-        schema = pa.schema([MEASUREMENT_SCHEMA.field(name) for name in OWN_COLUMNS])
+        schema = pa.schema([MEASUREMENT_SCHEMA.field(name) for name in MEASURED_COLUMNS])
         table = pa.table(self.columns, schema=schema)
         order = sorted(range(table.num_rows), key=self.columns["row"].__getitem__)
         return table.take(pa.array(order, pa.int64()))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from lsap_archive.stores.credentials import credential_in
+from lsap_archive import credential_in
 from lsap_core.errors import ConfigError
 from tasks.errors import BadImageError
 from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of

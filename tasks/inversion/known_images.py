@@ -11,8 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import RunWriter
-from lsap_archive.writing.planned import PlannedImages
+from lsap_archive import PlannedImages, RunWriter
 
 MEMORY_LIMIT = "256MB"  # of the database; what does not fit is on disk
 ROWS_TOGETHER = 10_000

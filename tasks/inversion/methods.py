@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lsap_archive import PlannedRow, RunPlan, RunWriter
+from lsap_archive import (
+    Geometry,
+    PlannedRow,
+    RunArray,
+    RunPlan,
+    RunWriter,
+    code_arrays,
+    noise_arrays,
+    trace_arrays,
+)
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import Method, recorded_settings
 from tasks.archived.jobs import provenance_of
@@ -25,11 +34,13 @@ class MethodPlan:
         method: name and settings.
         config: what the archive keeps of it, JSON values.
         digest: two runs with the same digest give the same image the same codes.
+        arrays: what its runs keep of each image.
     """
 
     method: Method
     config: dict[str, Any]
     digest: str
+    arrays: tuple[RunArray, ...]
 
 
 def plan_method(
@@ -40,6 +51,7 @@ def plan_method(
     networks: NetworkChoice,
     fit: str,
     seed: int,
+    geometry: Geometry,
     encoder: str | None = None,
 ) -> MethodPlan:
     """Put together what decides a method's result, and digest it.
@@ -51,6 +63,7 @@ def plan_method(
         networks: what compares images.
         fit: what is done with images of another shape.
         seed: of the run.
+        geometry: of the generator.
         encoder: digest of the method's encoder, if it has one.
     """
     names = {
@@ -78,7 +91,10 @@ def plan_method(
         config["encoder"] = {"name": method.encoder, "digest": encoder}
     if not method.settings.keeps_noise:
         config["noise"] = "constant"
-    return MethodPlan(method, config, digest_of(config))
+    steps = method.settings.trace_steps
+    noise = () if "noise" in config else noise_arrays(geometry)  # else they are the generator's
+    arrays = (*code_arrays(geometry), *noise, *trace_arrays(steps, method.settings.trace_terms if steps else ()))
+    return MethodPlan(method, config, digest_of(config), arrays)
 
 
 def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[Shard]:
@@ -126,7 +142,6 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
     ]
     if repetition:
         content.append(repetition)
-    settings = planned.method.settings
     return RunPlan(
         run_id=f"{planned.method.name}-{digest_of(content)[:16]}",
         method=planned.method.name,
@@ -134,9 +149,8 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
         config=planned.config,
         provenance=provenance_of(planned.config["generator"]),
         rows=rows,
+        arrays=planned.arrays,
         shard_rows=shard_rows,
-        trace_steps=settings.trace_steps,
-        trace_terms=settings.trace_terms,
     )
 
 

@@ -9,16 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from lsap_archive import ArchiveWriter, RunPlan, Store
-from lsap_archive.format.layout import ARCHIVE_KEY
-from lsap_archive.writing.planned import planned_images
+from lsap_archive import ArchiveWriter, RunPlan, is_archive, planned_images
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.presets import METHODS, Method, encoder_settings
 from tasks.archived.anchors import keep_anchor
 from tasks.archived.jobs import publish_run, shards_of
-from tasks.archived.opening import open_writer
+from tasks.archived.opening import geometry_of, open_writer
 from tasks.inversion.known_images import KnownImages
 from tasks.inversion.listing import list_images
 from tasks.inversion.methods import MethodPlan, missing_shards, plan_method, planned_rows
@@ -90,7 +88,7 @@ class InversionStage:
         with contextlib.ExitStack() as opened:
             self._source = opened.enter_context(open_source(request.source))
             items = _first_looked_at(self._source)
-            is_there = start or Store.from_url(request.archive).exists(ARCHIVE_KEY)
+            is_there = start or is_archive(request.archive)
             self._archive = open_writer(request.archive, loaded) if is_there else None
             if start and self._archive is not None:
                 keep_anchor(self._archive, loaded.generator, loaded.digest, request.anchor)
@@ -208,6 +206,7 @@ def _method_plans(request: InversionRequest, facts: InversionFacts, generator_di
             networks=request.networks,
             fit=request.fit,
             seed=request.seed,
+            geometry=geometry_of(facts.config),
             encoder=facts.encoders.get(method.encoder or ""),
         )
         for method in facts.methods
@@ -221,7 +220,7 @@ def check(request: InversionRequest) -> None:
         As `InversionStage`.
     """
     loaded, _ = _checked(request)
-    if Store.from_url(request.archive).exists(ARCHIVE_KEY):
+    if is_archive(request.archive):
         open_writer(request.archive, loaded)
     with open_source(request.source) as source:
         next(source.items())  # raises where there is none; the others are counted once the run has begun

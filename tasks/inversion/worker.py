@@ -24,9 +24,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lsap_archive import ROW_SCHEMA, Archive, ArchiveNotFoundError, RunWriter, open_archive
-from lsap_archive.format.layout import noise_name, staging_prefix
-from lsap_archive.format.rows import UNSETTLED
+from lsap_archive import (
+    ROW_SCHEMA,
+    UNSETTLED,
+    Archive,
+    ArchiveNotFoundError,
+    RunWriter,
+    noise_name,
+    open_archive,
+    scratch_key,
+)
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.generator import Noise
@@ -205,13 +212,8 @@ class EmbedWorker:
         return replace(image, pixels=pixels)
 
     def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
-        config, plan = self.generator.config, run.plan
-        shapes: dict[str, tuple[int, ...]] = {"w_plus": (config.num_ws, config.w_dim)}
-        if has_noise_maps(plan["config"]):
-            shapes |= {noise_name(index): (side, side) for index, side in enumerate(config.noise_sides)}
-        if plan["trace_steps"]:
-            shapes["trace"] = (len(plan["trace_steps"]), len(plan["trace_terms"]))
-        return {name: np.full((count, *shape), np.nan, np.float32) for name, shape in shapes.items()}
+        kept = [array for array in run.arrays.values() if array.is_needed or has_noise_maps(run.plan["config"])]
+        return {array.name: np.full((count, *array.item_shape), array.fill_value, array.dtype) for array in kept}
 
     def _embed_batch(
         self,
@@ -356,7 +358,7 @@ def image_seed(seed: int, image_id: str) -> int:
 def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:
     """Where the state of a batch is saved; named after its images, so that no other batch takes it for its own."""
     digest = hashlib.sha256(json.dumps(image_ids).encode()).hexdigest()[:16]
-    return f"{staging_prefix(run_id)}/{shard:05d}/state-{digest}"
+    return scratch_key(run_id, shard, f"state-{digest}")
 
 
 def _with_digest(data: bytes) -> bytes:

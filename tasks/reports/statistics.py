@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from lsap_archive.format.rows import FAILED, OK
+from lsap_archive import FAILED, OK
 from tasks.reports.inversion.data import MethodInfo
 
 CONFIDENCE = 0.95

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from lsap_archive.stores.credentials import credential_in
-from lsap_archive.stores.file_systems import open_file_system, scheme_of
+from lsap_archive import credential_in, open_file_system, scheme_of
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import LeftOut, SourceItem, check_name
 from tasks.sources.storage import StoredFiles

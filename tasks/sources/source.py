@@ -10,8 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from lsap_archive.stores.credentials import Secrets
-from lsap_archive.stores.file_systems import open_file_system
+from lsap_archive import Secrets, open_file_system
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory, ImageArray
 from tasks.sources.folders import FolderOrGlob, OneImage

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lsap_archive.errors import ArchiveError
-from lsap_archive.stores.credentials import Secrets
+from lsap_archive import ArchiveError, Secrets
 from tasks.errors import BadImageError, SourceError, TaskError
 
 SOURCE_KINDS = (

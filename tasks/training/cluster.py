@@ -23,7 +23,7 @@ import ray.train.torch
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
-from lsap_archive.stores.file_systems import open_file_system
+from lsap_archive import open_file_system
 from lsap_core.errors import (
     CheckpointError,
     ConfigError,

@@ -29,8 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lsap_archive import ArchiveNotFoundError, Store
-from lsap_archive.format.documents import decode_document, encode_document, now, sha256_of
+from lsap_archive import ArchiveNotFoundError, Store, decode_document, encode_document, sha256_of, utc_now
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
@@ -113,7 +112,7 @@ class TrainingStore:
         Raises:
             OtherRunError: as `check`.
         """
-        document = {"identity": dict(identity), "configuration": dict(configuration), "created_at": now()}
+        document = {"identity": dict(identity), "configuration": dict(configuration), "created_at": utc_now()}
         if not self.check(identity) and not self.store.create(RUN_KEY, encode_document(document, "the run")):
             self.check(identity)  # another process was first
 

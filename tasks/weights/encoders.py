@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +30,6 @@ from tasks.weights.files import (
     is_torch_file,
     read_bytes,
     read_safetensors,
-    write_verified,
 )
 from tasks.weights.generators import LoadedGenerator
 
@@ -152,46 +150,16 @@ def describe_encoder(path_or_url: str, *, storage_options: Mapping[str, Any] | N
     }
 
 
-def save_encoder(
-    path_or_url: str,
-    encoder: Encoder,
-    *,
-    generator_digest: str | None,
-    title: str = "",
-    options: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> str:
-    """Write an encoder as .safetensors, and return its digest.
+def encode_encoder(
+    encoder: Encoder, *, generator_digest: str | None, title: str = "", options: Mapping[str, Any] | None = None
+) -> bytes:
+    """The .safetensors file of an encoder.
 
     Args:
-        path_or_url: where nothing is yet.
         encoder: the network.
         generator_digest: of the generator that it was trained with, or None when nobody knows.
         title: what to call it in reports.
         options: what else is worth knowing of its training, plain values for JSON.
-        storage_options: passed to fsspec.
-
-    Raises:
-        CheckpointError: another suffix, an existing file, or one that does not read back as it was written.
-    """
-    suffix = posixpath.splitext(path_or_url)[1]
-    if suffix != ".safetensors":
-        raise CheckpointError(f"{path_or_url} ends in {suffix or 'no suffix'!r}; encoders are written as .safetensors")
-    data = encode_encoder(encoder, generator_digest=generator_digest, title=title, options=options)
-
-    def read_back(found: bytes) -> str:
-        written = _read_checkpoint(path_or_url, found, None)
-        if found != data:
-            raise CheckpointError(f"{path_or_url} does not read back as it was written")
-        return written.digest
-
-    return write_verified(path_or_url, data, read_back, storage_options)
-
-
-def encode_encoder(
-    encoder: Encoder, *, generator_digest: str | None, title: str = "", options: Mapping[str, Any] | None = None
-) -> bytes:
-    """The .safetensors file of an encoder; arguments as for `save_encoder`.
 
     Raises:
         CheckpointError: a weight is not finite.

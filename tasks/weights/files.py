@@ -15,8 +15,7 @@ import safetensors.torch
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
-from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError
-from lsap_archive.stores.file_systems import open_file_system, read_file, storage_errors
+from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, open_file_system, read_file, storage_errors
 from lsap_core.errors import CheckpointError
 
 Loaded = TypeVar("Loaded")

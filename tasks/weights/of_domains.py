@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from domains.domain import Domain, WeightFile, load_domain, parse_domain
-from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError
-from lsap_archive.stores.file_systems import read_file
+from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, read_file
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.presets import METHODS
 from tasks.weights.published import folder_of, published_file, published_place

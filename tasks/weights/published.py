@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lsap_archive.stores.file_systems import open_file_system, read_file, scheme_of, storage_errors
+from lsap_archive import open_file_system, read_file, scheme_of, storage_errors
 from tasks.sources.listings import version_of
 
 

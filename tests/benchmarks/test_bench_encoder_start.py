@@ -12,7 +12,7 @@ import torch
 
 from domains.domain import load_domain
 from lsap_core.encoders import Encoder, EncoderConfig
-from tasks.weights.encoders import save_encoder
+from tasks.weights.encoders import encode_encoder, load_encoder
 from tasks.weights.generators import load_generator
 
 ROOT = Path(__file__).parents[2]
@@ -30,15 +30,15 @@ def test_both_starts_are_measured_in_one_run(tmp_path: Path) -> None:
     loaded = load_generator(str(load_domain("digits").generator))
     torch.manual_seed(0)
     sizes = EncoderConfig.for_generator(loaded.config, heads="offsets", backbone="small")
-    encoder, output = str(tmp_path / "e.safetensors"), tmp_path / "new" / "e.jsonl"
-    digest = save_encoder(encoder, Encoder(sizes), generator_digest=loaded.digest)
+    encoder, output = tmp_path / "e.safetensors", tmp_path / "new" / "e.jsonl"
+    encoder.write_bytes(encode_encoder(Encoder(sizes), generator_digest=loaded.digest))
     options = ["--num-images=2", "--repeats=2", "--anchor-samples=16", f"--encoder={encoder}", f"--output={output}"]
     ended = run(*options, "--steps", "2", "1", "--lpips=1e9")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (line,) = map(json.loads, output.read_text().splitlines())
     assert (line["benchmark"], line["encoder"]["digest"], line["threads"], line["repeats"]) == (
         "encoder_start",
-        digest,
+        load_encoder(str(encoder)).digest,
         1,
         2,
     )

@@ -23,7 +23,7 @@ from domains.domain import load_domain
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun
 from flows.parameters.invert import InvertRun
-from lsap_archive import ArchiveWriter, RunWriter
+from lsap_archive import ArchiveWriter, Geometry, RunWriter
 from lsap_core.presets import METHODS
 from tasks.archived.opening import open_writer
 from tasks.editing.chosen import MissingCalibrations
@@ -92,7 +92,7 @@ def publish(archive: Path, run_ids: Iterable[str]) -> None:
         run = RunWriter.open(str(archive), run_id)
         for shard in range(run.num_shards):
             size = len(run.rows_of(shard))
-            codes = np.zeros((size, *run.layouts["w_plus"].item_shape), np.float32)
+            codes = np.zeros((size, *run.arrays["w_plus"].item_shape), np.float32)
             assert run.write_shard(shard, {"w_plus": codes}, pa.table({"status": ["ok"] * size}), "none")
         assert run.publish({})
 
@@ -179,6 +179,7 @@ def test_every_method_of_the_digits_keeps_its_digest(inversions: dict[str, Any],
             networks=request.networks,
             fit=request.fit,
             seed=request.seed,
+            geometry=Geometry(8, 64, (4, 8, 8, 16, 16, 32, 32)),
             encoder=ENCODER,
         ).digest
         for name in {**METHODS, **domain.encoders}

@@ -13,7 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, RunWriter, Store
+from lsap_archive import (
+    ArchiveWriter,
+    Geometry,
+    PlannedRow,
+    RunPlan,
+    RunWriter,
+    Store,
+    code_arrays,
+    noise_arrays,
+    trace_arrays,
+)
 
 GEOMETRY = Geometry(num_ws=2, w_dim=3, noise_sides=(4, 8))
 SECRET = "wJalrXUtnFEMI-very-secret"
@@ -122,17 +132,17 @@ class Work:
             "provenance": {"seed": 7},
             "rows": rows,
             "shard_rows": self.shard_rows,
-            "trace_steps": (0, 10),
-            "trace_terms": ("mse", "lpips", "sncd"),
         }
-        return RunPlan(**{**values, **changes})
+        steps, terms = changes.pop("trace_steps", (0, 10)), changes.pop("trace_terms", ("mse", "lpips", "sncd"))
+        noise = () if changes.get("subject") else noise_arrays(GEOMETRY)
+        arrays = (*code_arrays(GEOMETRY), *noise, *trace_arrays(steps, terms))
+        return RunPlan(**{**values, "arrays": arrays, **changes})
 
     def arrays(self, run: RunWriter, shard: int, seed: int = 0) -> dict[str, np.ndarray]:
         rng = np.random.default_rng((seed, shard))
         shape = (len(run.rows_of(shard)),)
         return {
-            name: rng.standard_normal(shape + layout.item_shape).astype(np.float32)
-            for name, layout in run.layouts.items()
+            name: rng.standard_normal(shape + array.item_shape).astype(np.float32) for name, array in run.arrays.items()
         }
 
     def rows(self, run: RunWriter, shard: int, seed: int = 0) -> pa.Table:

@@ -31,12 +31,14 @@ from lsap_archive import (
     ArchiveWriter,
     CorruptArchiveError,
     Geometry,
+    Manifest,
     PlannedRow,
     RunPlan,
     Store,
+    code_arrays,
+    noise_arrays,
     open_archive,
 )
-from lsap_archive.format.manifest import Manifest
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
 from tasks.errors import BadImageError, SourceError
@@ -174,7 +176,7 @@ def sha256(data: bytes) -> str:
 
 def document(values: dict[str, Any]) -> bytes:
     """A document as `lsap_archive` writes them: whoever may write can make the digest right."""
-    from lsap_archive.format.documents import encode_document
+    from lsap_archive import encode_document
 
     return encode_document(values, "a forgery")
 
@@ -323,10 +325,10 @@ def archive(tmp_path: Path) -> Iterator[Store]:
     writer = ArchiveWriter.open(url, generator_digest="9f86d081", generator_name="tiny", geometry=GEOMETRY)
     rows = tuple(PlannedRow(row, f"image-{row}", f"file:///{row}.png", f"content-{row}") for row in range(2))
     plan = RunPlan(
-        run_id="run-1", method="e4e", method_digest="4a44dc15", config={}, provenance={}, rows=rows, shard_rows=2
+        "run-1", "e4e", "4a44dc15", {}, {}, rows, (*code_arrays(GEOMETRY), *noise_arrays(GEOMETRY)), shard_rows=2
     )
     run = writer.start_run(plan)
-    arrays = {name: np.ones((2, *layout.item_shape), np.float32) for name, layout in run.layouts.items()}
+    arrays = {name: np.ones((2, *array.item_shape), np.float32) for name, array in run.arrays.items()}
     assert run.write_shard(0, arrays, pa.table({"status": ["ok", "ok"]}), "first")
     run.promote_committed()
     run.publish({})

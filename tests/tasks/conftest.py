@@ -31,7 +31,7 @@ from tasks.inversion.plan import InversionFacts, InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.inversion.worker import EmbedWorker
 from tasks.stage import Job, Shard, ShardOutcome
-from tasks.weights.encoders import save_encoder
+from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
 
@@ -190,7 +190,7 @@ def new_encoder(generator_file: str) -> Callable[..., str]:
 
     def make(path: Path, *, seed: int = 0, is_iterative: bool = False, **told: Any) -> str:
         encoder = random_encoder(seed=seed, is_iterative=is_iterative)
-        save_encoder(str(path), encoder, **{"generator_digest": digest, **told})
+        path.write_bytes(encode_encoder(encoder, **{"generator_digest": digest, **told}))
         return str(path)
 
     return make

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lsap_archive.format.rows import DUPLICATE, FAILED, OK
+from lsap_archive import DUPLICATE, FAILED, OK
 from tasks.reports.inversion.data import ReportData
 from tasks.reports.statistics import MethodSummary, image_ids, newest_rows, with_status
 from tasks.reports.text import NOTHING, as_number, as_percent, decimals_for, failed_and_duplicate, short_reference_title

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Template
 
-from lsap_archive.format.rows import FAILED, OK
+from lsap_archive import FAILED, OK
 from tasks.reports.inversion.comparisons import compare_in_words, comparison_notes
 from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
 from tasks.reports.inversion.figures import draw_distribution, draw_scatter, method_color

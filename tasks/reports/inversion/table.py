@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lsap_archive.format.rows import OK
+from lsap_archive import OK
 from tasks.reports.inversion.data import ReportData
 from tasks.reports.statistics import (
     HIGHER_IS_BETTER,

@@ -13,10 +13,16 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from lsap_archive import Archive, ArchiveNotFoundError, Store, open_archive
-from lsap_archive.format.documents import decode_document, encode_document
-from lsap_archive.format.layout import report_key
-from lsap_archive.format.rows import OK
+from lsap_archive import (
+    OK,
+    Archive,
+    ArchiveNotFoundError,
+    Store,
+    decode_document,
+    encode_document,
+    open_archive,
+    report_key,
+)
 from lsap_core.alignment.references import reference_rows
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from tasks.archived.anchors import open_anchor

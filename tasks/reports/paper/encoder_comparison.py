@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import spearmanr
 
-from lsap_archive.format.rows import OK
+from lsap_archive import OK
 from tasks.reports.statistics import column_values, newest_rows, with_status
 
 METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsap_archive.format.rows import to_parquet
+from lsap_archive import to_parquet
 from lsap_core.errors import ConfigError
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet, normalize, select

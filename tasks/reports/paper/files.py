@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from lsap_archive.format.rows import to_parquet
+from lsap_archive import to_parquet
 from tasks.reports.paper.claims import Claim
 from tasks.reports.paper.traced_numbers import PaperTable
 from tasks.reports.text import NOTHING, as_number

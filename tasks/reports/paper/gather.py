@@ -12,10 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from lsap_archive import MEASUREMENT_SCHEMA, Archive, ArchiveMismatchError, RunInfo, Store, open_archive
-from lsap_archive.format.evaluations import EvaluationInfo
-from lsap_archive.format.rows import OK
-from lsap_archive.reading.evaluations import read_measurements
+from lsap_archive import (
+    MEASUREMENT_SCHEMA,
+    OK,
+    Archive,
+    ArchiveMismatchError,
+    EvaluationInfo,
+    RunInfo,
+    Store,
+    open_archive,
+    read_measurements,
+)
 from lsap_core.alignment.references import reference_rows
 from lsap_core.generators.generator import Generator
 from tasks.archived.anchors import open_anchor

@@ -27,7 +27,7 @@ from lsap_core.generators.generator import Generator
 from tasks.inversion.request import InversionRequest
 from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
-from tasks.weights.encoders import save_encoder
+from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import load_generator, save_generator
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
@@ -291,7 +291,7 @@ def test_a_dry_run_times_encoders_too_and_refuses_those_of_others(
     sizes = EncoderConfig.for_generator(loaded.config, heads="offsets", backbone="small")
     torch.manual_seed(0)
     for name, digest in (("own", loaded.digest), ("other", "0" * 64)):
-        save_encoder(str(tmp_path / f"{name}.safetensors"), Encoder(sizes), generator_digest=digest)
+        (tmp_path / f"{name}.safetensors").write_bytes(encode_encoder(Encoder(sizes), generator_digest=digest))
     asked = {"methods": "[mine, lsap_o_w_plus_from_lsap_e]", "encoders__lsap_e": tmp_path / "own.safetensors"}
     answer = invert("--dry-run", "--json", **asked, encoders__mine=tmp_path / "own.safetensors")
     assert answer.code == DONE, answer.err

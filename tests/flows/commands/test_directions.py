@@ -16,7 +16,7 @@ from PIL import Image
 
 from domains.domain import load_domain
 from flows.commands.cli import main
-from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan
+from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, code_arrays
 from lsap_core.editing import Direction, along_component
 from lsap_core.images import to_uint8
 from tasks.editing.fit_direction import SampleOptions, sampled_codes, score_codes
@@ -77,7 +77,7 @@ def archive(digits: LoadedGenerator, tmp_path_factory: pytest.TempPathFactory) -
     geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sides)
     writer = ArchiveWriter.open(url, generator_digest=digits.digest, generator_name="digits", geometry=geometry)
     images = (PlannedRow(0, "anna", "/anna.png", "d0"), PlannedRow(1, "bert", "/bert.png", "d1"))
-    run = writer.start_run(RunPlan("first", "e4e", "4a", {"noise": "constant"}, {}, images, shard_rows=2))
+    run = writer.start_run(RunPlan("first", "e4e", "4a", {"noise": "constant"}, {}, images, code_arrays(geometry), 2))
     (w,) = sampled_codes(digits.generator, SampleOptions(2, 0.5))
     codes = digits.generator.expand(w).numpy()
     run.write_shard(0, {"w_plus": codes}, pa.table({"status": ["ok", "ok"]}), attempt="1")

@@ -17,7 +17,7 @@ from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.presets import TRAININGS
 from tasks.reports.training import curves_table, sparkline
 from tasks.settings import Settings
-from tasks.weights.encoders import save_encoder
+from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import load_generator
 
 DONE, ASKED_WRONGLY = 0, 2
@@ -138,7 +138,7 @@ def test_an_encoder_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[s
     generator = load_generator("domains/digits/generator.safetensors")
     encoder = Encoder(EncoderConfig.for_generator(generator.config, heads="offsets", backbone="small"))
     path = tmp_path / "mine.safetensors"
-    save_encoder(str(path), encoder, generator_digest=generator.digest, title="Mine", options={"step": 7})
+    path.write_bytes(encode_encoder(encoder, generator_digest=generator.digest, title="Mine", options={"step": 7}))
     assert main(["encoder", "describe", str(path), "--json"]) == DONE
     told = json.loads(capsys.readouterr().out)
     assert (told["heads"], told["backbone"], told["title"]) == ("offsets", "small", "Mine")

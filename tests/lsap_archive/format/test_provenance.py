@@ -6,9 +6,7 @@ import json
 import platform
 from importlib import metadata
 
-import pytest
-
-from lsap_archive import ArchiveMismatchError, Provenance
+from lsap_archive import Provenance
 
 
 def test_provenance_names_versions_and_digests() -> None:
@@ -23,6 +21,4 @@ def test_provenance_names_versions_and_digests() -> None:
 
 def test_provenance_survives_json() -> None:
     made = Provenance.collect(digests={"a": "b"})
-    assert Provenance.from_dict(json.loads(made.to_json())) == made
-    with pytest.raises(ArchiveMismatchError, match="not a provenance"):
-        Provenance.from_dict({"created": "now"})
+    assert Provenance(**json.loads(json.dumps(made.to_dict()))) == made

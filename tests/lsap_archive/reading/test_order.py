@@ -21,8 +21,8 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     def now() -> str:
         return (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="microseconds")
 
-    for module in ("run_writer", "evaluation_writer", "archive_writer"):
-        monkeypatch.setattr(f"lsap_archive.writing.{module}.now", now)
+    for module in ("run_writer", "evaluation_writer", "publication", "archive_writer"):
+        monkeypatch.setattr(f"lsap_archive.writing.{module}.utc_now", now)
 
 
 @pytest.mark.parametrize("hours", [(1, -1), (-1, 1), (0, 0)])
@@ -48,7 +48,7 @@ def test_writers_with_wrong_clocks_come_one_after_the_other(
     archive = open_archive(quick_place.url)
     assert [run.run_id for run in archive.runs] == ["run-z", "run-y"]
     np.testing.assert_array_equal(archive.codes(["a"], "lsap_o"), work.expected(runs[1], seed=1))
-    assert quick_place.writer().visible_digests("4a44dc15") == {"a": "content-1"}
+    assert archive.rows(["digest"]).column("digest").to_pylist() == ["content-0", "content-1"]  # the newest is last
     assert archive.measurements(["value"]).column("value").to_pylist() == [1.0]
     assert verify_archive(quick_place.url).is_sound
 

@@ -11,8 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsap_archive import ArchiveWriter, Geometry, StoreUnavailableError, open_archive, verify_archive
+from lsap_archive import (
+    ArchiveWriter,
+    Geometry,
+    StoreUnavailableError,
+    code_arrays,
+    open_archive,
+    trace_arrays,
+    verify_archive,
+)
 
+GEOMETRY = Geometry(num_ws=2, w_dim=1024, noise_sides=())  # 16 KiB of codes a shard
+ARRAYS = (*code_arrays(GEOMETRY), *trace_arrays((0, 10), ("mse", "lpips", "sncd")))
 SIZE = 512 * 1024
 FULL = r"No space left on device: [\d,]+ bytes are wanted, [\d,]+ are free; make room and run the same command again"
 
@@ -42,14 +52,13 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 def writer_on(disk: Path) -> ArchiveWriter:
-    geometry = Geometry(num_ws=2, w_dim=1024, noise_sides=())  # 16 KiB of codes a shard
-    return ArchiveWriter.open(str(disk / "archive"), generator_digest="9f", generator_name="tiny", geometry=geometry)
+    return ArchiveWriter.open(str(disk / "archive"), generator_digest="9f", generator_name="tiny", geometry=GEOMETRY)
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 12 * 1024, 20 * 1024, 32 * 1024, 40 * 1024])
 def test_a_disk_that_fills_up_in_a_shard_costs_that_shard_only(small_disk: Path, work: Any, leave: int) -> None:
     """From nothing left to room for all but the last copy."""
-    run = writer_on(small_disk).start_run(work.plan())
+    run = writer_on(small_disk).start_run(work.plan(arrays=ARRAYS))
     assert work.write(run, 0)
     other = fill(small_disk, leave)
     with pytest.raises(StoreUnavailableError, match=FULL):
@@ -70,7 +79,7 @@ def test_a_disk_that_fills_up_in_a_shard_costs_that_shard_only(small_disk: Path,
 
 @pytest.mark.parametrize("leave", [0, 4096])
 def test_a_disk_that_is_full_when_a_run_is_published(small_disk: Path, work: Any, leave: int) -> None:
-    run = writer_on(small_disk).start_run(work.plan())
+    run = writer_on(small_disk).start_run(work.plan(arrays=ARRAYS))
     work.write_all(run)
     other = fill(small_disk, leave)
     with pytest.raises(StoreUnavailableError, match=FULL):

@@ -28,8 +28,7 @@ from lsap_archive import (
     verify_archive,
 )
 from lsap_archive.format.documents import encode_document
-from lsap_archive.format.layout import manifest_key, retired_key
-from lsap_archive.writing.evaluation_writer import unretired
+from lsap_archive.format.layout import manifest_key
 
 
 def npz(value: float) -> bytes:
@@ -208,7 +207,6 @@ def test_readers_see_nothing_of_a_retired_shard(whole: Any, work: Any) -> None:
             archive.codes(["image-2"], method)
     assert archive.nearest(archive.codes(["image-4"], "lsap_o")[0], 9, "lsap_o").num_rows == 3
     writer = whole.writer()
-    assert sorted(writer.visible_digests("4a44dc15")) == ["image-0", "image-1", "image-4"]
     reader = RunReader.open(whole.url, "run-1")
     rows = reader.rows(range(1, 5))
     assert rows.column("status").to_pylist() == ["ok", "failed", "failed", "ok"]
@@ -264,7 +262,7 @@ def test_a_retired_evaluation_is_taken_over_but_for_what_is_damaged(whole: Any) 
     damage(whole.store, "evaluations/evaluation-1/shards/00001.parquet", "flipped")
     assert repair_archive(whole.url).retired == ["evaluations/evaluation-1"]
     assert verify_archive(whole.url).is_sound and open_archive(whole.url).evaluations == []
-    plan, retired = unretired(whole.store, evaluation_plan())
+    plan, retired = whole.writer().unretired(evaluation_plan())
     assert (plan.evaluation_id, retired) == ("evaluation-1.2", ("evaluation-1",))
     evaluation = whole.writer().start_evaluation(plan)
     assert evaluation.take_over("evaluation-1") == [0, 2] and evaluation.missing_shards() == [1]
@@ -298,7 +296,7 @@ def test_a_run_that_lost_what_all_of_it_hangs_on_is_retired(whole: Any, work: An
     archive = open_archive(whole.url)
     assert archive.methods == [] and archive.rows().num_rows == 0 and archive.measurements().num_rows == 0
     writer = whole.writer()
-    assert writer.is_taken("run-1") and writer.visible_digests("4a44dc15") == {}
+    assert writer.is_taken("run-1")
     assert [run.run_id for run in writer.unfinished_runs()] == ["run-2"]
 
 
@@ -318,12 +316,14 @@ def test_metadata_follows_from_the_manifest_where_there_is_no_copy(whole: Any) -
 def test_what_retires_counts_by_its_presence_alone(whole: Any) -> None:
     damage(whole.store, "runs/run-1/w_plus/c/1/0/0", "flipped")
     repair_archive(whole.url)
-    whole.store.put(retired_key("run-1", 1), b"{")
+    whole.store.put("runs/run-1/_retired/00001.json", b"{")
     assert open_archive(whole.url).rows().num_rows == 6
     (problem,) = verify_archive(whole.url).problems
-    assert problem.key == retired_key("run-1", 1)
-    assert repair_archive(whole.url).restored == [retired_key("run-1", 1)] and verify_archive(whole.url).is_sound
-    whole.store.delete(retired_key("run-1", 1))  # then the damage is seen again, and repaired again
+    assert problem.key == "runs/run-1/_retired/00001.json"
+    assert (
+        repair_archive(whole.url).restored == ["runs/run-1/_retired/00001.json"] and verify_archive(whole.url).is_sound
+    )
+    whole.store.delete("runs/run-1/_retired/00001.json")  # then the damage is seen again, and repaired again
     assert repair_archive(whole.url).retired == ["shard 1 of runs/run-1"]
 
 
@@ -337,7 +337,7 @@ def test_two_repairs_at_once_do_what_one_does(whole: Any) -> None:
     for thread in threads:
         thread.join()
     assert len(reports) == 2 and verify_archive(whole.url).is_sound
-    assert whole.store.keys("runs/run-1/_retired") == [retired_key("run-1", 1)]
+    assert whole.store.keys("runs/run-1/_retired") == ["runs/run-1/_retired/00001.json"]
     assert RunWriter.open(whole.url, "run-2").missing_shards() == [0, 2]
 
 

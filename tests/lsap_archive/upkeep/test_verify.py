@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lsap_archive import CorruptArchiveError, Manifest, PlannedRow, ShardCommit, StoredObject, verify_archive
-from lsap_archive.format.arrays import encode_shard
 from lsap_archive.format.documents import sha256_of
+from lsap_archive.format.shards import encode_shard
 
 
 def replace_object(place: Any, name: str, data: bytes) -> None:

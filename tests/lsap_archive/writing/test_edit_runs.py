@@ -23,6 +23,7 @@ from lsap_archive import (
     RunReader,
     RunWriter,
     Subject,
+    code_arrays,
     open_archive,
     verify_archive,
 )
@@ -233,9 +234,7 @@ def test_a_run_is_read_part_by_part(quick_place: Any, work: Any, published: Call
 
 
 def test_a_run_without_noise_maps_says_so(memory_place: Any, work: Any) -> None:
-    run = memory_place.writer().start_run(work.plan())
-    for shard in range(run.num_shards):
-        arrays = {"w_plus": work.arrays(run, shard)["w_plus"]}
-        run.write_shard(shard, arrays, work.rows(run, shard), "first")
+    run = memory_place.writer().start_run(work.plan(arrays=code_arrays(memory_place.writer().geometry)))
+    work.write_all(run)
     run.publish({})
     assert RunReader.open(memory_place.url, "run-1").noise(range(0, 5)) is None

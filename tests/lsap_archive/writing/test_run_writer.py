@@ -25,10 +25,12 @@ from lsap_archive import (
     PlannedRow,
     RunWriter,
     StoreUnavailableError,
+    code_arrays,
+    noise_arrays,
     open_archive,
     verify_archive,
 )
-from lsap_archive.format.arrays import array_layouts, group_metadata
+from lsap_archive.format.shards import group_metadata
 
 
 def contents(place: Any) -> dict[str, bytes]:
@@ -170,12 +172,10 @@ def test_killed_before_the_manifest_nothing_is_visible_and_publishing_again_comp
     work.write_all(run)
     assert open_archive(place.url, place.options).runs == []
     assert open_archive(place.url, place.options).rows().num_rows == 0
-    assert writer.visible_digests("4a44dc15") == {}
     (unfinished,) = place.writer().unfinished_runs("4a44dc15")
     assert unfinished.missing_shards() == [] and writer.unfinished_runs("other") == []
     assert unfinished.publish({})
     assert writer.unfinished_runs() == []
-    assert writer.visible_digests("4a44dc15") == {f"image-{row}": f"content-{row}" for row in range(5)}
     assert_complete(place, work, run)
 
 
@@ -368,7 +368,7 @@ def test_rows_that_are_not_ok_keep_nan(quick_place: Any, work: Any) -> None:
     work.write(run, 2)
     assert run.publish({})
     archive = open_archive(quick_place.url, quick_place.options)
-    for name in run.layouts:
+    for name in run.arrays:
         values = np.asarray(archive.array("run-1", name)[:])
         assert np.isnan(values[2:4]).all()
         np.testing.assert_array_equal(values[[0, 1, 4]], work.expected(run, name)[[0, 1, 4]])
@@ -379,12 +379,6 @@ def test_rows_that_are_not_ok_keep_nan(quick_place: Any, work: Any) -> None:
         "ok": 3,
         "failed": 1,
         "duplicate": 1,
-    }
-    assert quick_place.writer().visible_digests("4a44dc15", statuses=("ok", "duplicate")).keys() == {
-        "image-0",
-        "image-1",
-        "image-3",
-        "image-4",
     }
 
 
@@ -456,12 +450,13 @@ def test_a_config_that_is_not_json_is_refused(memory_place: Any, work: Any) -> N
 
 
 def test_large_noise_maps_are_read_one_by_one() -> None:
-    layouts = array_layouts(Geometry(18, 512, (4, 256, 1024)), (), ())
-    documents = group_metadata(layouts.values(), 1000, 64, {})
+    geometry = Geometry(18, 512, (4, 256, 1024))
+    arrays = (*code_arrays(geometry), *noise_arrays(geometry))
+    documents = group_metadata(arrays, 1000, 64, {})
     rows = {}
-    for name in layouts:
-        (sharding,) = json.loads(documents[f"{name}/zarr.json"])["codecs"]
-        rows[name] = sharding["configuration"]["chunk_shape"][0]
+    for array in arrays:
+        (sharding,) = json.loads(documents[f"{array.name}/zarr.json"])["codecs"]
+        rows[array.name] = sharding["configuration"]["chunk_shape"][0]
     assert rows == {"w_plus": 16, "noise_00": 16, "noise_01": 16, "noise_02": 1}
 
 

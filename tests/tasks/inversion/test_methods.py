@@ -25,6 +25,7 @@ from tasks.weights.networks import LPIPS_TRUNKS, NetworkChoice
 CONFIG = GeneratorConfig(8, (3, 2), z_dim=3, w_dim=5, num_mapping_layers=1)
 NETWORKS = NetworkChoice("digits-features", "digits-features")
 METHOD = method("stylegan2_w_plus", num_steps=3)
+GEOMETRY = Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sides)
 FROM_ENCODER = METHODS["lsap_o_w_plus_from_lsap_e"]
 
 # Another value for every setting, so that a new one cannot be forgotten.
@@ -53,6 +54,7 @@ def planned(**changes: Any) -> MethodPlan:
         "networks": NETWORKS,
         "fit": "refuse",
         "seed": 0,
+        "geometry": GEOMETRY,
     }
     return plan_method(changes.pop("method", METHOD), **{**values, **changes})
 
@@ -71,7 +73,7 @@ def archive() -> ArchiveWriter:
         f"memory://test-{uuid.uuid4().hex}",
         generator_digest="generator-1",
         generator_name="tiny",
-        geometry=Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sides),
+        geometry=GEOMETRY,
     )
 
 
@@ -161,7 +163,7 @@ def test_passes_through_an_encoder_change_the_digest() -> None:
 
 def test_a_method_without_steps_has_no_trace() -> None:
     plan = run_plan(planned(method=METHODS["e4e"], encoder="encoder-1"), [image("a")], 4)
-    assert (plan.trace_steps, plan.trace_terms) == ((), ())
+    assert [array.name for array in plan.arrays] == ["w_plus"]
 
 
 def test_an_optimization_asks_its_encoder_as_published_for_the_name() -> None:
@@ -224,7 +226,7 @@ def test_bytes_per_image_are_what_the_arrays_hold(archive: ArchiveWriter) -> Non
     run = archive.start_run(run_plan(planned(), [image("a"), image("b")], 2))
     finish(run)
     opened = open_archive(archive.store.url)
-    names = [name for name in run.layouts if name != "trace"]
+    names = [name for name in run.arrays if name != "trace"]
     assert len(names) == 1 + CONFIG.num_convs
     assert 2 * bytes_per_image(CONFIG, has_noise=False) == opened.array(run.run_id, "w_plus").nbytes
     assert 2 * bytes_per_image(CONFIG) == sum(opened.array(run.run_id, name).nbytes for name in names)

@@ -130,7 +130,7 @@ def test_each_image_gets_the_row_that_it_deserves(laboratory: Any) -> None:
             assert measured == [None] * len(measured)
 
     is_ok = np.array([row["status"] == "ok" for row in rows.values()])
-    for name in RunWriter.open(laboratory.archive, outcome.job_id).layouts:
+    for name in RunWriter.open(laboratory.archive, outcome.job_id).arrays:
         values = archive.array(outcome.job_id, name)[:].reshape(len(rows), -1)
         assert np.isfinite(values[is_ok]).all()
         assert np.isnan(values[~is_ok]).all()

@@ -23,7 +23,7 @@ from tasks.errors import SourceError
 from tasks.training.parts import TrainingSpec, build_first_encoder
 from tasks.training.plan import prepare_training
 from tasks.training.store import OtherRunError, TrainingStore
-from tasks.weights.encoders import save_encoder
+from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
 
@@ -156,7 +156,7 @@ def test_an_encoder_of_another_generator_or_kind_is_refused(
     own = load_generator(generator_file).digest
     for name, heads, digest in (("own", "offsets", own), ("other", "offsets", "0" * 64), ("psp", "direct", own)):
         encoder = Encoder(replace(sizes, heads=heads))  # type: ignore[arg-type]
-        save_encoder(str(tmp_path / f"{name}.safetensors"), encoder, generator_digest=digest)
+        (tmp_path / f"{name}.safetensors").write_bytes(encode_encoder(encoder, generator_digest=digest))
     assert prepare_training(new_training(init_from=str(tmp_path / "own.safetensors"))).num_images == 15
     refused(new_training(init_from=str(tmp_path / "other.safetensors")), CheckpointError, "of generator 000")
     refused(

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_rel
 
-from lsap_archive.format.rows import ROW_SCHEMA
+from lsap_archive import ROW_SCHEMA
 from tasks.reports.inversion.page import (
     SHOWN_FAILURES,
     ContactCell,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lsap_archive.format.rows import ROW_SCHEMA
+from lsap_archive import ROW_SCHEMA
 from tasks.reports.paper.encoder_comparison import Spread, Variant, compare_encoders, order_of
 from tasks.reports.paper.encoder_tables import draw, to_markdown, to_parquet
 

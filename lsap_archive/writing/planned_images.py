@@ -12,7 +12,7 @@ from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.layout import IMAGES_NAME, rows_name, run_prefix
 from lsap_archive.format.manifest import Manifest, StoredObject
 from lsap_archive.format.rows import FAILED, IMAGES_SCHEMA, UNSETTLED
-from lsap_archive.reading.published import read_checked_table, read_manifest, read_row_files
+from lsap_archive.reading.checked import read_checked_table, read_row_files
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.writing.run_writer import RunWriter
@@ -81,7 +81,7 @@ def num_unsettled(run: RunWriter) -> int:
 
 def _published(run: RunWriter) -> _Published | None:
     try:
-        manifest = read_manifest(run.store, run.run_id)
+        manifest = run.manifest()
     except ArchiveNotFoundError:
         return None
     (images,) = [file for file in manifest.files if file.name == IMAGES_NAME]

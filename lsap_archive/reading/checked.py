@@ -1,8 +1,8 @@
-"""Reading what stands in an archive: its header, its runs' manifests, the rows that readers see; all of it checked."""
+"""Single objects of an archive, compared with what is said of them: header, manifests, tables, any published one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -11,17 +11,18 @@ from lsap_archive.format.documents import decode_document, sha256_of
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
     IMAGES_NAME,
+    MANIFEST_NAME,
     PLAN_NAME,
     Geometry,
-    manifest_key,
-    rows_name,
+    prefix_of,
     run_prefix,
 )
-from lsap_archive.format.manifest import Manifest, StoredObject, check_version
+from lsap_archive.format.manifest import Published, StoredObject, check_version
 from lsap_archive.format.rows import ROW_SCHEMA, from_parquet
-from lsap_archive.reading.retirement import hidden_shards
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
+
+P = TypeVar("P", bound=Published)
 
 
 def read_header(store: Store) -> tuple[dict[str, str], Geometry]:
@@ -43,54 +44,37 @@ def read_header(store: Store) -> tuple[dict[str, str], Geometry]:
     return dict(values["generator"]), Geometry.from_dict(values["geometry"])
 
 
-def read_manifest(store: Store, run_id: str) -> Manifest:
-    """Manifest of a published run.
-
-    Raises:
-        ArchiveNotFoundError: the run is not published.
-        CorruptArchiveError: the manifest is damaged, or that of another run.
-        ArchiveMismatchError: a newer version of the format wrote it, or it names files outside the run's folder.
-    """
-    key = manifest_key(run_id)
-    return check_owner(Manifest.decode(store.get(key), store.join(key)), run_id, store.join(key))
-
-
-def check_owner(manifest: Manifest, run_id: str, where: str) -> Manifest:
-    """The manifest, if it is that of the run in whose folder it lies.
-
-    Raises:
-        CorruptArchiveError: it is that of another run.
-    """
-    if manifest.run_id != run_id:
-        raise CorruptArchiveError(f"{where} is the manifest of run {manifest.run_id}: {HOW_TO_REPAIR}")
-    return manifest
-
-
-def read_row_tables(
-    store: Store, manifest: Manifest, columns: list[str] | None = None, *, hidden: Collection[int] | None = None
-) -> list[pa.Table]:
-    """Rows of a published run, one table per shard in order, each file checked against the manifest.
+def read_manifest(store: Store, kind: type[P], name: str) -> P:
+    """The manifest of a published run or evaluation, also of a retired one.
 
     Args:
         store: the archive.
-        manifest: of the run.
-        columns: names from ROW_SCHEMA; None for all.
-        hidden: shards that are left out, where `lsap_archive.reading.retirement.hidden_shards` was asked already.
+        kind: `Manifest` of runs, or `EvaluationInfo`.
+        name: its id.
 
     Raises:
-        CorruptArchiveError: a file is missing or altered.
+        ArchiveNotFoundError: it is not published.
+        CorruptArchiveError: the manifest is damaged, or that of another one.
+        ArchiveMismatchError: a newer version of the format wrote it, or it names files outside its folder.
     """
-    if hidden is None:
-        hidden = hidden_shards(store, [manifest])[manifest.run_id]
-    names = {rows_name(shard) for shard in manifest.own_shards if shard not in hidden}
-    files = [file for file in manifest.files if file.name in names]
-    return read_row_files(store, manifest.run_id, files, columns)
+    key = f"{prefix_of(kind.kind, name)}/{MANIFEST_NAME}"
+    return kind.decode(store.get(key), store.join(key), name)
 
 
 def read_row_files(
     store: Store, run_id: str, files: list[StoredObject], columns: list[str] | None = None
 ) -> list[pa.Table]:
-    """Some files of rows of a published run, in the order of their shards; as `read_row_tables`."""
+    """Rows of a published run, a table for each of some of its files in the order of their shards, all checked.
+
+    Args:
+        store: the archive.
+        run_id: the run.
+        files: as the manifest names them.
+        columns: names from ROW_SCHEMA; None for all.
+
+    Raises:
+        CorruptArchiveError: a file is missing or altered.
+    """
 
     def read(stored: StoredObject) -> pa.Table:
         return read_checked_table(store, f"{run_prefix(run_id)}/{stored.name}", stored, ROW_SCHEMA, columns)

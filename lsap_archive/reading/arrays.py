@@ -17,17 +17,22 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
 
-from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError, StoreUnavailableError
-from lsap_archive.format.arrays import CHECKSUM_BYTES, Floats, first_line
-from lsap_archive.format.layout import (
-    INNER_CHUNK_BYTES,
+from lsap_archive.errors import (
+    HOW_TO_REPAIR,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    StoreUnavailableError,
+    first_line,
 )
+from lsap_archive.format.arrays import DTYPES
+from lsap_archive.format.layout import INNER_CHUNK_BYTES
 from lsap_archive.format.manifest import StoredObject
-from lsap_archive.reading.published import read_checked
+from lsap_archive.format.shards import CHECKSUM_BYTES
+from lsap_archive.reading.checked import read_checked
 from lsap_archive.stores.store import Store
 
 
-def read_rows(array: zarr.Array[Any], rows: NDArray[np.int64], name: str) -> Floats:
+def read_rows(array: zarr.Array[Any], rows: NDArray[np.int64], name: str) -> NDArray[Any]:
     """Rows of an array, all of one shard, in the order asked for.
 
     Raises:
@@ -36,8 +41,8 @@ def read_rows(array: zarr.Array[Any], rows: NDArray[np.int64], name: str) -> Flo
     try:
         first, last = int(rows.min()), int(rows.max())
         if 2 * len(rows) > last - first:  # reading all between them takes less than half the time of choosing
-            return np.asarray(array[first : last + 1], dtype=np.float32)[rows - first]
-        return np.asarray(array.oindex[rows], dtype=np.float32)
+            return np.asarray(array[first : last + 1])[rows - first]
+        return np.asarray(array.oindex[rows])
     except CorruptArchiveError:
         raise
     except (ValueError, IndexError, RuntimeError) as error:
@@ -174,8 +179,8 @@ def _check_is_ours(array: zarr.Array[Any]) -> None:
     """
     codecs = array.metadata.codecs if isinstance(array.metadata, ArrayV3Metadata) else ()
     inner = codecs[0].codecs if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else (None,)
-    chunk_bytes = 4 * math.prod(array.chunks)
-    if array.dtype != np.float32 or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
-        raise ValueError(f"it is {array.dtype} by other codecs than sharded float32 with checksums")
+    chunk_bytes = array.dtype.itemsize * math.prod(array.chunks)
+    if array.dtype.name not in DTYPES or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
+        raise ValueError(f"it is {array.dtype} by other codecs than sharded {' or '.join(DTYPES)} with checksums")
     if chunk_bytes > 16 * INNER_CHUNK_BYTES:
         raise ValueError(f"its chunks have {chunk_bytes} bytes")
