@@ -36,6 +36,7 @@ from tasks.weights.devices import place
 from tasks.weights.encoders import check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator, load_generator
 from tasks.weights.networks import NetworkChoice, Networks, load_networks
+from tasks.weights.published import Published
 
 METHOD, METHOD_FROM_ENCODER = "lsap_o_w_plus", "lsap_o_w_plus_from_lsap_e"
 MEAN, MEAN_WITHOUT_EXPLORATION, ENCODER = "mean", "mean, no exploration", "encoder"
@@ -89,7 +90,7 @@ def build(options: argparse.Namespace, device: torch.device) -> Bench:
     place(loaded.generator, device).freeze()  # type: ignore[operator]
     place(encoder.encoder, device).requires_grad_(False)
     metric = domain.metric_perceptual or domain.perceptual
-    choice = NetworkChoice(domain.perceptual, metric, backbones=Settings.from_environment().backbones)
+    choice = NetworkChoice(domain.perceptual, metric, published=Published(Settings.from_environment().backbones))
     from_mean, from_encoder = (domain.method(name).settings for name in (METHOD, METHOD_FROM_ENCODER))
     assert isinstance(from_mean, OptimizationSettings) and isinstance(from_encoder, OptimizationSettings)
     settings = {MEAN: from_mean, MEAN_WITHOUT_EXPLORATION: replace(from_mean, exploration=0.0), ENCODER: from_encoder}

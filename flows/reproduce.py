@@ -138,14 +138,7 @@ def paper_request(
     generator = run.generator or domain.generator
     assert generator is not None
     evaluation = run.evaluation_run(domain, run.methods).resolve(settings)
-    looks = Looks(
-        lpips=evaluation.networks.lpips,
-        identity=evaluation.networks.identity,
-        judge=evaluation.networks.judge,
-        frechet=run.frechet,
-        attributes={name: unit_of("attributes", name) for name in evaluation.attributes},
-        backbones=settings.backbones,
-    )
+    units = {name: unit_of("attributes", name) for name in evaluation.attributes}
     return PaperRequest(
         parts=tuple(parts),
         stem="report" if asked == "all" else asked,
@@ -159,7 +152,7 @@ def paper_request(
         compared={name: domain.method(name).title for name in run.compared},
         table4=run.table4,
         edits=run.shown_edits(),
-        looks=looks,
+        looks=Looks(evaluation.networks, run.frechet, units),
         num_synthetic=run.synthetic.count,
         layer=run.figure4.layer,
         entries=run.figure4.entries,

@@ -24,6 +24,7 @@ from tasks.reports.editability.study import MIDPOINT, SIGNS
 from tasks.reports.editability.synthetic_steps import SyntheticStep, synthetic_steps
 from tasks.reports.editability.write import partners_by_label, write_study
 from tasks.settings import Settings
+from tasks.weights.published import Published
 from tasks.workers.cluster import opened_cluster
 
 CALIBRATION_IMAGES = 128
@@ -98,7 +99,7 @@ def measure_steps(resolved: ResolvedStudy, settings: Settings) -> dict[str, Synt
         changes=resolved.changes,
         num_samples=run.synthetic_images,
         seed=run.seed,
-        backbones=settings.backbones,
+        published=Published(settings.backbones),
     )
     for name, step in steps.items():
         get_run_logger().info("%s: %s", name, step)

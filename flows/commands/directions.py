@@ -165,10 +165,8 @@ def factorize_weights(parsed: argparse.Namespace) -> int:
 
 def apply_direction(parsed: argparse.Namespace) -> int:
     """`lsap direction apply`."""
-    import torch
-
     from lsap_archive import open_archive
-    from tasks.archived.rendering import edited_images, inversion_noise
+    from tasks.archived.rendering import Stored
     from tasks.editing.spec import build_edit, parse_edit
     from tasks.editing.strip import draw_strips
 
@@ -183,10 +181,8 @@ def apply_direction(parsed: argparse.Namespace) -> int:
         )
     specs = [parse_edit("apply", _edit_document(parsed, strength), _directions(domain)) for strength in parsed.strength]
     edits: list[Edit] = [build_edit(spec, config=loaded.config, generator_digest=loaded.digest) for spec in specs]
-    device = loaded.generator.mapping.w_avg.device
-    codes = torch.from_numpy(archive.codes(parsed.image, parsed.method)).to(device)
-    noise = inversion_noise(archive, parsed.image, parsed.method, device)
-    columns = edited_images(loaded.generator, codes, noise, edits)
+    stored = Stored.of_images(loaded.generator, archive, parsed.image, parsed.method)
+    columns = [stored.show(), *(stored.show(edit(stored.codes)) for edit in edits)]
     labels = ["inversion", *(f"{strength:+g}" if strength else "0" for strength in parsed.strength)]
     Path(parsed.out).parent.mkdir(parents=True, exist_ok=True)
     Path(parsed.out).write_bytes(draw_strips(columns, labels, parsed.image))
@@ -195,7 +191,7 @@ def apply_direction(parsed: argparse.Namespace) -> int:
         "archive": archive.url,
         "method": parsed.method,
         "images": parsed.image,
-        "noise": "constant" if isinstance(noise, str) else "the inversion's own",
+        "noise": "constant" if isinstance(stored.noise, str) else "the inversion's own",
         "edits": [edit.describe() for edit in edits],
     }
     return show(document, parsed)
@@ -251,8 +247,9 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     from tasks.weights.devices import module_device
     from tasks.weights.generators import load_generator
     from tasks.weights.of_domains import open_domain
+    from tasks.weights.published import Published
 
-    domain = open_domain(parsed.domain, Settings.from_environment().backbones) if parsed.domain else None
+    domain = open_domain(parsed.domain, Published(Settings.from_environment().backbones)) if parsed.domain else None
     place = parsed.generator or (domain and domain.generator)
     if not place:
         raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")
@@ -280,6 +277,7 @@ def _attribute(parsed: argparse.Namespace) -> Attribute | None:
     from tasks.measuring.attributes import load_attribute
     from tasks.settings import Settings
     from tasks.weights.devices import module_device
+    from tasks.weights.published import Published
 
     if parsed.attribute is None:
         if parsed.codes is None:
@@ -287,8 +285,8 @@ def _attribute(parsed: argparse.Namespace) -> Attribute | None:
         return None
     if parsed.codes is not None:
         raise _wrong("--codes belongs to --scores; an attribute is measured on codes that are sampled here")
-    settings = Settings.from_environment()
-    return load_attribute(parsed.attribute, device=module_device(parsed.device), backbones=settings.backbones)
+    published = Published(Settings.from_environment().backbones)
+    return load_attribute(parsed.attribute, device=module_device(parsed.device), published=published)
 
 
 def _scored_codes(

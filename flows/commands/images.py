@@ -75,6 +75,7 @@ def _finder(parsed: argparse.Namespace) -> Any:
     from lsap_core.errors import ConfigError
     from tasks.faces.landmarks import DlibFinder, MtcnnFinder, read_landmarks
     from tasks.settings import Settings
+    from tasks.weights.published import Published
 
     if (parsed.predictor is not None) != (parsed.detector == "dlib"):
         raise ConfigError(
@@ -86,7 +87,7 @@ def _finder(parsed: argparse.Namespace) -> Any:
         return read_landmarks(Path(parsed.landmarks))
     if parsed.detector == "dlib":
         return DlibFinder(Path(parsed.predictor), upsampling=parsed.upsampling)
-    return MtcnnFinder(Settings.from_environment().backbones)
+    return MtcnnFinder(Published(Settings.from_environment().backbones))
 
 
 def _face(text: str) -> str | int:

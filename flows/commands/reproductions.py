@@ -113,13 +113,13 @@ def show_weights(parsed: argparse.Namespace) -> int:
     """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
     from tasks.settings import Settings
     from tasks.weights.of_domains import find_domain, look_for_weights, weights_document, weights_table
-    from tasks.weights.published import folder_of
+    from tasks.weights.published import Published
 
-    domain, folder = find_domain(parsed.name), folder_of(Settings.from_environment().backbones)
-    found = look_for_weights(domain, folder)
+    domain, published = find_domain(parsed.name), Published(Settings.from_environment().backbones)
+    found = look_for_weights(domain, published)
     missing = sum(one.state == "missing" for one in found)
     text = f'domain "{domain.name}" needs no published file' if not found else weights_table(found)
     if found:
-        text += f"\n{len(found) - missing} of {len(found)} are in {folder}"
-    print_result({"folder": folder, "weights": weights_document(found)}, parsed.json, text)
+        text += f"\n{len(found) - missing} of {len(found)} are in {published}"
+    print_result({"folder": str(published), "weights": weights_document(found)}, parsed.json, text)
     return FAILED if any(one.state == "another file" for one in found) else DONE

@@ -11,6 +11,7 @@ from flows.parameters.run_file import ParameterError
 from flows.parameters.shared import generator_of
 from tasks.editing.request import EditRequest
 from tasks.settings import Settings
+from tasks.weights.published import Published
 
 
 class EditRun(ArchiveRun):
@@ -41,5 +42,5 @@ class EditRun(ArchiveRun):
             calibration=self.calibration_options(),
             batch_size=self.batch_size or domain.batch_size,
             device=self.workers.device,
-            backbones=settings.backbones,
+            published=Published(settings.backbones),
         )

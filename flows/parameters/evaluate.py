@@ -14,6 +14,7 @@ from lsap_core.presets import encoder_settings
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.networks import EvaluationChoice
 from tasks.settings import Settings
+from tasks.weights.published import Published
 
 NO_CLASSIFIER = "none"
 
@@ -99,7 +100,7 @@ class EvaluateRun(ArchiveRun):
     def _networks(self, domain: Domain, settings: Settings) -> EvaluationChoice:
         """What looks at images: nothing at synthetic ones, of which only codes are compared."""
         if self.synthetic is not None:
-            return EvaluationChoice(backbones=settings.backbones)
+            return EvaluationChoice(published=Published(settings.backbones))
         judge = None if self.classifier == NO_CLASSIFIER else self.classifier or domain.judge
         metric = domain.metric_perceptual or domain.perceptual
         lpips = dict.fromkeys(name for name in (metric, domain.judge) if name is not None)
@@ -108,7 +109,7 @@ class EvaluateRun(ArchiveRun):
             lpips=tuple(lpips) if self.lpips is None else self.lpips,
             identity=tuple(identity) if self.identity is None else self.identity,
             judge=judge,
-            backbones=settings.backbones,
+            published=Published(settings.backbones),
         )
 
     def _synthetic(self, domain: Domain) -> Synthetic | None:

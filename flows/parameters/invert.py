@@ -17,6 +17,7 @@ from tasks.archived.anchors import AnchorOptions
 from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
+from tasks.weights.published import Published
 
 
 class InvertRun(Parameters):
@@ -79,7 +80,7 @@ class InvertRun(Parameters):
         perceptual = self.perceptual or domain.perceptual
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
         names = (perceptual, metric, domain.identity, domain.judge)
-        networks = refused("perceptual", NetworkChoice, *names, settings.backbones)
+        networks = refused("perceptual", NetworkChoice, *names, Published(settings.backbones))
         return InversionRequest(
             source=self.source,
             archive=self.archive,

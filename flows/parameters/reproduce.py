@@ -19,7 +19,7 @@ from tasks.measuring.attributes import DIGITS, FACES
 from tasks.reports.paper.tables import ShownEdit
 from tasks.settings import Settings
 from tasks.weights.of_domains import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
-from tasks.weights.published import folder_of
+from tasks.weights.published import Published
 
 Built = TypeVar("Built", bound=Parameters)
 Part = Literal["table1", "table2", "table3", "table4", "figure4", "figure5"]
@@ -118,9 +118,9 @@ class ReproduceRun(Parameters):
             MissingWeightsError: published files are missing; the sentence names them all.
         """
         domain = refused("domain", find_domain, self.domain)
-        folder = folder_of(settings.backbones)
-        check_weights(domain, folder, self._roles(domain, tuple(parts)))
-        return with_published_weights(domain, folder)
+        published = Published(settings.backbones)
+        check_weights(domain, published, self._roles(domain, tuple(parts)))
+        return with_published_weights(domain, published)
 
     def shown_edits(self) -> tuple[ShownEdit, ...]:
         """The edits as the tables name them.

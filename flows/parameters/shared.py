@@ -12,6 +12,7 @@ from flows.parameters.run_file import ParameterError, Parameters, refused
 from tasks.settings import Settings
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.of_domains import open_domain
+from tasks.weights.published import Published
 
 WhenBusy = Annotated[
     Literal["wait", "refuse"],
@@ -59,7 +60,7 @@ def domain_of(name: str, generator: str | None, settings: Settings) -> Domain:
     Raises:
         ParameterError: there is no such domain, or no generator.
     """
-    domain = refused("domain", open_domain, name, settings.backbones)
+    domain = refused("domain", open_domain, name, Published(settings.backbones))
     if generator is None and domain.generator is None:
         raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
     return domain if generator is None else replace(domain, generator=generator)

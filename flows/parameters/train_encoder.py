@@ -17,6 +17,7 @@ from tasks.settings import Settings
 from tasks.training.data import AUGMENTATIONS, Augmentation
 from tasks.training.parts import TrainingRequest, TrainingSpec, TrainingWorkers
 from tasks.weights.networks import NetworkChoice
+from tasks.weights.published import Published
 
 NONE = "none"
 
@@ -87,7 +88,7 @@ class TrainEncoderRun(Parameters):
         perceptual = self.perceptual or presets.perceptual or domain.perceptual
         identity = self._identity(domain, method.settings.identity_weight)
         names = (perceptual, perceptual, identity, None)
-        networks = refused("perceptual", NetworkChoice, *names, settings.backbones)
+        networks = refused("perceptual", NetworkChoice, *names, Published(settings.backbones))
         spec = TrainingSpec(
             output=self.output,
             source=self.source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,14 +15,80 @@ from lsap_archive import (
     Archive,
     RunReader,
 )
-from lsap_core.editing import Edit
 from lsap_core.generators.generator import Generator, Noise
 from lsap_core.images import crop
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Images as an archive keeps them: their codes, and whatever else of theirs the generator needs to make them again.
+
+    Attributes:
+        generator: on any device.
+        codes: W+ codes [N, K, D], on its device.
+        noise: the maps of the inversion, each [N, 1, r, r], there too; or "constant": the generator's.
+    """
+
+    generator: Generator
+    codes: Tensor
+    noise: Noise
+
+    @classmethod
+    def of_arrays(cls, generator: Generator, codes: Tensor, maps: Sequence[Tensor] | None) -> Stored:
+        """What the arrays of an archive hold of N images.
+
+        Args:
+            generator: of the archive.
+            codes: [N, K, D].
+            maps: of noise, each [N, r, r], or None where none are kept.
+        """
+        device = generator.mapping.w_avg.device
+        noise: Noise = "constant" if maps is None else [one[:, None].to(device) for one in maps]
+        return cls(generator, codes.to(device), noise)
+
+    @classmethod
+    def of_images(cls, generator: Generator, archive: Archive, image_ids: Sequence[str], method: str) -> Stored:
+        """Published images by id, as a method or an edit left them; an edit has the noise of its inversion.
+
+        Args:
+            generator: of the archive.
+            archive: where they are.
+            image_ids: N ids, in any order.
+            method: name or digest of the method or the edit.
+
+        Raises:
+            ArchiveKeyError: the archive has not all of them.
+        """
+        codes = torch.from_numpy(archive.codes(image_ids, method))
+        runs = [run for run in archive.runs if method in (run.method, run.method_digest)]
+        if not all(has_noise_maps(run.config) for run in runs):
+            return cls.of_arrays(generator, codes, None)
+        return cls.of_arrays(generator, codes, [torch.from_numpy(maps) for maps in archive.noise(image_ids, method)])
+
+    def one_by_one(self) -> Iterator[Stored]:
+        """Each image for itself, so that the largest generator fits."""
+        for at in range(len(self.codes)):
+            noise = self.noise if isinstance(self.noise, str) else [maps[at : at + 1] for maps in self.noise]
+            yield Stored(self.generator, self.codes[at : at + 1], noise)
+
+    @torch.no_grad()
+    def render(self, codes: Tensor | None = None) -> Tensor:
+        """Images [N, C, R, R], unclamped.
+
+        Args:
+            codes: in the place of their own, [N, K, D], such as edited ones; on any device.
+        """
+        chosen = self.codes if codes is None else codes.to(self.codes.device)
+        return self.generator.synthesize(chosen, noise=self.noise)
+
+    def show(self, codes: Tensor | None = None) -> Tensor:
+        """What the images show, [N, C, h, w]: as `render`, without what lies around the content box."""
+        return crop(self.render(codes), self.generator.config.content_box)
+
+
+@dataclass(frozen=True)
 class RunPart:
-    """Consecutive rows of a run, with their codes and noise.
+    """Consecutive rows of a run, with their codes.
 
     Attributes:
         reader: the run.
@@ -48,38 +114,22 @@ class RunPart:
         """W+ codes, [n, K, D]; NaN where a row is not ok."""
         return torch.from_numpy(self.reader.codes(self.rows))
 
-    def noise(self, places: Sequence[int]) -> list[Tensor] | None:
-        """The inversion's noise maps of rows, each [N, 1, r, r]; None where the generator's constant ones belong to it.
-
-        Only what lies between the first and the last of the rows is read: the maps of a whole shard fill a memory.
-        """
-        first, last = min(places), max(places)
-        maps = self.reader.noise(range(self.rows[first], self.rows[last] + 1))
-        if maps is None:
-            return None
-        chosen = [at - first for at in places]
-        return [torch.from_numpy(one)[chosen][:, None] for one in maps]
-
     def batches(self, size: int) -> list[list[int]]:
         """Places of the good rows, so many at a time: always the same, so that images are too."""
         good = self.good
         return [good[start : start + size] for start in range(0, len(good), size)]
 
-    @torch.no_grad()
-    def render(self, generator: Generator, places: Sequence[int], codes: Tensor | None = None) -> Tensor:
-        """Images [N, C, R, R] of rows, unclamped, with the noise of their inversion.
+    def stored(self, generator: Generator, places: Sequence[int]) -> Stored:
+        """The images of some rows.
 
-        Args:
-            generator: on any device.
-            places: of the rows.
-            codes: in the place of the rows' own, [N, K, D].
+        Of the noise only what lies between the first and the last of them is read: the maps of a whole shard fill a
+        memory.
         """
-        device = generator.mapping.w_avg.device
-        chosen = self.codes[list(places)] if codes is None else codes
-        noise = self.noise(places)
-        if noise is None:
-            return generator.synthesize(chosen.to(device))
-        return generator.synthesize(chosen.to(device), noise=[maps.to(device) for maps in noise])
+        first, last = min(places), max(places)
+        maps = self.reader.noise(range(self.rows[first], self.rows[last] + 1))
+        chosen = [at - first for at in places]
+        noise = None if maps is None else [torch.from_numpy(one)[chosen] for one in maps]
+        return Stored.of_arrays(generator, self.codes[list(places)], noise)
 
 
 @dataclass(frozen=True)
@@ -94,27 +144,3 @@ class Preview:
 def has_noise_maps(config: Mapping[str, Any]) -> bool:
     """Whether images have noise maps of their own, rather than the generator's constant ones."""
     return config.get("noise") != "constant"
-
-
-def inversion_noise(archive: Archive, image_ids: Sequence[str], method: str, device: torch.device) -> Noise:
-    """The noise of published inversions: their own maps, or "constant" where their method keeps none."""
-    if not all(has_noise_maps(run.config) for run in archive.runs if method in (run.method, run.method_digest)):
-        return "constant"
-    return [torch.from_numpy(maps)[:, None].to(device) for maps in archive.noise(image_ids, method)]
-
-
-@torch.no_grad()
-def edited_images(generator: Generator, codes: Tensor, noise: Noise, edits: Sequence[Edit]) -> list[Tensor]:
-    """The inversions, then one batch of images for each edit, all with the same noise; content boxes only.
-
-    Args:
-        generator: makes the images.
-        codes: W+ codes [N, K, D].
-        noise: of the inversions.
-        edits: each applied to the unedited codes.
-
-    Returns:
-        1 + len(edits) batches [N, C, h, w], unclamped.
-    """
-    box = generator.config.content_box
-    return [crop(generator.synthesize(one, noise=noise), box) for one in (codes, *(edit(codes) for edit in edits))]

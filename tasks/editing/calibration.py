@@ -21,6 +21,7 @@ from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.spec import EditSpec
 from tasks.measuring.attributes import Attribute, load_attribute
+from tasks.weights.published import Published
 
 SYNTHETIC_IMAGES = 2000
 """Images whose spread is the unit of a change."""
@@ -86,14 +87,14 @@ class Calibrator:
         *,
         archive: str,
         batch_size: int,
-        backbones: str | None,
+        published: Published,
     ):
         self.generator = generator
         self.device = generator.mapping.w_avg.device
         self.builder = builder
         self.archive = archive
         self.batch_size = batch_size
-        self.backbones = backbones
+        self.published = published
 
     def deviation(self, attribute_name: str, seed: int) -> dict[str, Any]:
         """Spread of an attribute over synthetic images (psi = 1, constant noise), JSON values.
@@ -172,7 +173,7 @@ class Calibrator:
         }
 
     def _attribute(self, name: str) -> Attribute:
-        return load_attribute(name, device=self.device, backbones=self.backbones)
+        return load_attribute(name, device=self.device, published=self.published)
 
     def _parts(self, work: CalibrationWork) -> list[tuple[RunPart, list[int]]]:
         """The first images of the method, as parts of its runs and places in them."""
@@ -200,7 +201,7 @@ class Calibrator:
                 codes = part.codes[places]
                 if edit is not None:
                     codes = self.builder.build(*edit, method_digest=part.reader.manifest.method_digest)(codes)
-                images = part.render(self.generator, places, codes)
+                images = part.stored(self.generator, places).render(codes)
                 values.append(attribute.measure(quantize(images)).double().cpu())
         return torch.cat(values)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import EditSpec
 from tasks.weights.generators import GeneratorFile
+from tasks.weights.published import TORCH_CACHE, Published
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class EditRequest:
         calibration: how edits of equal effect are calibrated.
         batch_size: images edited and rendered together.
         device: "auto", "cpu", "cuda", ...
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
+        published: where published networks lie.
     """
 
     archive: str
@@ -34,4 +35,4 @@ class EditRequest:
     calibration: CalibrationOptions
     batch_size: int
     device: str = "auto"
-    backbones: str | None = None
+    published: Published = TORCH_CACHE

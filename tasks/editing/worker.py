@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from lsap_archive import DUPLICATE, FAILED, OK, ROW_SCHEMA, RunReader, RunWriter
-from lsap_core.images import crop, to_uint8
+from lsap_core.images import to_uint8
 from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
@@ -41,7 +41,7 @@ class EditWorker:
             self.builder,
             archive=request.archive,
             batch_size=request.batch_size,
-            backbones=request.backbones,
+            published=request.published,
         )
         self._progress = 0.0
 
@@ -104,9 +104,8 @@ class EditWorker:
     def _images(self, part: RunPart, edited: np.ndarray, records: list[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
         """PNG files of what the generator's images show, batch by batch: a shard of large ones fits no memory."""
         for places in part.batches(self.request.batch_size):
-            images = part.render(self.generator, places, torch.from_numpy(edited[places]))
-            pixels = to_uint8(crop(images, self.generator.config.content_box))
-            for at, one in zip(places, pixels, strict=True):
+            images = part.stored(self.generator, places).show(torch.from_numpy(edited[places]))
+            for at, one in zip(places, to_uint8(images), strict=True):
                 if records[at]["status"] == OK:
                     yield part.rows[at], png_file(one)
 

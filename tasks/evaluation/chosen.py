@@ -82,9 +82,9 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
 def _check_networks(request: EvaluationRequest, loaded: LoadedGenerator) -> None:
     request.networks.check(loaded.config)
     if request.frechet is not None:
-        check_frechet(request.frechet, loaded.config, request.backbones)
+        check_frechet(request.frechet, loaded.config, request.published)
     for name in request.attributes:
-        load_attribute(name, device=torch.device("cpu"), backbones=request.backbones)
+        load_attribute(name, device=torch.device("cpu"), published=request.published)
     if request.reference is not None and request.networks.judge is None:
         raise ConfigError("reference: a judge has to look at the real images; name a classifier, or leave it out")
     for spec in (request.source, request.reference):

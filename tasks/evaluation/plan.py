@@ -213,7 +213,9 @@ def _about_frechet(request: EvaluationRequest) -> dict[str, str] | None:
     if name is None:
         return None
     is_inception = name == INCEPTION
-    digest = digest_of_file(find_inception(request.backbones)) if is_inception else network_digest(name, None)
+    digest = (
+        digest_of_file(find_inception(request.published)) if is_inception else network_digest(name, request.published)
+    )
     return {"network": name, "digest": digest}
 
 

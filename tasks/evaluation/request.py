@@ -12,6 +12,7 @@ from tasks.editing.spec import EditSpec
 from tasks.measuring.networks import EvaluationChoice
 from tasks.pictures.decoding import Fit
 from tasks.weights.generators import GeneratorFile
+from tasks.weights.published import Published
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,6 @@ class EvaluationRequest:
     device: str = "auto"
 
     @property
-    def backbones(self) -> str | None:
-        """Folder of published networks, or None for torch's cache."""
-        return self.networks.backbones
+    def published(self) -> Published:
+        """Where published networks lie."""
+        return self.networks.published

@@ -27,23 +27,14 @@ from tasks.editing.calibration import CalibrationWork, Calibrator
 from tasks.evaluation.request import EvaluationRequest
 from tasks.measuring.attributes import load_attribute
 from tasks.measuring.frechet import FrechetState, load_frechet
-from tasks.measuring.measures import (
-    Measured,
-    MeasureKey,
-    Measurements,
-    evaluate_consistency,
-    evaluate_disalignment,
-    evaluate_images,
-)
+from tasks.measuring.measures import NO_ORIGINAL, Batch, Measured, MeasureKey, Measurements, measure_all
 from tasks.measuring.neighbours import RealNeighbours
 from tasks.measuring.networks import load_evaluation_networks
-from tasks.pictures.saved import read_back
 from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
 from tasks.weights.encoders import load_encoder
 
 MEASURED, NOT_MEASURED = "measured", "not_measured"
-NO_ORIGINAL = "no_original"
 
 
 class EvaluationWorker:
@@ -55,22 +46,18 @@ class EvaluationWorker:
         loaded = request.generator.load()
         self.config = loaded.config
         self.generator = place(loaded.generator, self.device).freeze()  # type: ignore[operator]
-        self.networks = load_evaluation_networks(request.networks, self.device)
-        backbones = request.backbones
-        names = request.attributes if request.synthetic is None else ()
-        self.attributes = [load_attribute(name, device=self.device, backbones=backbones) for name in names]
+        self.instruments = self._load_instruments()
         self.originals = None if request.source is None else Originals(request.source, self.config, request.fit)
         self.frechet = (
-            None if request.frechet is None else load_frechet(request.frechet, request.backbones, self.device)
+            None if request.frechet is None else load_frechet(request.frechet, request.published, self.device)
         )
-        self.neighbours = self._neighbours()
         self.builder = EditBuilder(loaded.config, loaded.digest, archive=request.archive)
         self.calibrator = Calibrator(
             self.generator,
             self.builder,
             archive=request.archive,
             batch_size=request.batch_size,
-            backbones=request.backbones,
+            published=request.published,
         )
         self._anchors: dict[str, Anchor] = {}
         self._encoders: dict[tuple[str, str], EncoderEmbedder] = {}  # the one that was needed last: they are large
@@ -111,7 +98,7 @@ class EvaluationWorker:
         )
 
     def _measure_run(
-        self, evaluation: EvaluationWriter, rows: range, places: Mapping[str, str | None], table: _Table
+        self, evaluation: EvaluationWriter, rows: range, moved: Mapping[str, str | None], table: _Table
     ) -> bytes | None:
         """Fill the table with what is measured of a run's images; returns the sums of the Fréchet distance."""
         plan = evaluation.plan
@@ -119,52 +106,56 @@ class EvaluationWorker:
         state = None if self.frechet is None else FrechetState(self.frechet)
         has_sums = False
         self._progress = float(len(rows) - len(part.good))
-        for batch in part.batches(self.request.batch_size):
-            images = part.render(self.generator, batch)
-            records = [part.records[at] for at in batch]
-            found = [{**one, "uri": places.get(one["image_id"], one["uri"])} for one in records]
-            original, problems = (None, [NO_ORIGINAL] * len(batch))
-            if self.originals is not None:
-                original, problems = self.originals.batch(found)  # type: ignore[assignment]
+        for places in part.batches(self.request.batch_size):
+            stored = part.stored(self.generator, places)
+            images, records = stored.render(), [part.records[at] for at in places]
+            original, problems = self._originals_of(records, moved)
             for chosen, target in _with_and_without(original, problems):
-                measured = self._measure_images(plan.config, part, [batch[at] for at in chosen], images[chosen], target)
-                table.add([records[at] for at in chosen], measured, problems=[problems[at] for at in chosen])
+                batch = Batch(
+                    self.generator,
+                    stored.codes[chosen],
+                    images=images[chosen],
+                    original=target,
+                    anchor=self._anchor(plan.config["anchor"]),
+                    embedder=self._embedder(plan.config["encoder"]) if plan.config["lec"] else None,
+                )
+                shown = [records[at] for at in chosen]
+                found = self._measure(batch, plan.config["lec"], part.reader.manifest.method_digest, shown)
+                table.add(shown, found, problems=[problems[at] for at in chosen])
                 if state is not None and target is not None:
-                    box = self.config.content_box
-                    state.update(
-                        read_back(images[chosen], content_box=box),
-                        read_back(target.to(self.device), content_box=box),
-                    )
+                    state.update(batch.seen, batch.wanted)
                     has_sums = True
-            self._progress += len(batch)
+            self._progress += len(places)
         return state.to_bytes() if state is not None and has_sums else None
 
-    def _measure_images(
-        self, config: Mapping[str, Any], part: RunPart, places: list[int], images: Tensor, original: Tensor | None
+    def _originals_of(
+        self, records: Sequence[Mapping[str, Any]], moved: Mapping[str, str | None]
+    ) -> tuple[Tensor | None, list[str | None]]:
+        """Those of them that can be read, on the device, and what is wrong with the others."""
+        if self.originals is None:
+            return None, [NO_ORIGINAL] * len(records)
+        now = [{**one, "uri": moved.get(one["image_id"], one["uri"])} for one in records]
+        original, problems = self.originals.batch(now)
+        return None if original is None else original.to(self.device), problems
+
+    def _measure(
+        self,
+        batch: Batch,
+        lec: Mapping[str, Mapping[str, Any]],
+        method_digest: str,
+        records: Sequence[Mapping[str, Any]],
     ) -> Measurements:
-        codes = part.codes[places].to(self.device)
-        found = evaluate_images(
-            images,
-            None if original is None else original.to(self.device),
-            codes,
-            generator=self.generator,
-            anchor=self._anchor(config["anchor"]),
-            networks=self.networks,
-            attributes=self.attributes,
-            neighbours=self.neighbours,
-        )
-        if config["lec"]:
-            edits = {
-                name: self.builder.build(
-                    self.request.lec[name],
-                    edit["calibrated"],
-                    method_digest=part.reader.manifest.method_digest,
-                    image_ids=[part.records[at]["image_id"] for at in places],
-                )
-                for name, edit in config["lec"].items()
-            }
-            embedder = self._embedder(config["encoder"])
-            found |= evaluate_consistency(codes, embedder=embedder, edits=edits)
+        """Everything that is asked for of a batch, whose codes are a method's and whose rows are these."""
+        edits = {
+            name: self.builder.build(
+                self.request.lec[name],
+                edit["calibrated"],
+                method_digest=method_digest,
+                image_ids=[record["image_id"] for record in records],
+            )
+            for name, edit in lec.items()
+        }
+        found = measure_all(batch, {**self.instruments, "edit": edits})
         if self.originals is None:  # nobody asked for a comparison
             found = {key: one for key, one in found.items() if set(one.problems) != {NO_ORIGINAL}}
         return found
@@ -177,19 +168,18 @@ class EvaluationWorker:
         embedder = self._embedder(plan.config["encoder"])
         style_set: StyleSet = plan.config["style_set"]
         for start in range(0, len(rows), self.request.batch_size):
-            batch = range(start, min(start + self.request.batch_size, len(rows)))
+            part = range(start, min(start + self.request.batch_size, len(rows)))
             with torch.no_grad():
-                w = self.generator.map(z[batch.start : batch.stop].to(self.device))
+                w = self.generator.map(z[part.start : part.stop].to(self.device))
                 if synthetic["psi"] != 1:
                     w = self.generator.mapping.w_avg.lerp(w, synthetic["psi"])
                 images = self.generator.synthesize(w)
             view = comparison_view(images, content_box=self.config.content_box)
-            measured = evaluate_disalignment(
-                embedder.codes_of_view(view), w, generator=self.generator, style_set=style_set
-            )
-            records = [{"row": rows[at], "image_id": f"synthetic/{synthetic['seed']}/{rows[at]:08d}"} for at in batch]
-            table.add(records, measured, problems=[None] * len(batch))
-            self._progress += len(batch)
+            codes = embedder.codes_of_view(view)
+            found = measure_all(Batch(self.generator, codes, true_codes=w, style_set=style_set), {})
+            records = [{"row": rows[at], "image_id": f"synthetic/{synthetic['seed']}/{rows[at]:08d}"} for at in part]
+            table.add(records, found, problems=[None] * len(part))
+            self._progress += len(part)
 
     def _anchor(self, digest: str) -> Anchor:
         if digest not in self._anchors:
@@ -215,13 +205,19 @@ class EvaluationWorker:
             self._encoders = {(name, digest): EncoderEmbedder(self.generator, encoder, settings)}  # type: ignore[arg-type]
         return self._encoders[name, digest]
 
-    def _neighbours(self) -> RealNeighbours | None:
-        if self.request.reference is None:
-            return None
-        assert self.networks.judge is not None
-        real = Originals(self.request.reference, self.config, self.request.fit)
-        batches = (batch.to(self.device) for batch in real.batches(self.request.batch_size))
-        return RealNeighbours.of(self.networks.judge, batches, content_box=self.config.content_box)
+    def _load_instruments(self) -> dict[str, Mapping[str, Any]]:
+        """What images are looked at with, by role and name."""
+        request = self.request
+        networks = load_evaluation_networks(request.networks, self.device)
+        names = request.attributes if request.synthetic is None else ()
+        attributes = {name: load_attribute(name, device=self.device, published=request.published) for name in names}
+        neighbours = {}
+        if request.reference is not None:
+            real = Originals(request.reference, self.config, request.fit)
+            for name, judge in networks["judge"].items():
+                batches = (batch.to(self.device) for batch in real.batches(request.batch_size))
+                neighbours[name] = RealNeighbours.of(judge, batches, content_box=self.config.content_box)
+        return {**networks, "attribute": attributes, "real": neighbours}
 
 
 def _with_and_without(original: Tensor | None, problems: Sequence[str | None]) -> list[tuple[list[int], Tensor | None]]:

@@ -25,6 +25,7 @@ from lsap_core.perceptual.face_detection import DetectorSettings
 from tasks.faces.face_crop import Points
 from tasks.weights.devices import module_device
 from tasks.weights.faces import load_face_detector
+from tasks.weights.published import Published
 
 LANDMARK_KINDS = "a .json, .csv or .npz file of landmarks by image_id, or a .pts file or a folder of them"
 NUM_POINTS = (68, 5)
@@ -239,11 +240,11 @@ class MtcnnFinder:
     columns, fit its images of 256 pixels and not wide photos.
     """
 
-    def __init__(self, backbones: str | None, *, device: str = "auto"):
+    def __init__(self, published: Published, *, device: str = "auto"):
         """Load it.
 
         Args:
-            backbones: path or URL of the folder of pnet.npy, rnet.npy and onet.npy, or None for torch's cache.
+            published: where published networks lie.
             device: "auto", "cpu", "cuda".
 
         Raises:
@@ -251,7 +252,7 @@ class MtcnnFinder:
             CheckpointError: a file holds something else.
         """
         self._device = module_device(device)
-        self._detector = load_face_detector(backbones, FOR_PHOTOS).to(self._device)
+        self._detector = load_face_detector(published, FOR_PHOTOS).to(self._device)
 
     def find(self, image_id: str, pixels: NDArray[np.uint8]) -> list[Points]:
         """Five points of every face; photos of more than 1024 pixels are looked at shrunk to that."""

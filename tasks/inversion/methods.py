@@ -80,7 +80,7 @@ def plan_method(
         "generator": generator_digest,
         "anchor": anchor,
         "networks": {
-            role: None if name is None else {"name": name, "digest": network_digest(name, networks.backbones)}
+            role: None if name is None else {"name": name, "digest": network_digest(name, networks.published)}
             for role, name in names.items()
         },
         "fit": fit,

@@ -36,12 +36,11 @@ from lsap_archive import (
 )
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
-from lsap_core.generators.generator import Noise
 from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.inversion import Embedder, EmbedderState, Inversion, Parts
 from lsap_core.presets import encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
-from tasks.archived.rendering import Preview, has_noise_maps
+from tasks.archived.rendering import Preview, Stored, has_noise_maps
 from tasks.errors import BadImageError
 from tasks.inversion.listing import UNREADABLE
 from tasks.inversion.request import InversionRequest
@@ -144,12 +143,7 @@ class EmbedWorker:
         if not shown:
             return {}
         ids = [row.columns["image_id"] for row in shown]
-        codes = torch.from_numpy(archive.codes(ids, method)).to(self.device)
-        noise: Noise = "constant"
-        if all(has_noise_maps(run.config) for run in archive.runs if method in (run.method, run.method_digest)):
-            noise = [torch.from_numpy(maps)[:, None].to(self.device) for maps in archive.noise(ids, method)]
-        with torch.no_grad():
-            reconstruction = self.generator.synthesize(codes, noise=noise)
+        reconstruction = Stored.of_images(self.generator, archive, ids, method).render()
         target = from_uint8(np.stack([row.pixels for row in shown])).to(self.device)
         difference = (reconstruction.clamp(-1, 1) - target).abs() - 1  # black where they agree
         pictures = zip(ids, shown, to_uint8(reconstruction), to_uint8(difference), strict=True)

@@ -12,6 +12,7 @@ from domains.digits.attributes import slant, stroke_width
 from lsap_core.errors import ConfigError
 from tasks.faces.face_attributes import face_points, smile, yaw
 from tasks.weights.faces import load_face_detector
+from tasks.weights.published import Published
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ FACES = {  # title, unit, and what the five points of a face tell
 }
 
 
-def load_attribute(name: str, *, device: torch.device, backbones: str | None) -> Attribute:
+def load_attribute(name: str, *, device: torch.device, published: Published) -> Attribute:
     """An attribute with the networks that it needs.
 
     Args:
         name: of the attribute.
         device: where its networks go.
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
+        published: where published networks lie.
 
     Raises:
         ConfigError: no such attribute.
@@ -58,6 +59,6 @@ def load_attribute(name: str, *, device: torch.device, backbones: str | None) ->
         return DIGITS[name]
     if name in FACES:
         title, unit, of_points = FACES[name]
-        detector = load_face_detector(backbones).to(device)
+        detector = load_face_detector(published).to(device)
         return Attribute(name, title, unit, lambda images: of_points(face_points(detector, images)))
     raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join((*DIGITS, *FACES))}')

@@ -19,7 +19,7 @@ from lsap_core.generators.config import GeneratorConfig
 from tasks.measuring.networks import Judge, load_judge
 from tasks.pictures.saved import saved_pixels
 from tasks.weights.networks import EMBEDDED, check_network, network_digest
-from tasks.weights.published import folder_of, published_file
+from tasks.weights.published import Published
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -56,7 +56,7 @@ class FrechetNetwork(nn.Module):
         return features
 
 
-def check_frechet(name: str, config: GeneratorConfig, backbones: str | None) -> None:
+def check_frechet(name: str, config: GeneratorConfig, published: Published) -> None:
     """Make sure that a feature network exists and fits the generator's images.
 
     Raises:
@@ -64,32 +64,32 @@ def check_frechet(name: str, config: GeneratorConfig, backbones: str | None) -> 
         MissingWeightsError: Inception's weights are not on this machine.
     """
     if name == INCEPTION:
-        find_inception(backbones)
+        find_inception(published)
     elif name in EMBEDDED:
-        check_network(name, config, backbones)
+        check_network(name, config, published)
     else:
         raise ConfigError(
             f'feature network "{name}" is not known; wanted one of {", ".join([INCEPTION, *EMBEDDED])}, or none'
         )
 
 
-def find_inception(backbones: str | None) -> Path:
+def find_inception(published: Published) -> Path:
     """The file of Inception-v3 as FID was published with.
 
     Raises:
         MissingWeightsError: it is not there; nothing is ever downloaded.
     """
-    path = published_file(backbones, INCEPTION_FILE)
+    path = published.find(INCEPTION_FILE)
     if path is None:
         raise MissingWeightsError(
-            f"FID needs torch-fidelity's {INCEPTION_FILE}, which is not in {folder_of(backbones)}; nothing is "
+            f"FID needs torch-fidelity's {INCEPTION_FILE}, which is not in {published}; nothing is "
             "downloaded at run time: copy the file there, name its folder in the variable LSAP_BACKBONES, or choose a "
             "judge's features"
         )
     return path
 
 
-def load_frechet(name: str, backbones: str | None, device: torch.device) -> FrechetNetwork:
+def load_frechet(name: str, published: Published, device: torch.device) -> FrechetNetwork:
     """A feature network by name, "inception" or a judge's, on a device.
 
     Raises:
@@ -99,8 +99,8 @@ def load_frechet(name: str, backbones: str | None, device: torch.device) -> Frec
     """
     if name != INCEPTION:
         judge = load_judge(name, device)
-        return FrechetNetwork(name, network_digest(name, backbones), judge.network.config.embedding_dim, judge)
-    path = find_inception(backbones)
+        return FrechetNetwork(name, network_digest(name, published), judge.network.config.embedding_dim, judge)
+    path = find_inception(published)
     data = path.read_bytes()
     try:
         # The library reads what it is given as a pickle that may run code. So it never sees the file, which another

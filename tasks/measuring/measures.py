@@ -1,11 +1,16 @@
-"""What is measured of inversions and edits: one value for each image, or the reason why there is none."""
+"""What is measured of inversions and edits: a table of measures, each one value for an image, or why there is none.
+
+A new one is its file in `lsap_core/metrics` and a line of TABLE: evaluations measure it, the archive keeps it by
+its name, and `tasks/measuring/of_inversions.py` may make it a column of an inversion's rows.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,20 +20,173 @@ from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.generators.generator import Generator
 from lsap_core.images import from_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder
-from lsap_core.metrics.disalignment import disalignment_of
+from lsap_core.metrics.disalignment import Disalignment, disalignment_of
 from lsap_core.metrics.editability import InvertibleEdit, editing_consistency
 from lsap_core.metrics.reconstruction import mse, psnr
 from lsap_core.metrics.structural_similarity import has_five_scales, ms_ssim
 from lsap_core.objectives.terms import mean_code_distance
 from lsap_core.spaces.styles import StyleSet
-from tasks.measuring.attributes import Attribute
-from tasks.measuring.neighbours import RealNeighbours
-from tasks.measuring.networks import EvaluationNetworks
+from tasks.measuring.networks import Judge
 from tasks.pictures.saved import read_back, saved_pixels
 
 TOO_SMALL = "too_small"
+NO_FACE = "no_face"
 NO_ORIGINAL = "no_original"
 NOT_MEASURABLE = "not_measurable"
+
+Instruments = Mapping[str, Mapping[str, Any]]
+"""What measures with, by role and name: "lpips" (distances), "identity" (similarities), "judge" (`Judge`), "attribute"
+(`Attribute`), "real" (`RealNeighbours`, by the name of their judge), "edit" (those of the editing consistency)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are measured together, and what is known of them; None for what is not.
+
+    Attributes:
+        generator: of the images; its affine layers give the styles.
+        w_plus: codes [N, K, w_dim] of the images.
+        images: [N, C, R, R] as the generator gave them, unclamped.
+        original: the photos that they were made from, [N, C, R, R] in [-1, 1].
+        anchor: the reference of SNCD.
+        embedder: the encoder that the codes are by.
+        true_codes: W codes [N, w_dim] (or W+) of the synthetic images that were encoded.
+        style_set: which style vectors S is made of, where codes are compared with true ones.
+    """
+
+    generator: Generator
+    w_plus: Tensor
+    images: Tensor | None = None
+    original: Tensor | None = None
+    anchor: Anchor | None = None
+    embedder: EncoderEmbedder | None = None
+    true_codes: Tensor | None = None
+    style_set: StyleSet = "authors"
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """The images as files that were saved and read back, at most 256 pixels wide (LSAP, section 4.1)."""
+        assert self.images is not None
+        return read_back(self.images, content_box=self.generator.config.content_box)
+
+    @cached_property
+    def wanted(self) -> Tensor:
+        """The originals likewise."""
+        assert self.original is not None
+        return read_back(self.original, content_box=self.generator.config.content_box)
+
+    @cached_property
+    def saved(self) -> Tensor:
+        """The images as their files hold them, in full size."""
+        assert self.images is not None
+        return from_uint8(saved_pixels(self.images)).to(self.images.device)
+
+    @cached_property
+    def disalignment(self) -> Disalignment:
+        """How far the codes lie from the true ones."""
+        assert self.true_codes is not None
+        return disalignment_of(self.w_plus, self.true_codes, self.generator, style_set=self.style_set)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One entry of the table.
+
+    Attributes:
+        name: column `measure` of the archive's measurements.
+        better: which way is better, or None where neither is.
+        how: a batch, and an instrument where one is needed, to one value for each image, [N]; NaN where there is none.
+        needs: what the batch has to hold besides codes.
+        by: role of the instruments, each of which measures for itself; their names are column `by`. None without.
+        unit: of the values, for people; "" where they have none, or that of an attribute.
+        problem: code of why an image has no value.
+    """
+
+    name: str
+    better: Literal["lower", "higher"] | None
+    how: Callable[..., Tensor]
+    needs: tuple[str, ...] = ("images",)
+    by: str | None = None
+    unit: str = ""
+    problem: str = NOT_MEASURABLE
+
+    def values(self, batch: Batch, instrument: Any = None) -> Tensor:
+        """One value for each image, [N]; NaN where there is none."""
+        return self.how(batch) if self.by is None else self.how(batch, instrument)
+
+
+def _compare(batch: Batch, network: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    return network(batch.seen, batch.wanted)
+
+
+def _ms_ssim(batch: Batch) -> Tensor:
+    if not has_five_scales(batch.seen):
+        return batch.seen.new_full((len(batch.seen),), math.nan)
+    return ms_ssim(batch.seen, batch.wanted)
+
+
+def _class_kept(batch: Batch, judge: Judge) -> Tensor:
+    """1 where the judge sees the same class as in the original, else 0."""
+    return (judge.probabilities(batch.seen).argmax(dim=1) == judge.probabilities(batch.wanted).argmax(dim=1)).double()
+
+
+def _class_confidence(batch: Batch, judge: Judge) -> Tensor:
+    """Probability that the judge gives to the class that it sees."""
+    return judge.probabilities(batch.seen).amax(dim=1)
+
+
+def _consistency(batch: Batch, edit: InvertibleEdit) -> Tensor:
+    """With the generator's constant noise."""
+    assert batch.embedder is not None
+    return editing_consistency(
+        batch.w_plus,
+        encode=batch.embedder.codes_of_view,
+        generate=batch.generator.synthesize,
+        edit=edit,
+        content_box=batch.generator.config.content_box,
+    )
+
+
+def _disalignment(name: str, how: Callable[[Disalignment], Tensor], unit: str) -> Measure:
+    return Measure(f"disalignment_{name}", "lower", lambda batch: how(batch.disalignment), ("true_codes",), unit=unit)
+
+
+COMPARING = ("images", "original")
+TABLE = (
+    Measure("mse", "lower", lambda batch: mse(batch.seen, batch.wanted), COMPARING),
+    Measure("psnr", "higher", lambda batch: psnr(batch.seen, batch.wanted), COMPARING, unit="dB"),
+    Measure("ms_ssim", "higher", _ms_ssim, COMPARING, problem=TOO_SMALL),
+    Measure("lpips", "lower", _compare, COMPARING, by="lpips"),
+    Measure("identity", "higher", _compare, COMPARING, by="identity", problem=NO_FACE),
+    Measure("class_kept", "higher", _class_kept, COMPARING, by="judge"),
+    Measure("sncd", "lower", lambda batch: SncdLoss(batch.generator, batch.anchor)(batch.w_plus), ("anchor",)),
+    Measure(
+        "w_distance",
+        None,
+        lambda batch: mean_code_distance(batch.w_plus, batch.anchor.w_avg, batch.anchor.code_deviation),
+        ("anchor",),
+        unit="codes",
+    ),
+    Measure("attribute", None, lambda batch, attribute: attribute.measure(batch.saved), by="attribute"),
+    Measure(
+        "attribute_of_original",
+        None,
+        lambda batch, attribute: attribute.measure(batch.original),
+        COMPARING,
+        by="attribute",
+    ),
+    Measure("class_confidence", None, _class_confidence, by="judge"),
+    Measure("distance_to_real", "lower", lambda batch, real: real.distances(batch.seen), by="real"),
+    Measure("lec", "lower", _consistency, ("embedder",), by="edit"),
+    _disalignment("s_n", lambda found: found.s_n, "cosine"),
+    _disalignment("w", lambda found: found.w.per_layer, "squared distance"),
+    _disalignment("w_per_entry", lambda found: found.w.per_entry, "mean square per entry"),
+    _disalignment("w_frobenius", lambda found: found.w.frobenius, "Frobenius norm"),
+    _disalignment("s", lambda found: found.s.per_layer, "squared distance"),
+    _disalignment("s_per_entry", lambda found: found.s.per_entry, "mean square per entry"),
+    _disalignment("s_frobenius", lambda found: found.s.frobenius, "Frobenius norm"),
+)
+MEASURES = {measure.name: measure for measure in TABLE}
 
 
 class MeasureKey(NamedTuple):
@@ -44,21 +202,20 @@ class Measured:
 
     Attributes:
         values: one for each image; None where there is none. The PSNR of equal images is inf.
-        problems: for each image the code of why there is no value: "too_small" (MS-SSIM), "no_face",
-            "not_measurable" (an attribute), "no_original"; None where there is a value.
+        problems: for each image the code of why there is no value; None where there is one.
     """
 
     values: list[float | None]
     problems: list[str | None]
 
     @classmethod
-    def of(cls, values: Tensor, problems: Sequence[str | None] | None = None) -> Measured:
-        """Values [N], NaN where there is none, and the reasons where they are not "not_measurable"."""
+    def of(cls, values: Tensor, problem: str) -> Measured:
+        """Values [N], NaN where there is none, and why that is so."""
         numbers = values.detach().double().tolist()
-        given = problems or [None] * len(numbers)
+        is_missing = [math.isnan(number) for number in numbers]
         return cls(
-            [None if math.isnan(number) else number for number in numbers],
-            [(why or NOT_MEASURABLE) if math.isnan(n) else None for n, why in zip(numbers, given, strict=True)],
+            [None if missing else number for number, missing in zip(numbers, is_missing, strict=True)],
+            [problem if missing else None for missing in is_missing],
         )
 
     @classmethod
@@ -71,132 +228,21 @@ Measurements = dict[MeasureKey, Measured]
 
 
 @torch.no_grad()
-def evaluate_images(
-    images: Tensor,
-    original: Tensor | None,
-    w_plus: Tensor,
-    *,
-    generator: Generator,
-    anchor: Anchor,
-    networks: EvaluationNetworks,
-    attributes: Sequence[Attribute] = (),
-    neighbours: RealNeighbours | None = None,
-) -> Measurements:
-    """Every measure of a batch of inversions or edited inversions against the photos that they were made from.
+def measure_all(batch: Batch, instruments: Instruments) -> Measurements:
+    """Every measure of the table for which the batch holds what it needs, by every instrument of its role.
 
-    Images are compared as files that were saved and read back, at 256 pixels (`read_back`); attributes are measured
-    of the saved files in full size. With the judge: "class_kept" is 1 where it sees the same class as in the original,
-    else 0; "class_confidence" is the probability that it gives to the class it sees; "distance_to_real" is measured in
-    its embedding.
-
-    Args:
-        images: [N, C, R, R] as the generator gave them, unclamped.
-        original: [N, C, R, R] in [-1, 1]; None where it is not at hand: what compares has problem "no_original".
-        w_plus: codes [N, K, w_dim] of the images.
-        generator: its affine layers give the styles of SNCD.
-        anchor: the reference of SNCD.
-        networks: what looks at the images (`load_evaluation_networks`).
-        attributes: measured of the images ("attribute") and of the originals ("attribute_of_original").
-        neighbours: real images in the judge's embedding ("distance_to_real"), or None.
-
-    Returns:
-        "mse", "psnr", "ms_ssim", "lpips"/network, "identity"/network, "class_kept"/judge, "class_confidence"/judge,
-        "sncd", "w_distance", "attribute"/name, "attribute_of_original"/name, "distance_to_real"/judge; every entry has
-        N values. What was not asked for (no network, no attribute) is left out.
+    What compares images that have no original has problem "no_original".
     """
-    box = generator.config.content_box
-    seen = read_back(images, content_box=box)
-    found = {
-        **_compare(seen, None if original is None else read_back(original, content_box=box), networks),
-        MeasureKey("sncd"): Measured.of(SncdLoss(generator, anchor)(w_plus)),
-        MeasureKey("w_distance"): Measured.of(mean_code_distance(w_plus, anchor.w_avg, anchor.code_deviation)),
-    }
-    saved = from_uint8(saved_pixels(images)).to(images.device)
-    for attribute in attributes:
-        found[MeasureKey("attribute", attribute.name)] = Measured.of(attribute.measure(saved))
-        found[MeasureKey("attribute_of_original", attribute.name)] = (
-            Measured.none(len(images), NO_ORIGINAL) if original is None else Measured.of(attribute.measure(original))
-        )
-    if networks.judge is not None:
-        confidence = networks.judge.probabilities(seen).amax(dim=1)
-        found[MeasureKey("class_confidence", networks.judge.name)] = Measured.of(confidence)
-    if neighbours is not None:
-        found[MeasureKey("distance_to_real", neighbours.judge.name)] = Measured.of(neighbours.distances(seen))
-    return found
-
-
-def _compare(seen: Tensor, wanted: Tensor | None, networks: EvaluationNetworks) -> Measurements:
-    """What needs the original, of images that were read back."""
-    judge = networks.judge
-    keys = [
-        *(MeasureKey(name) for name in ("mse", "psnr", "ms_ssim")),
-        *(MeasureKey("lpips", name) for name in networks.perceptual),
-        *(MeasureKey("identity", name) for name in networks.identity),
-        *(() if judge is None else (MeasureKey("class_kept", judge.name),)),
-    ]
-    if wanted is None:
-        return {key: Measured.none(len(seen), NO_ORIGINAL) for key in keys}
-
-    def measure(key: MeasureKey) -> Measured:
-        if key.measure == "lpips":
-            return Measured.of(networks.perceptual[str(key.by)](seen, wanted))
-        if key.measure == "identity":
-            return Measured.of(*networks.identity[str(key.by)].similarity(seen, wanted))
-        if key.measure == "ms_ssim":
-            return Measured.of(ms_ssim(seen, wanted)) if has_five_scales(seen) else Measured.none(len(seen), TOO_SMALL)
-        if key.measure == "class_kept":
-            assert judge is not None
-            classes = judge.probabilities(seen).argmax(dim=1), judge.probabilities(wanted).argmax(dim=1)
-            return Measured.of((classes[0] == classes[1]).double())
-        return Measured.of((mse if key.measure == "mse" else psnr)(seen, wanted))
-
-    return {key: measure(key) for key in keys}
-
-
-def evaluate_consistency(
-    w_plus: Tensor, *, embedder: EncoderEmbedder, edits: Mapping[str, InvertibleEdit]
-) -> Measurements:
-    """Latent editing consistency, "lec"/edit name, with the generator's constant noise.
-
-    Args:
-        w_plus: codes [N, K, w_dim] as the embedder gave them.
-        embedder: its encoder looks at the edited images, its generator makes them.
-        edits: by name; each knows its inverse.
-    """
-    generator = embedder.generator
-    return {
-        MeasureKey("lec", name): Measured.of(
-            editing_consistency(
-                w_plus,
-                encode=embedder.codes_of_view,
-                generate=generator.synthesize,
-                edit=edit,
-                content_box=generator.config.content_box,
+    found: Measurements = {}
+    for measure in MEASURES.values():
+        missing = {name for name in measure.needs if getattr(batch, name) is None}
+        if missing - {"original"}:
+            continue
+        instruments_of = {None: None} if measure.by is None else instruments.get(measure.by, {})
+        for name, instrument in instruments_of.items():
+            found[MeasureKey(measure.name, name)] = (
+                Measured.none(len(batch.w_plus), NO_ORIGINAL)
+                if missing
+                else Measured.of(measure.values(batch, instrument), measure.problem)
             )
-        )
-        for name, edit in edits.items()
-    }
-
-
-def evaluate_disalignment(
-    w_plus: Tensor, true_codes: Tensor, *, generator: Generator, style_set: StyleSet = "authors"
-) -> Measurements:
-    """How far predicted codes lie from the true codes of synthetic images (LSAP, table 2).
-
-    Args:
-        w_plus: predicted codes [N, K, w_dim].
-        true_codes: W codes [N, w_dim] (or W+) of the synthetic images that were encoded.
-        generator: its affine layers give S.
-        style_set: which style vectors S is made of.
-
-    Returns:
-        "disalignment_w", "disalignment_s" (squared distance per layer), "disalignment_s_n" (cosine distance), and of w
-        and s the other scales, with "_per_entry" and "_frobenius" at the end of the name.
-    """
-    distance = disalignment_of(w_plus, true_codes, generator, style_set=style_set)
-    found = {MeasureKey("disalignment_s_n"): Measured.of(distance.s_n)}
-    for space, squared in (("w", distance.w), ("s", distance.s)):
-        found[MeasureKey(f"disalignment_{space}")] = Measured.of(squared.per_layer)
-        found[MeasureKey(f"disalignment_{space}_per_entry")] = Measured.of(squared.per_entry)
-        found[MeasureKey(f"disalignment_{space}_frobenius")] = Measured.of(squared.frobenius)
     return found

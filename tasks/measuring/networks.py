@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from domains.network_files import load_network
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.perceptual.features import FeatureDistance, FeatureNet
+from lsap_core.perceptual.features import FeatureNet
 from lsap_core.perceptual.judge import JudgeNet
-from lsap_core.perceptual.lpips import LpipsDistance
 from tasks.weights.networks import (
     EMBEDDED,
     IDENTITY_FILES,
@@ -25,8 +23,7 @@ from tasks.weights.networks import (
     load_perceptual,
     network_digest,
 )
-
-NO_FACE = "no_face"
+from tasks.weights.published import TORCH_CACHE, Published
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,13 @@ class EvaluationChoice:
         identity: networks of identity: "curricularface" finds and aligns faces, "arcface" wants them aligned, "moco"
             takes anything, and the embedding of a small network ("digits-judge") what it was trained on.
         judge: tells classes apart and embeds, or None.
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
+        published: where published networks lie.
     """
 
     lpips: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
     judge: str | None = None
-    backbones: str | None = None
+    published: Published = TORCH_CACHE
 
     def __post_init__(self) -> None:
         """Refuse names that nobody knows."""
@@ -72,11 +69,11 @@ class EvaluationChoice:
             ConfigError: a network looks at images of another size.
         """
         for name in self.names:
-            check_network(name, config, self.backbones)
+            check_network(name, config, self.published)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every network's weights by name, 16 digits: what an evaluation's numbers depend on."""
-        return {name: network_digest(name, self.backbones) for name in self.names}
+        return {name: network_digest(name, self.published) for name in self.names}
 
 
 class Judge:
@@ -97,7 +94,7 @@ class Judge:
 
 
 class IdentityMeasure:
-    """Identity similarity by any network that embeds: cosine of the embeddings, or why there is none.
+    """Identity similarity by any network that embeds: cosine of the embeddings.
 
     The network's `embed(images)` gives embeddings [N, D]; one that has to find a face first gives also where it did,
     [N] bool.
@@ -107,14 +104,11 @@ class IdentityMeasure:
         self.network = network
 
     @torch.no_grad()
-    def similarity(self, images: Tensor, target: Tensor) -> tuple[Tensor, list[str | None]]:
-        """Cosine of each image with its target, [N] in [-1, 1] (NaN without a face), and problems ("no_face")."""
+    def __call__(self, images: Tensor, target: Tensor) -> Tensor:
+        """Cosine of each image with its target, [N] in [-1, 1]; NaN where one of them shows no face."""
         embeddings, is_found = self._embed(images)
         targets, is_target_found = self._embed(target)
-        values = (embeddings * targets).sum(dim=1)
-        is_measured = is_found & is_target_found
-        problems = [None if measured else NO_FACE for measured in is_measured.tolist()]
-        return values.where(is_measured, torch.nan), problems
+        return (embeddings * targets).sum(dim=1).where(is_found & is_target_found, torch.nan)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedded = self.network.embed(images)
@@ -123,33 +117,18 @@ class IdentityMeasure:
         return F.normalize(embedded[0], dim=1), embedded[1]
 
 
-@dataclass(frozen=True)
-class EvaluationNetworks:
-    """The networks of a choice, on a device.
-
-    Attributes:
-        perceptual: distances by name.
-        identity: similarities by name.
-        judge: or None.
-    """
-
-    perceptual: Mapping[str, LpipsDistance | FeatureDistance]
-    identity: Mapping[str, IdentityMeasure]
-    judge: Judge | None
-
-
-def load_evaluation_networks(choice: EvaluationChoice, device: torch.device) -> EvaluationNetworks:
-    """Load every network of a choice, frozen.
+def load_evaluation_networks(choice: EvaluationChoice, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Every network of a choice, frozen, by role and name: "lpips", "identity" and "judge".
 
     Raises:
         MissingWeightsError: a network is not on this machine.
         CheckpointError: a file holds something else.
     """
-    return EvaluationNetworks(
-        {name: load_perceptual(name, choice.backbones).to(device).eval() for name in choice.lpips},
-        {name: _identity(name, choice.backbones, device) for name in choice.identity},
-        None if choice.judge is None else load_judge(choice.judge, device),
-    )
+    return {
+        "lpips": {name: load_perceptual(name, choice.published).to(device).eval() for name in choice.lpips},
+        "identity": {name: _identity(name, choice.published, device) for name in choice.identity},
+        "judge": {} if choice.judge is None else {choice.judge: load_judge(choice.judge, device)},
+    }
 
 
 def load_judge(name: str, device: torch.device) -> Judge:
@@ -164,8 +143,8 @@ def load_judge(name: str, device: torch.device) -> Judge:
     return Judge(name, cast(FeatureNet | JudgeNet, load_network(*EMBEDDED[name]).to(device)))
 
 
-def _identity(name: str, backbones: str | None, device: torch.device) -> IdentityMeasure:
+def _identity(name: str, published: Published, device: torch.device) -> IdentityMeasure:
     if name in EMBEDDED:
         return IdentityMeasure(load_judge(name, device))
-    network: nn.Module = load_identity(name, backbones)
+    network: nn.Module = load_identity(name, published)
     return IdentityMeasure(network.to(device).eval())

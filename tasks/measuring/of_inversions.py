@@ -1,4 +1,4 @@
-"""What is measured of every inversion: one value for each image, on images as they would be saved."""
+"""What is measured of every inversion: some measures of the table, as columns of the archive's rows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import torch
 from torch import Tensor
 
 from lsap_core.alignment.anchor import Anchor
-from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.generators.generator import Generator
-from lsap_core.images import comparison_view, quantize
-from lsap_core.metrics.reconstruction import mse
-from lsap_core.objectives.terms import mean_code_distance
+from lsap_core.images import quantize
+from tasks.measuring.measures import MEASURES, Batch
 from tasks.weights.networks import Networks
+
+COLUMNS: dict[str, tuple[str, str | None]] = {
+    "mse": ("mse", None),
+    "lpips": ("lpips", "metric_perceptual"),
+    "sncd": ("sncd", None),
+    "w_distance": ("w_distance", None),
+    "lpips_judge": ("lpips", "judge"),
+    "identity_similarity": ("identity", "identity"),
+}
+"""Column -> name of its measure, and which of a run's networks measures it."""
 
 
 @torch.no_grad()
@@ -26,9 +34,6 @@ def measure(
 ) -> dict[str, list[float]]:
     """Every metric of a batch, by column of the archive's rows.
 
-    The protocol of LSAP, section 4.1: reconstructions are brought to 8 bits as if saved and read back, cut to the
-    content box, and compared at 256 pixels (smaller ones at their own size).
-
     Args:
         reconstruction: images [N, C, R, R], unclamped.
         target: images [N, C, R, R] in [-1, 1].
@@ -40,17 +45,11 @@ def measure(
     Returns:
         For each column one value per image; a network that is not there leaves its column out.
     """
-    box = generator.config.content_box
-    seen = comparison_view(quantize(reconstruction), content_box=box, downsampling="bilinear")
-    wanted = comparison_view(target, content_box=box, downsampling="bilinear")
-    columns = {
-        "mse": mse(seen, wanted),
-        "lpips": networks.metric_perceptual(seen, wanted),
-        "sncd": SncdLoss(generator, anchor)(w_plus),
-        "w_distance": mean_code_distance(w_plus, anchor.w_avg, anchor.code_deviation),
-    }
-    if networks.judge is not None:
-        columns["lpips_judge"] = networks.judge(seen, wanted)
-    if networks.identity is not None:
-        columns["identity_similarity"] = networks.identity(seen, wanted)
-    return {name: values.tolist() for name, values in columns.items()}
+    # Truncated first, as ever: by `saved_pixels`, a value that happens to be a level's to the last bit would keep it.
+    batch = Batch(generator, w_plus, quantize(reconstruction), target, anchor)
+    columns = {}
+    for column, (name, role) in COLUMNS.items():
+        network = None if role is None else getattr(networks, role)
+        if role is None or network is not None:
+            columns[column] = MEASURES[name].values(batch, network).tolist()
+    return columns

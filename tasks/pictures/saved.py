@@ -10,13 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from lsap_core.images import ContentBox, comparison_size, crop, from_uint8, to_uint8
-from tasks.pictures.decoding import decode_image
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """Pillow's image of pixels uint8 [H, W, C], C = 1 or 3."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def png_file(pixels: np.ndarray) -> bytes:
     """A PNG file of pixels uint8 [H, W, C], C = 1 or 3."""
     file = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", compress_level=1)
+    as_picture(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -32,10 +36,10 @@ def saved_pixels(images: Tensor) -> np.ndarray:
 
 
 def read_back(images: Tensor, *, content_box: ContentBox | None = None) -> Tensor:
-    """Images saved as PNG files, read back, and resized to at most 256 pixels as published metrics read them.
+    """Images as if saved as PNG files, read back, and resized to at most 256 pixels as published metrics read them.
 
-    The protocol of LSAP, section 4.1: the content box, clamped and truncated to 8 bits, goes through a PNG file; PIL
-    reduces it bilinearly (antialiased, to 8 bits again). Smaller images keep their size.
+    The protocol of LSAP, section 4.1: the content box is clamped and truncated to 8 bits, of which PNG loses nothing;
+    PIL reduces it bilinearly (antialiased, to 8 bits again). Smaller images keep their size.
 
     Args:
         images: [N, C, R, R], C = 1 or 3, in about [-1, 1]; what lies outside is clamped.
@@ -45,7 +49,9 @@ def read_back(images: Tensor, *, content_box: ContentBox | None = None) -> Tenso
         [N, C, h, w] in [-1, 1] on the images' device, max(h, w) <= 256.
     """
     pixels = saved_pixels(crop(images, content_box))
-    _, height, width, channels = pixels.shape
-    size = comparison_size(height, width)
-    read = [decode_image(png_file(one), size=size, channels=channels, min_side=1).pixels for one in pixels]
-    return from_uint8(np.stack(read)).to(images.device)
+    count, *size, channels = pixels.shape
+    height, width = comparison_size(*size)
+    if [height, width] != size:
+        reduced = [np.asarray(as_picture(one).resize((width, height), Image.Resampling.BILINEAR)) for one in pixels]
+        pixels = np.stack(reduced).reshape(count, height, width, channels)
+    return from_uint8(pixels).to(images.device)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from lsap_archive import FAILED, OK
+from tasks.measuring.measures import MEASURES
+from tasks.measuring.of_inversions import COLUMNS
 from tasks.reports.inversion.data import MethodInfo
 
 CONFIDENCE = 0.95
@@ -21,7 +23,7 @@ MATCHED_WITHIN = 0.05  # mean LPIPS that differ by no more than this share count
 
 MEASURED = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd", "w_distance", "seconds", "final_loss")
 COMPARED = ("sncd", "lpips", "mse", "identity_similarity")
-HIGHER_IS_BETTER = frozenset({"identity_similarity"})
+HIGHER_IS_BETTER = frozenset(name for name, (measure, _) in COLUMNS.items() if MEASURES[measure].better == "higher")
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _identity(spec: TrainingSpec, loaded: LoadedGenerator, train: pa.Table, held
     networks = spec.networks
     names = {"perceptual": networks.perceptual, "identity": networks.identity}
     digests = {
-        role: f"{name} {network_digest(name, networks.backbones)}" for role, name in names.items() if name is not None
+        role: f"{name} {network_digest(name, networks.published)}" for role, name in names.items() if name is not None
     }
     return {
         "generator": loaded.digest,

@@ -13,7 +13,7 @@ from lsap_core.generators.checkpoints import read_records, read_torch
 from lsap_core.generators.checkpoints.unpickling import ArrayRecord
 from lsap_core.perceptual.curricular_face import FaceIdentity, build_curricular_face
 from lsap_core.perceptual.face_detection import DetectorSettings, FaceDetector, build_face_detector
-from tasks.weights.published import folder_of, published_file
+from tasks.weights.published import Published
 
 DETECTOR_FILES = ("pnet.npy", "rnet.npy", "onet.npy")
 CURRICULAR_FACE_FILE = "CurricularFace_Backbone.pth"
@@ -22,50 +22,50 @@ FACE_IDENTITY_FILES = (*DETECTOR_FILES, CURRICULAR_FACE_FILE)
 PUBLISHED = DetectorSettings()
 
 
-def load_face_detector(backbones: str | None, settings: DetectorSettings = PUBLISHED) -> FaceDetector:
+def load_face_detector(published: Published, settings: DetectorSettings = PUBLISHED) -> FaceDetector:
     """MTCNN, frozen, on the CPU.
 
     Args:
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
+        published: where published networks lie.
         settings: how boldly it finds faces.
 
     Raises:
         MissingWeightsError: a file is not on this machine; all that are missing are named.
         CheckpointError: a file holds something else.
     """
-    paths = find_face_files(backbones, DETECTOR_FILES, what="the face detector (MTCNN)")
+    paths = find_face_files(published, DETECTOR_FILES, what="the face detector (MTCNN)")
     return build_face_detector(*(read_npy_weights(path) for path in paths), settings=settings)
 
 
-def load_face_identity(backbones: str | None) -> FaceIdentity:
+def load_face_identity(published: Published) -> FaceIdentity:
     """CurricularFace behind MTCNN, frozen, on the CPU.
 
     Args:
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
+        published: where published networks lie.
 
     Raises:
         MissingWeightsError: a file is not on this machine; all that are missing are named.
         CheckpointError: a file holds something else.
     """
-    *_, backbone = find_face_files(backbones, FACE_IDENTITY_FILES, what="curricularface")
-    detector = load_face_detector(backbones)
+    *_, backbone = find_face_files(published, FACE_IDENTITY_FILES, what="curricularface")
+    detector = load_face_detector(published)
     try:
         return FaceIdentity(detector, build_curricular_face(read_torch(backbone.read_bytes())))
     except CheckpointError as error:
         raise CheckpointError(f"{backbone}: {error}") from error
 
 
-def find_face_files(backbones: str | None, files: tuple[str, ...], *, what: str) -> list[Path]:
+def find_face_files(published: Published, files: tuple[str, ...], *, what: str) -> list[Path]:
     """Where published files lie.
 
     Raises:
         MissingWeightsError: some are not there; nothing is ever downloaded.
     """
-    paths = {file: published_file(backbones, file) for file in files}
+    paths = {file: published.find(file) for file in files}
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise MissingWeightsError(
-            f"{what} needs {', '.join(missing)}, not found in {folder_of(backbones)}; nothing is downloaded at run "
+            f"{what} needs {', '.join(missing)}, not found in {published}; nothing is downloaded at run "
             f"time: copy the {'file' if len(missing) == 1 else 'files'} there, or name the folder in the variable "
             "LSAP_BACKBONES"
         )

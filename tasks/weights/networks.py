@@ -20,7 +20,7 @@ from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, bui
 from lsap_core.perceptual.judge import JudgeNet
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
 from tasks.weights.faces import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
-from tasks.weights.published import folder_of, published_file
+from tasks.weights.published import TORCH_CACHE, Published
 
 # Names of the trunks in torch's cache, as torchvision writes them.
 LPIPS_TRUNKS = {
@@ -52,15 +52,14 @@ class NetworkChoice:
         metric_perceptual: of the reported LPIPS.
         identity: of the identity similarity, or None.
         judge: in no loss, or None.
-        backbones: path or URL of the folder of the LPIPS trunks and of the published identity networks, or None for
-            torch's cache.
+        published: where the LPIPS trunks and the published identity networks lie.
     """
 
     perceptual: str
     metric_perceptual: str
     identity: str | None = None
     judge: str | None = None
-    backbones: str | None = None
+    published: Published = TORCH_CACHE
 
     def __post_init__(self) -> None:
         """Refuse names that nobody knows, and roles that a network cannot play."""
@@ -89,7 +88,7 @@ class NetworkChoice:
         """
         for name in dict.fromkeys((self.perceptual, self.metric_perceptual, self.identity, self.judge)):
             if name is not None:
-                check_network(name, config, self.backbones)
+                check_network(name, config, self.published)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Networks:
     judge: FeatureDistance | None
 
 
-def check_network(name: str, config: GeneratorConfig, backbones: str | None) -> None:
+def check_network(name: str, config: GeneratorConfig, published: Published) -> None:
     """Make sure that a network exists and fits the generator's images.
 
     Raises:
@@ -110,7 +109,7 @@ def check_network(name: str, config: GeneratorConfig, backbones: str | None) -> 
         ConfigError: it looks at images of another size.
     """
     if name not in EMBEDDED:
-        find_weights(name, backbones)
+        find_weights(name, published)
         if name == "arcface" and (config.resolution < COMPARISON_SIDE or config.content_box is not None):
             box = "" if config.content_box is None else f" with the content box {config.content_box}"
             raise ConfigError(
@@ -134,32 +133,32 @@ def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
         MissingWeightsError: a trunk is not on this machine.
         CheckpointError: a file holds something else.
     """
-    perceptual = load_perceptual(choice.perceptual, choice.backbones)
+    perceptual = load_perceptual(choice.perceptual, choice.published)
     metric = (
         perceptual
         if choice.metric_perceptual == choice.perceptual
-        else load_perceptual(choice.metric_perceptual, choice.backbones)
+        else load_perceptual(choice.metric_perceptual, choice.published)
     )
     return Networks(
         perceptual.to(device),
         metric.to(device),
-        None if choice.identity is None else load_identity(choice.identity, choice.backbones).to(device),
+        None if choice.identity is None else load_identity(choice.identity, choice.published).to(device),
         None if choice.judge is None else FeatureDistance(load_network(*EMBEDDED[choice.judge])).to(device),
     )
 
 
-def load_perceptual(name: str, backbones: str | None) -> LpipsDistance | FeatureDistance:
+def load_perceptual(name: str, published: Published) -> LpipsDistance | FeatureDistance:
     """A perceptual distance by name."""
     if name in EMBEDDED:
         return FeatureDistance(load_network(*EMBEDDED[name]))
-    path = find_weights(name, backbones)
+    path = find_weights(name, published)
     try:
         return build_lpips(name.removeprefix("lpips-"), read_torch(path.read_bytes()))  # type: ignore[arg-type]
     except CheckpointError as error:
         raise CheckpointError(f"{path} is not a readable file of weights for {name}: {error}") from error
 
 
-def load_identity(name: str, backbones: str | None) -> Identity:
+def load_identity(name: str, published: Published) -> Identity:
     """A network of identity by name, frozen.
 
     Raises:
@@ -169,8 +168,8 @@ def load_identity(name: str, backbones: str | None) -> Identity:
     if name in EMBEDDED:
         return EmbeddingSimilarity(load_network(*EMBEDDED[name]))
     if name == "curricularface":
-        return load_face_identity(backbones)
-    path = find_weights(name, backbones)
+        return load_face_identity(published)
+    path = find_weights(name, published)
     try:
         document = read_torch(path.read_bytes())
         return build_arcface(document) if name == "arcface" else build_moco(document)
@@ -178,31 +177,31 @@ def load_identity(name: str, backbones: str | None) -> Identity:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def find_weights(name: str, backbones: str | None) -> Path:
+def find_weights(name: str, published: Published) -> Path:
     """The file of a published network: the trunk of an LPIPS network, or a network of identity.
 
     Raises:
         MissingWeightsError: it is not there; nothing is ever downloaded.
     """
     if name == "curricularface":
-        return find_face_files(backbones, FACE_IDENTITY_FILES, what=name)[-1]
+        return find_face_files(published, FACE_IDENTITY_FILES, what=name)[-1]
     files = IDENTITY_FILES.get(name) or (LPIPS_TRUNKS[name],)
     for file in files:
-        if path := published_file(backbones, file):
+        if path := published.find(file):
             return path
     origin = "torchvision's " if name in LPIPS_TRUNKS else ""
     raise MissingWeightsError(
-        f"{name} needs {origin}{' or '.join(files)}, which is not in {folder_of(backbones)}; nothing is "
+        f"{name} needs {origin}{' or '.join(files)}, which is not in {published}; nothing is "
         "downloaded at run time: copy the file there, or name its folder in the variable LSAP_BACKBONES"
     )
 
 
-def network_digest(name: str, backbones: str | None) -> str:
+def network_digest(name: str, published: Published) -> str:
     """SHA-256 of a network's weights as they lie on this machine, 16 hexadecimal digits."""
     if name == "curricularface":  # whose faces it embeds is up to the detector
-        files = find_face_files(backbones, FACE_IDENTITY_FILES, what=name)
+        files = find_face_files(published, FACE_IDENTITY_FILES, what=name)
         return hashlib.sha256("".join(map(digest_of_file, files)).encode()).hexdigest()[:16]
-    path = EMBEDDED[name][0] if name in EMBEDDED else find_weights(name, backbones)
+    path = EMBEDDED[name][0] if name in EMBEDDED else find_weights(name, published)
     return digest_of_file(path)
 
 

@@ -11,7 +11,7 @@ from domains.domain import Domain, WeightFile, load_domain, parse_domain
 from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, read_file
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.presets import METHODS
-from tasks.weights.published import folder_of, published_file, published_place
+from tasks.weights.published import Published
 
 GENERATOR, DIRECTION = "generator", "direction "
 """Roles: "generator"; the name of an encoder; "direction <name>"; any other is the name of a network."""
@@ -43,25 +43,27 @@ class FoundWeights:
         return self.state.startswith("found")
 
 
-def look_for_weights(domain: Domain, folder: str, *, roles: Iterable[str] | None = None) -> tuple[FoundWeights, ...]:
+def look_for_weights(
+    domain: Domain, published: Published, *, roles: Iterable[str] | None = None
+) -> tuple[FoundWeights, ...]:
     """Look for every file that a domain wants, and hash what is there.
 
     Args:
         domain: with its `weights`.
-        folder: path or URL of where published files lie.
+        published: where published networks lie.
         roles: only these; None for all.
     """
     wanted = domain.weights if roles is None else {role: domain.weights[role] for role in roles}
-    return tuple(_look_for(role, file, folder) for role, file in wanted.items())
+    return tuple(_look_for(role, file, published) for role, file in wanted.items())
 
 
-def check_weights(domain: Domain, folder: str, roles: Iterable[str]) -> None:
+def check_weights(domain: Domain, published: Published, roles: Iterable[str]) -> None:
     """Make sure that the files of some roles are there; nothing is ever downloaded.
 
     Raises:
         MissingWeightsError: files are missing or are others; one sentence names them all.
     """
-    found = look_for_weights(domain, folder, roles=[role for role in roles if role in domain.weights])
+    found = look_for_weights(domain, published, roles=[role for role in roles if role in domain.weights])
     problems = [
         f"{one.wanted.file} ({one.role})" + ("" if one.state == "missing" else f", which has SHA-256 {one.sha256[:16]}")
         for one in found
@@ -69,14 +71,14 @@ def check_weights(domain: Domain, folder: str, roles: Iterable[str]) -> None:
     ]
     if problems:
         raise MissingWeightsError(
-            f'domain "{domain.name}" needs {"; ".join(problems)}: not in {folder} as wanted; copy the files there, or '
-            f"name their folder in the variable LSAP_BACKBONES (lsap domain weights {domain.name} lists all)"
+            f'domain "{domain.name}" needs {"; ".join(problems)}: not in {published} as wanted; copy the files there, '
+            f"or name their folder in the variable LSAP_BACKBONES (lsap domain weights {domain.name} lists all)"
         )
 
 
-def with_published_weights(domain: Domain, folder: str) -> Domain:
+def with_published_weights(domain: Domain, published: Published) -> Domain:
     """The domain with the places of its published generator, encoders and directions; what it has itself stays."""
-    places = {role: published_place(folder, file.file) for role, file in domain.weights.items()}
+    places = {role: published.place(file.file) for role, file in domain.weights.items()}
     encoders = {role: place for role, place in places.items() if _is_encoder(role)}
     directions = {role.removeprefix(DIRECTION): place for role, place in places.items() if role.startswith(DIRECTION)}
     return replace(
@@ -87,14 +89,14 @@ def with_published_weights(domain: Domain, folder: str) -> Domain:
     )
 
 
-def open_domain(name_or_path: str, backbones: str | None) -> Domain:
+def open_domain(name_or_path: str, published: Published) -> Domain:
     """A domain whose generator, encoders and directions may be published files, in the folder where those lie.
 
     Raises:
         ConfigError: no such domain, or a file that does not describe one.
         StoreUnavailableError: the storage of its file does not answer.
     """
-    return with_published_weights(find_domain(name_or_path), folder_of(backbones))
+    return with_published_weights(find_domain(name_or_path), published)
 
 
 def find_domain(name_or_path: str) -> Domain:
@@ -139,8 +141,8 @@ def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, st
     }
 
 
-def _look_for(role: str, wanted: WeightFile, folder: str) -> FoundWeights:
-    path, place = published_file(folder, wanted.file), published_place(folder, wanted.file)
+def _look_for(role: str, wanted: WeightFile, published: Published) -> FoundWeights:
+    path, place = published.find(wanted.file), published.place(wanted.file)
     if path is None:
         return FoundWeights(role, wanted, place, "missing", "")
     with path.open("rb") as file:

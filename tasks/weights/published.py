@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,46 +14,52 @@ from lsap_archive import open_file_system, read_file, scheme_of, storage_errors
 from tasks.sources.listings import version_of
 
 
-def published_file(backbones: str | None, name: str) -> Path | None:
-    """A file of the folder of published networks, on this machine; None if it is not there.
+@dataclass(frozen=True)
+class Published:
+    """The folder of published networks; printed as its path or URL.
 
-    From object storage it is copied into torch's cache the first time, and again when it has changed there.
-
-    Args:
-        backbones: path or URL of the folder, or None for torch's cache.
-        name: of the file.
-
-    Raises:
-        ArchiveError: the folder's URL is none, or its storage does not answer.
+    Attributes:
+        folder: path or URL, or None for torch's cache on whichever machine looks.
     """
-    place = published_place(backbones, name)
-    if scheme_of(place) == "file":
-        path = Path(place.removeprefix("file://"))
-        return path if path.is_file() else None
-    filesystem, remote = open_file_system(place)
-    with storage_errors("read", place):
-        try:
-            version = version_of(filesystem, remote)
-        except FileNotFoundError:
-            return None
-    copied = hashlib.sha256(f"{place} {version}".encode()).hexdigest()[:16]
-    path = Path(torch.hub.get_dir()) / "lsap" / copied / name
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{name}.{uuid.uuid4().hex}")
-        try:
-            unfinished.write_bytes(read_file(place))
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return path
+
+    folder: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder or Path(torch.hub.get_dir()) / "checkpoints")
+
+    def place(self, name: str) -> str:
+        """Where a file is looked for, whether it is there or not."""
+        return f"{str(self).rstrip('/')}/{name}"
+
+    def find(self, name: str) -> Path | None:
+        """A file, on this machine; None if it is not there.
+
+        From object storage it is copied into torch's cache the first time, and again when it has changed there.
+
+        Raises:
+            ArchiveError: the folder's URL is none, or its storage does not answer.
+        """
+        place = self.place(name)
+        if scheme_of(place) == "file":
+            path = Path(place.removeprefix("file://"))
+            return path if path.is_file() else None
+        filesystem, remote = open_file_system(place)
+        with storage_errors("read", place):
+            try:
+                version = version_of(filesystem, remote)
+            except FileNotFoundError:
+                return None
+        copied = hashlib.sha256(f"{place} {version}".encode()).hexdigest()[:16]
+        path = Path(torch.hub.get_dir()) / "lsap" / copied / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f"{name}.{uuid.uuid4().hex}")
+            try:
+                unfinished.write_bytes(read_file(place))
+                os.replace(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return path
 
 
-def published_place(backbones: str | None, name: str) -> str:
-    """Where a published file is looked for, whether it is there or not."""
-    return f"{folder_of(backbones).rstrip('/')}/{name}"
-
-
-def folder_of(backbones: str | None) -> str:
-    """Path or URL of the folder of published networks: that of `LSAP_BACKBONES`, or torch's cache."""
-    return str(backbones or Path(torch.hub.get_dir()) / "checkpoints")
+TORCH_CACHE = Published()

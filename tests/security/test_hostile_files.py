@@ -47,6 +47,7 @@ from tasks.sources.source import open_source
 from tasks.training.store import LATEST_KEY, TrainingStore
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import LPIPS_TRUNKS, load_identity, load_perceptual
+from tasks.weights.published import Published
 
 CPU = torch.device("cpu")
 MTCNN = ("pnet.npy", "rnet.npy", "onet.npy")
@@ -115,13 +116,13 @@ def test_each_of_these_files_harms_a_loader_that_trusts_it(make: Callable[[Path]
     assert marker.exists()
 
 
-def from_folder(names: tuple[str, ...], load: Callable[[Path], object]) -> Callable[[Path, bytes], object]:
+def from_folder(names: tuple[str, ...], load: Callable[[Published], object]) -> Callable[[Path, bytes], object]:
     """A loader of files under published names."""
 
     def attack(folder: Path, data: bytes) -> object:
         for name in names:
             (folder / name).write_bytes(data)
-        return load(folder)
+        return load(Published(str(folder)))
 
     return attack
 
@@ -145,12 +146,21 @@ def load_published_encoder(folder: Path, data: bytes) -> object:
 
 LOADERS: dict[str, tuple[Callable[[Path, bytes], object], tuple[Callable[[Path], bytes], ...]]] = {
     "lpips-vgg": (
-        from_folder((LPIPS_TRUNKS["lpips-vgg"],), lambda folder: load_perceptual("lpips-vgg", folder)),
+        from_folder((LPIPS_TRUNKS["lpips-vgg"],), lambda published: load_perceptual("lpips-vgg", published)),
         PICKLES,
     ),
-    "arcface": (from_folder(("model_ir_se50.pth",), lambda folder: load_identity("arcface", folder)), PICKLES),
-    "moco": (from_folder(("moco_v2_800ep_pretrain.pth",), lambda folder: load_identity("moco", folder)), PICKLES),
-    "inception": (from_folder((INCEPTION_FILE,), lambda folder: load_frechet("inception", folder, CPU)), PICKLES),
+    "arcface": (
+        from_folder(("model_ir_se50.pth",), lambda published: load_identity("arcface", published)),
+        PICKLES,
+    ),
+    "moco": (
+        from_folder(("moco_v2_800ep_pretrain.pth",), lambda published: load_identity("moco", published)),
+        PICKLES,
+    ),
+    "inception": (
+        from_folder((INCEPTION_FILE,), lambda published: load_frechet("inception", published, CPU)),
+        PICKLES,
+    ),
     "encoder": (load_published_encoder, PICKLES),
     "training": (load_checkpoint, PICKLES),
     "frechet state": (lambda folder, data: FrechetState.from_bytes(data), (npz_file, *PICKLES)),
@@ -195,7 +205,7 @@ def test_inception_is_never_read_by_the_library_from_the_place_that_was_checked(
 
     monkeypatch.setattr(torch, "load", exchange_and_read)
     with pytest.raises(CheckpointError, match="Missing key"):
-        load_frechet("inception", tmp_path, CPU)
+        load_frechet("inception", Published(tmp_path), CPU)
     assert seen == [True, False]  # ours, then the library's
     assert not marker.exists()
 

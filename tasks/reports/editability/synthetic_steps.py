@@ -15,6 +15,7 @@ from lsap_core.metrics.editability import equal_effect
 from tasks.measuring.attributes import Attribute, load_attribute
 from tasks.weights.directions import load_direction
 from tasks.weights.generators import GeneratorFile
+from tasks.weights.published import Published
 
 BATCH = 250
 BOUNDS = (-20.0, 20.0)
@@ -45,7 +46,7 @@ def synthetic_steps(
     changes: Mapping[str, float],
     num_samples: int,
     seed: int,
-    backbones: str | None,
+    published: Published,
 ) -> dict[str, SyntheticStep]:
     """Steps by name of the attribute.
 
@@ -56,7 +57,7 @@ def synthetic_steps(
         changes: by attribute, how far to go, in its standard deviations over synthetic images.
         num_samples: synthetic codes, without truncation, with the constant noise.
         seed: of these codes.
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
+        published: where published networks lie.
 
     Raises:
         OutOfReachError: a direction does not move its attribute.
@@ -68,7 +69,7 @@ def synthetic_steps(
         codes = network.expand(network.map(z))
     steps = {}
     for name, direction_name in attributes.items():
-        attribute = load_attribute(name, device=torch.device("cpu"), backbones=backbones)
+        attribute = load_attribute(name, device=torch.device("cpu"), published=published)
         direction = load_direction(
             domain.directions[direction_name], config=loaded.config, generator_digest=loaded.digest
         )

@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from lsap_core.generators.generator import Generator, Noise
-from lsap_core.images import crop, to_uint8
 from tasks.visible_text import visible
 
 PAGE_SIDE = 192  # pixels of a picture on the page; smaller ones are enlarged by a whole number there
@@ -39,17 +35,6 @@ class EditedImage:
     image_id: str
     original: Pixels
     made: Mapping[str, Mapping[str, Pixels]]
-
-
-@torch.no_grad()
-def render(generator: Generator, w_plus: Tensor, noise: Noise) -> list[Pixels]:
-    """Images of codes, one after the other, so that the largest generator fits; without padding around the picture."""
-    pictures: list[Pixels] = []
-    for index in range(len(w_plus)):
-        own = noise if isinstance(noise, str) or noise is None else [maps[index : index + 1] for maps in noise]
-        image = generator.synthesize(w_plus[index : index + 1], noise=own)
-        pictures += list(to_uint8(crop(image, generator.config.content_box)))
-    return pictures
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:

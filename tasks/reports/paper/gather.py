@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 
 import pyarrow as pa
@@ -25,15 +25,17 @@ from lsap_archive import (
 )
 from lsap_core.alignment.references import reference_rows
 from lsap_core.generators.generator import Generator
+from lsap_core.images import to_uint8
 from tasks.archived.anchors import open_anchor
-from tasks.archived.rendering import inversion_noise
+from tasks.archived.rendering import Stored
 from tasks.archived.runs import current_rows, runs_by_method
 from tasks.errors import BadImageError
 from tasks.inversion.plan import InversionFacts, facts_of
 from tasks.inversion.request import InversionRequest
+from tasks.measuring.networks import EvaluationChoice
 from tasks.pictures.decoding import decode_image
 from tasks.reports.paper.figure4 import Clouds, code_points, sample_codes
-from tasks.reports.paper.figure5 import EditedImage, Pixels, render, spread
+from tasks.reports.paper.figure5 import EditedImage, Pixels, spread
 from tasks.reports.paper.published import paper_problem
 from tasks.reports.paper.tables import Evidence, ShownEdit
 from tasks.reports.paper.traced_numbers import Number, asking
@@ -76,31 +78,25 @@ class Looks:
     """What looks at the images, by name.
 
     Attributes:
-        lpips: networks of LPIPS.
-        identity: networks of identity.
-        judge: tells classes apart, or None.
+        networks: of LPIPS and identity, and the judge.
         frechet: network of the Fréchet distance, or None.
         attributes: unit of each attribute by name.
-        backbones: path or URL of the folder of published networks, or None for torch's cache.
     """
 
-    lpips: tuple[str, ...] = ()
-    identity: tuple[str, ...] = ()
-    judge: str | None = None
-    frechet: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    backbones: str | None = None
+    networks: EvaluationChoice
+    frechet: str | None
+    attributes: Mapping[str, str]
 
     def digests(self) -> dict[str, str]:
         """Name and digest of each network by its role, for print."""
         roles: dict[str, Sequence[str | None]] = {
-            "LPIPS": self.lpips,
-            "identity": self.identity,
-            "judge": (self.judge,),
+            "LPIPS": self.networks.lpips,
+            "identity": self.networks.identity,
+            "judge": (self.networks.judge,),
             "Fréchet distance": (self.frechet if self.frechet != "inception" else None,),
         }
         return {
-            role: "; ".join(f"{name} {network_digest(name, self.backbones)}" for name in names if name)
+            role: "; ".join(f"{name} {network_digest(name, self.networks.published)}" for name in names if name)
             for role, names in roles.items()
             if any(names)
         }
@@ -136,9 +132,9 @@ def gather(
         ask=asking(measurements_of(archive.url, chosen)),
         titles=inverted.titles,
         evaluations=evaluations,
-        lpips=looks.lpips,
-        identity=looks.identity,
-        judge=looks.judge,
+        lpips=looks.networks.lpips,
+        identity=looks.networks.identity,
+        judge=looks.networks.judge,
         attributes=looks.attributes,
         edits=edits,
         frechet=frechet_numbers(chosen),
@@ -332,8 +328,5 @@ def _pictures(
     shown = [image_id for image_id in ids if image_id in there]
     if not shown:
         return []
-    digest, device = runs[-1].method_digest, generator.mapping.w_avg.device
-    inversion = runs[-1].method_digest if runs[-1].subject is None else runs[-1].subject.method_digest
-    noise = inversion_noise(archive, shown, inversion, device)
-    codes = torch.from_numpy(archive.codes(shown, digest)).to(device)
-    return list(zip(shown, render(generator, codes, noise), strict=True))
+    stored = Stored.of_images(generator, archive, shown, runs[-1].method_digest)
+    return [(image_id, to_uint8(one.show())[0]) for image_id, one in zip(shown, stored.one_by_one(), strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from tasks.measuring.measures import MEASURES
 from tasks.reports.paper.published import (
     BENCHMARK,
     PSNR_OFFSET,
@@ -180,17 +181,17 @@ def fidelity_table(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
     told_again = {"mse", "lpips", "identity"} if has_toolbox else set()  # the toolbox reports them too
     columns: Columns = [pair for pair in _fidelity_columns(evidence, methods) if pair[0].name in told_again]
     columns += [
-        (Column("psnr", "PSNR", "dB", "higher", 2), _each(evidence, methods, "psnr")),
-        (Column("ms_ssim", "MS-SSIM", "", "higher"), _each(evidence, methods, "ms_ssim")),
-        (Column("w_distance", "distance to w̄", "codes", None, 3), _each(evidence, methods, "w_distance")),
+        (_column("psnr", "PSNR", decimals=2), _each(evidence, methods, "psnr")),
+        (_column("ms_ssim", "MS-SSIM"), _each(evidence, methods, "ms_ssim")),
+        (_column("w_distance", "distance to w̄", decimals=3), _each(evidence, methods, "w_distance")),
         (Column("frechet", frechet, network or "", "lower", 2), dict(evidence.frechet)),
     ]
     if evidence.judge is not None:
         title = "distance to real images"
         numbers = _each(evidence, methods, "distance_to_real", evidence.judge)
-        columns.append((Column("distance_to_real", title, evidence.judge), numbers))
+        columns.append((_column("distance_to_real", title, evidence.judge), numbers))
         numbers = _each(evidence, methods, "class_kept", evidence.judge)
-        columns.append((Column("class_kept", "class kept", evidence.judge, "higher", 3), numbers))
+        columns.append((_column("class_kept", "class kept", evidence.judge, decimals=3), numbers))
     published = {row: {**values, "psnr": float(values["psnr"]) + PSNR_OFFSET} for row, values in BENCHMARK.items()}
     table = _table(
         "fidelity",
@@ -216,13 +217,11 @@ def table_2(evidence: Evidence, encoders: Sequence[str], num_images: int) -> Pap
     columns: Columns = []
     spaces = (("w", "W", 2), ("s", "S", 2), ("s_n", "Sᴺ", 4))
     for name, title, decimals in spaces:
-        column = Column(
-            f"disalignment_{name}", title, "cosine" if name == "s_n" else "squared distance", "lower", decimals
-        )
+        column = _column(f"disalignment_{name}", title, decimals=decimals)
         columns.append((column, _each(evidence, encoders, column.name)))
-    for kind, detail in (("per_entry", "mean square per entry"), ("frobenius", "Frobenius norm")):
+    for scale, decimals in (("per_entry", 4), ("frobenius", 2)):
         for name, title, _ in spaces[:2]:
-            column = Column(f"disalignment_{name}_{kind}", title, detail, "lower", 4 if kind == "per_entry" else 2)
+            column = _column(f"disalignment_{name}_{scale}", title, decimals=decimals)
             columns.append((column, _each(evidence, encoders, column.name)))
     return _table(
         "table2",
@@ -277,21 +276,21 @@ def table_4(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
 
 
 def _fidelity_columns(evidence: Evidence, methods: Sequence[str]) -> Columns:
-    columns: Columns = [(Column("mse", "MSE"), _each(evidence, methods, "mse"))]
+    columns: Columns = [(_column("mse", "MSE"), _each(evidence, methods, "mse"))]
     for index, network in enumerate(evidence.lpips):
-        column = Column("lpips" if not index else f"lpips/{network}", "LPIPS", network)
+        column = _column("lpips", "LPIPS", network, name=f"lpips/{network}" if index else "")
         columns.append((column, _each(evidence, methods, "lpips", network)))
     for index, network in enumerate(evidence.identity):
-        column = Column("identity" if not index else f"identity/{network}", "identity", network, "higher")
+        column = _column("identity", "identity", network, name=f"identity/{network}" if index else "")
         columns.append((column, _each(evidence, methods, "identity", network)))
-    columns.append((Column("sncd", "SNCD"), _each(evidence, methods, "sncd")))
+    columns.append((_column("sncd", "SNCD"), _each(evidence, methods, "sncd")))
     return columns
 
 
 def _consistency_columns(evidence: Evidence, methods: Sequence[str]) -> Columns:
     columns: Columns = []
     for edit in evidence.edits:
-        column = Column(f"lec/{edit.name}", edit.title, "", "lower", 3, "LEC")
+        column = _column("lec", edit.title, name=f"lec/{edit.name}", decimals=3, group="LEC")
         columns.append((column, _each(evidence, methods, "lec", edit.fixed)))
     return columns
 
@@ -299,7 +298,7 @@ def _consistency_columns(evidence: Evidence, methods: Sequence[str]) -> Columns:
 def _after_columns(evidence: Evidence, methods: Sequence[str], edit: ShownEdit) -> Columns:
     return [
         (
-            Column(f"identity_after/{edit.name}", edit.title, network, "higher", group="identity after edit"),
+            _column("identity", edit.title, network, name=f"identity_after/{edit.name}", group="identity after edit"),
             _each(evidence, methods, "identity", network, edit=edit.compared),
         )
         for network in evidence.identity[:1]  # the others stand in the edit's own table
@@ -325,11 +324,22 @@ def _edit_columns(
             columns.append((Column(f"leakage/{other}/{mode}", title, unit, "lower", 3, group), leaked))
     for network in evidence.identity:
         numbers = _each(evidence, methods, "identity", network, edit=name)
-        columns.append((Column(f"identity/{network}/{mode}", "identity", network, "higher", 4, group), numbers))
+        column = _column("identity", "identity", network, name=f"identity/{network}/{mode}", group=group)
+        columns.append((column, numbers))
     if evidence.judge is not None:
         numbers = _each(evidence, methods, "class_kept", evidence.judge, edit=name)
-        columns.append((Column(f"class_kept/{mode}", "class kept", evidence.judge, "higher", 3, group), numbers))
+        title = "class kept"
+        column = _column("class_kept", title, evidence.judge, name=f"class_kept/{mode}", decimals=3, group=group)
+        columns.append((column, numbers))
     return columns
+
+
+def _column(
+    measure: str, title: str, network: str = "", *, name: str = "", decimals: int = 4, group: str = ""
+) -> Column:
+    """A column of a measure, whose unit and better way stand in the table of measures."""
+    known = MEASURES[measure]
+    return Column(name or measure, title, network or known.unit, known.better, decimals, group)
 
 
 def _each(

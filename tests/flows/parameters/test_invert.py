@@ -15,6 +15,7 @@ from flows.parameters.invert import InvertRun
 from flows.parameters.run_file import ParameterError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
+from tasks.weights.published import TORCH_CACHE, Published
 
 ROOT = Path(__file__).parents[3]
 SMALLEST = {"source": "images", "archive": "archive"}
@@ -192,7 +193,7 @@ def test_the_domain_fills_in_what_the_run_leaves_open() -> None:
     assert (resolved.shard_rows, resolved.batch_size) == (domain.shard_rows, domain.batch_size)
     networks = resolved.networks
     assert (networks.perceptual, networks.metric_perceptual) == ("digits-features", "digits-features")
-    assert (networks.identity, networks.judge, networks.backbones) == ("digits-features", "digits-judge", None)
+    assert (networks.identity, networks.judge, networks.published) == ("digits-features", "digits-judge", TORCH_CACHE)
 
 
 def test_the_run_wins_over_its_domain(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_the_run_wins_over_its_domain(tmp_path: Path) -> None:
     resolved = run.resolve(Settings(backbones=tmp_path))
     assert (resolved.generator.place, resolved.shard_rows, resolved.batch_size) == ("own.pt", 48, 3)
     assert (resolved.networks.perceptual, resolved.networks.metric_perceptual) == ("lpips-vgg", "lpips-vgg")
-    assert resolved.networks.backbones == tmp_path
+    assert resolved.networks.published == Published(tmp_path)
     settings = {method.name: method.settings for method in resolved.methods}
     assert list(settings) == ["lsap_o_w", "stylegan2_w"]  # in the order they were asked for
     assert {name: each.num_steps for name, each in settings.items()} == {"lsap_o_w": 9, "stylegan2_w": 7}

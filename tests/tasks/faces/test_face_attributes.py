@@ -14,6 +14,7 @@ from lsap_core.perceptual.face_detection import Faces
 from tasks.faces.face_attributes import NOSE_DEPTH, face_points, smile, yaw
 from tasks.measuring import attributes
 from tasks.measuring.attributes import load_attribute
+from tasks.weights.published import TORCH_CACHE, Published
 
 # Eyes, nose, mouth in space: x to the right, y down, z towards the camera; one unit between the eyes.
 HEAD = torch.tensor(
@@ -60,14 +61,14 @@ def test_without_a_face_there_is_nothing_to_measure() -> None:
 
 def test_attributes_of_faces_are_loaded_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(MissingWeightsError, match=r"needs pnet.npy, rnet.npy, onet.npy, not found in"):
-        load_attribute("yaw", device=torch.device("cpu"), backbones=tmp_path)
+        load_attribute("yaw", device=torch.device("cpu"), published=Published(tmp_path))
 
     class Detector(torch.nn.Module):
         def detect(self, images: Tensor) -> list[Faces]:
             return [Faces(torch.zeros(1, 5), seen(HEAD, turned=15)) for _ in images]
 
-    monkeypatch.setattr(attributes, "load_face_detector", lambda backbones: Detector())
-    turn, mouth = (load_attribute(name, device=torch.device("cpu"), backbones=None) for name in ("yaw", "smile"))
+    monkeypatch.setattr(attributes, "load_face_detector", lambda published: Detector())
+    turn, mouth = (load_attribute(name, device=torch.device("cpu"), published=TORCH_CACHE) for name in ("yaw", "smile"))
     assert turn.unit == "degrees" and turn.name == "yaw"
     assert turn.measure(torch.zeros(2, 3, 8, 8)).tolist() == pytest.approx([15, 15], abs=1e-3)
     assert mouth.measure(torch.zeros(1, 3, 8, 8)).tolist() == pytest.approx([0.8])

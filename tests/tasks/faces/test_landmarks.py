@@ -20,6 +20,7 @@ from lsap_core.perceptual.face_detection import Faces
 from tasks.faces import landmarks
 from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of
 from tasks.faces.landmarks import DlibFinder, MtcnnFinder, read_landmarks
+from tasks.weights.published import Published
 
 BLACK = np.zeros((8, 8, 3), np.uint8)
 POINTS = np.random.default_rng(0).uniform(0, 500, size=(3, 68, 2)).round(3)
@@ -251,9 +252,9 @@ def test_mtcnn_gives_five_points_in_pixels_of_the_photo(monkeypatch: pytest.Monk
             return [Faces(torch.zeros(2, 5), five)]
 
     with pytest.raises(MissingWeightsError, match=r"MTCNN\) needs pnet.npy, rnet.npy, onet.npy"):
-        MtcnnFinder(tmp_path, device="cpu")
-    monkeypatch.setattr(landmarks, "load_face_detector", lambda backbones, settings: Detector())
-    finder = MtcnnFinder(tmp_path, device="cpu")
+        MtcnnFinder(Published(tmp_path), device="cpu")
+    monkeypatch.setattr(landmarks, "load_face_detector", lambda published, settings: Detector())
+    finder = MtcnnFinder(Published(tmp_path), device="cpu")
     np.testing.assert_array_equal(finder.find("a.png", np.zeros((30, 40, 3), np.uint8)), five)
     # In a photo that is looked at at half its size, the first pixel there is the middle of the first two here.
     np.testing.assert_array_equal(finder.find("a.png", np.zeros((600, 2048, 3), np.uint8)), 2 * five + 0.5)

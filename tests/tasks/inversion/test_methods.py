@@ -21,6 +21,7 @@ from tasks.errors import BadImageError
 from tasks.inversion.methods import MethodPlan, bytes_per_image, missing_shards, plan_method, run_plan
 from tasks.sources.source import PlannedImage
 from tasks.weights.networks import LPIPS_TRUNKS, NetworkChoice
+from tasks.weights.published import Published
 
 CONFIG = GeneratorConfig(8, (3, 2), z_dim=3, w_dim=5, num_mapping_layers=1)
 NETWORKS = NetworkChoice("digits-features", "digits-features")
@@ -131,7 +132,7 @@ def test_the_weights_of_a_network_change_the_digest_and_not_the_folder_they_lie_
         path = tmp_path / folder / LPIPS_TRUNKS["lpips-vgg"]
         path.parent.mkdir()
         path.write_bytes(weights)
-        networks = NetworkChoice("lpips-vgg", "digits-features", backbones=path.parent)
+        networks = NetworkChoice("lpips-vgg", "digits-features", published=Published(path.parent))
         digests.append(planned(networks=networks).digest)
     assert digests[0] == digests[1] != digests[2]
 

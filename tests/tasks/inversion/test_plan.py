@@ -22,6 +22,7 @@ from tasks.inversion.request import InversionRequest
 from tasks.weights.encoders import load_encoder
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
+from tasks.weights.published import Published
 
 METHODS = (method("stylegan2_w", num_steps=2), method("lsap_o_w", num_steps=2, sncd_weight=0.5))
 
@@ -239,6 +240,6 @@ def test_a_network_of_another_size_is_refused(laboratory: Any, tmp_path: Path) -
 
 def test_a_missing_trunk_is_refused(laboratory: Any, tmp_path: Path) -> None:
     laboratory.fill(1)
-    networks = NetworkChoice("lpips-vgg", "digits-features", backbones=tmp_path)
+    networks = NetworkChoice("lpips-vgg", "digits-features", published=Published(tmp_path))
     refused(laboratory.request(networks=networks), MissingWeightsError, "lpips-vgg needs")
     assert laboratory.contents() == {}

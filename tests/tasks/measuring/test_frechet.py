@@ -16,6 +16,7 @@ from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
 from tasks.measuring.frechet import INCEPTION_FILE, FrechetNetwork, FrechetState, check_frechet, load_frechet
+from tasks.weights.published import TORCH_CACHE, Published
 
 DIGITS = GeneratorConfig(32, (4, 4, 4, 4), image_channels=1)
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def digits(count: int, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def judge() -> FrechetNetwork:
-    return load_frechet("digits-judge", None, CPU)
+    return load_frechet("digits-judge", TORCH_CACHE, CPU)
 
 
 def state_of(network: FrechetNetwork, images: Tensor, originals: Tensor) -> FrechetState:
@@ -112,20 +113,20 @@ def test_bytes_of_something_else_are_refused(data: bytes) -> None:
 
 
 def test_what_a_network_needs_is_asked_before_any_work(tmp_path: Path) -> None:
-    check_frechet("digits-judge", DIGITS, None)
+    check_frechet("digits-judge", DIGITS, TORCH_CACHE)
     with pytest.raises(ConfigError, match='"resnet" is not known; wanted one of inception, digits-features'):
-        check_frechet("resnet", DIGITS, None)
+        check_frechet("resnet", DIGITS, TORCH_CACHE)
     with pytest.raises(ConfigError, match="32 px; the generator makes 3-channel images of 1024 px"):
-        check_frechet("digits-judge", GeneratorConfig.config_f(1024), None)
+        check_frechet("digits-judge", GeneratorConfig.config_f(1024), TORCH_CACHE)
     with pytest.raises(MissingWeightsError, match=f"{INCEPTION_FILE}, which is not in {tmp_path}; nothing is down"):
-        check_frechet("inception", DIGITS, tmp_path)
+        check_frechet("inception", DIGITS, Published(tmp_path))
 
 
 def test_inception_is_loaded_from_its_published_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With random weights: every image has 2,048 features, and the state holds their sums."""
     write_random_inception(tmp_path, monkeypatch)
-    check_frechet("inception", DIGITS, tmp_path)
-    network = load_frechet("inception", tmp_path, CPU)
+    check_frechet("inception", DIGITS, Published(tmp_path))
+    network = load_frechet("inception", Published(tmp_path), CPU)
     images, originals = digits(2, 0), digits(1, 1)
     features = network(images)
     assert features.shape == (2, 2048) and features.std() > 0
@@ -154,7 +155,7 @@ class Explosive:
 def test_a_file_in_inceptions_place_runs_no_code(tmp_path: Path) -> None:
     torch.save({"fc.bias": Explosive()}, tmp_path / INCEPTION_FILE)
     with pytest.raises(CheckpointError, match="does not hold the weights of torch-fidelity's Inception-v3"):
-        load_frechet("inception", tmp_path, CPU)
+        load_frechet("inception", Published(tmp_path), CPU)
     torch.save({"fc.bias": torch.zeros(3)}, tmp_path / INCEPTION_FILE)
     with pytest.raises(CheckpointError, match="does not hold the weights"):
-        load_frechet("inception", tmp_path, CPU)
+        load_frechet("inception", Published(tmp_path), CPU)

@@ -23,15 +23,17 @@ from lsap_core.metrics import ms_ssim, mse, psnr
 from lsap_core.perceptual.lpips import LpipsDistance
 from tasks.measuring.attributes import DIGITS as DIGIT_ATTRIBUTES
 from tasks.measuring.measures import (
+    MEASURES,
+    Batch,
+    Instruments,
+    Measure,
     Measured,
     MeasureKey,
     Measurements,
-    evaluate_consistency,
-    evaluate_disalignment,
-    evaluate_images,
+    measure_all,
 )
 from tasks.measuring.neighbours import RealNeighbours
-from tasks.measuring.networks import EvaluationChoice, EvaluationNetworks, load_evaluation_networks
+from tasks.measuring.networks import EvaluationChoice, IdentityMeasure, load_evaluation_networks
 from tasks.measuring.of_inversions import measure
 from tasks.pictures.saved import read_back
 from tasks.weights.networks import NetworkChoice, load_networks
@@ -81,18 +83,10 @@ def anchor(generator: Generator) -> Anchor:
 
 
 @pytest.fixture(scope="module")
-def networks() -> EvaluationNetworks:
-    return load_evaluation_networks(CHOICE, CPU)
-
-
-@pytest.fixture(scope="module")
-def attributes() -> tuple:
-    return tuple(DIGIT_ATTRIBUTES.values())
-
-
-@pytest.fixture(scope="module")
-def neighbours(networks: EvaluationNetworks) -> RealNeighbours:
-    return RealNeighbours.of(networks.judge, pictures(20, seed=9).split(8))
+def instruments() -> Instruments:
+    networks = load_evaluation_networks(CHOICE, CPU)
+    neighbours = RealNeighbours.of(networks["judge"][JUDGE], pictures(20, seed=9).split(8))
+    return {**networks, "attribute": DIGIT_ATTRIBUTES, "real": {JUDGE: neighbours}}
 
 
 def pictures(count: int, *, seed: int = 2, side: int = 32, channels: int = 1) -> Tensor:
@@ -105,20 +99,10 @@ def codes(count: int, config: GeneratorConfig = CONFIG) -> Tensor:
 
 
 @pytest.fixture
-def evaluate(
-    generator: Generator, anchor: Anchor, networks: EvaluationNetworks, attributes: tuple, neighbours: RealNeighbours
-) -> Callable[..., Measurements]:
+def evaluate(generator: Generator, anchor: Anchor, instruments: Instruments) -> Callable[..., Measurements]:
     def run(images: Tensor, original: Tensor | None, w_plus: Tensor | None = None) -> Measurements:
-        return evaluate_images(
-            images,
-            original,
-            codes(len(images)) if w_plus is None else w_plus,
-            generator=generator,
-            anchor=anchor,
-            networks=networks,
-            attributes=attributes,
-            neighbours=neighbours,
-        )
+        own = codes(len(images)) if w_plus is None else w_plus
+        return measure_all(Batch(generator, own, images, original, anchor), instruments)
 
     return run
 
@@ -142,14 +126,8 @@ def test_identical_large_images_differ_in_nothing_either() -> None:
     large, images = random_generator(config), pictures(1, side=512, channels=3)
     with torch.random.fork_rng(devices=[]):
         distance = LpipsDistance(lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False))
-    found = evaluate_images(
-        images,
-        images,
-        codes(1, config),
-        generator=large,
-        anchor=estimate_anchor(large, num_samples=8),
-        networks=EvaluationNetworks({"lpips-squeeze": distance}, {}, None),
-    )
+    anchor = estimate_anchor(large, num_samples=8)
+    found = measure_all(Batch(large, codes(1, config), images, images, anchor), {"lpips": {"lpips-squeeze": distance}})
     assert found[MeasureKey("mse")].values == [0.0] and found[MeasureKey("psnr")].values == [math.inf]
     assert found[MeasureKey("lpips", "lpips-squeeze")].values == [0.0]
     assert found[MeasureKey("ms_ssim")].values == pytest.approx([1.0], abs=1e-6)
@@ -159,11 +137,7 @@ def test_identical_large_images_differ_in_nothing_either() -> None:
 
 
 def test_values_are_those_of_the_definitions(
-    evaluate: Callable[..., Measurements],
-    generator: Generator,
-    anchor: Anchor,
-    networks: EvaluationNetworks,
-    neighbours: RealNeighbours,
+    evaluate: Callable[..., Measurements], generator: Generator, anchor: Anchor, instruments: Instruments
 ) -> None:
     original, w_plus = pictures(4), codes(4)
     images = original + 0.7 * torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -186,7 +160,7 @@ def test_values_are_those_of_the_definitions(
         MeasureKey("sncd"): reported["sncd"],
         MeasureKey("w_distance"): reported["w_distance"],
     }
-    judge = networks.judge.network
+    judge = instruments["judge"][JUDGE].network
     with torch.no_grad():
         a, b, real = judge.features(seen), judge.features(original), judge.features(pictures(20, seed=9))
         probabilities, classes = judge(seen).softmax(dim=1), judge(original).argmax(dim=1)
@@ -215,14 +189,7 @@ def test_cars_are_compared_by_their_content_at_192_by_256() -> None:
     cars, original = random_generator(config), pictures(1, side=512, channels=3)
     images = (original * 0.8).clone()
     images[:, :, :64] = 1.0
-    found = evaluate_images(
-        images,
-        original,
-        codes(1, config),
-        generator=cars,
-        anchor=estimate_anchor(cars, num_samples=8),
-        networks=EvaluationNetworks({}, {}, None),
-    )
+    found = measure_all(Batch(cars, codes(1, config), images, original, estimate_anchor(cars, num_samples=8)), {})
     seen, wanted = (read_back(both[:, :, 64:448]) for both in (images, original))
     assert seen.shape == (1, 3, 192, 256)
     for name, metric in (("mse", mse), ("psnr", psnr), ("ms_ssim", ms_ssim)):
@@ -252,6 +219,30 @@ def test_what_cannot_be_measured_of_one_image_is_none_with_a_reason(evaluate: Ca
     assert found[MeasureKey("attribute_of_original", "slant")].problems == [None] * 3
 
 
+def test_a_line_of_the_table_is_all_that_a_measure_needs(
+    evaluate: Callable[..., Measurements], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brightest = Measure("brightest", "higher", lambda batch: batch.seen.amax(dim=(1, 2, 3)))
+    monkeypatch.setitem(MEASURES, "brightest", brightest)
+    assert evaluate(pictures(2) * 0.5, None)[MeasureKey("brightest")].values == pytest.approx([0.5] * 2, abs=0.01)
+
+
+class FacesOfBrightImages:
+    """Finds a face in every image that is bright."""
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images.flatten(1), images.mean(dim=(1, 2, 3)) > 0
+
+
+def test_where_one_of_two_images_shows_no_face_the_reason_says_so(generator: Generator) -> None:
+    bright, dark = pictures(1).abs(), -pictures(1).abs()
+    images, original = torch.cat([bright, bright, dark, dark]), torch.cat([bright, dark, bright, dark])
+    identity = {"identity": {"faces": IdentityMeasure(FacesOfBrightImages())}}
+    found = measure_all(Batch(generator, codes(4), images, original), identity)[MeasureKey("identity", "faces")]
+    assert found.problems == [None, "no_face", "no_face", "no_face"]
+    assert found.values == [pytest.approx(1), None, None, None]
+
+
 def test_each_image_is_measured_for_itself(evaluate: Callable[..., Measurements]) -> None:
     images, original, w_plus = pictures(3), pictures(3, seed=7), codes(3)
     together = evaluate(images, original, w_plus)
@@ -264,8 +255,8 @@ def test_each_image_is_measured_for_itself(evaluate: Callable[..., Measurements]
                 assert alone.values == pytest.approx([whole.values[index]], rel=1e-4, abs=1e-6), key
 
 
-def test_real_images_lie_nearer_to_real_ones(neighbours: RealNeighbours) -> None:
-    real = pictures(20, seed=9)
+def test_real_images_lie_nearer_to_real_ones(instruments: Instruments) -> None:
+    real, neighbours = pictures(20, seed=9), instruments["real"][JUDGE]
     assert neighbours.distances(real).shape == (20,)
     assert neighbours.distances(torch.full((1, 1, 32, 32), -1.0)).item() > neighbours.distances(real).max()
     with pytest.raises(ConfigError, match="the reference holds 2 usable images; wanted at least 3"):
@@ -287,7 +278,8 @@ def embedder(generator: Generator) -> EncoderEmbedder:
 
 def test_consistency_is_that_of_edit_render_encode_undo(generator: Generator, embedder: EncoderEmbedder) -> None:
     p = embedder.codes(pictures(3))
-    found = evaluate_consistency(p, embedder=embedder, edits={"none": Shift(0.0), "far": Shift(2.0)})
+    edits = {"none": Shift(0.0), "far": Shift(2.0)}
+    found = measure_all(Batch(generator, p, embedder=embedder), {"edit": edits})
     assert found.keys() == {MeasureKey("lec", "none"), MeasureKey("lec", "far")}
     for name, offset in (("none", 0.0), ("far", 2.0)):
         with torch.no_grad():
@@ -304,14 +296,14 @@ def test_restyle_looks_at_an_edited_image_as_often_as_at_a_photo(generator: Gene
     one, three = (EncoderEmbedder(generator, encoder, EncoderSettings(passes)) for passes in (1, 3))
     images = pictures(2)
     assert torch.equal(three.codes_of_view(images), three.codes(images))  # 32 px: nothing is resized
-    edits = {"far": Shift(1.0)}
-    values = [evaluate_consistency(e.codes(images), embedder=e, edits=edits) for e in (one, three)]
+    edits = {"edit": {"far": Shift(1.0)}}
+    values = [measure_all(Batch(generator, e.codes(images), embedder=e), edits) for e in (one, three)]
     assert values[0] != values[1]
 
 
 def test_disalignment_has_every_space_and_scale(generator: Generator) -> None:
     w = torch.randn(3, CONFIG.w_dim, generator=torch.Generator().manual_seed(2))
-    found = evaluate_disalignment(codes(3), w, generator=generator)
+    found = measure_all(Batch(generator, codes(3), true_codes=w), {})
     assert {key.measure for key in found} == {
         "disalignment_s_n",
         *(f"disalignment_{space}{scale}" for space in "ws" for scale in ("", "_per_entry", "_frobenius")),
@@ -319,6 +311,6 @@ def test_disalignment_has_every_space_and_scale(generator: Generator) -> None:
     squares = (codes(3) - w[:, None]).square().sum(dim=(1, 2))
     assert found[MeasureKey("disalignment_w")].values == pytest.approx((squares / CONFIG.num_ws).tolist(), rel=1e-5)
     assert found[MeasureKey("disalignment_w_frobenius")].values == pytest.approx(squares.sqrt().tolist(), rel=1e-5)
-    exact = evaluate_disalignment(generator.expand(w), w, generator=generator)
+    exact = measure_all(Batch(generator, generator.expand(w), true_codes=w), {})
     for key, measured in exact.items():
         assert measured.values == pytest.approx([0.0] * 3, abs=1e-6), key

@@ -15,6 +15,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
 from tasks.measuring.networks import EvaluationChoice, IdentityMeasure, load_evaluation_networks, load_judge
 from tasks.weights.networks import NetworkChoice, load_networks, network_digest
+from tasks.weights.published import TORCH_CACHE, Published
 
 DIGITS = GeneratorConfig(32, (4, 4, 4, 4), image_channels=1)
 CPU = torch.device("cpu")
@@ -39,10 +40,9 @@ class FacesOfBrightImages:
 def test_every_role_holds_its_networks_by_name() -> None:
     EVERYTHING.check(DIGITS)
     loaded = load_evaluation_networks(EVERYTHING, CPU)
-    assert tuple(loaded.perceptual) == EVERYTHING.lpips and tuple(loaded.identity) == EVERYTHING.identity
-    assert loaded.judge is not None and loaded.judge.name == "digits-judge"
-    nothing = load_evaluation_networks(EvaluationChoice(), CPU)
-    assert (nothing.perceptual, nothing.identity, nothing.judge) == ({}, {}, None)
+    assert tuple(loaded["lpips"]) == EVERYTHING.lpips and tuple(loaded["identity"]) == EVERYTHING.identity
+    assert [judge.name for judge in loaded["judge"].values()] == list(loaded["judge"]) == ["digits-judge"]
+    assert load_evaluation_networks(EvaluationChoice(), CPU) == {"lpips": {}, "identity": {}, "judge": {}}
 
 
 def test_networks_are_those_that_embedding_runs_report() -> None:
@@ -52,10 +52,9 @@ def test_networks_are_those_that_embedding_runs_report() -> None:
     )
     images, target = digits(3), digits(3, seed=1)
     with torch.no_grad():
-        assert torch.equal(one.perceptual["digits-judge"](images, target), other.metric_perceptual(images, target))
-        similarity, problems = one.identity["digits-features"].similarity(images, target)
+        assert torch.equal(one["lpips"]["digits-judge"](images, target), other.metric_perceptual(images, target))
+        similarity = one["identity"]["digits-features"](images, target)
         torch.testing.assert_close(similarity, other.identity(images, target))
-    assert problems == [None] * 3
 
 
 def test_the_judge_embeds_and_tells_classes_apart() -> None:
@@ -63,7 +62,7 @@ def test_the_judge_embeds_and_tells_classes_apart() -> None:
     with torch.no_grad():
         torch.testing.assert_close(judge.probabilities(images).sum(dim=1), torch.ones(4))
         embedded = judge.embed(images)
-        similarity = IdentityMeasure(judge).similarity(images, images.flip(0))[0]
+        similarity = IdentityMeasure(judge)(images, images.flip(0))
     wanted = torch.nn.functional.cosine_similarity(embedded, embedded.flip(0))
     torch.testing.assert_close(similarity, wanted)
 
@@ -71,9 +70,8 @@ def test_the_judge_embeds_and_tells_classes_apart() -> None:
 def test_where_one_of_two_images_shows_no_face_there_is_no_similarity() -> None:
     bright, dark = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), -0.5)
     images, target = torch.cat([bright, bright, dark, dark]), torch.cat([bright, dark, bright, dark])
-    values, problems = IdentityMeasure(FacesOfBrightImages()).similarity(images, target)
+    values = IdentityMeasure(FacesOfBrightImages())(images, target)
     assert values[0].item() == pytest.approx(1) and values[1:].isnan().all()
-    assert problems == [None, "no_face", "no_face", "no_face"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,7 @@ def test_names_that_nobody_knows_are_refused(choice: dict[str, Any], message: st
 @pytest.mark.parametrize("name", ["lpips-vgg", "curricularface", "moco"])
 def test_a_missing_network_is_told_before_any_work(name: str, tmp_path: Path) -> None:
     role = "lpips" if name.startswith("lpips") else "identity"
-    choice = EvaluationChoice(**{role: (name,)}, backbones=tmp_path)
+    choice = EvaluationChoice(**{role: (name,)}, published=Published(tmp_path))
     with pytest.raises(MissingWeightsError, match=f"{name} needs"):
         choice.check(DIGITS)
 
@@ -107,4 +105,4 @@ def test_a_network_for_other_images_is_refused() -> None:
 
 def test_the_numbers_depend_on_the_weights_of_every_network() -> None:
     digests = EVERYTHING.digests()
-    assert digests == {name: network_digest(name, None) for name in ("digits-features", "digits-judge")}
+    assert digests == {name: network_digest(name, TORCH_CACHE) for name in ("digits-features", "digits-judge")}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lsap_archive import ROW_SCHEMA
 from lsap_core.alignment.anchor import Anchor, estimate_anchor
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from lsap_core.images import from_uint8, to_uint8
+from lsap_core.images import from_uint8, quantize, to_uint8
+from lsap_core.metrics import mse
 from lsap_core.spaces.styles import select
-from tasks.measuring.of_inversions import measure
+from tasks.measuring.measures import MEASURES, Batch, MeasureKey, measure_all
+from tasks.measuring.of_inversions import COLUMNS, measure
 from tasks.weights.networks import NetworkChoice, Networks, load_networks
 
 CONFIG = GeneratorConfig(32, (4, 4, 4, 4), z_dim=5, w_dim=6, num_mapping_layers=2, image_channels=1)
@@ -176,3 +180,43 @@ def test_large_images_are_compared_at_256_pixels(networks: Networks) -> None:
     found = measure(target + checked, target, codes(1, config), **options)
     assert networks.metric_perceptual.seen == ((256, 256), (256, 256))
     assert found["mse"][0] < 1e-3 < float(checked.square().mean())
+
+
+def test_up_to_256_pixels_nothing_but_the_8_bits_comes_between(
+    generator: Generator, anchor: Anchor, digit_networks: Networks
+) -> None:
+    """To the last bit: the columns of archives that exist."""
+    target = as_saved(levels(64))
+    reconstruction = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(5))
+    reconstruction[0] = target[0]  # levels to the last bit: some are truncated to the next darker ones
+    found = measure(reconstruction, target, codes(64), generator=generator, anchor=anchor, networks=digit_networks)
+    seen = quantize(reconstruction)
+    assert found["mse"] == mse(seen, target).tolist() and found["mse"][0] > 0
+    with torch.no_grad():
+        assert found["lpips"] == digit_networks.metric_perceptual(seen, target).tolist()
+        assert found["identity_similarity"] == digit_networks.identity(seen, target).tolist()
+
+
+@pytest.mark.parametrize("content_box", [None, (64, 448, 0, 512)])
+def test_large_images_are_measured_as_an_evaluation_measures_their_files(content_box: Any) -> None:
+    config = GeneratorConfig(
+        512, (2,) * 8, z_dim=2, w_dim=2, num_mapping_layers=1, image_channels=1, content_box=content_box
+    )
+    large = Generator(config).freeze()
+    anchor, w_plus, target = estimate_anchor(large, num_samples=8), codes(2, config), as_saved(levels(2, side=512))
+    images = target * 0.7 + 0.2 * torch.randn(target.shape, generator=torch.Generator().manual_seed(6))
+    networks = Networks(MeanDifference(), MeanDifference(), MeanDifference(), None)  # type: ignore[arg-type]
+    found = measure(images, target, w_plus, generator=large, anchor=anchor, networks=networks)
+    instruments = {role: {"mean": MeanDifference()} for role in ("lpips", "identity")}
+    evaluated = measure_all(Batch(large, w_plus, quantize(images), target, anchor), instruments)
+    for column, (name, role) in COLUMNS.items():
+        if column in found:
+            assert found[column] == evaluated[MeasureKey(name, role and "mean")].values, column
+    assert found.keys() == COLUMNS.keys() - {"lpips_judge"}
+
+
+def test_the_columns_are_those_of_the_archive_and_of_the_table() -> None:
+    assert COLUMNS.keys() <= set(ROW_SCHEMA.names)
+    assert [column for column, (name, _) in COLUMNS.items() if MEASURES[name].better == "higher"] == [
+        "identity_similarity"
+    ]

@@ -66,6 +66,12 @@ def test_of_cars_the_content_is_saved_and_compared_at_192_by_256() -> None:
     assert torch.equal(read_back(changed, content_box=(64, 448, 0, 512)), found)
 
 
+def test_a_content_box_may_have_any_shape() -> None:
+    """Also one whose reduced sides are no whole numbers: 191.5 of 383 are 191."""
+    images = from_uint8(levels(1, 512, 512, 1))
+    assert read_back(images, content_box=(64, 447, 0, 512)).shape == (1, 1, 191, 256)
+
+
 def test_what_a_file_does_not_hold_is_lost() -> None:
     images = torch.tensor([[-7.0, 7.0, 0.0, 1 / 255 + 0.9 / 255]]).expand(8, 4)[None, None]
     images = images.repeat(1, 1, 1, 2)

@@ -26,6 +26,7 @@ from tasks.training.store import OtherRunError, TrainingStore
 from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
+from tasks.weights.published import Published
 
 NETWORKS = NetworkChoice("digits-features", "digits-features", identity="digits-features")
 
@@ -144,7 +145,7 @@ def test_a_small_backbone_has_no_weights_to_start_from(new_training: NewTraining
 def test_an_identity_network_that_is_not_there_or_does_not_fit_is_refused(
     new_training: NewTraining, tmp_path: Path
 ) -> None:
-    networks = replace(NETWORKS, identity="arcface", backbones=tmp_path)
+    networks = replace(NETWORKS, identity="arcface", published=Published(tmp_path))
     refused(new_training(networks=networks), (MissingWeightsError, ConfigError), "model_ir_se50.pth|arcface")  # type: ignore[arg-type]
 
 

@@ -17,6 +17,7 @@ import torch
 from lsap_core.errors import CheckpointError, MissingWeightsError
 from lsap_core.perceptual.face_detection import DetectorSettings
 from tasks.weights.faces import load_face_detector, load_face_identity, read_npy_weights
+from tasks.weights.published import Published
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 
@@ -44,7 +45,7 @@ def backbones(fill: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_files_as_published_make_networks_that_answer_as_published(backbones: Path) -> None:
-    identity = load_face_identity(backbones)
+    identity = load_face_identity(Published(backbones))
     numbers = np.load(REFERENCE / "mtcnn_nets.npz")
     crops = (torch.from_numpy(numbers["in.onet_crops"]).permute(0, 3, 1, 2).float() - 127.5) * 0.0078125
     with torch.no_grad():
@@ -55,7 +56,7 @@ def test_files_as_published_make_networks_that_answer_as_published(backbones: Pa
 
 
 def test_settings_reach_the_detector(backbones: Path) -> None:
-    detector = load_face_detector(backbones, DetectorSettings(softmax="classes", min_face=40))
+    detector = load_face_detector(Published(backbones), DetectorSettings(softmax="classes", min_face=40))
     assert detector.settings.min_face == 40 and detector.proposal.softmax_axis == 1
 
 
@@ -87,10 +88,10 @@ def test_all_missing_files_are_named(backbones: Path, tmp_path: Path) -> None:
     with pytest.raises(
         MissingWeightsError, match=r"curricularface needs pnet.npy, rnet.npy, onet.npy, Curr.*LSAP_BACK"
     ):
-        load_face_identity(tmp_path)
+        load_face_identity(Published(tmp_path))
     (tmp_path / "pnet.npy").write_bytes((backbones / "pnet.npy").read_bytes())
     with pytest.raises(MissingWeightsError, match=r"MTCNN\) needs rnet.npy, onet.npy, not found in"):
-        load_face_detector(tmp_path)
+        load_face_detector(Published(tmp_path))
 
 
 class Hostile:
@@ -139,4 +140,4 @@ def test_other_files_are_refused(tmp_path: Path, backbones: Path) -> None:
         (tmp_path / name).write_bytes((backbones / name).read_bytes())
     torch.save({"a": torch.zeros(1)}, tmp_path / "CurricularFace_Backbone.pth")
     with pytest.raises(CheckpointError, match=r"CurricularFace_Backbone.pth: wanted CurricularFace.*found 1 entries"):
-        load_face_identity(tmp_path)
+        load_face_identity(Published(tmp_path))

@@ -27,6 +27,7 @@ from tasks.weights.networks import (
     load_perceptual,
     network_digest,
 )
+from tasks.weights.published import TORCH_CACHE, Published
 
 DIGITS = GeneratorConfig(32, (2, 2, 2, 2), image_channels=1)
 CPU = torch.device("cpu")
@@ -61,7 +62,7 @@ def test_networks_that_fit_pass(tmp_path: Path) -> None:
     NetworkChoice("digits-features", "digits-features", identity="digits-features", judge="digits-judge").check(DIGITS)
     for name in LPIPS_TRUNKS.values():
         (tmp_path / name).touch()  # LPIPS looks at images of every size
-    NetworkChoice("lpips-vgg", "lpips-alex", backbones=tmp_path).check(GeneratorConfig.config_f(1024))
+    NetworkChoice("lpips-vgg", "lpips-alex", published=Published(tmp_path)).check(GeneratorConfig.config_f(1024))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_a_network_for_other_images_is_refused(
     tmp_path: Path, choice: dict[str, Any], name: str, config: GeneratorConfig, made: str
 ) -> None:
     (tmp_path / LPIPS_TRUNKS["lpips-vgg"]).touch()
-    fitting = {"perceptual": "lpips-vgg", "metric_perceptual": "lpips-vgg", "backbones": tmp_path}
+    fitting = {"perceptual": "lpips-vgg", "metric_perceptual": "lpips-vgg", "published": Published(tmp_path)}
     message = f"{name} looks at 1-channel images of 32 px; the generator makes {made}: choose an lpips network"
     with pytest.raises(ConfigError) as caught:
         NetworkChoice(**{**fitting, **choice}).check(config)
@@ -94,7 +95,7 @@ def test_a_network_for_other_images_is_refused(
 
 @pytest.mark.parametrize("name", ["arcface", "moco"])
 def test_a_missing_network_of_identity_is_told_with_its_files(name: str, tmp_path: Path) -> None:
-    choice = NetworkChoice("digits-features", "digits-features", identity=name, backbones=tmp_path)
+    choice = NetworkChoice("digits-features", "digits-features", identity=name, published=Published(tmp_path))
     with pytest.raises(MissingWeightsError) as caught:
         choice.check(DIGITS)
     for part in (name, *IDENTITY_FILES[name], str(tmp_path), "LSAP_BACKBONES", "nothing is downloaded"):
@@ -113,11 +114,11 @@ def test_arcface_is_refused_for_what_cannot_be_aligned_faces(
 ) -> None:
     for name in ("lpips-alex", "arcface", "moco"):
         (tmp_path / {**LPIPS_TRUNKS, **{k: v[0] for k, v in IDENTITY_FILES.items()}}[name]).touch()
-    choice = NetworkChoice("lpips-alex", "lpips-alex", identity="arcface", backbones=tmp_path)
+    choice = NetworkChoice("lpips-alex", "lpips-alex", identity="arcface", published=Published(tmp_path))
     with pytest.raises(ConfigError, match=f"arcface looks at aligned faces of 256 px; the generator makes .*{made}"):
         choice.check(config)
     choice.check(GeneratorConfig.config_f(256))
-    NetworkChoice("lpips-alex", "lpips-alex", identity="moco", backbones=tmp_path).check(config)
+    NetworkChoice("lpips-alex", "lpips-alex", identity="moco", published=Published(tmp_path)).check(config)
 
 
 @pytest.mark.parametrize("name", LPIPS_TRUNKS)
@@ -125,7 +126,7 @@ def test_a_missing_trunk_is_told_with_its_file_and_the_variable(name: str, tmp_p
     for role in ("perceptual", "metric_perceptual"):
         roles = {"perceptual": "digits-features", "metric_perceptual": "digits-features", role: name}
         with pytest.raises(MissingWeightsError) as caught:
-            NetworkChoice(**roles, backbones=tmp_path).check(DIGITS)
+            NetworkChoice(**roles, published=Published(tmp_path)).check(DIGITS)
         for part in (name, LPIPS_TRUNKS[name], str(tmp_path), "LSAP_BACKBONES", "nothing is downloaded"):
             assert part in str(caught.value)
 
@@ -134,7 +135,7 @@ def test_the_variable_of_the_message_is_the_one_that_is_read(tmp_path: Path, mon
     path = tmp_path / LPIPS_TRUNKS["lpips-alex"]
     path.touch()
     monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
-    assert find_weights("lpips-alex", Settings.from_environment().backbones) == path
+    assert find_weights("lpips-alex", Published(Settings.from_environment().backbones)) == path
 
 
 def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +144,7 @@ def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypa
     path = tmp_path / "hub" / "checkpoints" / LPIPS_TRUNKS["lpips-vgg"]
     path.parent.mkdir(parents=True)
     path.touch()
-    assert find_weights("lpips-vgg", Settings.from_environment().backbones) == path
+    assert find_weights("lpips-vgg", Published(Settings.from_environment().backbones)) == path
 
 
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +179,7 @@ def test_a_damaged_trunk_is_refused_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / LPIPS_TRUNKS["lpips-vgg"]
     path.write_bytes(b"half a download")
     with pytest.raises(CheckpointError, match=f"{path.name} is not a readable file of weights for lpips-vgg"):
-        load_perceptual("lpips-vgg", tmp_path)
+        load_perceptual("lpips-vgg", Published(tmp_path))
 
 
 def test_a_trunk_that_carries_code_is_not_run(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_trunk_that_carries_code_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"features.0.weight": Hostile()}, tmp_path / LPIPS_TRUNKS["lpips-vgg"])
     with pytest.raises(CheckpointError, match="not a readable file of weights"):
-        load_perceptual("lpips-vgg", tmp_path)
+        load_perceptual("lpips-vgg", Published(tmp_path))
     assert not marker.exists()
 
 
@@ -201,10 +202,10 @@ def test_another_network_in_the_place_of_an_identity_is_refused_by_its_path(
     path = tmp_path / IDENTITY_FILES[name][-1]
     torch.save({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "fc.bias": 0}, path)
     with pytest.raises(CheckpointError, match=f"{path}: {reason}.*found the weights of a ResNet"):
-        load_identity(name, tmp_path)
+        load_identity(name, Published(tmp_path))
     path.write_bytes(b"half a download")
     with pytest.raises(CheckpointError, match=f"{path}: PyTorch cannot read it"):
-        load_identity(name, tmp_path)
+        load_identity(name, Published(tmp_path))
 
 
 # --- digests ------------------------------------------------------------------------------------------
@@ -214,12 +215,12 @@ def test_the_digest_follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     original, kind = EMBEDDED["digits-features"]
     copy = tmp_path / "features.safetensors"
     shutil.copy(original, copy)
-    wanted = network_digest("digits-features", None)
+    wanted = network_digest("digits-features", TORCH_CACHE)
     monkeypatch.setitem(networks_module.EMBEDDED, "digits-features", (copy, kind))
-    assert network_digest("digits-features", None) == wanted
+    assert network_digest("digits-features", TORCH_CACHE) == wanted
     data = copy.read_bytes()
     copy.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert network_digest("digits-features", None) != wanted
+    assert network_digest("digits-features", TORCH_CACHE) != wanted
 
 
 def test_the_digest_of_a_trunk_covers_all_of_a_large_file(tmp_path: Path) -> None:
@@ -227,20 +228,20 @@ def test_the_digest_of_a_trunk_covers_all_of_a_large_file(tmp_path: Path) -> Non
     digests = set()
     for end in (b"a", b"b"):
         path.write_bytes(bytes(3 * 2**20) + end)
-        digests.add(network_digest("lpips-alex", tmp_path))
+        digests.add(network_digest("lpips-alex", Published(tmp_path)))
     assert len(digests) == 2
     with pytest.raises(MissingWeightsError):
-        network_digest("lpips-vgg", tmp_path)
+        network_digest("lpips-vgg", Published(tmp_path))
 
 
 def test_the_digest_of_an_identity_follows_the_file_under_either_name(tmp_path: Path) -> None:
     for file in IDENTITY_FILES["moco"]:
         (tmp_path / file).write_bytes(b"same")
-    usual = network_digest("moco", tmp_path)
+    usual = network_digest("moco", Published(tmp_path))
     (tmp_path / IDENTITY_FILES["moco"][0]).unlink()
-    assert network_digest("moco", tmp_path) == usual
+    assert network_digest("moco", Published(tmp_path)) == usual
     (tmp_path / IDENTITY_FILES["moco"][1]).write_bytes(b"other")
-    assert network_digest("moco", tmp_path) != usual
+    assert network_digest("moco", Published(tmp_path)) != usual
 
 
 def test_the_device_of_a_name() -> None:
@@ -259,16 +260,16 @@ def test_curricularface_reports_identity_and_is_in_no_embedding_run(tmp_path: Pa
     with pytest.raises(
         MissingWeightsError, match=r"curricularface needs pnet.npy, rnet.npy, onet.npy, CurricularFace_B"
     ):
-        load_identity("curricularface", tmp_path)
+        load_identity("curricularface", Published(tmp_path))
 
 
 def test_the_digest_of_curricularface_tells_the_detector_too(tmp_path: Path) -> None:
     files = ("pnet.npy", "rnet.npy", "onet.npy", "CurricularFace_Backbone.pth")
     for file in files:
         (tmp_path / file).write_bytes(file.encode())
-    before = network_digest("curricularface", tmp_path)
-    assert network_digest("curricularface", tmp_path) == before and len(before) == 16
+    before = network_digest("curricularface", Published(tmp_path))
+    assert network_digest("curricularface", Published(tmp_path)) == before and len(before) == 16
     for file in files:
         (tmp_path / file).write_bytes(b"other")
-        assert network_digest("curricularface", tmp_path) != before
+        assert network_digest("curricularface", Published(tmp_path)) != before
         (tmp_path / file).write_bytes(file.encode())

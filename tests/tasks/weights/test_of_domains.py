@@ -16,6 +16,7 @@ from tasks.weights.of_domains import (
     weights_table,
     with_published_weights,
 )
+from tasks.weights.published import Published
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -37,7 +38,7 @@ def test_a_file_is_found_by_its_hash_or_by_its_name_where_no_hash_is_known(tmp_p
         lsap_e={"file": "other.pt", "sha256": "0123abcd"},
         moco={"file": "missing.pt"},
     )
-    found = {one.role: one for one in look_for_weights(wanted, tmp_path)}
+    found = {one.role: one for one in look_for_weights(wanted, Published(tmp_path))}
     assert {role: one.state for role, one in found.items()} == {
         "generator": "found",
         "psp": "found",
@@ -57,22 +58,22 @@ def test_one_sentence_names_all_that_is_missing_and_what_to_do(tmp_path: Path) -
         generator={"file": "g.pt", "sha256": "00"}, e4e={"file": "e.pt"}, moco={"file": "m.pth"}, arcface={"file": "a"}
     )
     with pytest.raises(MissingWeightsError) as caught:
-        check_weights(wanted, tmp_path, ["generator", "e4e", "moco", "no role of it"])
+        check_weights(wanted, Published(tmp_path), ["generator", "e4e", "moco", "no role of it"])
     message = str(caught.value)
     assert f"g.pt (generator), which has SHA-256 {SHA256[:16]}; e.pt (e4e); m.pth (moco)" in message
     assert "LSAP_BACKBONES" in message and "arcface" not in message
-    check_weights(domain(generator={"file": "g.pt"}), tmp_path, ["generator"])
+    check_weights(domain(generator={"file": "g.pt"}), Published(tmp_path), ["generator"])
 
 
 def test_published_files_take_the_places_that_the_domain_leaves_open(tmp_path: Path) -> None:
     wanted = domain(
         generator={"file": "g.pt"}, e4e={"file": "e.pt"}, direction__pose={"file": "pose.pt"}, moco={"file": "m.pth"}
     )
-    filled = with_published_weights(wanted, tmp_path)
+    filled = with_published_weights(wanted, Published(tmp_path))
     assert filled.generator == str(tmp_path / "g.pt")
     assert filled.encoders == {"e4e": str(tmp_path / "e.pt")}
     assert filled.directions == {"pose": str(tmp_path / "pose.pt")}
-    own = with_published_weights(wanted.with_encoders({"e4e": "mine.pt"}), tmp_path)
+    own = with_published_weights(wanted.with_encoders({"e4e": "mine.pt"}), Published(tmp_path))
     assert own.encoders == {"e4e": "mine.pt"}
 
 

@@ -13,7 +13,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import normalize, select
 from tasks.reports.paper.figure4 import Clouds, code_points, draw_figure_4, parquet_of, picture_of, png_of, sample_codes
-from tasks.reports.paper.figure5 import EditedImage, page_uri, page_width, render, sheet, spread
+from tasks.reports.paper.figure5 import EditedImage, page_uri, page_width, sheet, spread
 
 CONFIG = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=8, num_mapping_layers=2, mapping_lr_multiplier=0.1)
 
@@ -109,15 +109,6 @@ def test_small_pictures_are_enlarged_by_a_whole_number_and_large_ones_shrink_on_
     assert page_uri(pixels(0, 512)).startswith("data:image/jpeg")
     drawn = Image.open(io.BytesIO(sheet(EditedImage("a", pixels(0, 32, 1), {"pSp": {}}), ("inversion",))))
     assert drawn.height > 96
-
-
-def test_pictures_are_made_one_by_one_with_their_own_noise(generator: Generator) -> None:
-    codes = torch.randn(2, CONFIG.num_ws, CONFIG.w_dim)
-    noise = [torch.randn(2, 1, side, side) for side in CONFIG.noise_sides]
-    together = render(generator, codes, noise)
-    alone = render(generator, codes[1:], [maps[1:] for maps in noise])
-    assert together[1].shape == (32, 32, 3)
-    assert np.array_equal(together[1], alone[0])
 
 
 def test_shown_images_are_spread_over_all() -> None:
