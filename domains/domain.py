@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from domains.embedded import embedded_folders
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
 from lsap_core.presets import METHODS, TRAININGS, Method, Training, current_names, kinds, method_of_encoder, training
@@ -17,6 +19,18 @@ from lsap_core.presets import METHODS, TRAININGS, Method, Training, current_name
 HERE = Path(__file__).parent
 SHARED = "all"
 """Under this name stand the settings of every method that has them."""
+KEYS = ConfigDict(extra="forbid")
+"""Domain files are read into the classes below by pydantic; a key that they do not have is refused."""
+
+
+def _checked_box(value: Any) -> ContentBox:
+    is_box = isinstance(value, list | tuple) and len(value) == 4 and all(type(edge) is int for edge in value)
+    if not is_box or not (0 <= value[0] < value[1] and 0 <= value[2] < value[3]):
+        raise ConfigError(
+            f"content_box is {value!r}; wanted [top, bottom, left, right] in pixels, such as [64, 448, 0, 512]"
+        )
+    top, bottom, left, right = value
+    return top, bottom, left, right
 
 
 @dataclass(frozen=True)
@@ -25,12 +39,13 @@ class TrainingPresets:
 
     Attributes:
         backbone: "ir_se_50", "resnet_34" or "small".
-        augmentation: what is changed at random in a training image: "flip", "digits" or "none".
+        augmentation: what is changed at random in a training image: "flip", "none" or what an embedded domain brings.
         perceptual: network of the training's LPIPS; the domain's by default.
         identity: network of the training's identity term, or None where the run has to choose.
         methods: settings by name of the training; those under "all" hold for every one.
     """
 
+    __pydantic_config__: ClassVar = KEYS
     backbone: str = "ir_se_50"
     augmentation: str = "flip"
     perceptual: str | None = None
@@ -67,6 +82,7 @@ class WeightFile:
         ConfigError: the hash is none.
     """
 
+    __pydantic_config__: ClassVar = KEYS
     file: str
     sha256: str = ""
     note: str = ""
@@ -103,6 +119,7 @@ class Domain:
         weights: published files that it needs, by role, such as "generator", "psp" or "identity".
     """
 
+    __pydantic_config__: ClassVar = KEYS
     name: str
     description: str
     perceptual: str
@@ -112,32 +129,21 @@ class Domain:
     judge: str | None = None
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     encoders: Mapping[str, str] = field(default_factory=dict)
-    content_box: ContentBox | None = None
-    shard_rows: int = 512
-    batch_size: int = 16
+    content_box: Annotated[ContentBox, BeforeValidator(_checked_box)] | None = None
+    shard_rows: Annotated[int, Field(ge=1)] = 512
+    batch_size: Annotated[int, Field(ge=1)] = 16
     encoder_training: TrainingPresets = TrainingPresets()
     directions: Mapping[str, str] = field(default_factory=dict)
     attributes: tuple[str, ...] = ()
     weights: Mapping[str, WeightFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse encoders and a content box that cannot be meant."""
-        for name, place in self.encoders.items():
-            if not isinstance(name, str) or not isinstance(place, str) or name == SHARED:
-                raise ConfigError(f'encoders has {name!r}: {place!r}; wanted names (not "{SHARED}") and paths')
+        """Refuse names of encoders that mean something else."""
+        if SHARED in self.encoders:
+            place = self.encoders[SHARED]
+            raise ConfigError(f'encoders has {SHARED!r}: {place!r}; wanted names (not "{SHARED}") and paths')
+        for name in self.encoders:
             method_of_encoder(name)
-        if self.content_box is not None:
-            object.__setattr__(self, "content_box", _checked_box(self.content_box))
-        for name, place in self.directions.items():
-            if not isinstance(name, str) or not isinstance(place, str):
-                raise ConfigError(f"directions has {name!r}: {place!r}; wanted names and paths")
-        object.__setattr__(self, "attributes", tuple(self.attributes))
-        weights = {
-            role: WeightFile(**file) if isinstance(file, Mapping) else file for role, file in self.weights.items()
-        }
-        object.__setattr__(self, "weights", weights)
-        if isinstance(self.encoder_training, Mapping):  # as YAML gives it
-            object.__setattr__(self, "encoder_training", TrainingPresets(**self.encoder_training))
 
     def with_encoders(self, encoders: Mapping[str, str]) -> Domain:
         """The domain with further encoders, or others in the place of its own.
@@ -206,8 +212,7 @@ def parse_domain(data: bytes, place: str) -> Domain:
         ConfigError: it does not describe a domain.
     """
     try:
-        values = yaml.safe_load(data.decode())
-        domain = Domain(**values)
+        domain = TypeAdapter(Domain).validate_python(yaml.safe_load(data.decode()))
         names = {**METHODS, **domain.encoders}
         if unknown := sorted(set(domain.methods) - set(names) - {SHARED}):
             raise ConfigError(f'{place} has settings for "{unknown[0]}"; methods are {", ".join(names)} or "{SHARED}"')
@@ -220,7 +225,9 @@ def parse_domain(data: bytes, place: str) -> Domain:
             )
         for name in TRAININGS:
             trained.method(name)
-    except (AttributeError, TypeError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+    except ValidationError as error:
+        raise _refusal(place, error.errors()) from error
+    except (TypeError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{place} does not describe a domain: {' '.join(str(error).split())}") from error
     return replace(
         domain,
@@ -230,21 +237,23 @@ def parse_domain(data: bytes, place: str) -> Domain:
     )
 
 
+def _refusal(place: str, problems: list[Any]) -> ConfigError:
+    """Our own words where they are, else those of pydantic: for each key, what it is and what was wanted."""
+    for problem in problems:
+        if isinstance(own := problem.get("ctx", {}).get("error"), ConfigError):
+            return own
+    told = []
+    for problem in problems:
+        found = "" if problem["type"] == "missing" else repr(problem["input"])
+        told.append(": ".join(filter(None, (".".join(map(str, problem["loc"])), found, problem["msg"]))))
+    return ConfigError(f"{place} does not describe a domain: {'; '.join(told)}")
+
+
 def _beside(file: str, place: str) -> str:
     """A path that starts at the file's folder; URLs and absolute paths as they are."""
     if "://" in place or Path(place).is_absolute():
         return place
     return f"{file.rpartition('/')[0]}/{place}" if "://" in file else str(Path(file).parent / place)
-
-
-def _checked_box(value: Any) -> ContentBox:
-    is_box = isinstance(value, list | tuple) and len(value) == 4 and all(type(edge) is int for edge in value)
-    if not is_box or not (0 <= value[0] < value[1] and 0 <= value[2] < value[3]):
-        raise ConfigError(
-            f"content_box is {value!r}; wanted [top, bottom, left, right] in pixels, such as [64, 448, 0, 512]"
-        )
-    top, bottom, left, right = value
-    return top, bottom, left, right
 
 
 def _checked_training(setting: str, value: Any, default: Any) -> Any:
@@ -273,6 +282,6 @@ def _checked(setting: str, value: Any, default: Any) -> Any:
 
 
 def builtin_domains() -> dict[str, Path]:
-    """The domains that come with the package."""
-    published = ("full_scale", "face", "car", "church", "wild")
-    return {"digits": HERE / "digits" / "domain.yaml", **{name: HERE / f"{name}.yaml" for name in published}}
+    """The domains that come with the package: with a folder of their own, or with published weights."""
+    embedded = {name: folder / "domain.yaml" for name, folder in embedded_folders().items()}
+    return embedded | {name: HERE / f"{name}.yaml" for name in ("full_scale", "face", "car", "church", "wild")}

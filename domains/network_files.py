@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,15 +17,17 @@ from lsap_core.generators.generator import Generator
 from lsap_core.perceptual.features import FeatureNet, FeatureNetConfig
 from lsap_core.perceptual.judge import JudgeNet
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def save_network(path: Path, network: nn.Module) -> None:
-    """Write a `FeatureNet` or `JudgeNet` with its sizes."""
+
+def save_network(path: Path, network: FeatureNet | JudgeNet) -> None:
+    """Write a network with its sizes."""
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"kind": type(network).__name__, "config": json.dumps(network.config.to_dict())}
     save_file(state, path, metadata=metadata)
 
 
-def load_network(path: Path, kind: type[FeatureNet] | type[JudgeNet]) -> nn.Module:
+def load_network(path: Path, kind: type[Network]) -> Network:
     """Read a network of the given kind, frozen, in eval mode.
 
     Raises:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from domains.embedded import embedded_folders
 from flows.commands import archives, domains, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     domain = groups.add_parser("domain", help="look at a domain").add_subparsers(dest="verb", required=True)
     quality = domain.add_parser("quality", help="measure samples of the embedded generator on held-out images")
-    quality.add_argument("name", choices=["digits"])
+    quality.add_argument("name", choices=list(embedded_folders()))
     quality.add_argument("--sheet", metavar="FILE.png", help="also write a sheet of samples")
     _finish(quality, domains.measure_domain)
     add_weights_command(domain, _finish)

@@ -14,9 +14,9 @@ from flows.commands.output import show
 
 if TYPE_CHECKING:  # help should not wait for torch
     from domains.domain import Domain
+    from domains.embedded import Attribute
     from lsap_core.editing import Direction, Edit
     from lsap_core.generators.generator import Generator
-    from tasks.measuring.attributes import Attribute
     from tasks.weights.generators import LoadedGenerator
 
 Command = Callable[[argparse.Namespace], int]

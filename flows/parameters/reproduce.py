@@ -15,7 +15,7 @@ from flows.parameters.invert import InvertRun
 from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters
-from tasks.measuring.attributes import DIGITS, FACES
+from tasks.measuring.attributes import EMBEDDED, FACES
 from tasks.reports.paper.tables import ShownEdit
 from tasks.settings import Settings
 from tasks.weights.of_domains import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
@@ -301,7 +301,7 @@ def unit_of(field: str, attribute: str) -> str:
     Raises:
         ParameterError: an attribute that nobody knows.
     """
-    units = {**{name: known.unit for name, known in DIGITS.items()}, **{name: FACES[name][1] for name in FACES}}
+    units = {**{name: known.unit for name, known in EMBEDDED.items()}, **{name: FACES[name][1] for name in FACES}}
     if attribute not in units:
         raise ParameterError(f'{field}: "{attribute}" is not known; wanted one of {", ".join(units)}')
     return units[attribute]

@@ -14,7 +14,7 @@ from lsap_core.presets import TRAININGS
 from tasks.archived.anchors import AnchorOptions
 from tasks.pictures.decoding import Fit
 from tasks.settings import Settings
-from tasks.training.data import AUGMENTATIONS, Augmentation
+from tasks.training.data import AUGMENTATIONS
 from tasks.training.parts import TrainingRequest, TrainingSpec, TrainingWorkers
 from tasks.weights.networks import NetworkChoice
 from tasks.weights.published import Published
@@ -50,7 +50,9 @@ class TrainEncoderRun(Parameters):
     identity: str | None = Field(None, description='network of the identity term, or "none"; the domain\'s by default')
     backbone_weights: str | None = Field(None, description="file that the backbone starts from: model_ir_se50.pth")
     init_from: str | None = Field(None, description="file of an encoder to start from; not needed to resume")
-    augmentation: Augmentation | None = Field(None, description="flip, digits or none; the domain's by default")
+    augmentation: Literal[AUGMENTATIONS] | None = Field(  # type: ignore[valid-type]  # domains bring some of them
+        None, description="flip, none or what a domain brings; the domain's by default"
+    )
     fit: Fit = Field("refuse", description="what to do with images of another shape")
     seed: int = Field(0, ge=0, description="of everything random")
     anchor: TrainingAnchorParameters = TrainingAnchorParameters()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from domains.embedded import Attribute
 from lsap_archive import RunReader
 from lsap_core.errors import ConfigError, OutOfReachError
 from lsap_core.generators.generator import Generator
@@ -20,7 +21,7 @@ from lsap_core.metrics.editability import equal_effect
 from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.spec import EditSpec
-from tasks.measuring.attributes import Attribute, load_attribute
+from tasks.measuring.attributes import load_attribute
 from tasks.weights.published import Published
 
 SYNTHETIC_IMAGES = 2000

@@ -17,11 +17,11 @@ from PIL import Image
 from sklearn.svm import SVC, LinearSVC
 from torch import Tensor
 
+from domains.embedded import Attribute
 from lsap_core.editing import Direction, conditional
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
 from lsap_core.images import crop, to_uint8
-from tasks.measuring.attributes import Attribute
 from tasks.weights.files import read_bytes
 
 Floats = NDArray[np.float64]

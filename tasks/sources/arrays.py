@@ -2,34 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from domains.digits.data import load_split
+from domains.embedded import ImageArray, embedded_sources
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import LeftOut, SourceItem
 from tasks.sources.listings import version_of
 from tasks.sources.storage import StoredFiles, storage_errors
 
-
-class ImageArray(Protocol):
-    """What a built-in source loads: uint8 images [N, H, W] or [N, H, W, C], C = 1 or 3, and N ids."""
-
-    @property
-    def images(self) -> NDArray[np.uint8]: ...
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-
-BUILTIN_SOURCES: Mapping[str, Callable[[], ImageArray]] = {
-    "digits:test": partial(load_split, "test"),
-    "digits:train": partial(load_split, "train"),
-}
+BUILTIN_SOURCES = embedded_sources()
 
 
 class ArrayFile:

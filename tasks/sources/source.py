@@ -10,9 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from domains.embedded import ImageArray
 from lsap_archive import Secrets, open_file_system
 from tasks.errors import BadImageError, SourceError
-from tasks.sources.arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory, ImageArray
+from tasks.sources.arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory
 from tasks.sources.folders import FolderOrGlob, OneImage
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem
 from tasks.sources.manifests import Manifest

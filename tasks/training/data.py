@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +22,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from domains.digits.augmentation import random_affine
+from domains.embedded import embedded_augmentations
 from lsap_core.images import from_uint8
 from tasks.errors import BadImageError, SourceError, TaskError
 from tasks.pictures.decoding import Fit, decode_image
-from tasks.sources.source import Source, SourceItem, open_source
+from tasks.sources.items import SourceItem
+from tasks.sources.source import Source, open_source
 
-Augmentation = Literal["none", "flip", "digits"]
-
-AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "flip", "digits")
+EMBEDDED = embedded_augmentations()
+AUGMENTATIONS = ("none", "flip", *EMBEDDED)
 BATCHES_AHEAD = 2
 MAX_SUBSTITUTES = 64
 READ_TRIES = 6  # of one image, when its storage does not answer
@@ -144,16 +143,12 @@ def sample_seed(seed: int, position: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def augment(image: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
-    """One image [C, h, w], changed at random: "flip" mirrors every other one, "digits" turns and shifts a little."""
+def augment(image: Tensor, augmentation: str, seed: int) -> Tensor:
+    """One image [C, h, w], changed at random: "flip" mirrors every other one, and domains bring others."""
     stream = torch.Generator().manual_seed(seed)
     if augmentation == "flip":
         return image.flip(-1) if torch.rand((), generator=stream) < 0.5 else image
-    if augmentation == "digits":
-        return random_affine(
-            image[None], rotation_degrees=10.0, shift_pixels=1.5, scale=0.08, shear=0.1, generator=stream
-        )[0]
-    return image
+    return image if augmentation == "none" else EMBEDDED[augmentation](image, stream)
 
 
 # --- the stream --------------------------------------------------------------------------------------
@@ -190,7 +185,7 @@ class Batch:
 class TrainingStream(Dataset[Sample]):
     """Samples by position. Small enough to travel: the source is opened where the first sample is read."""
 
-    def __init__(self, source: str, listing: pa.Table, view: EncoderView, *, augmentation: Augmentation, seed: int):
+    def __init__(self, source: str, listing: pa.Table, view: EncoderView, *, augmentation: str, seed: int):
         self._spec = source
         self._listing = listing
         self._view = view

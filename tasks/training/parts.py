@@ -19,7 +19,7 @@ from lsap_core.training.encoder_step import EncoderTraining
 from lsap_core.training.random_numbers import derived_seed
 from tasks.archived.anchors import AnchorOptions
 from tasks.pictures.decoding import Fit
-from tasks.training.data import Augmentation, EncoderView
+from tasks.training.data import EncoderView
 from tasks.training.store import TrainingStore
 from tasks.weights.devices import place
 from tasks.weights.encoders import check_generator, encode_encoder, load_encoder
@@ -66,7 +66,7 @@ class TrainingSpec:
     validation_images: int = 256
     backbone: Backbone = "ir_se_50"
     seed: int = 0
-    augmentation: Augmentation = "none"
+    augmentation: str = "none"
     fit: Fit = "refuse"
     backbone_weights: str | None = None
     init_from: str | None = None

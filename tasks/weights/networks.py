@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from domains.domain import HERE as DOMAINS
+from domains.embedded import embedded_networks
 from domains.network_files import load_network
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
@@ -17,7 +17,6 @@ from lsap_core.images import COMPARISON_SIDE
 from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
 from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, build_arcface, build_moco
-from lsap_core.perceptual.judge import JudgeNet
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
 from tasks.weights.faces import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
 from tasks.weights.published import TORCH_CACHE, Published
@@ -35,10 +34,7 @@ IDENTITY_FILES = {
     "moco": ("moco_v2_800ep_pretrain.pth", "moco_v2_800ep_pretrain.pth.tar"),
     "curricularface": (CURRICULAR_FACE_FILE,),
 }
-EMBEDDED = {
-    "digits-features": (DOMAINS / "digits" / "features.safetensors", FeatureNet),
-    "digits-judge": (DOMAINS / "digits" / "judge.safetensors", JudgeNet),
-}
+EMBEDDED = embedded_networks()
 
 Identity = EmbeddingSimilarity | ArcFaceSimilarity | MocoSimilarity | FaceIdentity
 
@@ -166,7 +162,7 @@ def load_identity(name: str, published: Published) -> Identity:
         CheckpointError: its file holds something else.
     """
     if name in EMBEDDED:
-        return EmbeddingSimilarity(load_network(*EMBEDDED[name]))
+        return EmbeddingSimilarity(load_network(EMBEDDED[name][0], FeatureNet))
     if name == "curricularface":
         return load_face_identity(published)
     path = find_weights(name, published)

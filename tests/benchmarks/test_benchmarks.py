@@ -178,9 +178,9 @@ def test_sizes_that_do_not_exist_are_refused(
 
 
 def test_the_digits_table_is_that_of_the_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    from domains.digits.train_generator import CONFIG
+    from domains.digits.recipe import RECIPE
 
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from random_generator import generator_config
 
-    assert generator_config("digits", 32) == CONFIG
+    assert generator_config("digits", 32) == RECIPE.sizes

@@ -148,6 +148,14 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"methods": {"all": {"space": "z"}}}, 'space is "z"'),
         ({"methods": {"lsap_o_w": None}}, "own.yaml does not describe a domain"),
         ({"methods": 3}, "own.yaml does not describe a domain"),
+        (
+            {"shard_rows": "many"},
+            "own.yaml does not describe a domain: shard_rows: 'many': Input should be a valid int",
+        ),
+        ({"batch_size": 0}, "batch_size: 0: Input should be greater than or equal to 1"),
+        ({"generator": 5}, "generator: 5: Input should be a valid string"),
+        ({"attributes": "slant"}, "attributes: 'slant': Input should be a valid tuple"),
+        ({"weights": {"e4e": {"fil": "a"}}}, "weights.e4e.file: Field required; weights.e4e.fil: 'a': Unexpected"),
         ({"perceptual_network": "lpips-vgg"}, "own.yaml does not describe a domain: .*perceptual_network"),
     ],
 )
@@ -229,7 +237,7 @@ def test_any_optimization_can_start_at_an_encoder() -> None:
     [
         ({"encoders": {"lsap_o_w": "a.pt"}}, 'an encoder is named "lsap_o_w", which is a method of another kind'),
         ({"encoders": {"all": "a.pt"}}, "encoders has 'all': 'a.pt'; wanted names"),
-        ({"encoders": {"e4e": 5}}, "encoders has 'e4e': 5"),
+        ({"encoders": {"e4e": 5}}, "encoders.e4e: 5: Input should be a valid string"),
         ({"encoders": ["e4e.pt"]}, "own.yaml does not describe a domain"),
         ({"encoders": {"mine": "a.pt"}, "methods": {"yours": {}}}, 'settings for "yours"; methods are .*mine or "all"'),
         ({"encoders": {"mine": "a.pt"}, "methods": {"mine": {"num_steps": 3}}}, "method mine has no setting"),

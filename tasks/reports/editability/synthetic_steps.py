@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from domains.domain import Domain
+from domains.embedded import Attribute
 from lsap_core.editing import Direction, along
 from lsap_core.generators.generator import Generator
 from lsap_core.metrics.editability import equal_effect
-from tasks.measuring.attributes import Attribute, load_attribute
+from tasks.measuring.attributes import load_attribute
 from tasks.weights.directions import load_direction
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.published import Published

@@ -20,7 +20,7 @@ from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, code_arra
 from lsap_core.editing import Direction, along_component
 from lsap_core.images import to_uint8
 from tasks.editing.fit_direction import SampleOptions, sampled_codes, score_codes
-from tasks.measuring.attributes import DIGITS
+from tasks.measuring.attributes import EMBEDDED
 from tasks.weights.directions import load_components, load_direction, save_direction
 from tasks.weights.generators import LoadedGenerator, load_generator
 
@@ -99,7 +99,7 @@ def test_a_direction_is_fitted_written_and_reported(
     # More of the direction is more of the attribute, on codes that it was not fitted on.
     codes = torch.cat(list(sampled_codes(digits.generator, SampleOptions(100, 1.0, seed=7))))
     scores = [
-        score_codes(digits.generator, codes + strength * direction.vectors, DIGITS["slant"], batch_size=100)
+        score_codes(digits.generator, codes + strength * direction.vectors, EMBEDDED["slant"], batch_size=100)
         for strength in (-2.0, 0.0, 2.0)
     ]
     means = [score.nanmean().item() for score in scores]
@@ -119,7 +119,7 @@ def test_the_digits_own_directions_move_what_they_are_named_after(digits: Loaded
         direction = load_direction(place, config=digits.config, generator_digest=digits.digest)
         assert direction.name == name and direction.generator == digits.digest
         before, after = (
-            score_codes(digits.generator, w, DIGITS[name], batch_size=100) for w in (codes, codes + direction.vectors)
+            score_codes(digits.generator, w, EMBEDDED[name], batch_size=100) for w in (codes, codes + direction.vectors)
         )
         told = direction.provenance["response"]
         assert (after - before).nanmean().item() == pytest.approx(told["change"], rel=0.15)

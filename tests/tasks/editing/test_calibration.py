@@ -10,11 +10,11 @@ import torch
 
 import tasks.editing.calibration
 import tasks.measuring.attributes
+from domains.embedded import Attribute
 from lsap_archive import open_archive
 from lsap_core.errors import ConfigError
 from tasks.archived.opening import open_writer
 from tasks.editing.plan import choose_edits, missing_calibrations
-from tasks.measuring.attributes import Attribute
 
 EQUAL = {"direction": "right", "equal_effect": {"attribute": "brightness", "change": 0.25}}
 OPTIMIZED = "stylegan2_w_plus"
@@ -27,7 +27,7 @@ def attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     still = Attribute("still", "nothing", "", lambda images: torch.ones(len(images)))
     blind = Attribute("blind", "nothing", "", lambda images: torch.full((len(images),), torch.nan))
     for attribute in (brightness, still, blind):
-        monkeypatch.setitem(tasks.measuring.attributes.DIGITS, attribute.name, attribute)
+        monkeypatch.setitem(tasks.measuring.attributes.EMBEDDED, attribute.name, attribute)
     monkeypatch.setattr(tasks.editing.calibration, "SYNTHETIC_IMAGES", 64)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from domains.embedded import Attribute
 from lsap_core.editing import Direction
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
@@ -24,7 +25,6 @@ from tasks.editing.fit_direction import (
     sampled_codes,
     score_codes,
 )
-from tasks.measuring.attributes import Attribute
 from tasks.weights.generators import load_generator
 
 BRIGHTNESS = Attribute("brightness", "brightness", "levels", lambda images: images.mean(dim=(1, 2, 3)))

@@ -21,7 +21,7 @@ from lsap_core.images import comparison_view, from_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.metrics import ms_ssim, mse, psnr
 from lsap_core.perceptual.lpips import LpipsDistance
-from tasks.measuring.attributes import DIGITS as DIGIT_ATTRIBUTES
+from tasks.measuring.attributes import EMBEDDED as DIGIT_ATTRIBUTES
 from tasks.measuring.measures import (
     MEASURES,
     Batch,

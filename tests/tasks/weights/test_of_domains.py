@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from domains.domain import Domain, builtin_domains, load_domain
+from domains.domain import Domain, WeightFile, builtin_domains, load_domain
 from lsap_core.errors import ConfigError, MissingWeightsError
 from tasks.measuring.networks import EvaluationChoice
 from tasks.weights.networks import IDENTITY_FILES, LPIPS_TRUNKS
@@ -23,9 +23,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def domain(**weights: dict[str, str]) -> Domain:
-    return Domain(
-        "own", "of this test", "lpips-vgg", weights={role.replace("__", " "): w for role, w in weights.items()}
-    )
+    files = {role.replace("__", " "): WeightFile(**file) for role, file in weights.items()}
+    return Domain("own", "of this test", "lpips-vgg", weights=files)
 
 
 def test_a_file_is_found_by_its_hash_or_by_its_name_where_no_hash_is_known(tmp_path: Path) -> None:

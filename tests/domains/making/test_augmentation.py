@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from domains.digits.augmentation import random_affine
+from domains.making.augmentation import random_affine
 
 SIDE = 32
 NOTHING = {"rotation_degrees": 0.0, "shift_pixels": 0.0, "scale": 0.0, "shear": 0.0}

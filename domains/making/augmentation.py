@@ -1,4 +1,4 @@
-"""Small random affine maps of digits: more data for the networks, less memorizing for the discriminator."""
+"""Small random affine maps of images: more data for the networks, less memorizing for the discriminator."""
 
 from __future__ import annotations
 

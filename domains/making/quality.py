@@ -1,4 +1,4 @@
-"""How good samples of digits are, by the eyes of a judge network that took part in no training."""
+"""How good samples of a small domain are, by the eyes of a judge network that took part in no training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from lsap_core.perceptual.judge import JudgeNet
 
 CONFIDENT = 0.85
 NEIGHBOURS = 3
@@ -15,12 +17,12 @@ NEIGHBOURS = 3
 
 @dataclass(frozen=True)
 class SampleQuality:
-    """Measures of one set of images against a set of real digits.
+    """Measures of one set of images against a set of real ones.
 
     Attributes:
         frechet: Fréchet distance in the judge's feature space (lower is closer).
-        class_entropy: entropy of the judged classes over log(10); 1 is even coverage.
-        rarest_class: share of the rarest class; 0.1 is even coverage.
+        class_entropy: entropy of the judged classes over its largest value; 1 is even coverage.
+        rarest_class: share of the rarest class; with ten, 0.1 is even coverage.
         confident: share of the images that the judge is sure of (probability above 0.85).
         precision: share of the images within the reach of real ones (Kynkäänniemi et al. 2019, k = 3).
         recall: share of real images within the reach of these.
@@ -39,17 +41,18 @@ class SampleQuality:
 
 
 @torch.no_grad()
-def judge_samples(judge: nn.Module, images: Tensor, real: Tensor) -> SampleQuality:
-    """Measure images [N, 1, 32, 32] against real digits [M, 1, 32, 32], both in [-1, 1]."""
+def judge_samples(judge: JudgeNet, images: Tensor, real: Tensor) -> SampleQuality:
+    """Measure images [N, C, R, R] against real ones [M, C, R, R], both in [-1, 1]."""
     features, probabilities = look(judge, images)
     real_features, _ = look(judge, real)
-    shares = np.bincount(probabilities.argmax(axis=1), minlength=10) / len(probabilities)
+    num_classes = probabilities.shape[1]
+    shares = np.bincount(probabilities.argmax(axis=1), minlength=num_classes) / len(probabilities)
     present = shares[shares > 0]
     subset = min(len(features), len(real_features), 1000)
     precision, recall = precision_recall(features[:subset], real_features[:subset])
     return SampleQuality(
         frechet=frechet_distance(features, real_features),
-        class_entropy=float(-(present * np.log(present)).sum() / math.log(10)),
+        class_entropy=float(-(present * np.log(present)).sum() / math.log(num_classes)),
         rarest_class=float(shares.min()),
         confident=float((probabilities.max(axis=1) > CONFIDENT).mean()),
         precision=precision,
@@ -58,8 +61,8 @@ def judge_samples(judge: nn.Module, images: Tensor, real: Tensor) -> SampleQuali
 
 
 @torch.no_grad()
-def look(judge: nn.Module, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The judge's features [N, D] (float64) and class probabilities [N, 10]."""
+def look(judge: JudgeNet, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The judge's features [N, D] (float64) and class probabilities [N, K]."""
     features, probabilities = [], []
     for batch in images.split(500):
         features.append(judge.features(batch))

@@ -1,37 +1,35 @@
-"""Train the digits generator: a small StyleGAN2, warm-started as an autoencoder, then trained adversarially.
-
-    python -m domains.digits.train_generator --output generator.safetensors --log training.jsonl
+"""Train a small generator on a CPU: a StyleGAN2, warm-started as an autoencoder, then trained adversarially.
 
 A standard StyleGAN2 training starts from noise and needs millions of images. Two things differ here, so that one
 CPU core is enough:
 
-1. *Reconstruction phase.* An encoder (thrown away afterwards) maps training digits to Z, the generator maps them
+1. *Reconstruction phase.* An encoder (thrown away afterwards) maps training images to Z, the generator maps them
    back; a sliced Wasserstein distance keeps the codes uniform on the sphere that z is normalized to.
 2. *Adversarial phase.* The non-saturating loss with R1 comes in with a small, growing weight, beside the
    reconstruction loss, which goes on.
 
-The generator has therefore seen the 4,000 training digits through a reconstruction loss: invert only held-out ones.
+The generator has therefore seen the training images through a reconstruction loss: invert only held-out ones.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from domains.digits.augmentation import random_affine
-from domains.digits.quality import SampleQuality, judge_samples
-from domains.digits.train_networks import as_tensors
+from domains.making.augmentation import random_affine
+from domains.making.quality import SampleQuality, judge_samples
+from domains.making.recipe import Recipe
 from domains.network_files import load_network, save_generator
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.discriminator import Discriminator
@@ -39,51 +37,19 @@ from lsap_core.generators.generator import Generator
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet
 from lsap_core.perceptual.judge import JudgeNet
 
-HERE = Path(__file__).parent
-CONFIG = GeneratorConfig(
-    resolution=32,
-    channels=(64, 64, 32, 16),
-    z_dim=12,
-    w_dim=64,
-    num_mapping_layers=3,
-    image_channels=1,
-    mapping_lr_multiplier=0.1,
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what comes out; counts are in images shown."""
-
-    seed: int = 3
-    batch_size: int = 32
-    reconstruction_images: int = 120_000
-    adversarial_images: int = 200_000
-    code_noise: float = 0.25
-    wasserstein_weight: float = 1.0
-    wasserstein_batch: int = 128
-    pixel_weight: float = 2.0
-    reconstruction_every: int = 2
-    adversarial_weight_start: float = 0.3
-    adversarial_weight_end: float = 1.5
-    r1_weight: float = 1.0
-    r1_every: int = 12
-    style_mixing: float = 0.2
-    generator_learning_rate: float = 1.5e-3
-    discriminator_learning_rate: float = 1.5e-3
-    decay_from: float = 0.5
-    ema_half_life: float = 10_000
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class CodeEncoder(nn.Module):
-    """Images [N, 1, 32, 32] -> points on the sphere of Z, [N, z_dim], mean square 1; used in training only."""
+    """Images [N, C, R, R] -> points on the sphere of Z, [N, z_dim], mean square 1; used in training only."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         widths = (config.image_channels, 16, 32, 64, 64)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
-        self.code = nn.Linear(64 * 4, config.z_dim)
+        side = config.resolution >> len(self.convs)
+        self.code = nn.Linear(widths[-1] * side * side, config.z_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Codes [N, z_dim]."""
@@ -102,16 +68,17 @@ class Trainer:
     """All networks, optimizers and random streams of one training, and its two kinds of step."""
 
     def __init__(self, recipe: Recipe):
-        torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.stream = torch.Generator().manual_seed(recipe.seed)
-        self.images = as_tensors("train")[0].contiguous(memory_format=torch.channels_last)
-        self.perceptual = FeatureDistance(load_network(HERE / "features.safetensors", FeatureNet))
-        self.judge = load_network(HERE / "judge.safetensors", JudgeNet)
-        self.generator = channels_last(Generator(CONFIG))
+        torch.manual_seed(recipe.generator.seed)
+        self.recipe = recipe.generator
+        self.sizes = recipe.sizes
+        self.stream = torch.Generator().manual_seed(self.recipe.seed)
+        self.images = recipe.load("train")[0].contiguous(memory_format=torch.channels_last)
+        self.perceptual = FeatureDistance(load_network(recipe.folder / "features.safetensors", FeatureNet))
+        self.judge = load_network(recipe.folder / "judge.safetensors", JudgeNet)
+        self.generator = channels_last(Generator(self.sizes))
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
-        self.encoder = channels_last(CodeEncoder(CONFIG))
-        self.discriminator = channels_last(Discriminator(CONFIG))
+        self.encoder = channels_last(CodeEncoder(self.sizes))
+        self.discriminator = channels_last(Discriminator(self.sizes))
         self.generator_optimizer = torch.optim.Adam(
             [
                 {"params": self.generator.parameters(), "lr": 2e-3},
@@ -122,7 +89,7 @@ class Trainer:
         )
         self.discriminator_optimizer = torch.optim.Adam(
             self.discriminator.parameters(),
-            lr=recipe.discriminator_learning_rate,
+            lr=self.recipe.discriminator_learning_rate,
             betas=(0.0, 0.99),
             fused=True,
         )
@@ -141,18 +108,16 @@ class Trainer:
             group["initial_lr"] = group["lr"]
 
     def real(self, count: int) -> Tensor:
-        """Training digits drawn at random, slightly deformed, [count, 1, 32, 32]."""
+        """Training images drawn at random, slightly deformed, [count, C, R, R]."""
         chosen = torch.randint(len(self.images), (count,), generator=self.stream)
-        return random_affine(
-            self.images[chosen], rotation_degrees=4, shift_pixels=1, scale=0.04, generator=self.stream
-        ).contiguous(memory_format=torch.channels_last)
+        return self._changed(self.images[chosen], self.recipe.deformation)
 
     def noise(self, count: int) -> list[Tensor]:
         """Fresh noise maps for `count` images."""
-        return [torch.randn(count, 1, side, side, generator=self.stream) for side in CONFIG.noise_sides]
+        return [torch.randn(count, 1, side, side, generator=self.stream) for side in self.sizes.noise_sides]
 
     def reconstruction_loss(self) -> Tensor:
-        """Perceptual and pixel error of decoded digits, and the distance of their codes from the prior."""
+        """Perceptual and pixel error of decoded images, and the distance of their codes from the prior."""
         recipe = self.recipe
         batch = self.real(recipe.wasserstein_batch)
         codes = self.encoder(batch)
@@ -168,7 +133,8 @@ class Trainer:
             "mse": pixel.item(),
             "wasserstein": wasserstein.item(),
         }
-        return perceptual + recipe.pixel_weight * pixel + recipe.wasserstein_weight * wasserstein
+        loss: Tensor = perceptual + recipe.pixel_weight * pixel + recipe.wasserstein_weight * wasserstein
+        return loss
 
     def reconstruction_step(self) -> None:
         """One step of the first phase."""
@@ -196,18 +162,20 @@ class Trainer:
         self._finish_step()
 
     def _fake(self, count: int) -> Tensor:
-        w = self.generator.map(torch.randn(2 * count, CONFIG.z_dim, generator=self.stream))
+        w = self.generator.map(torch.randn(2 * count, self.sizes.z_dim, generator=self.stream))
         first, second = w.unflatten(0, (2, count)).unbind(0)
-        rows = torch.arange(CONFIG.num_ws)[None, :, None]
-        crossover = torch.randint(1, CONFIG.num_ws, (count, 1, 1), generator=self.stream)
+        rows = torch.arange(self.sizes.num_ws)[None, :, None]
+        crossover = torch.randint(1, self.sizes.num_ws, (count, 1, 1), generator=self.stream)
         mixed = torch.rand(count, 1, 1, generator=self.stream) < self.recipe.style_mixing
         w_plus = torch.where(mixed & (rows >= crossover), second[:, None], first[:, None])
         return self.generator.synthesize(w_plus, noise=self.noise(count))
 
     def _augment(self, images: Tensor) -> Tensor:
-        return random_affine(
-            images, rotation_degrees=8, shift_pixels=3, scale=0.08, probability=0.7, generator=self.stream
-        ).contiguous(memory_format=torch.channels_last)
+        return self._changed(images, self.recipe.augmentation)
+
+    def _changed(self, images: Tensor, amounts: Mapping[str, float]) -> Tensor:
+        changed = random_affine(images, **amounts, generator=self.stream)
+        return changed.contiguous(memory_format=torch.channels_last)
 
     def _discriminator_step(self, fake: Tensor) -> None:
         recipe = self.recipe
@@ -242,13 +210,13 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), 1 - keep)
 
     def quality(self, count: int = 2000) -> SampleQuality:
-        """Quality of samples of the averaged generator against the training digits."""
+        """Quality of samples of the averaged generator against the training images."""
         stream = torch.Generator().manual_seed(0)
         samples = draw_samples(self.averaged, count, stream)
         return judge_samples(self.judge, samples, self.images)
 
 
-def channels_last(network: nn.Module) -> Any:
+def channels_last(network: Network) -> Network:
     """The memory layout that is faster on CPUs."""
     return network.to(memory_format=torch.channels_last)
 
@@ -279,21 +247,22 @@ def with_w_avg(generator: Generator, *, count: int = 100_000) -> Generator:
     return generator
 
 
-def train(recipe: Recipe, *, output: Path, log: Path, report_every: int = 10_000) -> None:
-    """Train, log quality against the training digits on the way, and write the averaged generator."""
+def train_generator(recipe: Recipe, *, output: Path, log: Path, report_every: int = 10_000) -> None:
+    """Train, log quality against the training images on the way, and write the averaged generator."""
     trainer = Trainer(recipe)
-    total = recipe.reconstruction_images + recipe.adversarial_images
+    phases = recipe.generator
+    total = phases.reconstruction_images + phases.adversarial_images
     started, next_report = time.monotonic(), report_every
     with log.open("w") as lines:
-        lines.write(json.dumps({"recipe": asdict(recipe)}) + "\n")
+        lines.write(json.dumps({"recipe": asdict(phases)}) + "\n")
         while trainer.images_shown < total:
-            done = trainer.images_shown - recipe.reconstruction_images
+            done = trainer.images_shown - phases.reconstruction_images
             if done < 0:
                 trainer.reconstruction_step()
             else:
-                if done < recipe.batch_size:
+                if done < phases.batch_size:
                     trainer.begin_adversarial_phase()
-                trainer.adversarial_step(done / recipe.adversarial_images)
+                trainer.adversarial_step(done / phases.adversarial_images)
             if trainer.images_shown >= next_report or trainer.images_shown >= total:
                 next_report += report_every
                 row = {
@@ -308,19 +277,3 @@ def train(recipe: Recipe, *, output: Path, log: Path, report_every: int = 10_000
                 if not math.isfinite(row["perceptual"]):
                     raise FloatingPointError(f"the training diverged after {trainer.images_shown} images")
                 save_generator(output, with_w_avg(copy.deepcopy(trainer.averaged)))
-
-
-def main() -> None:
-    """Train with the recipe above; every field can be given as an option."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HERE / "generator.safetensors")
-    parser.add_argument("--log", type=Path, default=HERE / "training.jsonl")
-    for name, default in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    arguments = vars(parser.parse_args())
-    output, log = arguments.pop("output"), arguments.pop("log")
-    train(Recipe(**arguments), output=output, log=log)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from domains.digits.quality import SampleQuality, frechet_distance, judge_samples, look, precision_recall
+from domains.making.quality import SampleQuality, frechet_distance, judge_samples, look, precision_recall
 
 
 def normal(count: int, width: int, seed: int = 0) -> np.ndarray:
