@@ -21,7 +21,7 @@ from lsap_core.errors import OutOfReachError
 from tasks.editing.plan import EditingStage
 from tasks.editing.request import EditRequest
 from tasks.settings import Settings
-from tasks.visible_text import in_markdown
+from tasks.visible_text import markdown_table
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class EditReport:
     def table(self) -> str:
         """Strengths by method, Markdown."""
         shown = [(name, "-" if far is None else f"{far:.4g}") for name, far in self.strengths.items()]
-        lines = ["| edit | strength |", "|---|---|", *(f"| {in_markdown(name)} | {far} |" for name, far in shown)]
-        return "\n".join([*lines, *(f"| {in_markdown(name)} | out of reach |" for name in self.refused)])
+        refused = [(name, "out of reach") for name in self.refused]
+        return markdown_table([("edit", "strength"), *shown, *refused])
 
     @property
     def outcome(self) -> str:

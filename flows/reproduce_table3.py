@@ -17,7 +17,7 @@ from flows.running.exclusive import writing
 from flows.running.outcome import unfinished
 from flows.running.results import kept
 from flows.running.retries import retried
-from tasks.reports.paper.table3 import write_table3
+from tasks.reports.paper.seeds import write_table3
 from tasks.settings import Settings
 from tasks.training.cluster import train_on_cluster
 from tasks.training.parts import TrainingRequest

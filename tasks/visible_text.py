@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -34,3 +35,27 @@ def in_markdown(text: str) -> str:
         'a\\|&lt;b>[c]\\(d)'
     """
     return re.sub(r"\]\(|[\\|`<]", lambda found: _MARKDOWN[found[0]], visible(text))
+
+
+def markdown_table(lines: Sequence[Sequence[str]], align: str = "lr", *, is_padded: bool = False) -> str:
+    r"""A table of Markdown, each cell as `in_markdown` writes it.
+
+    Args:
+        lines: the heads, then the rows.
+        align: a letter for each column, l or r; the last one is that of all further columns.
+        is_padded: whether columns stand straight on a terminal too, at the price of long lines.
+
+    Example:
+        >>> print(markdown_table([["method", "MSE"], ["a|b", "0.5"]]))
+        | method | MSE |
+        | --- | ---: |
+        | a\|b | 0.5 |
+    """
+    cells = [[in_markdown(cell) for cell in line] for line in lines]
+    sides = align.ljust(len(cells[0]), align[-1])[: len(cells[0])]
+    widths = [max(map(len, column)) if is_padded else 0 for column in zip(*cells, strict=True)]
+    columns = list(zip(sides, widths, strict=True))
+    rule = ["-" * max(3, width) if side == "l" else "-" * max(3, width - 1) + ":" for side, width in columns]
+    pad = {"l": str.ljust, "r": str.rjust}
+    padded = [[pad[side](cell, width) for cell, (side, width) in zip(line, columns, strict=True)] for line in cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:]))

@@ -168,7 +168,7 @@ def apply_direction(parsed: argparse.Namespace) -> int:
     from lsap_archive import open_archive
     from tasks.archived.rendering import Stored
     from tasks.editing.spec import build_edit, parse_edit
-    from tasks.editing.strip import draw_strips
+    from tasks.pictures.sheets import draw_strips
 
     if not parsed.out.endswith(".png"):
         raise _wrong(f"--out is {parsed.out}; wanted a .png file")

@@ -11,7 +11,7 @@ from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import WorkerParameters
 from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_core.presets import TRAININGS
-from tasks.reports.paper.encoder_comparison import Variant
+from tasks.reports.paper.seeds import Variant
 from tasks.settings import Settings
 from tasks.training.parts import TrainingRequest
 from tasks.weights.of_domains import find_domain

@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
-from tasks.reports.inversion.contact_sheet import small_picture
+from tasks.pictures.sheets import small_picture
 from tasks.visible_text import in_markdown
 
 IN_URLS = ":/?#[]@!$&'()*+,;=%~"  # what a URL may have; the rest could end a link

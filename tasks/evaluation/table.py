@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lsap_archive import Archive
-from tasks.visible_text import in_markdown
+from tasks.visible_text import markdown_table
 
 
 def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> str:
@@ -24,13 +24,12 @@ def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]])
     for row in grouped.aggregate([("value", "mean"), ("value", "count")]).to_pylist():
         means[row["method"], row["measure"], row["by"]] = (row["value_mean"], row["value_count"])
     measures = sorted({key[1:] for key in means}, key=lambda one: (one[0], one[1] or ""))
-    titles = [in_markdown(measure if by is None else f"{measure} [{by}]") for measure, by in measures]
-    lines = ["| | images | " + " | ".join(titles) + " |", "|---" * (len(titles) + 2) + "|"]
+    lines = [["", "images", *(measure if by is None else f"{measure} [{by}]" for measure, by in measures)]]
     for name in evaluations:
         found = [means.get((name, *one), (None, 0)) for one in measures]
         number = max((count for _, count in found), default=0)
-        lines.append(f"| {in_markdown(name)} | {number} | " + " | ".join(_shown(mean) for mean, _ in found) + " |")
-    return "\n".join(lines)
+        lines.append([name, str(number), *(_shown(mean) for mean, _ in found)])
+    return markdown_table(lines)
 
 
 def _shown(mean: float | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -67,3 +68,10 @@ def svg_uri(figure: Figure) -> str:
     end_of_tag = svg.index(">") + 1
     svg = svg[:end_of_tag] + _INK_STYLE + svg[end_of_tag:]
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def figure_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    drawn = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(drawn)
+    return drawn.getvalue()

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import resources
+import datetime
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from tasks.reports.text import as_duration, as_number, shortened
 from tasks.visible_text import HARD_SPACE, visible
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number at the head of a page."""
+
+    title: str
+    value: str
+    detail: str
 
 
 def page_template(room: str, **filters: Callable[[Any], str]) -> Template:
@@ -21,6 +33,7 @@ def page_template(room: str, **filters: Callable[[Any], str]) -> Template:
         filters: further filters by name.
     """
     environment = Environment(
+        loader=PackageLoader(__package__, ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -34,9 +47,16 @@ def page_template(room: str, **filters: Callable[[Any], str]) -> Template:
         "shortened": shortened,
         **filters,
     }
-    environment.globals["style"] = Markup(_read(__package__, "report.css"))  # ours, not a text to be escaped
-    return environment.from_string(_read(f"{__package__}.{room}", "page.html.j2"))
+    style = resources.files(__package__).joinpath("report.css").read_text("utf-8")
+    environment.globals["style"] = Markup(style)  # ours, not a text to be escaped
+    return environment.get_template(f"{room}/page.html.j2")
 
 
-def _read(package: str, file: str) -> str:
-    return resources.files(package).joinpath(file).read_text("utf-8")
+def now() -> str:
+    """UTC time, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of what computed, by name."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.training.parts import TrainingSpec
 from tasks.training.store import BEST_KEY, LAST_KEY, TrainingStore
+from tasks.visible_text import markdown_table
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 32
@@ -95,12 +96,12 @@ def report_training(spec: TrainingSpec, seconds: float) -> TrainingReport:
 
 def curves_table(metrics: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]]) -> str:
     """A Markdown table of every logged term: first and last value and the curve between them."""
-    lines = ["| term | first | last | curve |", "| --- | ---: | ---: | --- |"]
+    lines = [["term", "first", "last", "curve"]]
     for group, rows in (("", metrics), ("validation ", validation)):
         for name in dict.fromkeys(name for row in rows for name in row if name not in NOT_CURVES):
             values = [row[name] for row in rows if row.get(name) is not None]
-            lines.append(f"| {group}{name} | {values[0]:.4g} | {values[-1]:.4g} | {sparkline(values)} |")
-    return "\n".join(lines)
+            lines.append([f"{group}{name}", f"{values[0]:.4g}", f"{values[-1]:.4g}", sparkline(values)])
+    return markdown_table(lines, "lrrl")
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from lsap_archive import StoreUnavailableError
 from lsap_core.errors import TrainingDivergedError
 from tasks.errors import SourceError
-from tasks.pictures.training_sheet import draw_sheet
+from tasks.pictures.sheets import draw_pairs
 from tasks.training.data import Batch, ImageProblem, TooManyBadImagesError, TrainingStream, read_images
 from tasks.training.parts import TrainingSpec, build_training, encoder_file, view_of
 from tasks.training.store import BEST_KEY, LAST_KEY, TABLES, TrainingStore
@@ -285,7 +285,7 @@ class _Loop:
         for _, images in read_images(self.spec.held_out_source, self.held_out, self.view, places, len(places) or 1):
             parts.append((images, self.training.reconstruct(images.to(self.device)).cpu()))
         for images, reconstruction in parts:
-            self.store.put_sheet(self.training.step, draw_sheet(images, reconstruction))
+            self.store.put_sheet(self.training.step, draw_pairs(images, reconstruction))
 
     def _keep_encoder(self, key: str) -> None:
         if self.rank == 0:

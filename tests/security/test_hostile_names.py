@@ -20,8 +20,9 @@ from flows.commands.cli import main
 from flows.edit import EditReport
 from flows.running.artifacts import _link
 from tasks.errors import BadImageError, SourceError
-from tasks.reports.paper.files import tables_markdown
-from tasks.reports.paper.traced_numbers import Cell, Column, Number, PaperTable, TableRow
+from tasks.reports.paper.page import tables_markdown
+from tasks.reports.statistics import Number
+from tasks.reports.tables import Cell, Column, Table, TableRow
 from tasks.sources.source import open_source
 from tasks.visible_text import in_markdown, visible
 
@@ -94,9 +95,7 @@ def test_without_it_most_of_these_names_would_be_more() -> None:
 def test_tables_that_flows_write_hold_names_as_text(name: str) -> None:
     number = Number(0.5, 0.1, 4, 0, "", name, ("evaluation",))
     column = Column("mse", name, "", "lower", 3, name)
-    table = PaperTable(
-        "table1", "Table 1", name, (column,), (TableRow(name, name, (Cell(number, name),)),), name, (name,)
-    )
+    table = Table("table1", "Table 1", name, (column,), (TableRow(name, name, (Cell(number, name),)),), name, (name,))
     edited = EditReport(
         archive=name,
         strengths={name: 1.0},

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from tasks.reports.statistics import CONFIDENCE
+
 Values = NDArray[np.float64]
 
-CONFIDENCE = 0.95
 DRAWS = 2000
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tasks.reports.editability.correlations import Interval, Values
 from tasks.reports.editability.study import OUTCOMES, PREDICTORS, Family, Finding, MatchedPair, Quantity, StudyTable
+from tasks.reports.figure_style import figure_png
+from tasks.reports.statistics import Number
+from tasks.visible_text import markdown_table
 
 COLORS: dict[Family, str] = {
     "W": "#0072B2",
@@ -30,8 +30,6 @@ FAMILY_TITLES: dict[Family, str] = {
     "from encoder": "W+ from an encoder's code",
     "encoder": "encoder",
 }
-
-
 DRAWN = tuple(one for one in OUTCOMES if one.name != "detour")
 
 
@@ -77,14 +75,6 @@ def to_markdown(study: Study) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file (zstd)."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
 def findings_table(findings: Sequence[Finding]) -> pa.Table:
     """One row for each correlation, with its interval."""
     kinds = ("across_methods", "within_methods", "within_images")
@@ -127,9 +117,7 @@ def draw(study: Study) -> bytes:
         x=0.01,
         ha="left",
     )
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return figure_png(figure)
 
 
 def _panel(ax: Axes, study: Study, predictor: Quantity, outcome: Quantity, found: Interval) -> None:
@@ -162,26 +150,29 @@ def _panel(ax: Axes, study: Study, predictor: Quantity, outcome: Quantity, found
 
 
 def _error(values: Values) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.std(ddof=1) / np.sqrt(finite.size)) if finite.size > 1 else 0.0
+    number = Number.of(values)
+    return number.standard_error if number.count > 1 else 0.0
 
 
-def _interval(found: Interval) -> str:
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+def _interval(found: Interval, decimals: int = 2) -> str:
+    return f"{found.value:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
 
 
 def _means(table: StudyTable) -> str:
     quantities = (*PREDICTORS, *OUTCOMES)
-    heads = [f"{one.name.replace('_', ' ')}{_arrow(one)}" for one in quantities]
-    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    lines = [["method", *(f"{_name(one)}{_arrow(one)}" for one in quantities)]]
     for index, method in enumerate(table.methods):
-        cells = []
+        line = [method.title]
         for one in quantities:
             values = table.values[one.name][index]
             digits = 4 if one.name in ("sncd", "lpips") else 3
-            cells.append(f"{np.nanmean(values):.{digits}f} ± {_error(values):.{digits}f}")
-        lines.append(f"| {method.title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            line.append(f"{np.nanmean(values):.{digits}f} ± {_error(values):.{digits}f}")
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def _name(quantity: Quantity) -> str:
+    return quantity.name.replace("_", " ")
 
 
 def _arrow(quantity: Quantity) -> str:
@@ -193,39 +184,21 @@ def _groups(study: Study) -> list[str]:
 
 
 def _correlations(study: Study, group: str, kind: str) -> str:
-    chosen = [one for one in study.findings if one.group == group]
-    lines = [
-        f"| {group}, {chosen[0].num_methods} methods | "
-        + " | ".join(outcome.name.replace("_", " ") + _arrow(outcome) for outcome in OUTCOMES)
-        + " |",
-        "|---|" + "---:|" * len(OUTCOMES),
-    ]
+    chosen = {(one.predictor, one.outcome): one for one in study.findings if one.group == group}
+    num_methods = next(iter(chosen.values())).num_methods
+    lines = [[f"{group}, {num_methods} methods", *(f"{_name(outcome)}{_arrow(outcome)}" for outcome in OUTCOMES)]]
     for predictor in PREDICTORS:
-        cells = [
-            _interval(getattr(one, kind))
-            for outcome in OUTCOMES
-            for one in chosen
-            if (one.predictor, one.outcome) == (predictor.name, outcome.name)
-        ]
-        lines.append(f"| {predictor.title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        found = [getattr(chosen[predictor.name, outcome.name], kind) for outcome in OUTCOMES]
+        lines.append([predictor.title, *map(_interval, found)])
+    return markdown_table(lines)
 
 
 def _controls(pairs: Sequence[MatchedPair]) -> str:
-    names = ("sncd", *(one.name for one in OUTCOMES))
-    lines = [
-        "Mean difference, aligned − control, on the same images; 95 % intervals from drawing images again.",
-        "",
-        f"| aligned, control | LPIPS ratio | {' | '.join(name.replace('_', ' ') for name in names)} |",
-        "|---|---:|" + "---:|" * len(names),
-    ]
+    quantities = (PREDICTORS[0], *OUTCOMES)
+    lines = [["aligned, control", "LPIPS ratio", *map(_name, quantities)]]
     for pair in pairs:
-        cells = []
-        for name in names:
-            one = pair.differences[name]
-            cells.append(f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
         mark = "" if pair.is_matched else " (not matched)"
-        lines.append(
-            f"| {pair.aligned.title}; {pair.control.title} | {pair.lpips_ratio:.3f}{mark} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        cells = [_interval(pair.differences[one.name], 3) for one in quantities]
+        lines.append([f"{pair.aligned.title}; {pair.control.title}", f"{pair.lpips_ratio:.3f}{mark}", *cells])
+    about = "Mean difference, aligned − control, on the same images; 95 % intervals from drawing images again."
+    return f"{about}\n\n{markdown_table(lines)}"

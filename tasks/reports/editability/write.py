@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from lsap_archive import open_archive
+from lsap_archive import open_archive, to_parquet
 from lsap_core.alignment.references import reference_rows
 from lsap_core.errors import ConfigError
 from tasks.archived.anchors import open_anchor
 from tasks.archived.opening import open_writer
 from tasks.inversion.plan import facts_of
 from tasks.inversion.request import InversionRequest
-from tasks.reports.editability.page import Study, draw, findings_table, to_markdown, to_parquet
+from tasks.reports.editability.page import Study, draw, findings_table, to_markdown
 from tasks.reports.editability.study import StudiedMethod, StudyTable, compare_with_controls, correlate, gather
 
 LEAST_METHODS = 4

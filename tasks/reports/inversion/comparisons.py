@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.reports.inversion.data import ReportData
-from tasks.reports.statistics import HIGHER_IS_BETTER, MATCHED_WITHIN, PairedDifference
+from tasks.reports.inversion.differences import PairedDifference
+from tasks.reports.statistics import HIGHER_IS_BETTER, MATCHED_WITHIN
 from tasks.reports.text import NOTHING, as_change, as_number, as_percent, count_of, decimals_for, listed
 
 _CONTROL_CAUTION = (

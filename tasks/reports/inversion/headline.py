@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lsap_archive import DUPLICATE, FAILED, OK
 from tasks.reports.inversion.data import ReportData
-from tasks.reports.statistics import MethodSummary, image_ids, newest_rows, with_status
+from tasks.reports.inversion.summaries import MethodSummary
+from tasks.reports.page import Tile
+from tasks.reports.statistics import image_ids, newest_rows, with_status
 from tasks.reports.text import NOTHING, as_number, as_percent, decimals_for, failed_and_duplicate, short_reference_title
 
 COLLAPSED_WITHIN = 0.1  # of the way from the mean code's SNCD to that of psi = 1
-
-
-@dataclass(frozen=True)
-class Tile:
-    title: str
-    value: str
-    detail: str
 
 
 def headline_tiles(data: ReportData, summaries: Sequence[MethodSummary]) -> list[Tile]:

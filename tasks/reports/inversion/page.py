@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing but itself, and its main table as Markdown."""
+"""The report of a run: one HTML page that needs nothing but itself."""
 
 from __future__ import annotations
 
@@ -17,47 +17,28 @@ import pyarrow.compute as pc
 from jinja2 import Template
 
 from lsap_archive import FAILED, OK
+from tasks.pictures.sheets import width_on_page
 from tasks.reports.inversion.comparisons import compare_in_words, comparison_notes
-from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.inversion.data import MethodInfo, ReportData
+from tasks.reports.inversion.differences import compare_pairs
 from tasks.reports.inversion.figures import draw_distribution, draw_scatter, method_color
 from tasks.reports.inversion.headline import headline_tiles, place_sncd
-from tasks.reports.inversion.table import comparison_table, render_markdown_table, table_notes
+from tasks.reports.inversion.summaries import summarize_rows
+from tasks.reports.inversion.table import comparison_table, counts_of, reference_lines
 from tasks.reports.page import page_template
-from tasks.reports.statistics import (
-    Estimate,
-    MethodSummary,
-    PairedDifference,
-    Verdict,
-    compare_pairs,
-    finite_values,
-    newest_rows,
-    summarize_rows,
-    with_status,
-)
-from tasks.reports.text import NOTHING, as_number, decimals_for, shortened
-
-__all__ = [
-    "SHOWN_FAILURES",
-    "ContactCell",
-    "ContactRow",
-    "Estimate",
-    "MethodInfo",
-    "MethodSummary",
-    "PairedDifference",
-    "ReportData",
-    "Verdict",
-    "compare_pairs",
-    "render_markdown_table",
-    "render_report",
-    "summarize_rows",
-]
+from tasks.reports.statistics import Number, finite_values, newest_rows, with_status
+from tasks.reports.tables import shown, with_margin
+from tasks.reports.text import as_number, decimals_for, shortened
 
 SHOWN_FAILURES = 50
+FIRST_IMAGES = 4  # of the contact sheet; a click opens the others
+PICTURE_WIDTH = 128  # at most, in CSS pixels
 
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML page: no script, no address to load from, every text escaped."""
     summaries = summarize_rows(data.rows, data.methods)
+    table = comparison_table(data, summaries)
     newest = {method.name: newest_rows(data.rows, method.name) for method in data.methods}
     tables = {name: with_status(table, OK) for name, table in newest.items()}
     sncd, lpips = (
@@ -68,8 +49,9 @@ def render_report(data: ReportData) -> str:
         data=data,
         colors=[method_color(index) for index in range(len(data.methods))],
         tiles=headline_tiles(data, summaries),
-        table=comparison_table(data, summaries),
-        table_notes=table_notes(data, summaries),
+        table=shown(table, lambda number: number.standard_error),
+        counts=[counts_of(summary) for summary in summaries],
+        reference_lines=reference_lines(data, table),
         placements=[
             (method.title, as_number(summary.sncd.mean), place_sncd(summary.sncd.mean, references))
             for method, summary in zip(data.methods, summaries, strict=True)
@@ -99,10 +81,8 @@ def _template() -> Template:
     return page_template("inversion", estimate=_as_estimate)
 
 
-def _as_estimate(estimate: Estimate) -> str:
-    decimals = decimals_for([estimate.mean], least=2)
-    mean, margin = as_number(estimate.mean, decimals), as_number(estimate.standard_error, decimals)
-    return mean if margin == NOTHING else f"{mean} ± {margin}"
+def _as_estimate(number: Number) -> str:
+    return with_margin(number.mean, number.standard_error, decimals_for([number.mean], least=2))
 
 
 @dataclass(frozen=True)
@@ -122,8 +102,9 @@ class _SheetRow:
 
 @dataclass(frozen=True)
 class _Sheet:
-    rows: tuple[_SheetRow, ...]
-    side: int
+    first: tuple[_SheetRow, ...]
+    more: tuple[_SheetRow, ...]
+    side: int  # how wide a picture is shown
     is_pixelated: bool
 
 
@@ -146,11 +127,9 @@ def _sheet(data: ReportData, newest: Mapping[str, pa.Table]) -> _Sheet:
             numbers = "" if measured is None else f"{as_number(measured['lpips'])} · {as_number(measured['sncd'])}"
             cells.append(_SheetCell(_png_uri(cell.reconstruction_png), _png_uri(cell.difference_png), numbers, ""))
         rows.append(_SheetRow(row.image_id, _png_uri(row.original_png), tuple(cells)))
-    widths = [_png_width(row.original_png) for row in data.contact]
-    width = max(widths, default=0)
-    if not 0 < width <= 72:
-        return _Sheet(tuple(rows), side=128, is_pixelated=False)
-    return _Sheet(tuple(rows), side=width * max(1, round(72 / width)), is_pixelated=True)
+    sizes = [_png_size(row.original_png) for row in data.contact]
+    width, is_pixelated = width_on_page(*max(sizes, default=(128, 128)), PICTURE_WIDTH)
+    return _Sheet(tuple(rows[:FIRST_IMAGES]), tuple(rows[FIRST_IMAGES:]), width, is_pixelated)
 
 
 def _absence(row: Mapping[str, Any] | None) -> str:
@@ -168,9 +147,9 @@ def _png_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _png_width(png: bytes) -> int:
-    """Width of a PNG file in pixels: the first field of its first chunk."""
-    return int.from_bytes(png[16:20], "big")
+def _png_size(png: bytes) -> tuple[int, int]:
+    """Width and height of a PNG file in pixels: the first fields of its first chunk."""
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
 @dataclass(frozen=True)

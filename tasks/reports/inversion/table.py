@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lsap_archive import OK
 from tasks.reports.inversion.data import ReportData
-from tasks.reports.statistics import (
-    HIGHER_IS_BETTER,
-    Estimate,
-    MethodSummary,
-    image_ids,
-    newest_rows,
-    summarize_rows,
-    with_status,
-)
-from tasks.reports.text import NOTHING, as_number, decimals_for, failed_and_duplicate, listed, reference_title
-from tasks.visible_text import in_markdown
-
-
-@dataclass(frozen=True)
-class Column:
-    metric: str
-    title: str
-    network: str | None
-    arrow: str
-    unit: str
-
-    @property
-    def full_title(self) -> str:
-        return f"{self.title} [{self.network}]" if self.network else self.title
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    margin: str
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class TableRow:
-    title: str
-    num_ok: str
-    others: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class ComparisonTable:
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
-    references: tuple[tuple[str, str, str], ...]  # label, SNCD, meaning
-
+from tasks.reports.inversion.summaries import MethodSummary, summarize_rows
+from tasks.reports.statistics import image_ids, newest_rows, with_status
+from tasks.reports.tables import Cell, Column, Table, TableRow, lines_with_margins
+from tasks.reports.text import as_number, decimals_for, failed_and_duplicate, listed, reference_title
+from tasks.visible_text import markdown_table
 
 _REFERENCE_MEANINGS = {
     "floor": "the least that any codes can score: every code along the mean style",
@@ -64,64 +21,65 @@ _REFERENCE_MEANINGS = {
 }
 
 
-def comparison_table(data: ReportData, summaries: Sequence[MethodSummary]) -> ComparisonTable:
-    """Means and standard errors, the best of each metric marked; all numbers of a column with the same decimals."""
-    columns = _columns(data)
-    cells = [
-        _cells(data, column.metric, [getattr(summary, column.metric) for summary in summaries]) for column in columns
-    ]
-    decimals = decimals_for([*data.references.values(), *(summary.sncd.mean for summary in summaries)])
-    return ComparisonTable(
-        columns=tuple(columns),
-        rows=tuple(
-            TableRow(
-                title=method.title,
-                num_ok=f"{summary.num_ok:,} ok" if summary.num_images else "no rows",
-                others=failed_and_duplicate(summary.num_failed, summary.num_duplicate),
-                cells=tuple(column[index] for column in cells),
-            )
-            for index, (method, summary) in enumerate(zip(data.methods, summaries, strict=True))
-        ),
-        references=tuple(
-            (reference_title(label), as_number(value, decimals), _REFERENCE_MEANINGS.get(label, ""))
-            for label, value in data.references.items()
-        ),
-    )
-
-
-def _columns(data: ReportData) -> list[Column]:
+def comparison_table(data: ReportData, summaries: Sequence[MethodSummary]) -> Table:
+    """The means of each method; all numbers of a column with the same decimals, SNCD with neither arrow nor best."""
     columns = [
-        Column("mse", "MSE", None, "↓", "range [−1, 1]"),
-        Column("lpips", "LPIPS", data.perceptual, "↓", "in the loss"),
+        _column(data, summaries, "mse", "MSE", "range [−1, 1]"),
+        _column(data, summaries, "lpips", f"LPIPS [{data.perceptual}]", "in the loss"),
     ]
     if data.judge is not None:
-        columns.append(Column("lpips_judge", "LPIPS", data.judge, "↓", "not in the loss"))
+        columns.append(_column(data, summaries, "lpips_judge", f"LPIPS [{data.judge}]", "not in the loss"))
     if data.identity is not None:
-        columns.append(Column("identity_similarity", "Identity", data.identity, "↑", "cosine similarity"))
-    return [*columns, Column("sncd", "SNCD", None, "", "cosine distance")]
+        title = f"Identity [{data.identity}]"
+        columns.append(_column(data, summaries, "identity_similarity", title, "cosine similarity", "higher"))
+    columns.append(_column(data, summaries, "sncd", "SNCD", "cosine distance", None))
+    rows = tuple(
+        TableRow(
+            method.name,
+            method.title,
+            tuple(Cell(getattr(summary, column.name)) for column in columns),
+            (", ".join(filter(None, counts_of(summary))),),
+        )
+        for method, summary in zip(data.methods, summaries, strict=True)
+    )
+    notes = tuple(_notes(data, summaries))
+    return Table("methods", "Methods", "", tuple(columns), rows, notes=notes, heads=("Method", "Images"))
 
 
-def _cells(data: ReportData, metric: str, estimates: Sequence[Estimate]) -> list[Cell]:
-    """One metric of every method. Several may be best: those that print the same; of SNCD none is."""
-    references = data.references.values() if metric == "sncd" else ()
-    decimals = decimals_for([*(estimate.mean for estimate in estimates), *references])
-    best = None
-    finite = [estimate.mean for estimate in estimates if estimate.num_values]
-    if metric != "sncd" and len(finite) > 1:
-        best = as_number(max(finite) if metric in HIGHER_IS_BETTER else min(finite), decimals)
-    means = [as_number(estimate.mean, decimals) for estimate in estimates]
+def counts_of(summary: MethodSummary) -> tuple[str, str]:
+    """How many images of a method are ok, and how many are not."""
+    num_ok = f"{summary.num_ok:,} ok" if summary.num_images else "no rows"
+    return num_ok, failed_and_duplicate(summary.num_failed, summary.num_duplicate)
+
+
+def reference_lines(data: ReportData, table: Table) -> list[tuple[str, str, str]]:
+    """Label, SNCD and meaning of the codes whose alignment is known."""
+    decimals = table.columns[-1].decimals
     return [
-        Cell(mean, as_number(estimate.standard_error, decimals), is_best=mean == best)
-        for mean, estimate in zip(means, estimates, strict=True)
+        (reference_title(label), as_number(value, decimals), _REFERENCE_MEANINGS.get(label, ""))
+        for label, value in data.references.items()
     ]
 
 
-def table_notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[str]:
+def _column(
+    data: ReportData,
+    summaries: Sequence[MethodSummary],
+    metric: str,
+    title: str,
+    detail: str,
+    better: str | None = "lower",
+) -> Column:
+    references = data.references.values() if metric == "sncd" else ()
+    decimals = decimals_for([*(getattr(summary, metric).mean for summary in summaries), *references])
+    return Column(metric, title, detail, better, decimals)
+
+
+def _notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[str]:
     """What a reader has to know before comparing the means."""
     notes = []
     for method, summary in zip(data.methods, summaries, strict=True):
         for name, label in data.metric_labels.items():
-            missing = summary.num_ok - getattr(summary, name).num_values
+            missing = summary.num_ok - getattr(summary, name).count
             if missing:
                 notes.append(
                     f"{method.title}: {missing:,} of {summary.num_ok:,} ok images have no finite {label}; "
@@ -151,27 +109,10 @@ def table_notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[st
 def render_markdown_table(data: ReportData) -> str:
     """The comparison table with its reference rows as Markdown, for a Prefect artifact or a terminal."""
     table = comparison_table(data, summarize_rows(data.rows, data.methods))
-    lines = [["Method", "Images", *(f"{column.full_title} {column.arrow}".rstrip() for column in table.columns)]]
-    for row in table.rows:
-        counts = ", ".join(part for part in (row.num_ok, row.others) if part)
-        lines.append([row.title, counts, *(_with_margin(cell) for cell in row.cells)])
-    for label, value, _ in table.references:
-        lines.append([f"reference: {label}", "", *("" for _ in table.columns[:-1]), value])
-    lines = [[in_markdown(cell) for cell in line] for line in lines]
-    widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(lines[0]))]
-    rule = ["-" * width if index < 2 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    rows = [
-        " | ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (lines[0], rule, *lines[1:])
-    ]
-    return "\n".join(f"| {row} |" for row in rows) + (
+    lines = lines_with_margins(table, lambda number: number.standard_error)
+    blank = [""] * len(table.columns)
+    lines += [[f"reference: {label}", *blank, value] for label, value, _ in reference_lines(data, table)]
+    return markdown_table(lines, "llr", is_padded=True) + (
         "\n\nMeans over ok images ± standard error. Lower SNCD is not always better: the floor is collapse, "
         "ψ = 1 the level of the generator's own codes.\n"
     )
-
-
-def _with_margin(cell: Cell) -> str:
-    return cell.text if cell.margin == NOTHING else f"{cell.text} ± {cell.margin}"

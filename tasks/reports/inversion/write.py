@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any
 
 import duckdb
@@ -31,18 +28,16 @@ from tasks.archived.rendering import Preview
 from tasks.archived.runs import current_rows, current_runs
 from tasks.inversion.plan import InversionFacts
 from tasks.inversion.request import InversionRequest
-from tasks.reports.inversion.contact_sheet import draw_contact_sheet
-from tasks.reports.inversion.page import (
-    ContactCell,
-    ContactRow,
-    MethodInfo,
-    ReportData,
-    render_markdown_table,
-    render_report,
-)
+from tasks.pictures.decoding import decode_photo
+from tasks.pictures.sheets import SMALLEST_TILE, as_jpeg, draw_sheet
+from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.inversion.page import render_report
+from tasks.reports.inversion.table import render_markdown_table
+from tasks.reports.page import now, versions_of
 from tasks.weights.generators import LoadedGenerator
 from tasks.workers.pool import Pool
 
+SMALL_SHEET_ROWS = 8
 VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
 
 
@@ -91,8 +86,7 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
     writer = open_writer(request.inversion.archive, loaded)
     url = writer.put_report("invert.html", render_report(data).encode())
     writer.put_report("invert.md", table.encode())
-    titles = {method.name: method.title for method in request.facts.methods}
-    sheet = writer.put_report("invert.jpg", draw_contact_sheet(data.contact, titles)) if data.contact else None
+    sheet = writer.put_report("invert.jpg", _small_sheet(data)) if data.contact else None
     kept = {"shown": _shown(request, archive), "has_sheet": sheet is not None}
     writer.put_report("invert.json", encode_document(kept, report_key("invert.json")))
     return Report(url, table, sheet)
@@ -134,7 +128,7 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
     seconds, embedded = request.measured["seconds"], request.measured["embedded"]
     return ReportData(
         title=request.title,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
         archive_url=request.inversion.archive,
         config_yaml=request.config_yaml,
         domain=request.inversion.domain,
@@ -168,7 +162,7 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
             "images_per_second": embedded / seconds if seconds and embedded else None,
             "num_workers": request.measured["num_workers"],
             "device": request.measured["device"],
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+            "versions": versions_of(VERSIONED),
         },
         locations=_locations(request, archive),
     )
@@ -199,6 +193,17 @@ def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, poo
         for image_id, shown in previews.items()
         if shown
     )
+
+
+def _small_sheet(data: ReportData) -> bytes:
+    """A JPEG file of the first images: originals, and what each method made of them. The whole sheet is on the page."""
+    rows = []
+    for row in data.contact[:SMALL_SHEET_ROWS]:
+        cells = [row.cells.get(method.name) for method in data.methods]
+        pictures = [row.original_png, *(cell and cell.reconstruction_png for cell in cells)]
+        rows.append([png and decode_photo(png, min_side=1).pixels for png in pictures])
+    labels = ["original", *(method.title for method in data.methods)]
+    return as_jpeg(draw_sheet(rows, column_labels=labels, largest=SMALLEST_TILE))
 
 
 def _newest_results(rows: pa.Table, runs: Sequence[str], num_images: int) -> list[dict[str, Any]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtrit
-
 from tasks.reports.paper.tables import Evidence
-from tasks.reports.paper.traced_numbers import Measure, Number, mean_difference
-
-CONFIDENCE = 0.95
+from tasks.reports.paper.traced_numbers import Measure, mean_difference
+from tasks.reports.statistics import NOTHING_MEASURED, Number
+from tasks.reports.text import as_number
+from tasks.visible_text import in_markdown
 
 Outcome = Literal["confirmed", "refuted", "not decided"]
 
@@ -26,30 +24,52 @@ LESS_ALIGNED = (
 """Pairs of methods: of the first the paper says that its codes are better aligned than the second's."""
 
 
+INTERVAL_RULE = (
+    "Confirmed: the 95 % interval of the mean difference over these images lies on the claimed side of zero; refuted: "
+    "on the other side; else not decided. The interval is over images, with one training of each encoder and one run "
+    "of each optimization; other seeds may differ by more."
+)
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper as a comparison of two methods on the same images.
+    """A sentence of the paper as a comparison of two methods, and what the measurements say of it.
 
     Attributes:
-        topic: what is compared, such as "SNCD".
+        topic: what is compared, such as "SNCD", or "".
         text: the claim.
-        outcome: by the 95 % interval of the mean difference over images: beyond zero on the claimed side, on the
-            other side, or neither.
+        outcome: what the measurements say.
         first: mean of the method that is said to be lower or higher.
         second: mean of the other.
-        difference: first minus second over the images that both have.
-        low: lower end of the interval.
-        high: upper end.
+        difference: first minus second over the images that both have, where images decide.
+        numbers: what it was decided by, where that is something else than two means.
     """
 
     topic: str
     text: str
     outcome: Outcome
-    first: Number
-    second: Number
-    difference: Number
-    low: float
-    high: float
+    first: Number = NOTHING_MEASURED
+    second: Number = NOTHING_MEASURED
+    difference: Number = NOTHING_MEASURED
+    numbers: str = ""
+
+    @property
+    def interval(self) -> str:
+        """Of the difference, for print."""
+        return " to ".join(map(as_number, self.difference.interval))
+
+
+def claims_markdown(claims: Sequence[Claim], rule: str) -> str:
+    """A line for each claim with its numbers, and the rule that decided them."""
+    lines = []
+    for claim in claims:
+        numbers = claim.numbers or f"{as_number(claim.first.mean)} and {as_number(claim.second.mean)}"
+        if claim.difference.is_there:
+            numbers += f"; difference {as_number(claim.difference.mean)}, 95 % interval {claim.interval}"
+            numbers += f", {claim.difference.count:,} images"
+        text = f"{claim.topic}: {claim.text}" if claim.topic else claim.text
+        lines.append(f"- {in_markdown(text)}: **{claim.outcome}** ({numbers}).")
+    return "\n".join([*lines, "", rule])
 
 
 @dataclass(frozen=True)
@@ -69,23 +89,19 @@ def examine(evidence: Evidence) -> tuple[Claim, ...]:
     return tuple(claim for claim in claims if claim is not None)
 
 
-def decide(difference: Number, sign: int) -> tuple[Outcome, float, float]:
-    """The outcome, and the 95 % t interval of a mean difference.
+def decide(difference: Number, sign: int) -> Outcome:
+    """By the 95 % t interval of a mean difference: beyond zero on the claimed side, on the other side, or neither.
 
     Example:
-        >>> decide(Number(-1.0, deviation=1.0, count=100), sign=-1)[0]
+        >>> decide(Number(-1.0, deviation=1.0, count=100), sign=-1)
         'confirmed'
-        >>> decide(Number(-0.1, deviation=1.0, count=100), sign=-1)[0]
+        >>> decide(Number(-0.1, deviation=1.0, count=100), sign=-1)
         'not decided'
     """
-    if difference.count < 2:
-        return "not decided", math.nan, math.nan
-    quantile = float(stdtrit(difference.count - 1, (1 + CONFIDENCE) / 2))
-    margin = quantile * difference.deviation / math.sqrt(difference.count)
-    low, high = difference.mean - margin, difference.mean + margin
-    if low <= 0 <= high:
-        return "not decided", low, high
-    return ("confirmed" if difference.mean * sign > 0 else "refuted"), low, high
+    low, high = difference.interval
+    if low > 0 or high < 0:
+        return "confirmed" if difference.mean * sign > 0 else "refuted"
+    return "not decided"
 
 
 def _comparisons(evidence: Evidence) -> Iterator[_Comparison]:
@@ -120,9 +136,9 @@ def _examine(evidence: Evidence, comparison: _Comparison) -> Claim | None:
     difference = mean_difference(evidence.ask, *subjects, comparison.measure)
     if not difference.is_there:
         return None
-    outcome, low, high = decide(difference, comparison.sign)
-    means = [
+    first, second = (
         evidence.mean(name, comparison.measure.name, comparison.measure.by, edit=comparison.edit)
         for name in (comparison.first, comparison.second)
-    ]
-    return Claim(comparison.topic, comparison.text, outcome, means[0], means[1], difference, low, high)
+    )
+    outcome = decide(difference, comparison.sign)
+    return Claim(comparison.topic, comparison.text, outcome, first, second, difference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +17,7 @@ from lsap_archive import to_parquet
 from lsap_core.errors import ConfigError
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet, normalize, select
-from tasks.reports.figure_style import INK, Picture, strip, svg_uri, write
+from tasks.reports.figure_style import INK, Picture, figure_png, strip, svg_uri, write
 from tasks.reports.text import reference_title
 
 SPACES = {"w": "W", "s": "S", "s_n": "Sᴺ"}
@@ -131,9 +129,7 @@ def picture_of(clouds: Clouds) -> Picture:
 
 def png_of(clouds: Clouds) -> bytes:
     """Figure 4 as a PNG file."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(draw_figure_4(clouds)).print_png(buffer)
-    return buffer.getvalue()
+    return figure_png(draw_figure_4(clouds))
 
 
 def parquet_of(clouds: Clouds, image_ids: Mapping[str, list[str]]) -> bytes:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,17 +31,17 @@ from tasks.inversion.plan import InversionFacts, facts_of
 from tasks.inversion.request import InversionRequest
 from tasks.measuring.networks import EvaluationChoice
 from tasks.pictures.decoding import decode_image
+from tasks.pictures.sheets import Pixels
 from tasks.reports.paper.figure4 import Clouds, code_points, sample_codes
-from tasks.reports.paper.figure5 import EditedImage, Pixels, spread
+from tasks.reports.paper.figure5 import EditedImage, spread
 from tasks.reports.paper.published import paper_problem
 from tasks.reports.paper.tables import Evidence, ShownEdit
-from tasks.reports.paper.traced_numbers import Number, asking
+from tasks.reports.paper.traced_numbers import asking
+from tasks.reports.statistics import Number
 from tasks.sources.items import SourceItem
 from tasks.sources.source import open_source
 from tasks.weights.devices import module_device, place
 from tasks.weights.networks import network_digest
-
-VERSIONED = ("torch", "prefect", "ray", "duckdb", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -268,16 +265,6 @@ def current_runs(archive: Archive, inverted: Inverted, methods: Sequence[str]) -
                 "ask for those settings, or name an archive of one's own"
             )
     return runs
-
-
-def versions() -> dict[str, str]:
-    """Of what computes, by name."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
-
-
-def now() -> str:
-    """UTC time, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _generator(inverted: Inverted, device: str) -> Generator:

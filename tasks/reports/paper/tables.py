@@ -17,20 +17,9 @@ from tasks.reports.paper.published import (
     Published,
     Rows,
 )
-from tasks.reports.paper.traced_numbers import (
-    NOTHING_MEASURED,
-    Ask,
-    Cell,
-    Column,
-    Measure,
-    Number,
-    PaperTable,
-    Subject,
-    TableRow,
-    mean_difference,
-    mean_of,
-    mean_strength,
-)
+from tasks.reports.paper.traced_numbers import Ask, Measure, Subject, mean_difference, mean_of, mean_strength
+from tasks.reports.statistics import NOTHING_MEASURED, Number
+from tasks.reports.tables import Cell, Column, Table, TableRow
 from tasks.reports.text import listed, reference_title
 
 
@@ -126,7 +115,7 @@ class Evidence:
 Columns = list[tuple[Column, dict[str, Number]]]  # each with its numbers by method
 
 
-def table_1(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
+def table_1(evidence: Evidence, methods: Sequence[str]) -> Table:
     """Inversion, editing consistency, and identity after edits."""
     columns = [*_fidelity_columns(evidence, methods), *_consistency_columns(evidence, methods)]
     for edit in evidence.edits:
@@ -153,7 +142,7 @@ def table_1(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
     )
 
 
-def edit_table(evidence: Evidence, methods: Sequence[str], edit: ShownEdit) -> PaperTable:
+def edit_table(evidence: Evidence, methods: Sequence[str], edit: ShownEdit) -> Table:
     """One edit of every method: at one strength, and at equal effect."""
     columns = _edit_columns(evidence, methods, edit, edit.fixed, f"strength {edit.strength:g}", is_fixed=True)
     if edit.equal is not None:
@@ -173,7 +162,7 @@ def edit_table(evidence: Evidence, methods: Sequence[str], edit: ShownEdit) -> P
     return _table(f"edit-{edit.name}", f"Edit: {edit.title}", caption, evidence, columns, methods, {}, notes)
 
 
-def fidelity_table(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
+def fidelity_table(evidence: Evidence, methods: Sequence[str]) -> Table:
     """What else is measured of the inversions, beside the benchmark of the authors' toolbox."""
     network = evidence.frechet_network
     frechet = "FID" if network in (None, "inception") else "Fréchet distance"
@@ -209,10 +198,10 @@ def fidelity_table(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
         f"Toolbox: the benchmark in its README; {PSNR_OFFSET} dB are added to its PSNR, which takes 2, not 4, for the "
         "squared range of the images."
     )
-    return PaperTable(**{**vars(table), "notes": (*table.notes, note)})
+    return replace(table, notes=(*table.notes, note))
 
 
-def table_2(evidence: Evidence, encoders: Sequence[str], num_images: int) -> PaperTable:
+def table_2(evidence: Evidence, encoders: Sequence[str], num_images: int) -> Table:
     """How far the code of a synthetic image comes back from its true one."""
     columns: Columns = []
     spaces = (("w", "W", 2), ("s", "S", 2), ("s_n", "Sᴺ", 4))
@@ -236,7 +225,7 @@ def table_2(evidence: Evidence, encoders: Sequence[str], num_images: int) -> Pap
     )
 
 
-def table_3(evidence: Evidence, weights: Mapping[str, float], about: str = "") -> PaperTable:
+def table_3(evidence: Evidence, weights: Mapping[str, float], about: str = "") -> Table:
     """LSAP_E over lambda.
 
     Args:
@@ -259,7 +248,7 @@ def table_3(evidence: Evidence, weights: Mapping[str, float], about: str = "") -
     )
 
 
-def table_4(evidence: Evidence, methods: Sequence[str]) -> PaperTable:
+def table_4(evidence: Evidence, methods: Sequence[str]) -> Table:
     """Encoders on a domain that is not faces."""
     wanted = {"mse", "lpips", "sncd"}
     columns = [pair for pair in _fidelity_columns(evidence, methods) if pair[0].name in wanted]
@@ -359,7 +348,7 @@ def _table(
     notes: Sequence[str] = (),
     *,
     paper: str = "paper",
-) -> PaperTable:
+) -> Table:
     """Rows and columns without the empty ones; rows that only the paper has come last."""
     has_paper = evidence.has_paper and bool(published)
     told = published if has_paper else {}
@@ -381,7 +370,7 @@ def _table(
         for row in rows
     )
     skipped = _skipped_note(columns, evidence)
-    return PaperTable(
+    return Table(
         name,
         title,
         caption,

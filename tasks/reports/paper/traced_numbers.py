@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from tasks.reports.paper.published import Published
+from tasks.reports.statistics import NOTHING_MEASURED, Number
 
 Ask = Callable[[str], pa.Table]
 """Answers SQL over a table `measurements`."""
@@ -24,37 +24,6 @@ def asking(measurements: pa.Table) -> Ask:
         return connection.sql(query).to_arrow_table()
 
     return ask
-
-
-@dataclass(frozen=True)
-class Number:
-    """A mean over images.
-
-    Attributes:
-        mean: NaN where nothing was measured.
-        deviation: standard deviation over the images (n - 1); NaN with fewer than two.
-        count: images with a value.
-        skipped: images that were looked at and gave none.
-        problem: code of why one of them gave none, or "".
-        source: the query, or the object and key, that gives the number.
-        evaluations: ids of the evaluations that it comes from.
-    """
-
-    mean: float
-    deviation: float = math.nan
-    count: int = 0
-    skipped: int = 0
-    problem: str = ""
-    source: str = ""
-    evaluations: tuple[str, ...] = ()
-
-    @property
-    def is_there(self) -> bool:
-        """Whether anything was measured."""
-        return math.isfinite(self.mean)
-
-
-NOTHING_MEASURED = Number(math.nan)
 
 
 @dataclass(frozen=True)
@@ -145,76 +114,3 @@ def _subject(table: str, subject: Subject) -> str:
 
 def _listed(texts: Sequence[str]) -> str:
     return ", ".join(quoted(text) for text in texts)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        name: for machines, such as "lec/slant".
-        title: for people, such as "LEC, slant".
-        detail: the network, the unit or the like, in small print.
-        better: "lower", "higher", or None where neither is.
-        decimals: digits behind the point.
-        group: what stands above several columns together, or "".
-    """
-
-    name: str
-    title: str
-    detail: str = ""
-    better: str | None = "lower"
-    decimals: int = 4
-    group: str = ""
-
-    @property
-    def arrow(self) -> str:
-        """Which way is better, as a sign."""
-        return {"lower": "↓", "higher": "↑"}.get(self.better or "", "")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell: what was published, and what was measured; either may be missing."""
-
-    measured: Number = NOTHING_MEASURED
-    paper: Published | None = None
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row: name for machines, title for people, a cell for each column."""
-
-    name: str
-    title: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """A table, ready to be written in any form.
-
-    Attributes:
-        name: such as "table1".
-        title: headline.
-        caption: what is seen in it, in a sentence or two.
-        columns: in order.
-        rows: in order.
-        paper: what the published numbers are, such as "paper"; None where they have no place here.
-        notes: sentences below the table.
-    """
-
-    name: str
-    title: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
-    paper: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def best(self, column: int) -> float | None:
-        """The best measured value of a column, where rows differ in it."""
-        values = {row.cells[column].measured.mean for row in self.rows if row.cells[column].measured.is_there}
-        if len(values) < 2 or self.columns[column].better is None:
-            return None
-        return min(values) if self.columns[column].better == "lower" else max(values)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from lsap_archive import Store, open_archive
+from tasks.reports.page import now, versions_of
 from tasks.reports.paper.claims import Claim, examine
 from tasks.reports.paper.figure4 import Clouds, parquet_of, picture_of, png_of
 from tasks.reports.paper.figure5 import EditedImage, sheet
-from tasks.reports.paper.files import tables_markdown, tables_parquet
 from tasks.reports.paper.gather import (
     Inverted,
     Looks,
@@ -17,11 +17,16 @@ from tasks.reports.paper.gather import (
     draw_clouds,
     gather,
     measurements_of,
-    now,
     show_edits,
-    versions,
 )
-from tasks.reports.paper.page import ContactSheets, Reproduction, provenance_of, remarks, render_reproduction
+from tasks.reports.paper.page import (
+    ContactSheets,
+    Reproduction,
+    provenance_of,
+    remarks,
+    render_reproduction,
+    tables_markdown,
+)
 from tasks.reports.paper.published import paper_problem
 from tasks.reports.paper.tables import (
     Evidence,
@@ -33,11 +38,13 @@ from tasks.reports.paper.tables import (
     table_3,
     table_4,
 )
-from tasks.reports.paper.traced_numbers import PaperTable, asking
+from tasks.reports.paper.traced_numbers import asking
+from tasks.reports.tables import Table, tables_parquet
 from tasks.weights.generators import GeneratorFile
 
 TABLE3_ARCHIVE = "archive of table 3"
 PAPER_SYNTHETIC = 5000
+VERSIONED = ("torch", "prefect", "ray", "duckdb", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,7 @@ def _draw(request: PaperRequest, parts: MeasuredParts) -> _Drawn:
     return _Drawn(clouds, ids, edited, tuple(labels.values()))
 
 
-def _tables(request: PaperRequest, parts: MeasuredParts, evidence: dict[str, Evidence]) -> Iterator[PaperTable]:
+def _tables(request: PaperRequest, parts: MeasuredParts, evidence: dict[str, Evidence]) -> Iterator[Table]:
     images = evidence.get("images")
     if images is not None and "table1" in request.parts:
         yield table_1(images, request.methods)
@@ -271,7 +278,7 @@ def _put_together(
         figures={} if drawn.clouds is None else {"Figure 4: codes in W, S and Sᴺ": picture_of(drawn.clouds)},
         sheets=sheets,
         networks={} if inverted is None else request.looks.digests(),
-        provenance=provenance_of(request.generator.load(), versions()),
+        provenance=provenance_of(request.generator.load(), versions_of(VERSIONED)),
         config_yaml=request.config_yaml,
         files={"tables": _tables_name(request)},
         seconds=seconds,

@@ -7,11 +7,9 @@ import uuid
 from typing import Any
 
 import pytest
-import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from lsap_archive import CorruptArchiveError, Store
-from tasks.pictures.training_sheet import draw_sheet
 from tasks.training.events import event_file
 from tasks.training.store import LATEST_KEY, RUN_KEY, OtherRunError, TrainingStore
 
@@ -107,15 +105,6 @@ def test_event_files_hold_the_same_numbers() -> None:
         ("validation/num_images", 2): 8.0,
         ("validation/loss", 2): 0.25,
     }
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_sheet_has_bands_of_eight(channels: int) -> None:
-    images = torch.zeros(10, channels, 96, 128)
-    data = draw_sheet(images, images)
-    assert data.startswith(b"\x89PNG")
-    width, height = struct.unpack(">II", data[16:24])
-    assert (width, height) == (8 * (128 + 4), 2 * (2 * 96 + 4))
 
 
 def test_the_store_knows_its_url_without_secrets() -> None:

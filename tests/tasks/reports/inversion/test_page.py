@@ -20,17 +20,11 @@ from PIL import Image
 from scipy.stats import ttest_rel
 
 from lsap_archive import ROW_SCHEMA
-from tasks.reports.inversion.page import (
-    SHOWN_FAILURES,
-    ContactCell,
-    ContactRow,
-    MethodInfo,
-    ReportData,
-    compare_pairs,
-    render_markdown_table,
-    render_report,
-    summarize_rows,
-)
+from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.inversion.differences import compare_pairs
+from tasks.reports.inversion.page import SHOWN_FAILURES, render_report
+from tasks.reports.inversion.summaries import summarize_rows
+from tasks.reports.inversion.table import render_markdown_table
 
 BASE = MethodInfo("stylegan2_w_plus", "StyleGAN2-W+", {"space": "w_plus", "num_steps": 5}, None)
 LSAP = MethodInfo("lsap_o_w_plus", "LSAP_O-W+", {"space": "w_plus", "num_steps": 5, "sncd_weight": 0.5}, BASE.name)
@@ -213,14 +207,14 @@ def test_means_and_standard_errors_are_those_of_the_ok_rows(data: ReportData) ->
             estimate = getattr(summary, metric)
             assert estimate.mean == pytest.approx(values.mean(), rel=1e-12)
             assert estimate.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(24), rel=1e-9)
-            assert estimate.num_values == 24
+            assert estimate.count == 24
 
 
 def test_values_that_are_not_finite_are_left_out_and_said_so() -> None:
     rows = table(measured(BASE, {"lpips": [0.1, math.nan, 0.3, None, math.inf]}))
     (summary,) = summarize_rows(rows, [BASE])
     assert summary.num_ok == 5
-    assert summary.lpips.num_values == 2
+    assert summary.lpips.count == 2
     assert summary.lpips.mean == pytest.approx(0.2)
     page = Page(render_report(report_of(rows, (BASE,))))
     assert "StyleGAN2-W+: 3 of 5 ok images have no finite LPIPS [features]" in page.words
@@ -338,7 +332,7 @@ def test_missing_base_and_missing_control_are_said(data: ReportData) -> None:
 
 
 def test_table_holds_the_means_then_the_references(data: ReportData, page: Page) -> None:
-    rows = page.tables[0]
+    (rows,) = [one for one in page.tables if one[0][:2] == ["Method", "Images"]]
     for method, shown in zip(METHODS, rows[1:4], strict=True):
         mine = [one for one in data.rows.to_pylist() if one["method"] == method.name and one["status"] == "ok"]
         assert shown[0].strip() == method.title
@@ -491,6 +485,16 @@ def test_contact_sheet_shows_every_method_or_why_not(data: ReportData, page: Pag
     assert sheet[1][4] == "inverted, no picture kept"
     assert sheet[2][2:] == ["not inverted: truncated"] * 3
     assert ("img", "src", f"data:image/png;base64,{base64.b64encode(png(90)).decode()}") in page.attributes
+
+
+def test_pictures_come_first_and_many_wait_for_a_click(data: ReportData) -> None:
+    contact = tuple(ContactRow(f"picture {index}", png(9), {}) for index in range(7))
+    html = render_report(replace(data, contact=contact))
+    places = [
+        html.index(text) for text in ("picture 0", "Further images (3)", "picture 4", "picture 6", 'id="methods"')
+    ]
+    assert places == sorted(places)
+    assert html.index("</details>", places[3]) < places[4]
 
 
 @pytest.mark.parametrize(("side", "shown", "is_pixelated"), [(32, 64, True), (28, 84, True), (256, 128, False)])

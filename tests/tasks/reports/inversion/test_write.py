@@ -19,7 +19,10 @@ from tasks.archived.anchors import AnchorOptions, open_anchor
 from tasks.archived.runs import current_rows
 from tasks.inversion import worker as embed
 from tasks.reports.inversion import write as summarize
-from tasks.reports.inversion.page import ReportData, compare_pairs, render_report, summarize_rows
+from tasks.reports.inversion.data import ReportData
+from tasks.reports.inversion.differences import compare_pairs
+from tasks.reports.inversion.page import render_report
+from tasks.reports.inversion.summaries import summarize_rows
 from tasks.reports.inversion.write import ReportRequest, kept_report, write_report
 from tasks.weights.generators import load_generator
 from tasks.workers.pool import LocalPool
@@ -207,7 +210,7 @@ def test_encoders_and_optimizations_stand_side_by_side(
         "lsap_e": 1,
     }
     assert all(one.seconds.mean > 0 for one in summaries.values())
-    assert summaries["e4e"].final_loss.num_values == 0 and summaries[base.name].final_loss.num_values == 3
+    assert summaries["e4e"].final_loss.count == 0 and summaries[base.name].final_loss.count == 3
     page = laboratory.store.get("reports/invert.html").decode()
     assert "encoder of e4e" in page and prepared.facts.encoders["e4e"] in page
     assert "LSAP_E against e4e, its base" in page

@@ -13,7 +13,8 @@ from PIL import Image
 from tasks.reports.paper.claims import Claim
 from tasks.reports.paper.figure5 import EditedImage
 from tasks.reports.paper.page import ContactSheets, Reproduction, remarks, render_reproduction
-from tasks.reports.paper.traced_numbers import Cell, Column, Number, PaperTable, TableRow
+from tasks.reports.statistics import Number
+from tasks.reports.tables import Cell, Column, Table, TableRow
 
 HOSTILE = "../<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n{{ 7 * 7 }}\u202e &lt;"
 QUERY = "select avg(value) as mean\nfrom measurements\nwhere method = 'e4e'"
@@ -23,14 +24,14 @@ def number(mean: float, **changes) -> Number:
     return replace(Number(mean, 0.01, 16, 0, "", QUERY, ("evaluation",)), **changes)
 
 
-def table(**changes) -> PaperTable:
+def table(**changes) -> Table:
     columns = (Column("mse", "MSE"), Column("lec/slant", "slant", "", "lower", 3, "LEC"))
     rows = (
         TableRow("e4e", "e4e", (Cell(number(0.5), 0.0475), Cell(number(7.0)))),
         TableRow("lsap_e", "LSAP_E", (Cell(number(0.25, skipped=3), "×"), Cell(number(9.0)))),
         TableRow("sam_e4e", HOSTILE, (Cell(paper="–"), Cell())),
     )
-    known = PaperTable("table1", "Table 1", "What it shows.", columns, rows, "paper", ("A note.",))
+    known = Table("table1", "Table 1", "What it shows.", columns, rows, "paper", ("A note.",))
     return replace(known, **changes)
 
 
@@ -50,7 +51,7 @@ def page(**changes) -> Reproduction:
         archives={"archive": "s3://bucket/it's", "archive of table 3": "/other"},
         paper_problem="the paper has no such domain",
         tables=(table(), table(name="table3", title="Table 3")),
-        claims=(Claim("SNCD", "LSAP_E is lower", "refuted", number(0.2), number(0.1), number(0.1), 0.05, 0.15),),
+        claims=(Claim("SNCD", "LSAP_E is lower", "refuted", number(0.2), number(0.1), number(0.1)),),
         figures={},
         sheets=ContactSheets(
             (EditedImage(HOSTILE, pixels(0), made),), ("inversion", "slant"), {HOSTILE: "figure5/00.png"}

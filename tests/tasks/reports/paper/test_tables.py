@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 
 from lsap_archive import MEASUREMENT_SCHEMA
 from tasks.reports.paper.claims import decide, examine
-from tasks.reports.paper.files import TABLES_SCHEMA, table_markdown, tables_markdown, tables_parquet
+from tasks.reports.paper.page import tables_markdown
 from tasks.reports.paper.published import BENCHMARK, PAPER_IMAGES, TABLE_1, TABLE_2, TABLE_3, TABLE_4, paper_problem
 from tasks.reports.paper.tables import (
     Evidence,
@@ -26,7 +26,9 @@ from tasks.reports.paper.tables import (
     table_3,
     table_4,
 )
-from tasks.reports.paper.traced_numbers import Number, asking
+from tasks.reports.paper.traced_numbers import asking
+from tasks.reports.statistics import Number
+from tasks.reports.tables import TABLES_SCHEMA, table_markdown, tables_parquet
 
 TITLES = {"psp": "pSp", "e4e": "e4e", "lsap_e": "LSAP_E"}
 SLANT = ShownEdit("slant", "slant", "slant_equal", "slant", "degrees", strength=2.0, change=1.0)
@@ -274,7 +276,7 @@ def test_a_claim_is_decided_by_the_interval_of_the_paired_difference() -> None:
     claim = claims["SNCD", "LSAP_E has a lower SNCD than e4e"]
     gains = VALUES["lsap_e", "sncd", None] - VALUES["e4e", "sncd", None]
     interval = ttest_1samp(gains, 0).confidence_interval(0.95)
-    assert (claim.low, claim.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert claim.difference.interval == (pytest.approx(interval.low), pytest.approx(interval.high))
     assert claim.outcome == "confirmed"
     assert claims["MSE", "LSAP_E is closer to the images than e4e"].outcome == "refuted"
     assert claims["LPIPS [net]", "LSAP_E is closer to the images than e4e"].outcome == "not decided"
@@ -282,6 +284,6 @@ def test_a_claim_is_decided_by_the_interval_of_the_paired_difference() -> None:
 
 
 def test_one_image_decides_nothing() -> None:
-    assert decide(Number(-1.0, count=1), sign=-1)[0] == "not decided"
-    assert decide(Number(1.0, 0.1, 50), sign=-1)[0] == "refuted"
-    assert decide(Number(1.0, 0.1, 50), sign=1)[0] == "confirmed"
+    assert decide(Number(-1.0, count=1), sign=-1) == "not decided"
+    assert decide(Number(1.0, 0.1, 50), sign=-1) == "refuted"
+    assert decide(Number(1.0, 0.1, 50), sign=1) == "confirmed"

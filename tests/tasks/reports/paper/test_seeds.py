@@ -9,8 +9,14 @@ import pytest
 from PIL import Image
 
 from lsap_archive import ROW_SCHEMA
-from tasks.reports.paper.encoder_comparison import Spread, Variant, compare_encoders, order_of
-from tasks.reports.paper.encoder_tables import draw, to_markdown, to_parquet
+from tasks.reports.paper.seeds import (
+    Variant,
+    compare_encoders,
+    comparison_markdown,
+    draw,
+    encoders_parquet,
+    order_of,
+)
 
 PSP = Variant("psp", "pSp", "psp", 0.0)
 E4E = Variant("e4e", "e4e", "e4e", 0.0)
@@ -68,9 +74,10 @@ def outcomes(comparison):
 
 
 def test_means_are_taken_over_images_first_and_the_spread_over_seeds():
-    lpips = compared().encoders[0].metrics["lpips"]
+    psp = compared().encoders[0]
 
-    assert lpips.values == pytest.approx((0.060, 0.061))
+    assert psp.metrics["lpips"] == pytest.approx((0.060, 0.061))
+    lpips = psp.over_seeds("lpips")
     assert lpips.mean == pytest.approx(0.0605)
     assert lpips.deviation == pytest.approx(math.sqrt(2) * 0.0005, rel=1e-4)
 
@@ -79,7 +86,7 @@ def test_an_image_that_one_seed_lacks_enters_no_seed():
     comparison = compared(missing={("psp", 1, "b")})
 
     assert comparison.encoders[0].num_images == 1
-    assert comparison.encoders[0].metrics["lpips"].values == pytest.approx((0.055, 0.056))
+    assert comparison.encoders[0].metrics["lpips"] == pytest.approx((0.055, 0.056))
     assert comparison.encoders[1].num_images == 2
 
 
@@ -98,9 +105,10 @@ def test_claims_follow_the_numbers():
 
 
 def test_seeds_that_overlap_or_a_single_one_decide_nothing():
-    assert order_of(Spread((1.0, 3.1)), Spread((3.0, 4.0))) == "not decided"
-    assert order_of(Spread((1.0,)), Spread((3.0,))) == "not decided"
-    assert math.isnan(Spread((1.0,)).deviation)
+    assert order_of((1.0, 3.1), (3.0, 4.0)) == "not decided"
+    assert order_of((1.0,), (3.0,)) == "not decided"
+    alone = compare_encoders(rows_of(), [PSP], SEEDS[:1], [], (), REFERENCES).encoders[0]
+    assert math.isnan(alone.over_seeds("lpips").deviation)
 
 
 def test_a_short_sweep_makes_no_claim_of_a_trend_and_a_long_one_does_so_even_with_one_seed():
@@ -112,7 +120,7 @@ def test_a_short_sweep_makes_no_claim_of_a_trend_and_a_long_one_does_so_even_wit
 
 
 def test_the_text_holds_both_tables_the_references_and_the_rule():
-    text = to_markdown(compared())
+    text = comparison_markdown(compared())
 
     assert "| pSp | 2 | 0.0300 ± 0.0000 | 0.0605 ± 0.0007 | 0.1005 ± 0.0007 |" in text
     assert "identity" not in text  # the domain has no such network: no empty column
@@ -124,7 +132,7 @@ def test_the_text_holds_both_tables_the_references_and_the_rule():
 def test_the_table_of_encoders_names_each_once_and_the_figure_is_a_picture():
     comparison = compared()
 
-    table = pq.read_table(io.BytesIO(to_parquet(comparison)))
+    table = pq.read_table(io.BytesIO(encoders_parquet(comparison)))
     assert sorted(table.column("encoder").to_pylist()) == sorted(
         variant.encoder(seed) for variant in (PSP, E4E, *SWEEP) for seed in SEEDS
     )
