@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def keep_anchor(archive: ArchiveWriter, generator: Generator, generator_digest: 
             generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
         )
         buffer = io.BytesIO()
-        np.savez(buffer, **anchor.to_arrays())
+        arrays: dict[str, Any] = anchor.to_arrays()
+        np.savez(buffer, **arrays)
         archive.put_anchor(digest, buffer.getvalue())
     return digest
 

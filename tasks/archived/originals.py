@@ -13,7 +13,8 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
 from tasks.errors import BadImageError
 from tasks.pictures.decoding import Fit, decode_image, place_content
-from tasks.sources.source import SourceItem, digest_bytes, open_source
+from tasks.sources.items import SourceItem
+from tasks.sources.source import digest_bytes, open_source
 
 logger = logging.getLogger(__name__)
 

@@ -123,7 +123,7 @@ def other_images(spec: EditSpec) -> dict[str | None, str]:
         if isinstance(part.images, str):
             found[None] = part.images
         elif part.images is not None:
-            found |= dict(part.images)
+            found.update({image_id: other for image_id, other in part.images.items()})
     return found
 
 

@@ -34,7 +34,7 @@ class EditWorker:
         self.request = request
         device = module_device(request.device)
         loaded = request.generator.load()
-        self.generator = place(loaded.generator, device).freeze()  # type: ignore[operator]
+        self.generator = place(loaded.generator, device).freeze()
         self.builder = EditBuilder(loaded.config, loaded.digest, archive=request.archive)
         self.calibrator = Calibrator(
             self.generator,

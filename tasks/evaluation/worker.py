@@ -45,7 +45,7 @@ class EvaluationWorker:
         self.device = module_device(request.device)
         loaded = request.generator.load()
         self.config = loaded.config
-        self.generator = place(loaded.generator, self.device).freeze()  # type: ignore[operator]
+        self.generator = place(loaded.generator, self.device).freeze()
         self.instruments = self._load_instruments()
         self.originals = None if request.source is None else Originals(request.source, self.config, request.fit)
         self.frechet = (
@@ -202,7 +202,7 @@ class EvaluationWorker:
                 )
             encoder = place(loaded.encoder.requires_grad_(False), self.device)
             settings = EncoderSettings(about[PASSES])
-            self._encoders = {(name, digest): EncoderEmbedder(self.generator, encoder, settings)}  # type: ignore[arg-type]
+            self._encoders = {(name, digest): EncoderEmbedder(self.generator, encoder, settings)}
         return self._encoders[name, digest]
 
     def _load_instruments(self) -> dict[str, Mapping[str, Any]]:

@@ -186,9 +186,10 @@ def _weight(at: Points, feather: float) -> NDArray[np.float64]:
     """How much a face counts [h, w]: 0 outside its square, rising to 1 without a kink."""
     inside = np.minimum(at, 1 - at).min(axis=0)  # distance to the nearest edge; negative outside
     if feather == 0:
-        return (inside >= 0).astype(np.float64)
-    share = np.clip(inside / feather, 0, 1)
-    return share * share * (3 - 2 * share)
+        return np.asarray(inside >= 0, np.float64)
+    share: NDArray[np.float64] = np.clip(inside / feather, 0, 1)
+    weight: NDArray[np.float64] = share * share * (3 - 2 * share)
+    return weight
 
 
 def _splines(face: Image.Image) -> list[NDArray[np.float32]]:
@@ -202,7 +203,8 @@ def _interpolated(splines: list[NDArray[np.float32]], at: Points) -> NDArray[np.
     last = len(splines[0]) - 1
     places = np.clip(at[::-1] * (last + 1) - 0.5, 0, last)  # rows first
     colours = [scipy.ndimage.map_coordinates(one, places, order=3, mode="mirror", prefilter=False) for one in splines]
-    return np.clip(np.stack(colours, axis=-1), 0, 255)
+    within: NDArray[np.float32] = np.clip(np.stack(colours, axis=-1), 0, 255)
+    return within
 
 
 def _turned(vector: Points) -> Points:
@@ -275,7 +277,8 @@ def _kept_sharp(columns: Whole, rows: Whole, quad: Points, size: tuple[int, int]
     left, top, right, bottom = padding
     across = np.minimum(columns / left, (size[0] - 1 - columns) / right)
     down = np.minimum(rows / top, (size[1] - 1 - rows) / bottom)
-    return np.clip(3 * np.minimum(across, down), 0, 1)
+    sharp: NDArray[np.float64] = np.clip(3 * np.minimum(across, down), 0, 1)
+    return sharp
 
 
 def _border(quad: Points) -> int:

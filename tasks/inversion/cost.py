@@ -57,7 +57,7 @@ def seconds_per_image(request: InversionRequest, method: Method) -> float:
     device = module_device(request.device)
     loaded = request.generator.load()
     parts = Parts(
-        place(loaded.generator, device).freeze(),  # type: ignore[operator]
+        place(loaded.generator, device).freeze(),
         estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES).to(device),
         load_networks(request.networks, device).perceptual,
     )
@@ -84,7 +84,8 @@ def seconds_of_batch(embedder: Embedder[Any], target: Tensor) -> float:
     advanced = _now(device)
     embedder.finish(state)
     finished = _now(device)
-    return started - asked + (advanced - started) / state.step * embedder.settings.num_steps + finished - advanced
+    pace: float = (advanced - started) / state.step
+    return started - asked + pace * embedder.settings.num_steps + finished - advanced
 
 
 def _now(device: torch.device) -> float:

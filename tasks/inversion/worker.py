@@ -70,7 +70,7 @@ class EmbedWorker:
         self.save_every_seconds = save_every_seconds
         self.device = module_device(request.device)
         loaded = request.generator.load()
-        self.generator = place(loaded.generator, self.device).freeze()  # type: ignore[operator]
+        self.generator = place(loaded.generator, self.device).freeze()
         self.networks = load_networks(request.networks, self.device)
         self.anchor = open_anchor(request.archive, request.anchor.digest(loaded.digest)).to(self.device)
         self.source = open_source(request.source)
@@ -277,7 +277,7 @@ class EmbedWorker:
                     f"{digest}: run the same command again"
                 )
             encoder = loaded.encoder.requires_grad_(False)
-            self._encoders = {(name, digest): place(encoder, self.device)}  # type: ignore[dict-item]
+            self._encoders = {(name, digest): place(encoder, self.device)}
         return self._encoders[name, digest]
 
     def _restore(self, run: RunWriter, key: str, state: EmbedderState) -> int:

@@ -154,7 +154,7 @@ class FrechetState:
     def to_bytes(self) -> bytes:
         """An .npz file of the sums; of the symmetric products the upper triangle."""
         rows, columns = np.triu_indices(self.network.num_features)
-        arrays = {name: value.cpu().numpy() for name, value in self._state().items()}
+        arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in self._state().items()}
         arrays |= {name: arrays[name][rows, columns] for name in PRODUCTS}
         file = io.BytesIO()
         np.savez(file, network=np.asarray(self.network.name), digest=np.asarray(self.network.digest), **arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +140,7 @@ def load_judge(name: str, device: torch.device) -> Judge:
     """
     if name not in EMBEDDED:
         raise ConfigError(f'judge "{name}" is not known; wanted one of {", ".join(EMBEDDED)}')
-    return Judge(name, cast(FeatureNet | JudgeNet, load_network(*EMBEDDED[name]).to(device)))
+    return Judge(name, load_network(*EMBEDDED[name]).to(device))
 
 
 def _identity(name: str, published: Published, device: torch.device) -> IdentityMeasure:

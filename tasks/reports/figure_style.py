@@ -44,7 +44,8 @@ def name_axes(ax: Axes, x_name: str, y_name: str) -> None:
 
 def write(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text that is not read as mathematics: names hold what they like."""
-    ax.text(x, y, visible(text), parse_math=False, **{"color": INK, "fontsize": 8} | style)
+    looks: dict[str, Any] = {"color": INK, "fontsize": 8, **style}
+    ax.text(x, y, visible(text), parse_math=False, **looks)
 
 
 # Inside an <img> the drawing cannot see the page's colours, so it brings its own for light, dark and paper.

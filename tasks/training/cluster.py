@@ -89,7 +89,7 @@ def train_on_cluster(
         launch = uuid.uuid4().hex[:12]
         with _scratch(spec.output, launch, is_local=workers.address == LOCAL) as places:
             trainer = ray.train.torch.TorchTrainer(
-                run_worker,
+                run_worker,  # type: ignore[arg-type]  # the types are those of Ray Train's first version
                 train_loop_config={"spec": spec, "launch": launch, "threads": workers.threads, "gpus": gpus},
                 # Two processes on one GPU cannot speak over NCCL.
                 torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
@@ -98,7 +98,7 @@ def train_on_cluster(
                     use_gpu=gpus > 0,
                     resources_per_worker={"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1},
                 ),
-                run_config=ray.train.RunConfig(
+                run_config=ray.train.RunConfig(  # type: ignore[call-arg]
                     name=launch,
                     failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
                     worker_runtime_env=runtime_environment(environment, workers.address) or None,
@@ -172,7 +172,7 @@ def fit_watched(
         ) from end
     if isinstance(end, BaseException):
         raise end
-    outcome: TrainingOutcome = end.return_value
+    outcome: TrainingOutcome = end.return_value  # type: ignore[attr-defined]
     return outcome
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -27,7 +27,7 @@ def dry_run(request: TrainingRequest) -> dict[str, Any]:
     steps_left = max(settings.num_steps - prepared.step, 0)
     training, seconds = _probe(request)
     state = _CountedBytes()
-    torch.save(training.state_dict(), state)
+    torch.save(training.state_dict(), cast(IO[bytes], state))
     return {
         "method": spec.method.title,
         "images to train on": prepared.num_images,

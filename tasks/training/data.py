@@ -13,7 +13,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,7 +230,7 @@ class TrainingStream(Dataset[Sample]):
 
     def batches(
         self, *, first_step: int, batch_size: int, rank: int = 0, world_size: int = 1, num_loaders: int = 0
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """One worker's part of every step from `first_step` on, without an end; read ahead by `BATCHES_AHEAD`.
 
         Args:

@@ -14,6 +14,7 @@ from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.presets import Training, recorded
 from lsap_core.training.encoder_step import EncoderTraining
 from lsap_core.training.random_numbers import derived_seed
@@ -160,9 +161,12 @@ def assemble(
 ) -> EncoderTraining:
     """A training of the parts, on a device."""
     networks = load_networks(spec.networks, device)
+    assert not isinstance(
+        networks.identity, FaceIdentity
+    )  # it has no value without a face, and `NetworkChoice` refuses it
     return EncoderTraining(
-        place(encoder, device),  # type: ignore[arg-type]
-        place(loaded.generator, device).freeze(),  # type: ignore[operator]
+        place(encoder, device),
+        place(loaded.generator, device).freeze(),
         anchor.to(device),
         networks.perceptual,
         networks.identity,

@@ -136,7 +136,8 @@ class TrainingStore:
     def put_anchor(self, digest: str, anchor: Anchor) -> None:
         """Keep an anchor."""
         buffer = io.BytesIO()
-        np.savez(buffer, **anchor.to_arrays())
+        arrays: dict[str, Any] = anchor.to_arrays()
+        np.savez(buffer, **arrays)
         self.store.put(f"anchors/{digest}.npz", buffer.getvalue())
 
     def anchor(self, digest: str) -> Anchor | None:

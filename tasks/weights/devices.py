@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def module_device(device: str) -> torch.device:
@@ -13,6 +17,6 @@ def module_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def place(network: nn.Module, device: torch.device) -> nn.Module:
+def place(network: Network, device: torch.device) -> Network:
     """The network on a device in the memory layout that convolutions are fastest in."""
-    return network.to(device=device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)

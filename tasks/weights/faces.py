@@ -34,7 +34,8 @@ def load_face_detector(published: Published, settings: DetectorSettings = PUBLIS
         CheckpointError: a file holds something else.
     """
     paths = find_face_files(published, DETECTOR_FILES, what="the face detector (MTCNN)")
-    return build_face_detector(*(read_npy_weights(path) for path in paths), settings=settings)
+    proposal, refinement, output = (read_npy_weights(path) for path in paths)
+    return build_face_detector(proposal, refinement, output, settings=settings)
 
 
 def load_face_identity(published: Published) -> FaceIdentity:

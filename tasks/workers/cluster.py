@@ -131,7 +131,7 @@ def has_node_for(num_cpus: float, num_gpus: float) -> bool:
 def described_cluster() -> str:
     """What the cluster has, and how much of it is free, in words."""
     has, free = ray.cluster_resources(), ray.available_resources()
-    num_nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    num_nodes = len([node for node in ray.nodes() if node["Alive"]])
     return (
         f"{num_nodes} {'node' if num_nodes == 1 else 'nodes'} with {_resources(has)} in all, {_resources(free)} of "
         "them free"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def across_methods(predictor: Values, outcome: Values, *, seed: int = 0) -> Inte
 
     stream = np.random.default_rng(seed)
     num_methods, num_images = predictor.shape
-    drawn = [(np.arange(num_methods), np.arange(num_images))]
+    drawn: list[tuple[Any, Any]] = [(np.arange(num_methods), np.arange(num_images))]
     for _ in range(DRAWS):
         drawn.append((stream.integers(num_methods, size=num_methods), stream.integers(num_images, size=num_images)))
     means = [np.stack([_means(of[methods][:, images]) for methods, images in drawn]) for of in (predictor, outcome)]

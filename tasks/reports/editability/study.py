@@ -184,8 +184,8 @@ def gather(
         outcomes = _outcomes(measured, method.name, attributes, ids, partners, judge)
         for name, values in outcomes.items():
             per_method[name].append(values)
-    values = {name: np.stack(lists) for name, lists in per_method.items()}
-    return StudyTable(tuple(methods), tuple(ids), values)
+    stacked = {name: np.stack(lists) for name, lists in per_method.items()}
+    return StudyTable(tuple(methods), tuple(ids), stacked)
 
 
 def correlate(table: StudyTable, group: str = "all") -> list[Finding]:

@@ -77,7 +77,7 @@ def partners_by_label(archive: str, methods: Sequence[str], label: str) -> dict[
         if found is None or not found.groups():
             raise ConfigError(f'label "{label}" finds no class in image id {image_id}; wanted one group that does')
         classes.setdefault(found[1], []).append(image_id)
-    partners = {}
+    partners: dict[str, str] = {}
     for name, ids in classes.items():
         if len(ids) < 2:
             raise ConfigError(f"class {name} has one image, {ids[0]}: a midpoint wants two; take more images")

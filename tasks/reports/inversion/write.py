@@ -200,8 +200,8 @@ def _small_sheet(data: ReportData) -> bytes:
     rows = []
     for row in data.contact[:SMALL_SHEET_ROWS]:
         cells = [row.cells.get(method.name) for method in data.methods]
-        pictures = [row.original_png, *(cell and cell.reconstruction_png for cell in cells)]
-        rows.append([png and decode_photo(png, min_side=1).pixels for png in pictures])
+        pictures = [row.original_png, *(None if cell is None else cell.reconstruction_png for cell in cells)]
+        rows.append([None if png is None else decode_photo(png, min_side=1).pixels for png in pictures])
     labels = ["original", *(method.title for method in data.methods)]
     return as_jpeg(draw_sheet(rows, column_labels=labels, largest=SMALLEST_TILE))
 

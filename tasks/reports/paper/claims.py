@@ -132,8 +132,8 @@ def _comparisons(evidence: Evidence) -> Iterator[_Comparison]:
 
 
 def _examine(evidence: Evidence, comparison: _Comparison) -> Claim | None:
-    subjects = [evidence.subject(name, comparison.edit) for name in (comparison.first, comparison.second)]
-    difference = mean_difference(evidence.ask, *subjects, comparison.measure)
+    one, other = (evidence.subject(name, comparison.edit) for name in (comparison.first, comparison.second))
+    difference = mean_difference(evidence.ask, one, other, comparison.measure)
     if not difference.is_there:
         return None
     first, second = (

@@ -109,7 +109,7 @@ def draw_figure_4(clouds: Clouds) -> Figure:
     legend = figure.legend(
         handles, labels, loc="upper center", ncols=2, frameon=False, fontsize=9.5, labelcolor=INK, markerscale=2
     )
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set_alpha(1)
     figure.subplots_adjust(left=0.11, right=0.985, top=0.915, bottom=0.065, wspace=0.12, hspace=0.2)
     return figure
@@ -142,7 +142,7 @@ def parquet_of(clouds: Clouds, image_ids: Mapping[str, list[str]]) -> bytes:
             columns = {
                 "space": pa.array([name] * count, pa.string()),
                 "codes": pa.array([title] * count, pa.string()),
-                "image_id": pa.array(ids or [None] * count, pa.string()),
+                "image_id": pa.array([*ids] if ids else [None] * count, pa.string()),
                 "x": pa.array(points[space][:, 0]),
                 "y": pa.array(points[space][:, 1]),
             }

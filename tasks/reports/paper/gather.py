@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -195,7 +196,7 @@ def draw_clouds(
     archive = open_archive(inverted.request.archive)
     runs = current_runs(archive, inverted, methods)
     where = generator.mapping.w_avg.device
-    looked = {"layer": layer, "entries": entries, "style_set": inverted.request.anchor.style_set}
+    looked: dict[str, Any] = {"layer": layer, "entries": entries, "style_set": inverted.request.anchor.style_set}
     points, ids = {}, {}
     for name in methods:
         title = inverted.titles[name]
@@ -269,7 +270,7 @@ def current_runs(archive: Archive, inverted: Inverted, methods: Sequence[str]) -
 
 def _generator(inverted: Inverted, device: str) -> Generator:
     loaded = inverted.request.generator.load()
-    generator: Generator = place(loaded.generator, module_device(device)).freeze()  # type: ignore[operator]
+    generator: Generator = place(loaded.generator, module_device(device)).freeze()
     return generator
 
 

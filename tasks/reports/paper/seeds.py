@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -246,7 +247,7 @@ def draw(comparison: EncoderComparison) -> bytes:
     for label, value in comparison.references.items():
         if low <= value <= high:
             ax.axvline(value, color="#888888", linewidth=0.8, linestyle=(0, (3, 2)), zorder=0)
-            above = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            above: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
             ax.text(value, 1.01, label.replace("psi", "ψ"), fontsize=7, color="#555555", **above)
     ax.set_xlabel("SNCD (lower: codes closer to the mean style)")
     ax.set_ylabel("LPIPS (lower: closer to the image)")

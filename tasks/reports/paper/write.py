@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lsap_archive import Store, open_archive
 from tasks.reports.page import now, versions_of
@@ -171,7 +172,7 @@ class _Drawn:
 def _evidence(request: PaperRequest, parts: MeasuredParts) -> dict[str, Evidence]:
     """What each table is made from: "images", "synthetic", "trained"."""
     found = {}
-    common = {"looks": request.looks, "edits": request.edits, "domain": request.domain}
+    common: dict[str, Any] = {"looks": request.looks, "edits": request.edits, "domain": request.domain}
     if parts.inverted is not None:
         archive = open_archive(request.archive)
         gathered = gather(parts.inverted, archive, evaluations=parts.evaluations, **common)
@@ -200,7 +201,8 @@ def _synthetic_evidence(request: PaperRequest, evaluations: Mapping[str, tuple[s
 
 
 def _draw(request: PaperRequest, parts: MeasuredParts) -> _Drawn:
-    clouds, ids = None, {}
+    clouds: Clouds | None = None
+    ids: dict[str, list[str]] = {}
     edited: tuple[EditedImage, ...] = ()
     labels = {"": "inversion"}
     for edit in request.edits:
