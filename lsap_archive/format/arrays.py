@@ -109,7 +109,7 @@ def trace_of(arrays: Collection[RunArray]) -> tuple[tuple[int, ...], tuple[str, 
     """Steps and terms of the trace among some arrays; empty where there is none."""
     for array in arrays:
         if array.name == TRACE:
-            return tuple(array.attributes["steps"]), tuple(array.attributes["terms"])
+            return tuple(array.attributes.get("steps", ())), tuple(array.attributes.get("terms", ()))
     return (), ()
 
 

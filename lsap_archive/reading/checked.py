@@ -44,12 +44,12 @@ def read_header(store: Store) -> tuple[dict[str, str], Geometry]:
     return dict(values["generator"]), Geometry.from_dict(values["geometry"])
 
 
-def read_manifest(store: Store, kind: type[P], name: str) -> P:
+def read_manifest(store: Store, manifest_type: type[P], name: str) -> P:
     """The manifest of a published run or evaluation, also of a retired one.
 
     Args:
         store: the archive.
-        kind: `Manifest` of runs, or `EvaluationInfo`.
+        manifest_type: `Manifest` of runs, or `EvaluationInfo`.
         name: its id.
 
     Raises:
@@ -57,8 +57,8 @@ def read_manifest(store: Store, kind: type[P], name: str) -> P:
         CorruptArchiveError: the manifest is damaged, or that of another one.
         ArchiveMismatchError: a newer version of the format wrote it, or it names files outside its folder.
     """
-    key = f"{prefix_of(kind.kind, name)}/{MANIFEST_NAME}"
-    return kind.decode(store.get(key), store.join(key), name)
+    key = f"{prefix_of(manifest_type.kind, name)}/{MANIFEST_NAME}"
+    return manifest_type.decode(store.get(key), store.join(key), name)
 
 
 def read_row_files(

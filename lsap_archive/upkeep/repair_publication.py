@@ -54,7 +54,7 @@ class PublicationRepair(Generic[P]):
         """Give it its damaged or lost manifest back, from the copy; False if there is no sound one."""
         key, name = self.publication.key(MANIFEST_NAME), self.publication.name
         data = bytes_or_none(self.store, self.publication.key(copy_name(MANIFEST_NAME)))
-        if data is None or not is_readable(lambda: self.publication.kind.decode(data, key, name)):
+        if data is None or not is_readable(lambda: self.publication.manifest_type.decode(data, key, name)):
             return False
         self.restore(MANIFEST_NAME, data)
         return True

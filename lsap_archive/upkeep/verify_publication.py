@@ -20,16 +20,16 @@ _OWN = ("_staging/", "_commit/", f"{RETIRED_FOLDER}/", f"{COPY_FOLDER}/", MANIFE
 
 def verify_retired(publication: Publication[P], report: VerifyReport) -> bool:
     """Whether all of it is retired; then only the document that says why is looked at."""
-    if not is_retired(publication.store, publication.kind.kind, publication.name):
+    if not is_retired(publication.store, publication.kind, publication.name):
         return False
-    report.count(f"retired_{publication.kind.kind}s")
+    report.count(f"retired_{publication.kind}s")
     verify_retirements(publication, report)
     return True
 
 
 def verify_retirements(publication: Publication[P], report: VerifyReport) -> None:
     """The documents that say why it, or shards of it, are retired: damaged ones retire all the same."""
-    store, whole = publication.store, publication.key(retired_name(publication.kind.kind))
+    store, whole = publication.store, publication.key(retired_name(publication.kind))
     folder = publication.key(RETIRED_FOLDER)  # a run has one, as single shards may be retired
     for key in store.keys(folder) if whole.startswith(f"{folder}/") else [whole]:
         try:
@@ -66,7 +66,7 @@ def verify_manifest(
             verify_unfinished(publication, report)
     except OBJECT_ERRORS as error:
         is_damage = isinstance(error, CorruptArchiveError)  # else of a newer version, or by a hostile hand
-        report.note(key, str(error), f"the {publication.kind.kind}'s manifest", is_damage=is_damage)
+        report.note(key, str(error), f"the {publication.kind}'s manifest", is_damage=is_damage)
     return None
 
 

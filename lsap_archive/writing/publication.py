@@ -38,19 +38,21 @@ class Publication(Generic[P]):
 
     Attributes:
         store: the archive's objects.
-        kind: `Manifest` of a run, or `EvaluationInfo`.
+        manifest_type: `Manifest` of a run, or `EvaluationInfo`.
+        kind: "run" or "evaluation".
         name: its id.
         prefix: its folder.
     """
 
-    def __init__(self, store: Store, kind: type[P], name: str) -> None:
+    def __init__(self, store: Store, manifest_type: type[P], name: str) -> None:
         self.store = store
-        self.kind = kind
+        self.manifest_type = manifest_type
+        self.kind = manifest_type.kind
         self.name = name
-        self.prefix = prefix_of(kind.kind, name)
+        self.prefix = prefix_of(self.kind, name)
 
     def __str__(self) -> str:
-        return f"{self.kind.kind} {self.name}"
+        return f"{self.kind} {self.name}"
 
     def key(self, name: str) -> str:
         """Key of one of its objects."""
@@ -80,10 +82,10 @@ class Publication(Generic[P]):
             plan = decode_document(self.store.get(self.key(PLAN_NAME)), where)
         except ArchiveNotFoundError as error:
             raise ArchiveNotFoundError(
-                f"{self.store.url} has no {self}: start it with ArchiveWriter.start_{self.kind.kind}"
+                f"{self.store.url} has no {self}: start it with ArchiveWriter.start_{self.kind}"
             ) from error
-        if (found := plan.get(f"{self.kind.kind}_id")) != self.name:
-            raise CorruptArchiveError(f"{where} is the plan of {self.kind.kind} {found}: {HOW_TO_REPAIR}")
+        if (found := plan.get(f"{self.kind}_id")) != self.name:
+            raise CorruptArchiveError(f"{where} is the plan of {self.kind} {found}: {HOW_TO_REPAIR}")
         if "format_version" in plan:  # before version 4 plans did not tell
             check_version(plan, where)
         return plan
@@ -97,7 +99,7 @@ class Publication(Generic[P]):
         if different := first_difference(found, wanted):
             raise ArchiveMismatchError(
                 f"{self} in {self.store.url} was planned with another {different}: "
-                f"resume it as it was planned or choose another {self.kind.kind} id"
+                f"resume it as it was planned or choose another {self.kind} id"
             )
 
     @property
@@ -139,7 +141,7 @@ class Publication(Generic[P]):
         Raises:
             ArchiveNotFoundError: it is not published.
         """
-        return read_manifest(self.store, self.kind, self.name)
+        return read_manifest(self.store, self.manifest_type, self.name)
 
     def _publish_from_copy(self) -> bool:
         """Put back a manifest that was put and lost; whether there was a copy."""
@@ -148,7 +150,7 @@ class Publication(Generic[P]):
             data = self.store.get(key)
         except ArchiveNotFoundError:
             return False
-        self.kind.decode(data, self.store.join(key), self.name)
+        self.manifest_type.decode(data, self.store.join(key), self.name)
         self.store.create(self.key(MANIFEST_NAME), data)
         return True
 
@@ -165,7 +167,7 @@ class Publication(Generic[P]):
         """
         key = self.key(MANIFEST_NAME)
         data = self.store.get(key)
-        manifest = self.kind.decode(data, self.store.join(key), self.name)
+        manifest = self.manifest_type.decode(data, self.store.join(key), self.name)
         there = set(self.store.keys(self.key(COPY_FOLDER)))
         vital = {file.name: file for file in manifest.files if is_vital(file.name)}
         copied = [name for name in vital if self.key(copy_name(name)) not in there]
@@ -182,4 +184,4 @@ class Publication(Generic[P]):
     def retire(self, problems: Iterable[str], shard: int | None = None) -> None:
         """Hide it from every reader, or with a number only a shard of a run; whoever did so first says why."""
         retirement = Retirement(self.name, shard, tuple(problems), utc_now())
-        self.store.create(self.key(retired_name(self.kind.kind, shard)), retirement.encode())
+        self.store.create(self.key(retired_name(self.kind, shard)), retirement.encode())
