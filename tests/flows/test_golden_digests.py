@@ -87,13 +87,13 @@ def planned_inversions(archive: Path, *changes: str) -> dict[str, Any]:
 
 
 def publish(archive: Path, run_ids: Iterable[str]) -> None:
-    """Publish runs with codes of no meaning."""
+    """Publish runs with arrays of no meaning."""
     for run_id in run_ids:
         run = RunWriter.open(str(archive), run_id)
         for shard in range(run.num_shards):
             size = len(run.rows_of(shard))
-            codes = np.zeros((size, *run.arrays["w_plus"].item_shape), np.float32)
-            assert run.write_shard(shard, {"w_plus": codes}, pa.table({"status": ["ok"] * size}), "none")
+            arrays = {name: np.zeros((size, *each.item_shape), np.float32) for name, each in run.arrays.items()}
+            assert run.write_shard(shard, arrays, pa.table({"status": ["ok"] * size}), "none")
         assert run.publish({})
 
 
