@@ -72,6 +72,7 @@ from tasks.settings import Settings
 from tasks.sources.source import open_source
 from tasks.training.data import augment
 from tasks.weights.networks import load_networks
+from tasks.weights.published import Published
 
 domain = load_domain("stripes")
 with open_source("stripes:all[1:]") as source:
@@ -82,7 +83,7 @@ run = TrainEncoderRun(
 spec = run.resolve(Settings()).spec
 looked = load_networks(spec.networks, torch.device("cpu")).perceptual
 ones = torch.ones(2, 1, 16, 16)
-brightness = load_attribute(domain.attributes[0], device=torch.device("cpu"), backbones=None)
+brightness = load_attribute(domain.attributes[0], device=torch.device("cpu"), published=Published(None))
 assert TrainEncoderRun(source="s", output="o", augmentation="inverted").augmentation == "inverted"
 assert main(["domain", "quality", "stripes", "--json", "--sheet", "s.png"]) == 0
 print(json.dumps([ids, looked(ones, ones).tolist(), brightness.measure(ones).tolist(),
