@@ -73,6 +73,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def one_put_at_a_time() -> Iterator[None]:
+    """S3 servers of this process keep a promise of S3's: of several that create an object, one does.
+
+    The emulator looks whether there is an object and then puts it, so that between threads two may both find none.
+    """
+    responses = pytest.importorskip("moto.s3.responses")
+    put, lock = responses.S3Response.put_object, threading.Lock()
+
+    def alone(response: Any) -> Any:
+        with lock:
+            return put(response)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(responses.S3Response, "put_object", alone)
+        yield
+
+
+@pytest.fixture(scope="session")
 def gcs_server() -> Iterator[dict[str, Any]]:
     """storage_options of a server that speaks Google's protocol, with a bucket named lsap.
 

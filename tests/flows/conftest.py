@@ -161,7 +161,7 @@ class ObjectStore:
 
 
 @pytest.fixture(scope="package")
-def object_store() -> Iterator[ObjectStore]:
+def object_store(one_put_at_a_time: None) -> Iterator[ObjectStore]:
     """An S3 server of our own with a bucket named lsap."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each of thousands of requests
     store = ObjectStore()

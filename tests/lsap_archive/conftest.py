@@ -51,7 +51,7 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def s3_options() -> Iterator[dict[str, Any]]:
+def s3_options(one_put_at_a_time: None) -> Iterator[dict[str, Any]]:
     """storage_options of an S3 server of our own, with a bucket named lsap."""
     server_module = pytest.importorskip("moto.server")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
