@@ -206,7 +206,10 @@ class EmbedWorker:
         return replace(image, pixels=pixels)
 
     def _empty_arrays(self, run: RunWriter, count: int) -> dict[str, np.ndarray]:
-        kept = [array for array in run.arrays.values() if array.is_needed or has_noise_maps(run.plan["config"])]
+        left_out: set[str] = set()  # maps that runs of an encoder declared before version 4 and never kept
+        if not has_noise_maps(run.plan["config"]):
+            left_out = {noise_name(index) for index in range(len(self.generator.config.noise_sides))}
+        kept = [array for array in run.arrays.values() if array.name not in left_out]
         return {array.name: np.full((count, *array.item_shape), array.fill_value, array.dtype) for array in kept}
 
     def _embed_batch(
