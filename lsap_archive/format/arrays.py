@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lsap_archive.errors import ArchiveMismatchError
@@ -64,7 +64,7 @@ class RunArray:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> RunArray:
-        """The array that `asdict` gave.
+        """The array whose `vars` these are.
 
         Raises:
             ArchiveMismatchError: no array can be that.
@@ -150,8 +150,3 @@ def check_arrays(arrays: Sequence[RunArray], geometry: Geometry, where: str) -> 
                 f"{where}: {name} of an image is {found[name]}, the archive holds {shapes[name]}: "
                 "declare the arrays of its geometry"
             )
-
-
-def as_values(arrays: Collection[RunArray]) -> list[dict[str, Any]]:
-    """Arrays as a document declares them."""
-    return [asdict(array) for array in arrays]

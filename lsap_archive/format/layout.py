@@ -151,6 +151,8 @@ PLAN_NAME = "plan.json"
 """Manifest and plan, relative to the folder of a run or evaluation."""
 
 
+STAGING_FOLDER, COMMIT_FOLDER = "_staging", "_commit"
+"""What attempts wrote until the run is published, and which of them won; in the same folder."""
 COPY_FOLDER, RETIRED_FOLDER = "_copy", "_retired"
 """Copies for repair, and what says that shards of a run, or all of it, are retired; in the same folder."""
 
@@ -170,11 +172,6 @@ def run_prefix(run_id: str) -> str:
     return prefix_of("run", run_id)
 
 
-def manifest_key(run_id: str) -> str:
-    """Key of a run's manifest."""
-    return f"{run_prefix(run_id)}/{MANIFEST_NAME}"
-
-
 def retired_name(kind: str, shard: int | None = None) -> str:
     """What retires a run or evaluation, or a shard of a run, relative to its folder."""
     if kind == "evaluation":
@@ -187,24 +184,14 @@ def rows_of_shard(shard: int, shard_rows: int, num_rows: int) -> range:
     return range(shard * shard_rows, min((shard + 1) * shard_rows, num_rows))
 
 
-def staging_prefix(run_id: str) -> str:
-    """Folder of everything staged and not yet published."""
-    return f"{run_prefix(run_id)}/_staging"
-
-
 def scratch_key(run_id: str, shard: int, name: str) -> str:
     """Key for what a worker notes while it works at a shard; removed when the run is published."""
-    return f"{staging_prefix(run_id)}/{shard:05d}/{name}"
+    return f"{run_prefix(run_id)}/{STAGING_FOLDER}/{shard:05d}/{name}"
 
 
-def commit_prefix(run_id: str) -> str:
-    """Folder of a run's commit markers."""
-    return f"{run_prefix(run_id)}/_commit"
-
-
-def commit_key(run_id: str, shard: int) -> str:
-    """Key of the marker that says which attempt won the shard."""
-    return f"{commit_prefix(run_id)}/{shard:05d}.json"
+def commit_name(shard: int) -> str:
+    """Marker that says which attempt won the shard, relative to the run's folder."""
+    return f"{COMMIT_FOLDER}/{shard:05d}.json"
 
 
 IMAGES_NAME = "images.parquet"
@@ -227,7 +214,7 @@ def rows_name(shard: int) -> str:
 
 def attempt_name(shard: int, attempt: str) -> str:
     """Folder of one attempt's staged objects, relative to the run's folder."""
-    return f"_staging/{shard:05d}/{attempt}"
+    return f"{STAGING_FOLDER}/{shard:05d}/{attempt}"
 
 
 def chunk_name(array: str, shard: int, num_dimensions: int) -> str:

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
-from lsap_archive.format.arrays import RunArray, as_values, declared_arrays
+from lsap_archive.format.arrays import RunArray, declared_arrays
 from lsap_archive.format.documents import decode_document, encode_document
-from lsap_archive.format.layout import FORMAT_VERSION, READABLE_VERSIONS, Geometry, checked_file_name, checked_name
+from lsap_archive.format.layout import (
+    ARCHIVE_KEY,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    READABLE_VERSIONS,
+    Geometry,
+    checked_file_name,
+    checked_name,
+)
 from lsap_archive.format.subject import Subject
 
 
@@ -206,7 +214,7 @@ class Manifest(Published):
     def values(self) -> dict[str, Any]:
         """The manifest as JSON values."""
         subject = None if self.subject is None else self.subject.to_dict()
-        return {**super().values(), "arrays": as_values(self.arrays), "subject": subject}
+        return {**super().values(), "arrays": [vars(array) for array in self.arrays], "subject": subject}
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -214,6 +222,12 @@ class Manifest(Published):
         kept = {name: value for name, value in values.items() if name not in ("trace_steps", "trace_terms")}
         shards = None if values.get("shards") is None else tuple(values["shards"])
         return {**kept, "arrays": arrays, "shards": shards, "subject": Subject.from_dict(values.get("subject"))}
+
+
+def encode_header(generator: Mapping[str, str], geometry: Mapping[str, Any], created: str) -> bytes:
+    """archive.json: what the archive holds, as JSON values, and since when."""
+    told = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "created": created}
+    return encode_document({**told, "generator": dict(generator), "geometry": dict(geometry)}, ARCHIVE_KEY)
 
 
 def check_version(values: Mapping[str, Any], name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from lsap_archive.errors import ArchiveMismatchError
-from lsap_archive.format.arrays import RunArray, as_values, trace_of
+from lsap_archive.format.arrays import RunArray, trace_of
 from lsap_archive.format.documents import as_json, sha256_of
 from lsap_archive.format.layout import INNER_CHUNK_ROWS, TRACE, checked_name
 from lsap_archive.format.rows import IMAGES_SCHEMA
@@ -123,20 +123,11 @@ class RunPlan:
     def document(self) -> dict[str, Any]:
         """plan.json without what start_run adds, as JSON gives it back."""
         steps, terms = trace_of(self.arrays)
-        values = {
-            "run_id": self.run_id,
-            "method": self.method,
-            "method_digest": self.method_digest,
-            "config": self.config,
-            "provenance": self.provenance,
-            "num_rows": self.num_rows,
-            "shard_rows": self.shard_rows,
-            "num_shards": self.num_shards,
-            "trace_steps": steps,  # older versions know these, and no arrays
-            "trace_terms": terms,
-            "arrays": as_values(self.arrays),
-            "images_digest": images_digest(self.table()),
-        }
+        names = ("run_id", "method", "method_digest", "config", "provenance", "num_rows", "shard_rows", "num_shards")
+        values = {name: getattr(self, name) for name in names}
+        values |= {"trace_steps": steps, "trace_terms": terms}  # older versions know these, and no arrays
+        values["arrays"] = [vars(array) for array in self.arrays]
+        values["images_digest"] = images_digest(self.table())
         if self.subject is not None:  # inversions are planned as they always were
             values["subject"] = self.subject.to_dict()
         if self.shards is not None:

@@ -22,15 +22,13 @@ from lsap_archive.format.layout import (
     ARCHIVE_KEY,
     CALIBRATIONS_PREFIX,
     EVALUATIONS_PREFIX,
-    FORMAT_NAME,
-    FORMAT_VERSION,
     MANIFEST_NAME,
     RUNS_PREFIX,
     SEQUENCE_PREFIX,
     calibration_key,
     sequence_key,
 )
-from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.manifest import Manifest, encode_header
 from lsap_archive.format.sequence import sequence_document
 from lsap_archive.reading.checked import read_header, read_manifest
 from lsap_archive.reading.evaluations import read_evaluations
@@ -90,20 +88,13 @@ def _restore_header(store: Store, report: RepairReport) -> None:
                 "delete this object, the next run writes it again"
             ) from error
     oldest = min(manifests, key=lambda one: one.order)
-    document = {
-        "format": FORMAT_NAME,
-        "format_version": FORMAT_VERSION,
-        "generator": oldest.generator,
-        "geometry": oldest.geometry,
-        "created": oldest.created,
-    }
     report.restored.append(ARCHIVE_KEY)
     if report.dry_run:
         raise CorruptArchiveError(
             f"{store.join(ARCHIVE_KEY)} is damaged and would be written again from run {oldest.run_id}: "
             "repair without --dry-run, then look at the rest"
         )
-    store.put(ARCHIVE_KEY, encode_document(document, ARCHIVE_KEY))
+    store.put(ARCHIVE_KEY, encode_header(oldest.generator, oldest.geometry, oldest.created))
 
 
 def _repair_of(store: Store, key: str, report: RepairReport) -> RunRepair | EvaluationRepair | None:

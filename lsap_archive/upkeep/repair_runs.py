@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from lsap_archive.errors import OBJECT_ERRORS
-from lsap_archive.format.layout import MANIFEST_NAME, PLAN_NAME, commit_key, commit_prefix, rows_name, rows_of_shard
+from lsap_archive.format.layout import COMMIT_FOLDER, MANIFEST_NAME, PLAN_NAME, commit_name, rows_name, rows_of_shard
 from lsap_archive.format.manifest import Manifest, ShardCommit
 from lsap_archive.format.rows import count_by_status
 from lsap_archive.format.shards import run_metadata
-from lsap_archive.reading.checked import is_vital, read_row_files
+from lsap_archive.reading.checked import is_vital, read_header, read_row_files
 from lsap_archive.upkeep.repair_publication import PublicationRepair, bytes_or_none, is_readable
 from lsap_archive.writing.run_writer import RunWriter
 
@@ -27,7 +27,7 @@ class RunRepair(PublicationRepair[Manifest]):
         if super().restore_manifest():
             return True
         try:
-            data = RunWriter.of(self.store, self.publication.name).manifest_of_markers().encode()
+            data = RunWriter(self.store, self.publication.name, *read_header(self.store)).manifest_of_markers().encode()
         except OBJECT_ERRORS:
             key = self.publication.key(MANIFEST_NAME)
             self.retire([f"{key} is damaged and nothing tells any more what it held"])
@@ -63,7 +63,7 @@ class RunRepair(PublicationRepair[Manifest]):
         vital = {name for name in damaged if is_vital(name)}
         for name in (PLAN_NAME, *sorted(vital - {PLAN_NAME})) if vital else ():
             self.remove(name)
-        for key in self.store.keys(commit_prefix(self.publication.name)):
+        for key in self.store.keys(self.publication.key(COMMIT_FOLDER)):
             name, commit = key.removeprefix(f"{self.publication.prefix}/"), self._commit_at(key)
             objects = set() if commit is None else {one.name for one in commit.objects}
             if name in damaged or damaged & objects:
@@ -86,7 +86,7 @@ class RunRepair(PublicationRepair[Manifest]):
         """Also the staged object, and metadata of arrays, which follow from the manifest."""
         yield from super().candidates(manifest, name)
         shard = self.shard_of(manifest, name)
-        commit = None if shard is None else self._commit_at(commit_key(manifest.run_id, shard))
+        commit = None if shard is None else self._commit_at(self.publication.key(commit_name(shard)))
         if commit is not None:
             yield from self.those_at(*(one.staged for one in commit.objects if one.name == name and one.staged))
         if is_vital(name):

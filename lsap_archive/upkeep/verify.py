@@ -13,9 +13,9 @@ from lsap_archive.format.layout import (
     ARCHIVE_KEY,
     CALIBRATIONS_PREFIX,
     EVALUATIONS_PREFIX,
+    MANIFEST_NAME,
     RUNS_PREFIX,
     calibration_key,
-    manifest_key,
 )
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.rows import STATUSES
@@ -70,7 +70,12 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
         oldest_first = sorted(runs.values(), key=lambda one: one.order)
         for image_id, digest, run_id, before in ledger.twice(oldest_first):
             found = f"image {image_id} of content {digest[:16]} a second time, first in run {before}"
-            report.note(manifest_key(run_id), found, "one row per method, image and content", is_damage=False)
+            report.note(
+                f"{RUNS_PREFIX}/{run_id}/{MANIFEST_NAME}",
+                found,
+                "one row per method, image and content",
+                is_damage=False,
+            )
     verify_subjects(runs, retired, report)
     for evaluation_id in store.folders(EVALUATIONS_PREFIX):
         verify_evaluation(Publication(store, EvaluationInfo, evaluation_id), runs, retired, report)

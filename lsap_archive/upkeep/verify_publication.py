@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import decode_document
-from lsap_archive.format.layout import COPY_FOLDER, MANIFEST_NAME, RETIRED_FOLDER, copy_name, retired_name, sequence_key
+from lsap_archive.format.layout import (
+    COMMIT_FOLDER,
+    COPY_FOLDER,
+    MANIFEST_NAME,
+    RETIRED_FOLDER,
+    STAGING_FOLDER,
+    copy_name,
+    retired_name,
+    sequence_key,
+)
 from lsap_archive.format.manifest import Published
 from lsap_archive.format.sequence import sequence_document
 from lsap_archive.reading.checked import P, is_vital
@@ -15,7 +24,7 @@ from lsap_archive.upkeep.verify_objects import checked_document, checked_object
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.writing.publication import Publication
 
-_OWN = ("_staging/", "_commit/", f"{RETIRED_FOLDER}/", f"{COPY_FOLDER}/", MANIFEST_NAME)
+_OWN = (*(f"{folder}/" for folder in (STAGING_FOLDER, COMMIT_FOLDER, RETIRED_FOLDER, COPY_FOLDER)), MANIFEST_NAME)
 
 
 def verify_retired(publication: Publication[P], report: VerifyReport) -> bool:

@@ -12,18 +12,17 @@ from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError
 from lsap_archive.format.arrays import RunArray
 from lsap_archive.format.documents import decode_document
 from lsap_archive.format.layout import (
+    COMMIT_FOLDER,
     IMAGES_NAME,
     MANIFEST_NAME,
     PLAN_NAME,
+    STAGING_FOLDER,
     Geometry,
-    commit_key,
-    commit_prefix,
+    commit_name,
     image_name,
-    manifest_key,
     rows_name,
     rows_of_shard,
     run_prefix,
-    staging_prefix,
 )
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
@@ -77,7 +76,7 @@ class PublishedRun:
         self._verify_markers()
         verify_retirements(self.publication, report)
         verify_records(self.publication, manifest, report)
-        note_staging(self.store, manifest.run_id, set(), report)
+        _note_staging(self.publication, set(), report)
 
     def _verify_shards(self, ledger: RowLedger) -> None:
         totals: dict[str, int] = {}
@@ -150,7 +149,7 @@ class PublishedRun:
     def _verify_markers(self) -> None:
         manifest = self.manifest
         for shard in manifest.own_shards:
-            key = commit_key(manifest.run_id, shard)
+            key = self._key(commit_name(shard))
             commit = read_commit(self.store, key, self.report)
             if commit is None or shard in self.hidden:
                 continue
@@ -183,7 +182,7 @@ def read_commit(store: Store, key: str, report: VerifyReport) -> ShardCommit | N
 
 def verify_unfinished(publication: Publication[Manifest], report: VerifyReport) -> None:
     """Look at a run that is not published: its plan, its markers, and every object that was committed."""
-    store, run_id, plan_key = publication.store, publication.name, publication.key(PLAN_NAME)
+    store, plan_key = publication.store, publication.key(PLAN_NAME)
     report.count("unfinished_runs")
     if not publication.is_planned:
         report.information.append(f"{publication.prefix} has no plan: a start that was cut short")
@@ -192,37 +191,38 @@ def verify_unfinished(publication: Publication[Manifest], report: VerifyReport) 
     if plan is None:
         return
     for stored in plan["objects"]:
-        _verify_committed(store, run_id, StoredObject.from_dict(stored, plan_key), report)
+        _verify_committed(publication, StoredObject.from_dict(stored, plan_key), report)
     winners = set()
-    keys = store.keys(commit_prefix(run_id))
+    keys = store.keys(publication.key(COMMIT_FOLDER))
     for key in keys:
         commit = read_commit(store, key, report)
         if commit is None:
             continue
         winners.add(f"{commit.attempt}.{commit.token}")
         for one in commit.objects:
-            _verify_committed(store, run_id, one, report)
+            _verify_committed(publication, one, report)
     num_shards = plan["num_shards"] if plan.get("shards") is None else len(plan["shards"])
     report.information.append(
         f"{publication.prefix} is not published: {len(keys)} of {num_shards} shards are committed"
     )
-    note_staging(store, run_id, winners, report)
+    _note_staging(publication, winners, report)
 
 
-def _verify_committed(store: Store, run_id: str, stored: StoredObject, report: VerifyReport) -> None:
+def _verify_committed(publication: Publication[Manifest], stored: StoredObject, report: VerifyReport) -> None:
     """An object that was committed: at its final key, or at its staged one and to be copied when all is published."""
-    key, wanted = f"{run_prefix(run_id)}/{stored.name}", (stored.size, stored.sha256)
+    store, key, wanted = publication.store, publication.key(stored.name), (stored.size, stored.sha256)
     report.count("objects")
     found = digest_or_none(store, key)
-    again = (f"{run_prefix(run_id)}/{stored.staged}", key) if stored.staged else ()  # promoted meanwhile, perhaps
+    again = (publication.key(stored.staged), key) if stored.staged else ()  # promoted meanwhile, perhaps
     if found != wanted and not any(digest_or_none(store, place) == wanted for place in again):
         told = "nothing" if found is None else f"{found[0]} bytes, sha256 {found[1]}"
         report.note(key, told, f"{stored.size} bytes, sha256 {stored.sha256}, here or where it was staged")
 
 
-def note_staging(store: Store, run_id: str, winners: set[str], report: VerifyReport) -> None:
+def _note_staging(publication: Publication[Manifest], winners: set[str], report: VerifyReport) -> None:
     """Name attempts that were cut short."""
-    attempts = {key.split("/")[4]: "/".join(key.split("/")[:5]) for key in store.keys(staging_prefix(run_id))}
+    staged = publication.store.keys(publication.key(STAGING_FOLDER))
+    attempts = {key.split("/")[4]: "/".join(key.split("/")[:5]) for key in staged}
     for attempt, folder in sorted(attempts.items()):
         if attempt not in winners:
             report.information.append(f"{folder} was staged and never promoted: an attempt that was cut short")
@@ -237,7 +237,7 @@ def verify_subjects(runs: Mapping[str, Manifest], retired: Collection[str], repo
         if subject is None or subject.num_rows != manifest.num_rows:
             found = "nothing" if subject is None else f"{subject.num_rows} rows"
             wanted = f"{manifest.num_rows} rows in run {manifest.subject.run_id}, which it edits"
-            report.note(manifest_key(run_id), found, wanted, is_damage=False)
+            report.note(f"{run_prefix(run_id)}/{MANIFEST_NAME}", found, wanted, is_damage=False)
 
 
 def _verify_values(

@@ -14,8 +14,6 @@ from lsap_archive.format.documents import decode_document, encode_document, sha2
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
-    FORMAT_NAME,
-    FORMAT_VERSION,
     IMAGES_NAME,
     RUNS_PREFIX,
     VERSIONS_PREFIX,
@@ -25,7 +23,7 @@ from lsap_archive.format.layout import (
     report_key,
     versions_key,
 )
-from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.manifest import Manifest, encode_header
 from lsap_archive.format.plan import PlannedRow, RunPlan, images_digest, planned_table
 from lsap_archive.format.rows import IMAGES_SCHEMA, from_parquet, to_parquet
 from lsap_archive.format.shards import run_metadata
@@ -79,14 +77,8 @@ class ArchiveWriter:
             StoreUnavailableError: the store does not answer, refuses, or does not keep create-only writes.
         """
         store = Store.from_url(url, storage_options)
-        document = {
-            "format": FORMAT_NAME,
-            "format_version": FORMAT_VERSION,
-            "generator": {"digest": generator_digest, "name": generator_name},
-            "geometry": geometry.to_dict(),
-            "created": utc_now(),
-        }
-        data = encode_document(document, ARCHIVE_KEY)
+        wanted = {"digest": generator_digest, "name": generator_name}
+        data = encode_header(wanted, geometry.to_dict(), utc_now())
         if not store.exists(ARCHIVE_KEY) and store.create(ARCHIVE_KEY, data) and store.create(ARCHIVE_KEY, data):
             raise StoreUnavailableError(
                 f"{store.url} overwrites what was asked to be create-only, so two writers could both win: "

@@ -20,17 +20,17 @@ from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, ArchiveNotF
 from lsap_archive.format.arrays import RunArray, declared_arrays
 from lsap_archive.format.documents import as_json, sha256_of, utc_now
 from lsap_archive.format.layout import (
+    COMMIT_FOLDER,
     IMAGES_NAME,
     PLAN_NAME,
+    STAGING_FOLDER,
     Geometry,
     attempt_name,
     checked_name,
-    commit_key,
-    commit_prefix,
+    commit_name,
     image_name,
     rows_name,
     rows_of_shard,
-    staging_prefix,
 )
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
@@ -91,13 +91,8 @@ class RunWriter:
             ArchiveNotFoundError: no such archive or run.
             StoreUnavailableError: the store does not answer or refuses.
         """
-        return cls.of(Store.from_url(url, storage_options), run_id)
-
-    @classmethod
-    def of(cls, store: Store, run_id: str) -> RunWriter:
-        """A run that was started, of an archive's store; as `open`."""
-        generator, geometry = read_header(store)
-        return cls(store, run_id, generator, geometry)
+        store = Store.from_url(url, storage_options)
+        return cls(store, run_id, *read_header(store))
 
     @property
     def num_rows(self) -> int:
@@ -157,12 +152,12 @@ class RunWriter:
 
     def committed_shards(self) -> set[int]:
         """Shards that some attempt has won; they need no more work."""
-        keys = self.store.keys(commit_prefix(self.run_id))
+        keys = self.store.keys(self._publication.key(COMMIT_FOLDER))
         return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys}
 
     def is_committed(self, shard: int) -> bool:
         """Whether some attempt has won the shard."""
-        return self.store.exists(commit_key(self.run_id, shard))
+        return self.store.exists(self._publication.key(commit_name(shard)))
 
     def missing_shards(self) -> list[int]:
         """Shards that still need work, in order."""
@@ -175,7 +170,7 @@ class RunWriter:
             ArchiveNotFoundError: none yet.
         """
         self.rows_of(shard)
-        key = commit_key(self.run_id, shard)
+        key = self._publication.key(commit_name(shard))
         return ShardCommit.decode(self.store.get(key), self.store.join(key))
 
     def write_shard(
@@ -271,7 +266,7 @@ class RunWriter:
         Returns:
             Whether `staged` won. It is True as well if its marker was written and the answer got lost.
         """
-        if self.store.create(commit_key(self.run_id, staged.shard), staged.encode()):
+        if self.store.create(self._publication.key(commit_name(staged.shard)), staged.encode()):
             return True
         winner = self.commit_of(staged.shard)
         return (winner.attempt, winner.token) == (staged.attempt, staged.token)
@@ -330,7 +325,7 @@ class RunWriter:
         """
         won = self._publication.publish(lambda: self._verified_manifest(summary))
         self._publication.keep_copies()
-        self.store.delete_folder(staging_prefix(self.run_id))
+        self.store.delete_folder(self._publication.key(STAGING_FOLDER))
         self.store.delete_temporary(self._prefix)
         return won
 

@@ -277,7 +277,7 @@ def test_damaged_documents_are_found(memory_place: Any, published: Callable[[Any
 
 
 def test_a_newer_format_is_refused(memory_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.writing.archive_writer.FORMAT_VERSION", 5)
+    monkeypatch.setattr("lsap_archive.format.manifest.FORMAT_VERSION", 5)
     with pytest.raises(ArchiveMismatchError, match="is of format version 5, this package reads 1, 2, 3, 4"):
         memory_place.writer()
     with pytest.raises(ArchiveMismatchError, match="is of format version 5"):

@@ -28,7 +28,6 @@ from lsap_archive import (
     verify_archive,
 )
 from lsap_archive.format.documents import encode_document
-from lsap_archive.format.layout import manifest_key
 
 
 def npz(value: float) -> bytes:
@@ -397,7 +396,7 @@ def test_contradictions_of_sound_objects_are_left_to_people(whole: Any, work: An
 
 
 def test_an_archive_of_a_newer_version_is_left_alone(whole: Any) -> None:
-    key = manifest_key("run-1")
+    key = "runs/run-1/_manifest.json"
     values = json.loads(whole.store.get(key)) | {"format_version": 99}
     del values["document_sha256"]
     whole.store.put(key, encode_document(values, key))
