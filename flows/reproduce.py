@@ -24,7 +24,6 @@ from flows.running.retries import retried
 from tasks.reports.paper.gather import Inverted, Looks
 from tasks.reports.paper.write import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction
 from tasks.settings import Settings
-from tasks.weights.generators import GeneratorFile
 from tasks.workers.cluster import opened_cluster
 
 
@@ -127,16 +126,13 @@ def with_table3(run: ReproduceRun, domain: Domain, measured: MeasuredParts) -> M
 
 def done(inversion: InvertRun) -> Inverted:
     """An inversion that has been run, with what its plan says of it."""
-    request = inversion.resolve(Settings.from_environment())
-    return Inverted.of(request)
+    return Inverted.of(inversion.resolve(Settings.from_environment()))
 
 
 def paper_request(
     run: ReproduceRun, domain: Domain, parts: Sequence[Part], asked: str, settings: Settings
 ) -> PaperRequest:
     """The run as the tasks take it."""
-    generator = run.generator or domain.generator
-    assert generator is not None
     evaluation = run.evaluation_run(domain, run.methods).resolve(settings)
     units = {name: unit_of("attributes", name) for name in evaluation.attributes}
     return PaperRequest(
@@ -144,7 +140,7 @@ def paper_request(
         stem="report" if asked == "all" else asked,
         output=run.output,
         archive=run.archive,
-        generator=GeneratorFile(generator, domain.content_box),
+        generator=evaluation.generator,
         domain=domain.name,
         about=domain.description,
         source=run.source,
