@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from xdist.scheduler import LoadScopeScheduling
 
 # Before anything imports torch, Ray or Prefect. `make test` exports the same values.
@@ -70,6 +71,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, this machine has none"))
+
+
+@pytest.fixture(autouse=True)
+def own_memory() -> Iterator[None]:
+    """What a test puts at memory:// goes with it: a question about one object there goes through all that are kept."""
+    kept = set(MemoryFileSystem.store)
+    yield
+    for key in MemoryFileSystem.store.keys() - kept:
+        del MemoryFileSystem.store[key]
 
 
 @pytest.fixture(scope="session")
