@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
@@ -100,6 +99,8 @@ def load_frechet(name: str, published: Published, device: torch.device) -> Frech
     if name != INCEPTION:
         judge = load_judge(name, device)
         return FrechetNetwork(name, network_digest(name, published), judge.network.config.embedding_dim, judge)
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
     path = find_inception(published)
     data = path.read_bytes()
     try:
@@ -126,6 +127,8 @@ class FrechetState:
     """
 
     def __init__(self, network: FrechetNetwork):
+        from torchmetrics.image.fid import FrechetInceptionDistance  # 3 s, which workers without a distance are spared
+
         self.network = network
         self.metric = FrechetInceptionDistance(network, antialias=False)
 
