@@ -1,8 +1,8 @@
 """What the flow runs against: one Prefect server, one Ray and one S3 server, all on this machine and of our own.
 
 Commands run as processes of their own, so that they can be killed. To spare each the seconds of its imports they
-are forked from a process that has them behind it (`multiprocessing`'s fork server); `test_cli.py` starts some from
-nothing, as a shell does.
+are forked from a process that has them behind it (`multiprocessing`'s fork server), and Ray's workers from another
+(`forked_workers.py`); `test_cli.py` starts some commands from nothing, as a shell does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -39,6 +40,8 @@ from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
 from tasks.stage import Job, Shard
+from tests.flows.forked_workers import WorkerServer
+from tests.flows.ray_nodes import RayNodes
 
 HERE = Path(__file__).parent
 ACCESS_KEY = "AKIATESTFLOWSONLY"
@@ -233,13 +236,21 @@ class Running:
 
 
 class Lsap:
-    """Runs `lsap` with arguments, each command in a process of its own."""
+    """Runs `lsap` with arguments, each command in a process of its own; or another program, by what it calls."""
 
-    def __init__(self, context: ForkServerContext, folder: Path, config: Path, environment: dict[str, str]):
+    def __init__(
+        self,
+        context: ForkServerContext,
+        folder: Path,
+        config: Path,
+        environment: dict[str, str],
+        program: str = "flows.commands.cli:main",
+    ):
         self._context = context
         self._folder = folder
         self._config = config
         self._environment = environment
+        self._program = program
         self._count = 0
 
     def start(self, *arguments: str, **environment: str) -> Running:
@@ -249,9 +260,10 @@ class Lsap:
         folder.mkdir()
         process = self._context.Process(
             target=runpy.run_path,
-            args=(str(HERE / "lsap_command.py"),),
+            args=(str(HERE / "forked_command.py"),),
             kwargs={
                 "init_globals": {
+                    "PROGRAM": self._program,
                     "ARGUMENTS": arguments,
                     "ENVIRONMENT": {**self._environment, **environment},
                     "FOLDER": str(folder),
@@ -270,7 +282,7 @@ class Lsap:
         """The same commands with further variables."""
         folder = self._folder / f"variables-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
-        return Lsap(self._context, folder, self._config, {**self._environment, **environment})
+        return Lsap(self._context, folder, self._config, {**self._environment, **environment}, self._program)
 
     def outputs(self) -> list[Path]:
         """Files with what the commands so far have printed."""
@@ -286,7 +298,8 @@ class Lsap:
 def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     """Where commands are forked from, with the variables that libraries read while they are imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.commands.cli", "flows.invert", "flows.dry_run", "flows.train_encoder"])
+    flows = ["flows.reproduce", "flows.reproduce_editability"]  # the others with them
+    context.set_forkserver_preload(["flows.commands.cli", *flows, "torchmetrics.image.fid", "prefect.cli"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_server.url)
         patch.setenv("RAY_AUTH_MODE", "disabled")
@@ -295,42 +308,25 @@ def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     return context
 
 
-@dataclass(frozen=True)
-class RayCluster:
-    """A Ray of this test session: where it is joined, and the process that it belongs to."""
-
-    address: str
-    pid: int
-
-    def workers(self, *, at_work: bool) -> list[int]:
-        """Process ids of the actors, or only of those that are inside a call."""
-        return self.processes("ray::Host.call" if at_work else "ray::Host")
-
-    def processes(self, title: str) -> list[int]:
-        """Process ids of this cluster's actors whose title begins like this."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
-        processes = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
-        parents = {int(pid): int(parent) for pid, parent, *_ in processes}
-        actors = [int(pid) for pid, _, *title_of in processes if title_of and title_of[0].startswith(title)]
-        return [actor for actor in actors if parents.get(parents[actor]) == self.pid]  # actor < raylet < process
+@pytest.fixture(scope="package")
+def worker_server() -> Iterator[WorkerServer]:
+    """Where Ray's workers are forked from; it ends with this process."""
+    with tempfile.TemporaryDirectory(prefix="lsap-workers-") as folder:  # a socket's path has to be short
+        path = Path(folder) / "socket"
+        command = [sys.executable, str(HERE / "forked_workers.py"), "--serve", str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+            while not path.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield WorkerServer(str(path), process.pid)  # then stdin is closed, at which it ends
 
 
 @pytest.fixture(scope="package")
-def ray_cluster(fork_server: ForkServerContext, s3_endpoint: str) -> Iterator[RayCluster]:
-    """A Ray cluster whose workers find the S3 server; it runs in a process of its own, not in pytest's."""
-    ours, theirs = fork_server.Pipe()
-    process = fork_server.Process(
-        target=runpy.run_path,
-        args=(str(HERE / "ray_cluster.py"),),
-        kwargs={"init_globals": {"PIPE": theirs, "ENVIRONMENT": s3_environment(s3_endpoint)}, "run_name": "__main__"},
-    )
-    process.start()
-    theirs.close()
-    assert process.pid is not None
-    yield RayCluster(ours.recv(), process.pid)
-    ours.close()
-    process.join(60)
-    assert process.exitcode == 0
+def ray_cluster(fork_server: ForkServerContext, worker_server: WorkerServer, s3_endpoint: str) -> Iterator[RayNodes]:
+    """One node, whose workers find the S3 server."""
+    environment = s3_environment(s3_endpoint)
+    with contextlib.closing(RayNodes(fork_server, worker_server, environment=environment, num_cpus=4)) as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="package")
@@ -340,11 +336,18 @@ def lsap(fork_server: ForkServerContext, config: Path, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="package")
+def prefect(fork_server: ForkServerContext, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Lsap:
+    """Prefect's own command, against the same server."""
+    folder = tmp_path_factory.mktemp("prefect-commands")
+    return Lsap(fork_server, folder, config, {}, "prefect.cli:app")
+
+
+@pytest.fixture(scope="package")
 def lsap_on_cluster(
     fork_server: ForkServerContext,
     config: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    ray_cluster: RayCluster,
+    ray_cluster: RayNodes,
     s3_endpoint: str,
 ) -> Lsap:
     """The same, joining the Ray cluster of this session: that saves the start of one."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -35,10 +32,11 @@ from tasks.training.plan import prepare_training
 from tasks.training.store import LAST_KEY, TrainingStore
 from tasks.workers import pool as pool_module
 from tasks.workers.pool import NoWorkerLeftError, RayPool
+from tests.flows.forked_workers import WorkerServer
+from tests.flows.ray_nodes import SOON, RayNode, RayNodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-HERE = Path(__file__).parent
 PATIENCE_SECONDS = 90.0
 NUM_IMAGES, SHARD_ROWS, NUM_STEPS = 16, 2, 30
 METHOD = "lsap_o_w_plus"
@@ -58,16 +56,17 @@ workers: {device: cpu}
 
 @dataclass
 class Nodes:
-    """The cluster: where it is joined, and the process of each node's raylet by name."""
+    """A cluster, and its nodes by name."""
 
-    pipe: Connection
-    address: str
-    raylets: dict[str, int] = field(default_factory=dict)
+    cluster: RayNodes
+    named: dict[str, RayNode] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> RayNode:
+        return self.named[name]
 
     def add(self, name: str, **node: Any) -> None:
         """A further node, once it belongs to the cluster."""
-        self.pipe.send(node)
-        self.raylets[name] = self.pipe.recv()
+        self.named[name] = self.cluster.add(**node)
 
     def freeze_at_work(self, name: str) -> bool:
         """Stop the workers of a node where they are; False, and nobody is stopped, when none is in a piece of work."""
@@ -79,42 +78,19 @@ class Nodes:
                 os.kill(worker, signal.SIGCONT)
         return is_at_work
 
-    def kill(self, name: str) -> None:
-        """kill -9 of a node with its workers."""
-        workers = self.at_work("ray::Host")[name]
-        for process in (self.raylets.pop(name), *workers):
-            os.kill(process, signal.SIGKILL)
-
     def at_work(self, title: str = "ray::Host.call") -> dict[str, list[int]]:
         """Processes of actors whose title begins like this, by the name of their node."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
-        processes = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
-        actors = [(int(pid), int(parent)) for pid, parent, *args in processes if args and args[0].startswith(title)]
-        names = {raylet: name for name, raylet in self.raylets.items()}
-        found: dict[str, list[int]] = {name: [] for name in self.raylets}
-        for actor, parent in actors:
-            if parent in names:
-                found[names[parent]].append(actor)
-        return found
+        return {name: node.server.workers(title) for name, node in self.named.items()}
 
 
 @pytest.fixture(scope="module")
-def nodes(fork_server: ForkServerContext) -> Iterator[Nodes]:
+def nodes(fork_server: ForkServerContext, worker_server: WorkerServer) -> Iterator[Nodes]:
     """A head that works on nothing, a node with a GPU that only the books know of, and one without."""
-    ours, theirs = fork_server.Pipe()
-    wanted = {"gpu": {"num_cpus": 1, "num_gpus": 1}, "cpu": {"num_cpus": 1}}
-    process = fork_server.Process(
-        target=runpy.run_path,
-        args=(str(HERE / "ray_nodes.py"),),
-        kwargs={"init_globals": {"PIPE": theirs, "NODES": list(wanted.values())}, "run_name": "__main__"},
-    )
-    process.start()
-    theirs.close()
-    address, raylets = ours.recv()
-    yield Nodes(ours, address, dict(zip(wanted, raylets, strict=True)))
-    ours.close()
-    process.join(60)
-    assert process.exitcode == 0
+    with contextlib.closing(RayNodes(fork_server, worker_server, num_cpus=0, _system_config=SOON)) as cluster:
+        nodes = Nodes(cluster)
+        nodes.add("gpu", num_cpus=1, num_gpus=1)
+        nodes.add("cpu", num_cpus=1)
+        yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +114,7 @@ def invert(lsap: Any, nodes: Nodes, config: Path) -> Callable[..., Any]:
             "workers": workers,
         }
         changes = [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
-        return lsap.start("run", "invert", str(config), *changes, "--json", LSAP_RAY_ADDRESS=nodes.address)
+        return lsap.start("run", "invert", str(config), *changes, "--json", LSAP_RAY_ADDRESS=nodes.cluster.address)
 
     return start
 
@@ -174,7 +150,7 @@ def wait_until(condition: Callable[[], Any], command: Any) -> None:
 class Clerk:
     """Says where it is and what it was given."""
 
-    def raylet(self) -> int:
+    def parent(self) -> int:
         return os.getppid()
 
     def variable(self, name: str) -> str | None:
@@ -188,7 +164,7 @@ def open_pool(nodes: Nodes) -> Iterator[Callable[..., RayPool]]:
     with contextlib.ExitStack() as opened:
 
         def start(**asked: Any) -> RayPool:
-            pool = RayPool(Clerk, address=nodes.address, **asked)
+            pool = RayPool(Clerk, address=nodes.cluster.address, **asked)
             opened.callback(pool.close)
             return pool
 
@@ -201,11 +177,11 @@ def test_workers_are_where_they_belong_with_the_environment_of_their_node(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-drivers-own")
     pool = open_pool(num_workers=1, num_threads=3)
-    assert pool.call("raylet") == nodes.raylets["cpu"]  # and not on the node that has a GPU
+    assert pool.call("parent") == nodes["cpu"].server.pid  # and not on the node that has a GPU
     assert pool.call("variable", "OMP_NUM_THREADS") == "3"
     assert pool.call("variable", "AWS_SECRET_ACCESS_KEY") is None
     shared = open_pool(num_workers=1, gpus_per_worker=0.5)
-    assert shared.call("raylet") == nodes.raylets["gpu"]
+    assert shared.call("parent") == nodes["gpu"].server.pid
 
 
 def test_a_pool_that_fits_nowhere_says_what_there_is_and_what_it_wants(
@@ -214,14 +190,14 @@ def test_a_pool_that_fits_nowhere_says_what_there_is_and_what_it_wants(
     monkeypatch.setattr(pool_module, "ROOM_TIMEOUT_SECONDS", 1.0)
     pool = open_pool(num_workers=2, min_workers=1, gpus_per_worker=2.0)
     with pytest.raises(NoWorkerLeftError, match=r"3 nodes with 2 CPUs and 1 GPUs in all, .* each worker wants 2 GPU:"):
-        pool.call("raylet")
+        pool.call("parent")
 
 
 def test_two_workers_on_two_nodes_train_what_one_process_trains(lsap: Any, nodes: Nodes, tmp_path: Path) -> None:
     config, output = tmp_path / "training.yaml", tmp_path / "across"
     config.write_text(TRAINING)
     changes = ("--set", f"output={output}", "--set", "workers.count=2")
-    command = lsap.start("run", "train_encoder", str(config), *changes, LSAP_RAY_ADDRESS=nodes.address)
+    command = lsap.start("run", "train_encoder", str(config), *changes, LSAP_RAY_ADDRESS=nodes.cluster.address)
     together = {"gpu": 1, "cpu": 1}
     wait_until(lambda: {n: len(a) for n, a in nodes.at_work("ray::RayTrainWorker").items()} == together, command)
     finished = command.wait()
@@ -252,7 +228,7 @@ def test_a_node_that_comes_is_used_and_one_that_is_killed_costs_no_image(
     nodes.add("second gpu", num_cpus=1, num_gpus=1)
     wait_until(lambda: nodes.at_work()["second gpu"], command)
     assert nodes.at_work("ray::Host")["cpu"] == []
-    nodes.kill("gpu")
+    nodes["gpu"].kill()
     finished = command.wait()
     assert finished.code == 0, finished.err
     assert "WorkerLostError" in finished.err

@@ -131,7 +131,7 @@ def test_the_same_command_finishes_what_a_killed_one_began(
 
 
 def test_a_kill_in_the_middle_of_promotion_leaves_nothing_half_visible(
-    lsap: Any, lsap_on_cluster: Any, images: Path, undisturbed: Watched, tmp_path: Path
+    lsap_on_cluster: Any, images: Path, undisturbed: Watched, tmp_path: Path
 ) -> None:
     """Rows cannot be promoted here, as a file lies where their folder should be: committed shards stay half-way."""
     archive = Watched(tmp_path / "archive")
@@ -140,7 +140,7 @@ def test_a_kill_in_the_middle_of_promotion_leaves_nothing_half_visible(
     for obstacle in obstacles:
         obstacle.parent.mkdir(parents=True)
         obstacle.write_text("in the way")
-    command = lsap.invert(source=images, archive=archive.folder, **FIELDS)
+    command = lsap_on_cluster.invert(source=images, archive=archive.folder, **FIELDS)
     markers = kill_when(lambda archive: len(archive.markers) >= 2, command, archive)
     assert open_archive(str(archive.folder)).runs == []
     for obstacle in obstacles:
@@ -156,13 +156,13 @@ def test_an_interrupted_command_ends_soon_and_leaves_no_worker(
     """Ctrl-C, or a scheduler's first warning: the threads that wait for a worker must not wait for ever."""
     command = lsap_on_cluster.invert(source=images, archive=tmp_path / "archive", embedding__num_steps=2000)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not ray_cluster.workers(at_work=True):
+    while not ray_cluster.head.server.workers("ray::Host.call"):
         assert not command.has_ended and time.monotonic() < deadline, command.text("err")
         time.sleep(0.02)
     os.kill(command.pid, by)
     finished = command.wait(timeout_seconds=150)
     assert (finished.code, finished.out) == (1, "")
     assert finished.err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
-    while ray_cluster.workers(at_work=False):
+    while ray_cluster.head.server.workers():
         assert time.monotonic() < deadline, "workers outlived the command that they worked for"
         time.sleep(0.05)

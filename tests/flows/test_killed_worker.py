@@ -42,7 +42,7 @@ def test_the_shard_of_a_killed_worker_is_tried_again_in_sight(
     fields = {"embedding.num_steps": 40, "methods": "[lsap_o_w_plus]"}
     command = lsap_on_cluster.invert("--json", source=images, archive=archive, **fields)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (workers := ray_cluster.workers(at_work=True)):
+    while not (workers := ray_cluster.head.server.workers("ray::Host.call")):
         assert not command.has_ended and time.monotonic() < deadline, command.text("err")
         time.sleep(0.01)
     os.kill(workers[0], signal.SIGKILL)

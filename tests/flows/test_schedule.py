@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -142,6 +140,7 @@ class Scheduled:
 
 @pytest.fixture(scope="module")
 def scheduled(
+    prefect: Any,
     prefect_server: Any,
     ray_cluster: Any,
     s3_endpoint: str,
@@ -152,8 +151,6 @@ def scheduled(
     folder = tmp_path_factory.mktemp("scheduled")
     key, secret = s3_credentials
     environment = {
-        **os.environ,
-        "PREFECT_API_URL": prefect_server.url,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "LSAP_RAY_ADDRESS": ray_cluster.address,
         "RAY_AUTH_MODE": "disabled",
@@ -161,24 +158,21 @@ def scheduled(
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret,
     }
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    settings = {"cwd": ROOT, "env": environment, "stderr": subprocess.STDOUT}
-    subprocess.run([*prefect, "work-pool", "create", "lsap", "--type", "process"], check=True, **settings)
-    with (folder / "worker.log").open("wb") as log:
-        worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "lsap"], stdout=log, **settings)
+    made = prefect("--no-prompt", "work-pool", "create", "lsap", "--type", "process")
+    assert made.code == 0, made.out + made.err
+    worker = prefect.start("--no-prompt", "worker", "start", "--pool", "lsap", **environment)
     try:
-        apply = [*prefect, "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"]
-        subprocess.run(apply, check=True, **{**settings, "env": {**environment, "LSAP_DATA": PLACE}})
+        apply = ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        applied = prefect("--no-prompt", *apply, **environment, LSAP_DATA=PLACE)
+        assert applied.code == 0, applied.out + applied.err
         options = {"key": key, "secret": secret, "endpoint_url": s3_endpoint}
         with SyncPrefectClient(api=prefect_server.url) as api:
             yield Scheduled(api, options, save_digits, folder / "images")
     finally:
-        worker.send_signal(signal.SIGINT)
-        try:
-            worker.wait(20)
-        except subprocess.TimeoutExpired:
+        os.kill(worker.pid, signal.SIGINT)
+        worker.process.join(20)
+        if not worker.has_ended:
             worker.kill()
-            worker.wait()
 
 
 @pytest.fixture(scope="module")

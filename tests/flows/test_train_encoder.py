@@ -113,7 +113,7 @@ def test_the_training_of_a_killed_worker_ends_with_the_same_bits(
     while (saved := store.latest()) is None or saved.step < 8:
         assert not command.has_ended and time.monotonic() < deadline, command.text("err")
         time.sleep(0.01)
-    (worker,) = ray_cluster.processes("ray::RayTrainWorker")
+    (worker,) = ray_cluster.head.server.workers("ray::RayTrainWorker")
     os.kill(worker, signal.SIGKILL)
     finished = command.wait()
     assert finished.code == 0, finished.err

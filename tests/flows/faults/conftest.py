@@ -18,8 +18,9 @@ from PIL import Image
 from domains.digits.data import load_split
 from lsap_archive import Store, open_archive
 from tests.flows.faults.fault_proxy import FaultProxy, StoreRequest, s3_client_environment
-from tests.flows.faults.machines import MortalServer, RayNodes
+from tests.flows.faults.machines import Machines, MortalServer
 from tests.flows.faults.outcome import FaultOutcome, Finished, Values, outcome_of, table
+from tests.flows.ray_nodes import SOON, RayNodes
 
 HERE = Path(__file__).parent
 SEED = 20261124
@@ -77,24 +78,12 @@ def proxy(object_store: Any) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture(scope="package")
-def nodes(fork_server: Any, proxy: FaultProxy) -> Iterator[RayNodes]:
-    """Two machines with a worker each."""
-    ours, theirs = fork_server.Pipe()
-    environment = dict(s3_client_environment(proxy.endpoint, WORKER))
-    process = fork_server.Process(
-        target=runpy.run_path,
-        args=(str(HERE / "ray_nodes.py"),),
-        kwargs={"init_globals": {"PIPE": theirs, "ENVIRONMENT": environment}, "run_name": "__main__"},
-    )
-    process.start()
-    theirs.close()
-    nodes = RayNodes(ours.recv(), ours)
-    nodes.add()
-    nodes.add()
-    yield nodes
-    ours.close()
-    process.join(60)
-    assert process.exitcode == 0
+def nodes(fork_server: Any, worker_server: Any, proxy: FaultProxy) -> Iterator[Machines]:
+    """Two machines with a worker each; the head has no room for work."""
+    environment = s3_client_environment(proxy.endpoint, WORKER)
+    cluster = RayNodes(fork_server, worker_server, environment=environment, num_cpus=0, _system_config=SOON)
+    with contextlib.closing(cluster):
+        yield Machines(cluster, [cluster.add(), cluster.add()])
 
 
 @pytest.fixture(scope="package")
@@ -183,7 +172,7 @@ def bench(
     lsap: Any,
     fork_server: Any,
     config: Path,
-    nodes: RayNodes,
+    nodes: Machines,
     proxy: FaultProxy,
     object_store: Any,
     tmp_path_factory: pytest.TempPathFactory,
@@ -196,7 +185,7 @@ def bench(
         file = io.BytesIO()
         Image.fromarray(split.images[row]).save(file, "PNG")
         files.pipe_file(f"lsap/faults/images/{row:04d}-{split.labels[row]}.png", file.getvalue())
-    environment = {"LSAP_RAY_ADDRESS": nodes.address, **s3_client_environment(proxy.endpoint, FLOW)}
+    environment = {"LSAP_RAY_ADDRESS": nodes.cluster.address, **s3_client_environment(proxy.endpoint, FLOW)}
     commands = lsap.with_variables(**environment)
     return Bench(commands, proxy, "s3://lsap/faults/images", options)
 

@@ -13,33 +13,26 @@ from multiprocessing.connection import Connection
 
 import psutil
 
+from tests.flows.ray_nodes import RayNode, RayNodes
+
 
 @dataclass
-class RayNodes:
-    """A Ray cluster whose nodes come and go; the head has no room for work."""
+class Machines:
+    """Those of a Ray cluster that work, of which some may die."""
 
-    address: str
-    pipe: Connection
-    raylets: list[int] = field(default_factory=list)
+    cluster: RayNodes
+    working: list[RayNode]
 
-    def add(self, num_cpus: int = 1) -> None:
-        """One more machine."""
-        self.pipe.send(("add", num_cpus))
-        self.raylets.append(self.pipe.recv())
+    def of(self, worker: int) -> RayNode:
+        """The machine of a worker's process."""
+        parent = psutil.Process(worker).ppid()
+        return next(node for node in self.working if node.server.pid == parent)
 
-    def kill(self, raylet: int) -> None:
-        """A machine stops: its raylet and all that runs below it."""
-        machine = psutil.Process(raylet)
-        for process in [machine, *machine.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-    def replace(self, raylet: int) -> None:
+    def replace(self, node: RayNode) -> None:
         """Another machine takes the place of one that has stopped."""
-        self.raylets.remove(raylet)
-        self.pipe.send(("forget", raylet))
-        assert self.pipe.recv() == raylet
-        self.add()
+        self.working.remove(node)
+        self.cluster.forget(node)
+        self.working.append(self.cluster.add())
 
 
 @dataclass

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.flows.faults.fault_proxy import StoreRequest
 from tests.flows.faults.kill_points import KillPoint, Trap, draw
 from tests.flows.faults.outcome import FaultOutcome, read_again
+from tests.flows.ray_nodes import RayNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
@@ -86,12 +86,12 @@ def test_machines_are_killed(
     """The machine of a shard's worker stops, and another one comes in its place."""
     url = "s3://lsap/faults/machines"
     points = one_for_each_shard(undisturbed, NODE_KILLS, fault_seed + 1)
-    stopped: queue.Queue[int] = queue.Queue()
+    stopped: queue.Queue[RayNode] = queue.Queue()
 
     def kill(request: StoreRequest) -> None:
-        raylet = psutil.Process(bench.proxy.process_of(request)).ppid()
-        nodes.kill(raylet)
-        stopped.put(raylet)
+        node = nodes.of(bench.proxy.process_of(request))
+        node.kill()
+        stopped.put(node)
 
     trap = Trap(points, url, kill)
     again = finished_under(trap, bench, url, undisturbed, lambda: nodes.replace(stopped.get(timeout=0.1)))
