@@ -120,7 +120,9 @@ def test_the_job_asks_for_a_run_that_is_there(
     assert folder == mount["mountPath"]
     for file, text in runs["data"].items():
         (tmp_path / file).write_text(text)
-    workers = InvertRun.read(str(tmp_path / name)).resolve(Settings()).run.workers
+    run = InvertRun.read(str(tmp_path / name))
+    run.resolve(Settings())  # which refuses what is not there
+    workers = run.workers
     most = max(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"])
     assert workers.gpus_each == 1 and workers.count <= most
 
