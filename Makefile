@@ -54,8 +54,9 @@ demo: $(INSTALLED)
 reproduce: $(INSTALLED)
 	$(BIN)/lsap run reproduce all $(REPRODUCTION)
 
+# Three processes on two cores: the two that run flows wait a good part of their time.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/flows/faults $(FLAGS)
