@@ -39,9 +39,9 @@ from flows.parameters.invert import InvertRun
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
-from tasks.stage import Job, Shard
 from tests.flows.forked_workers import WorkerServer
 from tests.flows.ray_nodes import RayNodes
+from tests.planned import Planned
 
 HERE = Path(__file__).parent
 ACCESS_KEY = "AKIATESTFLOWSONLY"
@@ -370,21 +370,6 @@ def closed_port() -> int:
 
 
 # --- work in this process ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What is left to do of a stage, all of it at once, in this process."""
-
-    jobs: tuple[Job, ...]
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        return tuple(job.job_id for job in self.jobs)
-
-    @property
-    def shards(self) -> tuple[Shard, ...]:
-        return tuple(shard for job in self.jobs for shard in job.shards)
 
 
 @pytest.fixture(scope="package")

@@ -30,10 +30,11 @@ from tasks.editing.worker import EditWorker
 from tasks.inversion.plan import InversionFacts, InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.inversion.worker import EmbedWorker
-from tasks.stage import Job, Shard, ShardOutcome
+from tasks.stage import ShardOutcome
 from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
+from tests.planned import Planned
 
 CONFIG = GeneratorConfig(
     32, (8, 8, 8, 8), z_dim=6, w_dim=8, num_mapping_layers=2, image_channels=1, mapping_lr_multiplier=0.1
@@ -60,21 +61,6 @@ def random_encoder(config: GeneratorConfig = CONFIG, seed: int = 0, *, is_iterat
         encoder.w_avg.normal_()
         encoder.train()(torch.randn(4, sizes.in_channels, *sizes.input_size))
     return encoder.eval()
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What is left to do of a stage, all of it at once."""
-
-    jobs: tuple[Job, ...]
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        return tuple(job.job_id for job in self.jobs)
-
-    @property
-    def shards(self) -> tuple[Shard, ...]:
-        return tuple(shard for job in self.jobs for shard in job.shards)
 
 
 @dataclass(frozen=True)
