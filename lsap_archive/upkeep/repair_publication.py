@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Generic
 
@@ -37,7 +38,7 @@ def is_readable(read: Callable[[], object]) -> bool:
     return True
 
 
-class PublicationRepair(Generic[P]):
+class PublicationRepair(ABC, Generic[P]):
     """Mends one run or evaluation, or says in a dry run what it would do.
 
     Attributes:
@@ -102,9 +103,9 @@ class PublicationRepair(Generic[P]):
             self.retire(lost[shard], shard)
         return shards
 
+    @abstractmethod
     def take_away(self, damaged: Set[str]) -> None:
         """Take away what is damaged of it while it is not published, so that who goes on makes it again."""
-        raise NotImplementedError
 
     def shard_of(self, manifest: P, name: str) -> int | None:
         """The shard that goes with an object; None if all does."""
