@@ -121,6 +121,21 @@ def test_identical_images_differ_in_nothing(evaluate: Callable[..., Measurements
         assert found[MeasureKey("attribute", name)] == found[MeasureKey("attribute_of_original", name)]
 
 
+def test_what_is_equal_lies_on_the_better_side(evaluate: Callable[..., Measurements]) -> None:
+    """Reports mark the best by what `TABLE` says of a measure's direction."""
+    images, others = pictures(8), pictures(8, seed=5)
+    equal, unlike = evaluate(images, images), evaluate(images, others)
+    large, distorted = pictures(1, side=256, channels=3), pictures(1, side=256, channels=3, seed=5)
+    config = GeneratorConfig(256, (2,) * 7, z_dim=2, w_dim=2, num_mapping_layers=1)
+    in_five_scales = random_generator(config)
+    ssim = MeasureKey("ms_ssim")
+    equal[ssim] = measure_all(Batch(in_five_scales, codes(1, config), large, large), {})[ssim]
+    unlike[ssim] = measure_all(Batch(in_five_scales, codes(1, config), large, distorted), {})[ssim]
+    for key in COMPARISONS:
+        best, worse = (np.mean(found[key].values) for found in (equal, unlike))
+        assert MEASURES[key.measure].better == ("lower" if best < worse else "higher"), key
+
+
 def test_identical_large_images_differ_in_nothing_either() -> None:
     config = GeneratorConfig(512, (2,) * 8, z_dim=2, w_dim=2, num_mapping_layers=1)
     large, images = random_generator(config), pictures(1, side=512, channels=3)
