@@ -127,7 +127,14 @@ def test_services_start_what_there_is_with_variables_that_somebody_reads(
         check_command(service["entrypoint"])
         if "healthcheck" in service:
             check_command(service["healthcheck"]["test"][1:])
-        assert set(service.get("environment", ())) <= known_variables
+        asked = set(service.get("environment", ()))
+        assert asked <= known_variables
+        assert ("PREFECT_API_URL" in asked) == ("PREFECT_API_AUTH_STRING" in asked)
+        assert (
+            ("RAY_AUTH_MODE" in asked)
+            == ("RAY_AUTH_TOKEN" in asked)
+            == ("ray start" in str(service["entrypoint"]).replace("', '", " "))
+        )
         for address in re.findall(r"(?:://|@|address=)([a-z-]+):\d", json.dumps(service)):
             assert address in (*compose["services"], "localhost"), f"{name} looks for {address}"
 

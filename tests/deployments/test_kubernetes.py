@@ -139,3 +139,88 @@ def test_commands_and_addresses_are_there(
     known = {*services, f"{cluster['metadata']['name']}-head-svc"}
     asked = {host for each in templates.values() for host in re.findall(r"(?:://|=|')([a-z-]+):\d{4}", str(each))}
     assert asked == known
+
+
+# --- who reaches whom ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labels(
+    manifests: list[dict[str, Any]], cluster: dict[str, Any], templates: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Labels of every pod, those of the cluster's nodes as KubeRay gives them."""
+    found = {name: dict(template.get("metadata", {}).get("labels", {})) for name, template in templates.items()}
+    name = cluster["metadata"]["name"]
+    for group in ("head", *(group["groupName"] for group in cluster["spec"]["workerGroupSpecs"])):
+        kind = "head" if group == "head" else "worker"
+        of_group = "headgroup" if group == "head" else group
+        given = {
+            "ray.io/cluster": name,
+            "ray.io/node-type": kind,
+            "ray.io/group": of_group,
+            "ray.io/is-ray-node": "yes",
+        }
+        found[group] |= given
+    return found
+
+
+def selected(labels: dict[str, dict[str, str]], selector: dict[str, str]) -> set[str]:
+    return {name for name, has in labels.items() if selector.items() <= has.items()}
+
+
+def variables(template: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in template["spec"]["containers"][0].get("env", ())}
+
+
+def ports(template: dict[str, Any]) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0].get("ports", ())}
+
+
+def test_selectors_find_pods_with_the_ports_that_are_asked_for(
+    manifests: list[dict[str, Any]], templates: dict[str, dict[str, Any]], labels: dict[str, dict[str, str]]
+) -> None:
+    for document in manifests:
+        spec = document.get("spec", {})
+        if document["kind"] == "Service":
+            (name,) = selected(labels, spec["selector"])
+            for port in spec["ports"]:
+                assert ports(templates[name])[port["targetPort"]] == port["port"]
+        elif document["kind"] == "Deployment":
+            name = document["metadata"]["name"]
+            assert selected(labels, spec["selector"]["matchLabels"]) == {name}
+        elif document["kind"] == "NetworkPolicy":
+            (name,) = selected(labels, spec["podSelector"]["matchLabels"])
+            for rule in spec["ingress"]:
+                assert {port["port"] for port in rule["ports"]} <= set(ports(templates[name]).values())
+                assert all(len(selected(labels, one["podSelector"]["matchLabels"])) == 1 for one in rule["from"])
+
+
+def test_whoever_talks_to_prefect_is_let_in_and_can_say_who_it_is(
+    manifests: list[dict[str, Any]], templates: dict[str, dict[str, Any]], labels: dict[str, dict[str, str]]
+) -> None:
+    (policy,) = (document["spec"] for document in manifests if document["kind"] == "NetworkPolicy")
+    (rule,) = policy["ingress"]
+    let_in = set[str]().union(*(selected(labels, one["podSelector"]["matchLabels"]) for one in rule["from"]))
+    talking = {name for name, template in templates.items() if "PREFECT_API_URL" in variables(template)}
+    assert let_in == talking == {"head", "prefect-worker"}
+    wanted = variables(templates["prefect"])["PREFECT_SERVER_API_AUTH_STRING"]["valueFrom"]
+    for name in talking:
+        assert variables(templates[name])["PREFECT_API_AUTH_STRING"]["valueFrom"] == wanted
+
+
+def test_every_secret_and_key_is_made_by_the_readme(
+    deployments: Path, templates: dict[str, dict[str, Any]], cluster: dict[str, Any]
+) -> None:
+    """Also the token's: where a cluster names its secret, the operator makes none."""
+    text = (deployments / "README.md").read_text().replace("\\\n", " ")
+    made = {
+        name: set(re.findall(r"--from-literal=([\w-]+)=", rest))
+        for name, rest in re.findall(r"kubectl create secret generic (\S+)(.*)", text)
+    }
+    containers = [template["spec"]["containers"][0] for template in templates.values()]
+    sources = [
+        each["valueFrom"]["secretKeyRef"] for one in containers for each in one.get("env", ()) if "valueFrom" in each
+    ]
+    sources.append({"name": cluster["spec"]["authOptions"]["secretName"], "key": "auth_token"})
+    assert [source for source in sources if source["key"] not in made[source["name"]]] == []
+    assert {one["secretRef"]["name"] for each in containers for one in each.get("envFrom", ())} <= made.keys()
