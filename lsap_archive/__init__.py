@@ -58,7 +58,13 @@ from lsap_archive.upkeep.verify_report import Problem, VerifyReport
 # Writing, and what a planner subtracts.
 from lsap_archive.writing.archive_writer import ArchiveWriter
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
-from lsap_archive.writing.planned_images import NUM_UNSETTLED, PlannedImages, num_unsettled, planned_images
+from lsap_archive.writing.planned_images import (
+    NUM_UNSETTLED,
+    PlannedImages,
+    num_unsettled,
+    planned_images,
+    published_rows,
+)
 from lsap_archive.writing.run_writer import RunWriter
 
 __all__ = [
@@ -117,6 +123,7 @@ __all__ = [
     "open_archive",
     "open_file_system",
     "planned_images",
+    "published_rows",
     "read_anchor",
     "read_file",
     "read_measurements",

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.layout import IMAGES_NAME, rows_name, run_prefix
 from lsap_archive.format.manifest import Manifest, StoredObject
-from lsap_archive.format.rows import FAILED, IMAGES_SCHEMA, UNSETTLED
+from lsap_archive.format.rows import DUPLICATE, FAILED, IMAGES_SCHEMA, UNSETTLED
 from lsap_archive.reading.checked import read_checked_table, read_row_files
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.stores.concurrency import in_threads
@@ -19,6 +19,7 @@ from lsap_archive.writing.run_writer import RunWriter
 
 NUM_UNSETTLED = "unsettled"
 """In the summary of a manifest: how many rows of the run are unsettled."""
+_SHARDS_TOGETHER = 64  # files of rows that are read at once
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PlannedImages:
         run: the run.
         is_published: whether readers see it.
         images: what it was planned with, in IMAGES_SCHEMA, without the images of retired shards.
-        unsettled: ids of images whose planned content was not there when it was their turn.
+        unsettled: ids of images whose planned content was not there when it was their turn, or was left to such a one.
     """
 
     run: RunWriter
@@ -71,6 +72,23 @@ def planned_images(runs: list[RunWriter]) -> Iterator[PlannedImages]:
             yield PlannedImages(run, False, run.images)
 
 
+def published_rows(run: RunWriter, columns: list[str]) -> Iterator[pa.Table]:
+    """Rows of a published run as they were written, some shards at a time, without those of retired shards.
+
+    Args:
+        run: a published inversion.
+        columns: names from ROW_SCHEMA.
+
+    Raises:
+        ArchiveNotFoundError: it is not published.
+        CorruptArchiveError: a file is missing or altered.
+    """
+    hidden = {rows_name(shard) for shard in retired_of(run.store, run.run_id).shards}
+    files = [file for file in run.manifest().files if file.name.startswith("rows/") and file.name not in hidden]
+    for start in range(0, len(files), _SHARDS_TOGETHER):
+        yield from read_row_files(run.store, run.run_id, files[start : start + _SHARDS_TOGETHER], columns)
+
+
 def num_unsettled(run: RunWriter) -> int:
     """How many rows of a fully committed run are unsettled; for the summary that it is published with."""
     commits = in_threads(run.commit_of, run.own_shards)
@@ -108,9 +126,14 @@ def _of_published(run: RunWriter, published: _Published) -> PlannedImages:
 
 
 def _unsettled(run: RunWriter, files: list[StoredObject]) -> frozenset[str]:
-    """Ids of images that could be read when they were planned, and could not, or were others, at their turn."""
+    """Ids of images that could be read when they were planned, and could not, or were others, at their turn.
+
+    Those that were left to one of them, because they have the same content, are among them.
+    """
     found: list[str] = []
-    for table in read_row_files(run.store, run.run_id, files, ["image_id", "digest", "status", "reason"]):
+    copies: list[pa.Table] = []
+    columns = ["image_id", "digest", "status", "reason", "duplicate_of"]
+    for table in read_row_files(run.store, run.run_id, files, columns):
         is_unsettled = pc.and_(
             pc.equal(table.column("status"), FAILED),
             pc.and_(
@@ -119,4 +142,8 @@ def _unsettled(run: RunWriter, files: list[StoredObject]) -> frozenset[str]:
             ),
         )
         found += table.filter(is_unsettled).column("image_id").to_pylist()
+        copies.append(table.filter(pc.equal(table.column("status"), DUPLICATE)))
+    originals = pa.array(found, pa.string())
+    for table in copies if found else ():
+        found += table.filter(pc.is_in(table.column("duplicate_of"), originals)).column("image_id").to_pylist()
     return frozenset(found)
