@@ -26,8 +26,10 @@ from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEM
 from lsap_archive.format.plan import PlannedRow, RunPlan
 from lsap_archive.format.provenance import Provenance
 from lsap_archive.format.rows import (
+    BETWEEN_WORDS,
     DUPLICATE,
     FAILED,
+    FITTED,
     IMAGES_SCHEMA,
     OK,
     ROW_SCHEMA,
@@ -68,8 +70,10 @@ from lsap_archive.writing.planned_images import (
 from lsap_archive.writing.run_writer import RunWriter
 
 __all__ = [
+    "BETWEEN_WORDS",
     "DUPLICATE",
     "FAILED",
+    "FITTED",
     "FORMAT_VERSION",
     "IMAGES_SCHEMA",
     "MEASURED_COLUMNS",

@@ -11,12 +11,17 @@ import pyarrow.parquet as pq
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError, first_line
 from lsap_archive.format.subject import Subject
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 OK, FAILED, DUPLICATE = "ok", "failed", "duplicate"
 STATUSES = (OK, FAILED, DUPLICATE)
 UNSETTLED = ("changed", "unreadable")
 """Reasons of failed rows that say nothing of the planned content: the image was another one, or gone, at its turn."""
+
+BETWEEN_WORDS = ","
+"""Separates what `altered` tells."""
+FITTED = ("cropped", "letterboxed", "stretched")
+"""Words of `altered` that tell of a choice: a run that makes another one gets other pixels of the same file."""
 
 
 def _needed(name: str, kind: Any) -> Any:
@@ -52,6 +57,7 @@ ROW_SCHEMA = pa.schema(
         _needed("method", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("altered", pa.string()),
         pa.field("mse", pa.float32()),
         pa.field("lpips", pa.float32()),
         pa.field("lpips_judge", pa.float32()),
@@ -72,8 +78,11 @@ ROW_SCHEMA = pa.schema(
 """One row per image and method: what became of the image, and what was measured of it.
 
 status is "ok" (the arrays hold its code), "failed" (`reason` is a code, `message` a sentence; the arrays hold
-NaN) or "duplicate" (the same content as image `duplicate_of`, whose code it shares; the arrays hold NaN).
-width and height are those of the original file, in pixels; seconds is the batch's wall time over its size.
+NaN) or "duplicate" (the same content as image `duplicate_of`, whose code it shares; the arrays hold NaN). A copy of an
+image that failed is failed itself, and tells why.
+width and height are those of the original file, in pixels; altered is what was done to its pixels beyond decoding and
+shrinking them, as words between commas such as "cmyk_to_rgb,cropped", "" for nothing. All three are null where there
+were no pixels; altered also in rows of schema versions before 4. seconds is the batch's wall time over its size.
 Of an edit, subject_run_id and subject_row say which code was edited; they are null for an inversion. What is measured
 of an edit stands in the measurements of an evaluation.
 """

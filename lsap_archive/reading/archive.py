@@ -420,7 +420,11 @@ class Archive:
         return self._array(run, name)
 
     def describe(self) -> dict[str, Any]:
-        """What the archive holds, as JSON values: generator, geometry, rows by method and status, bytes."""
+        """What the archive holds, as JSON values: generator, geometry, rows by method and status, bytes.
+
+        `fits` of a method, where its runs tell, is what they did with images of another shape: with several, the column
+        `altered` of the rows tells of each image.
+        """
         methods: dict[str, dict[str, Any]] = {}
         edits: dict[str, dict[str, Any]] = {}
         for manifest in self._manifests:
@@ -429,6 +433,8 @@ class Archive:
             about["runs"] += 1
             for status in STATUSES:
                 about[status] += manifest.rows_by_status[status]
+            if "fit" in manifest.config:
+                about["fits"] = sorted({*about.get("fits", ()), manifest.config["fit"]})
         return {
             "url": self.url,
             "format_version": decode_document(self._store.get(ARCHIVE_KEY), ARCHIVE_KEY)["format_version"],
@@ -535,7 +541,8 @@ class Archive:
     def _check_ok(self, image_id: str, row: RowPlace, method: str) -> None:
         if row.status == OK:
             return
-        also = "" if row.image_id == image_id else f" (it has the content of {row.image_id})"
+        original = row.image_id if row.duplicate_of is None else row.duplicate_of
+        also = "" if original == image_id else f" (it has the content of {original})"
         sentence = f": {row.message}" if row.message else ""
         raise ArchiveKeyError(
             f"image {image_id}{also} has no code of method {method}: it {row.status} in run "

@@ -13,9 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsap_archive.format.rows import OK, ROW_SCHEMA
+from lsap_archive.format.rows import DUPLICATE, FAILED, OK, ROW_SCHEMA
 
 MEMORY_LIMIT = "512MB"
+_FAILED_COPIES = f"""
+    update places set status = original.status, reason = original.reason, message = original.message
+    from (select run, image_id, status, reason, message from places where status = '{FAILED}') as original
+    where places.status = '{DUPLICATE}' and places.run = original.run and places.duplicate_of = original.image_id
+"""
 _TOGETHER = 32 * 1024  # rows put in at once: one shard at a time would take most of the time
 
 
@@ -44,6 +49,9 @@ class RowPlace(NamedTuple):
 class RowTable:
     """Rows of many runs, filled once.
 
+    A row that was written as the duplicate of one that failed, as all copies of bad images were before schema version
+    4, is shown as failed with the same reason.
+
     Attributes:
         database: with the table `rows` in ROW_SCHEMA, and `places`, which also has place and run of each row.
     """
@@ -71,6 +79,7 @@ class RowTable:
                 self._insert(waiting)
                 waiting = []
         self._insert(waiting)
+        self.database.execute(_FAILED_COPIES)
 
     def _insert(self, tables: Sequence[pa.Table]) -> None:
         if not tables:

@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import zarr
 from numpy.typing import NDArray
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveKeyError, ArchiveMismatchError, CorruptArchiveError
 from lsap_archive.format.layout import IMAGES_NAME, W_PLUS, Geometry, noise_name, rows_name, rows_of_shard, run_prefix
 from lsap_archive.format.manifest import Manifest
-from lsap_archive.format.rows import FAILED, IMAGES_SCHEMA, conform_rows
+from lsap_archive.format.rows import DUPLICATE, FAILED, IMAGES_SCHEMA, conform_rows
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.checked import read_checked_table, read_header, read_manifest, read_row_files
 from lsap_archive.reading.retirement import hidden_shards
+from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
 RETIRED = "retired"
+_WHY = ("status", "reason", "message")
 
 
 class RunReader:
@@ -58,7 +61,7 @@ class RunReader:
         return cls(store, run_id, geometry)
 
     def rows(self, part: range) -> pa.Table:
-        """Consecutive rows of the run, in ROW_SCHEMA.
+        """Consecutive rows of the run, in ROW_SCHEMA; the duplicate of an image that failed is shown as failed.
 
         Raises:
             ArchiveMismatchError: the run has not these rows.
@@ -68,7 +71,7 @@ class RunReader:
         size = self.manifest.shard_rows
         shards = range(part.start // size, -(-part.stop // size))
         table = pa.concat_tables([self._rows_of(shard) for shard in shards])
-        return table.slice(part.start - shards.start * size, len(part))
+        return self._with_failed_copies(table.slice(part.start - shards.start * size, len(part)))
 
     def array(self, name: str, part: range) -> NDArray[Any]:
         """Values of consecutive rows in an array of the run, [n, ...]; NaN, or 0 of integers, where a row is not ok.
@@ -153,6 +156,23 @@ class RunReader:
             attempt=RETIRED,
             subject=manifest.subject,
         )
+
+    def _with_failed_copies(self, rows: pa.Table) -> pa.Table:
+        """Rows with what became of the originals of duplicates, wherever in the run these are."""
+        copied = rows.filter(pc.equal(rows.column("status"), DUPLICATE)).column("duplicate_of")
+        if not len(copied) or not (self.manifest.rows_by_status[FAILED] or self.hidden):
+            return rows
+        place_of = pc.index_in(copied.unique(), self._images.column("image_id").combine_chunks()).drop_null()
+        shards = sorted({row // self.manifest.shard_rows for row in place_of.to_pylist()})
+        told: dict[str, dict[str, Any]] = {}
+        for table in in_threads(self._rows_of, shards):
+            failed = table.filter(pc.equal(table.column("status"), FAILED)).select(["image_id", *_WHY])
+            told |= {one.pop("image_id"): one for one in failed.to_pylist()}
+        records = rows.to_pylist()
+        for record in records:
+            if record["status"] == DUPLICATE:
+                record |= told.get(record["duplicate_of"], {})
+        return pa.Table.from_pylist(records, schema=rows.schema)
 
     def _check(self, part: range) -> None:
         if part.step != 1 or not 0 <= part.start < part.stop <= self.manifest.num_rows:

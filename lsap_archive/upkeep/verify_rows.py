@@ -10,18 +10,21 @@ import duckdb
 import pyarrow as pa
 
 from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.rows import FITTED
 
 _MEMORY_LIMIT = "256MB"
 _TWICE = """
     with suspects as (
         select method_digest, image_id from noted group by all having count(*) > 1),
     followed as (
-        select image_id, digest, status, run_id, lag(digest) over ordered as digest_before,
-            lag(status) over ordered as status_before, lag(run_id) over ordered as run_before
+        select image_id, digest, status, fitted, run_id, lag(digest) over ordered as digest_before,
+            lag(status) over ordered as status_before, lag(fitted) over ordered as fitted_before,
+            lag(run_id) over ordered as run_before
         from noted join suspects using (method_digest, image_id) join runs using (run_id)
         window ordered as (partition by method_digest, image_id order by place))
     select image_id, digest, run_id, run_before from followed
     where digest = digest_before and status <> 'failed' and status_before <> 'failed'
+        and fitted = fitted_before
     order by run_id, image_id
 """
 
@@ -35,7 +38,7 @@ class RowLedger:
             str(Path(self._folder.name) / "rows.duckdb"), config={"memory_limit": _MEMORY_LIMIT, "threads": 1}
         )
         self._database.execute("create table runs (run_id text, place integer)")
-        columns = "run_id text, method_digest text, image_id text, digest text, status text"
+        columns = "run_id text, method_digest text, image_id text, digest text, status text, fitted text"
         self._database.execute(f"create table noted ({columns})")
 
     def __enter__(self) -> RowLedger:
@@ -49,16 +52,19 @@ class RowLedger:
 
     def add(self, manifest: Manifest, rows: pa.Table) -> None:
         """Note the rows of a shard."""
-        rows = rows.select(["image_id", "digest", "status"])
+        rows = rows.select(["image_id", "digest", "status", "altered"])
         self._database.register("shard", rows)
         self._database.execute(
-            "insert into noted select ?, ?, image_id, digest, status from shard",
-            [manifest.run_id, manifest.method_digest],
+            "insert into noted "
+            "select ?, ?, image_id, digest, status, regexp_extract(coalesce(altered, ''), ?) from shard",
+            [manifest.run_id, manifest.method_digest, "|".join(FITTED)],
         )
         self._database.unregister("shard")
 
     def twice(self, manifests: list[Manifest]) -> list[tuple[str, str, str, str]]:
         """Image, content, run and earlier run of what was inverted again although it had not failed nor changed.
+
+        An image that was fitted in another way is another one to the method, though its file is the same.
 
         Args:
             manifests: the runs, the oldest first.

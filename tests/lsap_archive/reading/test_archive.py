@@ -22,19 +22,24 @@ from lsap_archive import (
     CorruptArchiveError,
     PlannedRow,
     QueryError,
+    RunReader,
     code_arrays,
     open_archive,
     verify_archive,
 )
 
 
-def publish_run(place: Any, work: Any, run_id: str, rows: list[tuple[str, str, dict[str, Any]]], seed: int) -> Any:
-    """A published run of (image id, digest, columns of the row), all in one shard."""
+def publish_run(
+    place: Any, work: Any, run_id: str, rows: list[tuple[str, str, dict[str, Any]]], seed: int, shard_rows: int = 16
+) -> Any:
+    """A published run of (image id, digest, columns of the row)."""
     planned = tuple(PlannedRow(i, image_id, f"file:///{image_id}", d) for i, (image_id, d, _) in enumerate(rows))
-    run = place.writer().start_run(work.plan(run_id, rows=planned, shard_rows=16))
+    run = place.writer().start_run(work.plan(run_id, rows=planned, shard_rows=shard_rows))
     names = {"status": "ok", "reason": None, "message": None, "duplicate_of": None}
     table = pa.table({name: [row.get(name, value) for _, _, row in rows] for name, value in names.items()})
-    assert run.write_shard(0, work.arrays(run, 0, seed), table, "first")
+    for shard in range(run.num_shards):
+        part = run.rows_of(shard)
+        assert run.write_shard(shard, work.arrays(run, shard, seed), table.slice(part.start, len(part)), "first")
     assert run.publish({})
     return run
 
@@ -101,6 +106,23 @@ def test_unknown_and_failed_images_are_named_with_the_reason(memory_place: Any, 
         archive.array("run-2", "w_plus")
     with pytest.raises(ArchiveKeyError, match="has no array styles"):
         archive.array("run-1", "styles")
+
+
+def test_duplicates_of_what_failed_are_shown_as_failed(memory_place: Any, work: Any) -> None:
+    """As they were written before schema version 4: with the original in another shard, and before it."""
+    failed = {"status": "failed", "reason": "not_an_image", "message": "the file begins with PK"}
+    copy = {"status": "duplicate", "duplicate_of": "d"}
+    same = {"status": "duplicate", "duplicate_of": "a"}
+    rows = [("a", "1", {}), ("b", "2", copy), ("c", "1", same), ("d", "2", failed)]
+    publish_run(memory_place, work, "run-1", [*rows, ("e", "2", copy)], seed=0, shard_rows=2)
+    told = [("a", "ok"), ("b", "failed"), ("c", "duplicate"), ("d", "failed"), ("e", "failed")]
+    archive = open_archive(memory_place.url)
+    found = archive.sql("select image_id from rows where status = 'failed' and reason = 'not_an_image'")
+    assert found.column("image_id").to_pylist() == ["b", "d", "e"]
+    reader = RunReader.open(memory_place.url, "run-1")
+    for table in (archive.rows(), reader.rows(range(5))):
+        assert list(zip(*(table.column(name).to_pylist() for name in ("image_id", "status")), strict=True)) == told
+    assert reader.rows(range(1, 3)).column("reason").to_pylist() == ["not_an_image", None]
 
 
 def test_a_duplicate_has_the_code_of_its_original(memory_place: Any, work: Any) -> None:
