@@ -22,16 +22,33 @@ CHANGED = "changed"
 NOT_IN_SOURCE = "not_in_source"
 
 
+def fit_of(config: Mapping[str, Any], otherwise: Fit = "refuse") -> Fit:
+    """What an inversion did with images of another shape, as its run has it: runs of one method may differ in it.
+
+    Args:
+        config: of a run or an evaluation.
+        otherwise: where it does not say.
+    """
+    fit: Fit = config.get("fit", otherwise)
+    return fit
+
+
 class Originals:
-    """A source whose images are placed where the generator has its picture."""
+    """A source whose images are placed where the generator has its picture.
+
+    Attributes:
+        source: where they are.
+        config: of the generator.
+        fit: what is done with images of another shape, unless a call says otherwise.
+    """
 
     def __init__(self, spec: str, config: GeneratorConfig, fit: Fit):
         self.source = open_source(spec)
         self.config = config
         self.fit = fit
 
-    def read(self, record: Mapping[str, Any]) -> np.ndarray:
-        """Pixels uint8 [R, R, C] of an image of the archive: its row's image_id, uri and digest.
+    def read(self, record: Mapping[str, Any], fit: Fit | None = None) -> np.ndarray:
+        """Pixels uint8 [R, R, C] of an image of the archive: its row's image_id, uri and digest, and its run's fit.
 
         Raises:
             BadImageError: it is not there any more, is another one, or cannot be used.
@@ -40,7 +57,7 @@ class Originals:
         data = self.source.read(SourceItem(record["image_id"], record["uri"]))
         if digest_bytes(data) != record["digest"]:
             raise BadImageError(CHANGED, f"{record['image_id']} is not the image that was inverted: invert it again")
-        return self._decode(data)
+        return self._decode(data, fit)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All usable images, [n, C, R, R] in [-1, 1], so many at a time; the log counts those that are left out."""
@@ -60,10 +77,12 @@ class Originals:
         if left_out:
             logger.warning("%d images of %s cannot be used (%s)", len(left_out), self.source.spec, left_out[0])
 
-    def batch(self, records: Sequence[Mapping[str, Any]]) -> tuple[Tensor | None, list[str | None]]:
+    def batch(
+        self, records: Sequence[Mapping[str, Any]], fit: Fit | None = None
+    ) -> tuple[Tensor | None, list[str | None]]:
         """Images [n, C, R, R] in [-1, 1] of those that can be read (None without any), and the others' reasons.
 
-        A record whose uri is None is not in the source.
+        They are fitted as their run fitted them. A record whose uri is None is not in the source.
         """
         pixels: list[np.ndarray] = []
         problems: list[str | None] = []
@@ -71,14 +90,14 @@ class Originals:
             try:
                 if record["uri"] is None:
                     raise BadImageError(NOT_IN_SOURCE, f"{self.source.spec} has no image {record['image_id']}")
-                pixels.append(self.read(record))
+                pixels.append(self.read(record, fit))
                 problems.append(None)
             except BadImageError as error:
                 problems.append(error.reason)
         return (from_uint8(np.stack(pixels)) if pixels else None), problems
 
-    def _decode(self, data: bytes) -> np.ndarray:
+    def _decode(self, data: bytes, fit: Fit | None = None) -> np.ndarray:
         config = self.config
-        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.fit)
+        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit or self.fit)
         placed: np.ndarray = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
         return placed

@@ -24,7 +24,7 @@ from tasks.weights.devices import module_device, place
 
 NOT_INVERTED = "not_inverted"
 NOT_FINITE = "non_finite_code"
-_COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "seconds")
+_COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "altered", "seconds")
 
 
 class EditWorker:
@@ -112,7 +112,7 @@ class EditWorker:
 
 def _edited_record(record: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The row of an edit before editing: what has no code of its own stays without."""
-    kept = {name: record[name] for name in ("status", "width", "height", "duplicate_of")}
+    kept = {name: record[name] for name in ("status", "width", "height", "altered", "duplicate_of")}
     if record["status"] in (OK, DUPLICATE):
         return kept
     why = f"{record['reason']}: {record['message']}" if record["message"] else record["reason"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -25,6 +26,10 @@ from PIL import Image
 from torch import Tensor
 
 from lsap_archive import (
+    BETWEEN_WORDS,
+    DUPLICATE,
+    FAILED,
+    OK,
     ROW_SCHEMA,
     UNSETTLED,
     Archive,
@@ -40,12 +45,13 @@ from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.inversion import Embedder, EmbedderState, Inversion, Parts
 from lsap_core.presets import encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
+from tasks.archived.originals import fit_of
 from tasks.archived.rendering import Preview, Stored, has_noise_maps
 from tasks.errors import BadImageError
 from tasks.inversion.listing import UNREADABLE
 from tasks.inversion.request import InversionRequest
 from tasks.measuring.of_inversions import measure
-from tasks.pictures.decoding import DecodedImage, decode_image, place_content
+from tasks.pictures.decoding import DecodedImage, Fit, decode_image, place_content
 from tasks.sources.items import SourceItem
 from tasks.sources.source import digest_bytes, open_source
 from tasks.stage import Shard, ShardOutcome
@@ -60,6 +66,7 @@ LONGEST_PREVIEW_SIDE = 256
 READ_TOGETHER = 8  # images, while the others wait for their storage
 KEPT_RUNS = 4
 DIGEST_BYTES = hashlib.sha256().digest_size
+_OF_PIXELS = ("width", "height", "altered")
 
 
 class EmbedWorker:
@@ -95,8 +102,7 @@ class EmbedWorker:
         planned = run.planned_rows(shard.index).to_pylist()
         planned = [{**row, "uri": shard.places.get(row["image_id"], row["uri"])} for row in planned]
         with self._spending("reading"):
-            originals = [shard.duplicates.get(row["image_id"]) for row in planned]
-            rows = list(self._readers.map(self._read, planned, originals))
+            rows = self._read_all(planned, shard.duplicates, fit_of(run.plan["config"]))
         arrays = self._empty_arrays(run, len(rows))
         good = [index for index, row in enumerate(rows) if row.image is not None]
         self._progress = float(len(rows) - len(good))
@@ -105,6 +111,8 @@ class EmbedWorker:
             batch = good[start : start + self.request.batch_size]
             resumed = self._embed_batch(run, shard.index, [rows[index] for index in batch], arrays, batch)
             resumed_at = resumed_at or resumed
+        for row in rows:
+            row.follow()
         table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
         with self._spending("writing"):
             won = run.write_shard(shard.index, arrays, table, attempt=f"{shard.command}-{uuid.uuid4().hex[:12]}")
@@ -113,7 +121,7 @@ class EmbedWorker:
             shard.index,
             won,
             dict(Counter(row.columns["status"] for row in rows)),
-            dict(Counter(row.columns["reason"] for row in rows if row.columns["status"] == "failed")),
+            dict(Counter(row.columns["reason"] for row in rows if row.columns["status"] == FAILED)),
             time.monotonic() - started,
             resumed_at,
             dict(self._spent),
@@ -132,14 +140,17 @@ class EmbedWorker:
         """Original, reconstruction and difference of published images, by method and id.
 
         Args:
-            images_of: by name or digest of the method, image_id, uri and digest of each image; an original that this
-                source does not have, or not any more with this content, is left out.
+            images_of: by name or digest of the method, image_id, uri and digest of each image, and run_id, whose `fit`
+                its original is shown with (that of the request where it is not told); an original that this source
+                does not have, or not any more with this content, is left out.
         """
         archive = open_archive(self.request.archive)
         return {method: self._preview(archive, method, images) for method, images in images_of.items()}
 
     def _preview(self, archive: Archive, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
-        shown = [row for row in (self._read(image, None) for image in images) if row.image is not None]
+        fits = {run.run_id: fit_of(run.config) for run in archive.runs}
+        read = (self._read(image, fits.get(image.get("run_id", ""), self.request.fit)) for image in images)
+        shown = [row for row in read if row.image is not None]
         if not shown:
             return {}
         ids = [row.columns["image_id"] for row in shown]
@@ -165,24 +176,45 @@ class EmbedWorker:
             self._runs[run_id] = RunWriter.open(self.request.archive, run_id)
         return self._runs[run_id]
 
-    def _read(self, planned: Mapping[str, Any], duplicate_of: str | None) -> _Row:
-        columns = {
-            "image_id": planned["image_id"],
-            "status": "ok",
-            "reason": None,
-            "message": None,
-            "duplicate_of": None,
-        }
-        if duplicate_of is not None:
-            columns |= {"status": "duplicate", "duplicate_of": duplicate_of}
-            return _Row(columns)
+    def _read_all(self, planned: Sequence[Mapping[str, Any]], duplicates: Mapping[str, str], fit: Fit) -> list[_Row]:
+        """The rows of a shard, as far as reading decides them.
+
+        Of several with the same content the first one that is there is read, and the others follow it: a copy of a bad
+        image is bad itself. Where an earlier shard has that content too, it is read here all the same, because nobody
+        knows yet what became of it there; if it is good, its code is left to that shard.
+        """
+        alike: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+        for image in planned:
+            digest = image["digest"]
+            alike[digest, image["image_id"] if digest.startswith(UNREADABLE) else ""].append(image)
+        rows: dict[str, _Row] = {}
+        waiting = list(alike.values())
+        while waiting:
+            read = self._readers.map(self._read, [images[0] for images in waiting], itertools.repeat(fit))
+            left = []
+            for images, row in zip(waiting, read, strict=False):
+                first, *others = images
+                rows[first["image_id"]] = row
+                if row.columns["reason"] in UNSETTLED:  # of this content it says nothing
+                    left += [others] if others else []
+                    continue
+                original = duplicates.get(first["image_id"])
+                if row.image is not None and original is not None and original not in rows:
+                    row.image = None
+                    row.columns |= {"status": DUPLICATE, "duplicate_of": original}
+                rows |= {other["image_id"]: _Row(_unread(other), copy_of=row) for other in others}
+            waiting = left
+        return [rows[image["image_id"]] for image in planned]
+
+    def _read(self, planned: Mapping[str, Any], fit: Fit) -> _Row:
+        columns = _unread(planned)
         item = SourceItem(planned["image_id"], planned["uri"])
         try:
-            image = self._decode(self._read_as_planned(item, planned["digest"]))
+            image = self._decode(self._read_as_planned(item, planned["digest"]), fit)
         except BadImageError as error:
-            columns |= {"status": "failed", "reason": error.reason, "message": str(error)}
+            columns |= {"status": FAILED, "reason": error.reason, "message": str(error)}
             return _Row(columns)
-        columns |= {"width": image.width, "height": image.height}
+        columns |= {"width": image.width, "height": image.height, "altered": BETWEEN_WORDS.join(image.notes)}
         return _Row(columns, image)
 
     def _read_as_planned(self, item: SourceItem, digest: str) -> bytes:
@@ -199,9 +231,9 @@ class EmbedWorker:
             )
         return data
 
-    def _decode(self, data: bytes) -> DecodedImage:
+    def _decode(self, data: bytes, fit: Fit) -> DecodedImage:
         config = self.generator.config
-        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=self.request.fit)
+        image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit)
         pixels = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
         return replace(image, pixels=pixels)
 
@@ -326,7 +358,7 @@ class EmbedWorker:
             row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
             if stopped_at >= 0:
                 reason, message = settings_of(run.plan["config"]).why_stopped(stopped_at)
-                row.columns |= {"status": "failed", "reason": reason, "message": message}
+                row.columns |= {"status": FAILED, "reason": reason, "message": message}
                 continue
             row.columns |= {name: values[index] for name, values in metrics.items()}
             if inversion.trace_steps:
@@ -339,6 +371,16 @@ class _Row:
 
     columns: dict[str, Any]
     image: DecodedImage | None = None
+    copy_of: _Row | None = None  # a row of this shard with the same content
+
+    def follow(self) -> None:
+        """Become what the row that this one is a copy of has become: failed as it, or its duplicate."""
+        if self.copy_of is None:
+            return
+        original = self.copy_of.columns
+        self.columns |= {name: original.get(name) for name in ("status", "reason", "message", *_OF_PIXELS)}
+        if original["status"] != FAILED:
+            self.columns |= {"status": DUPLICATE, "duplicate_of": original["duplicate_of"] or original["image_id"]}
 
     @property
     def pixels(self) -> np.ndarray:
@@ -361,6 +403,11 @@ def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:
 def _with_digest(data: bytes) -> bytes:
     """A saved state and, before it, what tells that it is whole."""
     return hashlib.sha256(data).digest() + data
+
+
+def _unread(image: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an image that nobody has looked at."""
+    return {"image_id": image["image_id"], "status": OK, "reason": None, "message": None, "duplicate_of": None}
 
 
 def _columns_of(rows: Sequence[_Row]) -> pa.Schema:

@@ -27,6 +27,8 @@ from tasks.errors import BadImageError
 Fit = Literal["refuse", "crop", "letterbox", "stretch"]
 
 FITS: tuple[Fit, ...] = ("refuse", "crop", "letterbox", "stretch")
+UNFIT = ("not_square", "wrong_aspect")
+"""Reasons of images that another `fit` may take."""
 FORMATS = ("PNG", "JPEG", "WebP", "TIFF", "GIF", "BMP", "PNM")
 MAX_PIXELS = 89_478_485  # 9459 x 9459: where Pillow begins to warn of decompression bombs
 MIN_SIDE = 8
@@ -106,7 +108,7 @@ def decode_image(
     notes: list[str] = []
     image = _decode(data, size if fit == "refuse" else None, channels, min_side, max_pixels, notes)
     width, height = image.size
-    if fit == "refuse" and not _has_aspect(image.size, size):
+    if fit == "refuse" and not has_aspect(image.size, size):
         raise _wrong_aspect(image.size, size)
     fitted = _fit(image, size, fit, max_pixels, notes)
     pixels = np.array(fitted, dtype=np.uint8).reshape(*size, channels)
@@ -229,11 +231,11 @@ def _check_header(
             "save each one as a file of its own",
         )
     # EXIF may turn the image, so only what fits neither way is refused before its pixels are decoded.
-    if size is not None and not (_has_aspect((width, height), size) or _has_aspect((height, width), size)):
+    if size is not None and not (has_aspect((width, height), size) or has_aspect((height, width), size)):
         raise _wrong_aspect(image.size, size)
 
 
-def _has_aspect(found: tuple[int, int], size: tuple[int, int]) -> bool:
+def has_aspect(found: tuple[int, int], size: tuple[int, int]) -> bool:
     """Whether an image, width and height, has the aspect ratio of a size, height and width, within a pixel."""
     (width, height), (wanted_height, wanted_width) = found, size
     return abs(width * wanted_height - height * wanted_width) < max(size)
@@ -379,9 +381,9 @@ def _fit(image: Image.Image, size: tuple[int, int], fit: Fit, max_pixels: int, n
     (width, height), (wanted_height, wanted_width) = image.size, size
     if width < wanted_width or height < wanted_height:
         notes.append("upsampled")
-    has_aspect = _has_aspect(image.size, size)
-    if has_aspect or fit == "stretch":
-        if not has_aspect:
+    is_of_shape = has_aspect(image.size, size)
+    if is_of_shape or fit == "stretch":
+        if not is_of_shape:
             notes.append("stretched")
         return _resize(image, wanted_width, wanted_height)
     if fit == "letterbox":

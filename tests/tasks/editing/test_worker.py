@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -51,6 +52,23 @@ def test_what_has_no_code_of_its_own_is_told_in_its_row(desk: Any) -> None:
     assert (rows["a.png"]["width"], rows["a.png"]["strength"]) == (32, 0.5)
     pair = archive.codes(["a.png", "c same.png"], f"{OPTIMIZED}/slight")
     np.testing.assert_array_equal(pair[0], pair[1])
+
+
+def test_a_duplicate_of_a_bad_image_is_no_duplicate_in_an_edit(desk: Any) -> None:
+    """Its row says so where it was written before schema version 4."""
+    laboratory = desk.laboratory
+    laboratory.fill(3)
+    run = RunWriter.open(laboratory.archive, laboratory.prepare().runs[0])
+    rows = {
+        "status": ["ok", "failed", "duplicate"],
+        "reason": [None, "truncated", None],
+        "duplicate_of": [None, None, "1.png"],
+    }
+    arrays = {name: np.zeros((3, *array.item_shape), np.float32) for name, array in run.arrays.items()}
+    assert run.write_shard(0, arrays, pa.table(rows), "1") and run.publish({})
+    archive, (result,) = desk.edit({"slight": SLIGHT})
+    assert (result.by_status, result.by_reason) == ({"ok": 1, "failed": 2}, {"not_inverted": 2})
+    assert archive.rows().column("status").to_pylist() == ["ok", "failed", "failed"] * 2
 
 
 def test_a_second_plan_is_empty_and_new_images_alone_are_left(desk: Any) -> None:

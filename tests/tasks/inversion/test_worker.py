@@ -140,6 +140,65 @@ def test_each_image_gets_the_row_that_it_deserves(laboratory: Any) -> None:
     assert not np.allclose(codes[0], codes[2], atol=1e-3)
 
 
+def failed_as(rows: dict[str, dict[str, Any]], *ids: str) -> set[tuple[str, str, bool]]:
+    return {(rows[name]["status"], rows[name]["reason"], bool(rows[name]["message"])) for name in ids}
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"<!DOCTYPE html><html>404</html>", "not_an_image"), (b"", "empty")])
+@pytest.mark.parametrize("shard_rows", [1, 3, 16])
+def test_copies_of_a_bad_image_are_bad_themselves(laboratory: Any, data: bytes, reason: str, shard_rows: int) -> None:
+    """Whichever shard their original is in, and whether that is worked on before, after or elsewhere."""
+    laboratory.put("0.png", laboratory.picture(0))
+    laboratory.put("5.png", laboratory.picture(0))
+    bad = [f"{number}.png" for number in (1, 2, 3, 4)]
+    for name in bad:
+        laboratory.put(name, data)
+    prepared = laboratory.prepare(shard_rows=shard_rows)
+    outcomes = [laboratory.worker(prepared)(shard) for shard in reversed(prepared.shards)]
+    assert sum(outcome.by_status.get("failed", 0) for outcome in outcomes) == 4
+    assert sum(outcome.by_reason.get(reason, 0) for outcome in outcomes) == 4
+    archive = laboratory.publish(prepared)
+    rows = rows_of(archive)
+    assert failed_as(rows, *bad) == {("failed", reason, True)}
+    assert {rows[name]["duplicate_of"] for name in bad} == {None}
+    assert (rows["5.png"]["status"], rows["5.png"]["duplicate_of"]) == ("duplicate", "0.png")
+    assert archive.describe()["methods"]["stylegan2_w_plus"] == {
+        "runs": 1, "ok": 1, "failed": 4, "duplicate": 1, "fits": ["refuse"]
+    }  # fmt: skip
+    laboratory.put("6.png", data)  # of what failed in an earlier run
+    assert failed_as(rows_of(laboratory.invert()), "6.png") == {("failed", reason, True)}
+
+
+def test_a_copy_stands_in_for_an_original_that_is_not_there_any_more(laboratory: Any) -> None:
+    """In its own shard at once; in another one nobody knows of it, and the next command makes up for it."""
+    laboratory.fill(1)
+    for name in ("1.png", "2.png", "3.png", "4.png"):
+        laboratory.put(name, laboratory.picture(1))
+    prepared = laboratory.prepare(shard_rows=4)
+    laboratory.put("1.png", laboratory.picture(2))
+    laboratory.embed(prepared)
+    rows = rows_of(laboratory.publish(prepared))
+    found = {name: (row["status"], row["reason"], row["duplicate_of"]) for name, row in rows.items()}
+    assert found == {
+        "0.png": ("ok", None, None),
+        "1.png": ("failed", "changed", None),
+        "2.png": ("ok", None, None),
+        "3.png": ("duplicate", None, "2.png"),
+        "4.png": ("failed", "changed", "1.png"),
+    }
+    archive = laboratory.invert()
+    assert [row["image_id"] for row in archive.rows().to_pylist()[5:]] == ["1.png", "4.png"]
+    assert np.isfinite(archive.codes(list(rows), "stylegan2_w_plus")).all()
+    assert laboratory.prepare().runs == ()
+
+
+def test_copies_of_an_image_whose_loss_is_not_finite_fail_with_it(laboratory: Any) -> None:
+    laboratory.fill(1)
+    laboratory.put("1.png", laboratory.picture(0))
+    archive = laboratory.invert(methods=(method("stylegan2_w_plus", num_steps=4, learning_rate=1e37),))
+    assert failed_as(rows_of(archive), "0.png", "1.png") == {("failed", "non_finite_loss", True)}
+
+
 def test_a_shard_of_bad_images_alone_is_written(laboratory: Any) -> None:
     laboratory.put("a.png", b"no picture")
     archive = laboratory.invert()
