@@ -64,7 +64,8 @@ class EvaluateRun(ArchiveRun):
         "authors", description="which style vectors form S, for synthetic images"
     )
     fit: Literal["refuse", "crop", "letterbox", "stretch"] = Field(
-        "refuse", description="what to do with originals of another shape; the same as when they were inverted"
+        "refuse",
+        description="what to do with real images of another shape; originals are fitted as they were when inverted",
     )
 
     def resolve(self, settings: Settings) -> EvaluationRequest:

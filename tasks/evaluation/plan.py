@@ -10,6 +10,7 @@ from typing import Any, Final
 from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, is_archive
 from tasks.archived.jobs import provenance_of, shards_of
 from tasks.archived.opening import open_writer
+from tasks.archived.originals import fit_of
 from tasks.archived.runs import id_part
 from tasks.digests import digest_of
 from tasks.editing.chosen import EditedMethod, MissingCalibrations, missing_calibrations
@@ -91,7 +92,8 @@ class EvaluationStage:
                     planned = RunWriter.open(self._request.archive, run.run_id)
                     moved = places.moved(planned.images)
                     ids = planned.images.column("image_id").to_pylist()
-                    yield from self._job(_plan_of_run(name, run, planned, moved, config), ids, moved)
+                    fitted = {**config, **self._about_fit(planned, config["reference"])}
+                    yield from self._job(_plan_of_run(name, run, planned, moved, fitted), ids, moved)
 
     def publish(self, job_id: str) -> None:
         """Add up what belongs to the whole set, and make a finished evaluation visible to readers."""
@@ -119,6 +121,17 @@ class EvaluationStage:
         if moved:
             shards = tuple(_with_places(shard, image_ids, moved, plan.shard_rows) for shard in shards)
         yield Job(plan.evaluation_id, plan.method, shards, is_new)
+
+    def _about_fit(self, run: RunWriter, reference: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The originals of a run are fitted as they were when it was made; what else is shown to judges, as asked."""
+        asked = self._request.fit
+        if self._request.source is None:
+            return {}
+        inversion = run if run.subject is None else RunWriter.open(self._request.archive, run.subject.run_id)
+        fit = fit_of(inversion.plan["config"], asked)
+        if reference is None or fit == asked:
+            return {"fit": fit}
+        return {"fit": fit, "reference": {**reference, "fit": asked}}
 
     @staticmethod
     def _opened(writer: ArchiveWriter, plan: EvaluationPlan, *, is_new: bool) -> EvaluationWriter:

@@ -48,7 +48,7 @@ class EvaluationRequest:
         networks: what looks at images.
         batch_size: images measured together.
         source: where the originals are, or None.
-        fit: what is done with originals of another shape.
+        fit: what is done with images of `reference` of another shape; originals are fitted as their run fitted them.
         attributes: measured of images, by name.
         lec: edits of the editing consistency, by name.
         calibration: how those of equal effect are calibrated.

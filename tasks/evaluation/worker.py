@@ -20,7 +20,7 @@ from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.presets import PASSES
 from lsap_core.spaces.styles import StyleSet
 from tasks.archived.anchors import open_anchor
-from tasks.archived.originals import Originals
+from tasks.archived.originals import Originals, fit_of
 from tasks.archived.rendering import RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
@@ -30,6 +30,7 @@ from tasks.measuring.frechet import FrechetState, load_frechet
 from tasks.measuring.measures import NO_ORIGINAL, Batch, Measured, MeasureKey, Measurements, measure_all
 from tasks.measuring.neighbours import RealNeighbours
 from tasks.measuring.networks import load_evaluation_networks
+from tasks.pictures.decoding import Fit
 from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
 from tasks.weights.encoders import load_encoder
@@ -109,7 +110,7 @@ class EvaluationWorker:
         for places in part.batches(self.request.batch_size):
             stored = part.stored(self.generator, places)
             images, records = stored.render(), [part.records[at] for at in places]
-            original, problems = self._originals_of(records, moved)
+            original, problems = self._originals_of(records, moved, fit_of(plan.config, self.request.fit))
             for chosen, target in _with_and_without(original, problems):
                 batch = Batch(
                     self.generator,
@@ -129,13 +130,13 @@ class EvaluationWorker:
         return state.to_bytes() if state is not None and has_sums else None
 
     def _originals_of(
-        self, records: Sequence[Mapping[str, Any]], moved: Mapping[str, str | None]
+        self, records: Sequence[Mapping[str, Any]], moved: Mapping[str, str | None], fit: Fit
     ) -> tuple[Tensor | None, list[str | None]]:
         """Those of them that can be read, on the device, and what is wrong with the others."""
         if self.originals is None:
             return None, [NO_ORIGINAL] * len(records)
         now = [{**one, "uri": moved.get(one["image_id"], one["uri"])} for one in records]
-        original, problems = self.originals.batch(now)
+        original, problems = self.originals.batch(now, fit)
         return None if original is None else original.to(self.device), problems
 
     def _measure(

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import PlannedImages, RunWriter
+from lsap_archive import BETWEEN_WORDS, FITTED, PlannedImages, RunWriter, published_rows
+from tasks.archived.originals import fit_of
+from tasks.digests import digest_of
+from tasks.pictures.decoding import UNFIT, Fit, has_aspect
 
 MEMORY_LIMIT = "256MB"  # of the database; what does not fit is on disk
 ROWS_TOGETHER = 10_000
+CHANGES_NO_PIXEL = ("title", "base", "fit")
+"""What a run's configuration tells that its results do not follow from; `fit` where the image has the right shape."""
+
+_Found = tuple[str, int, str, str, str | None, bool, bool]  # an id and the fields of a Fact
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """Digest of what decides the pixels of a run's results, but for those of images that had to be fitted."""
+    return digest_of({name: value for name, value in config.items() if name not in CHANGES_NO_PIXEL})
 
 
 class Fact(NamedTuple):
@@ -26,6 +38,7 @@ class Fact(NamedTuple):
         digest: of its content.
         version: of the storage, or None.
         is_settled: False where this content was not there any more when it was the image's turn.
+        is_fitted: whether the result is that of the run's `fit` alone: with another one it would be another.
     """
 
     run: int
@@ -33,13 +46,25 @@ class Fact(NamedTuple):
     digest: str
     version: str | None
     is_settled: bool
+    is_fitted: bool
 
 
 class KnownRun(NamedTuple):
-    """A run of the archive, without its images."""
+    """A run of the archive, without its images.
+
+    Attributes:
+        run: the run.
+        method_digest: of its plan.
+        key: of its configuration; see `key_of`.
+        fit: what it did with images of another shape.
+        is_published: whether readers see it.
+        last_id: the last of its images.
+    """
 
     run: RunWriter
     method_digest: str
+    key: str
+    fit: Fit
     is_published: bool
     last_id: str
 
@@ -51,18 +76,27 @@ class KnownImages:
         runs: the runs of the archive by their place.
     """
 
-    def __init__(self, planned: Iterable[PlannedImages] = (), read: Iterable[pa.Table] = ()) -> None:
+    def __init__(
+        self,
+        planned: Iterable[PlannedImages] = (),
+        read: Iterable[pa.Table] = (),
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         """Copy what is known to a database in a temporary folder.
 
         Args:
             planned: the inversions of an archive.
             read: what was read without being planned, with image_id, uri, digest and version.
+            size: height and width that images are fitted to: rows of schema versions before 4 do not tell what was
+                fitted, but their shape does.
         """
+        self._size = size
         self._folder = tempfile.TemporaryDirectory(prefix="lsap-known-images-")
         self._database = duckdb.connect(f"{self._folder.name}/images.duckdb", config={"memory_limit": MEMORY_LIMIT})
         self._database.execute(
             "create table facts (image_id varchar, run integer, uri varchar, digest varchar, version varchar, "
-            "is_settled boolean); create table unfinished (run integer, uri varchar)"
+            "is_settled boolean, is_fitted boolean); create table unfinished (run integer, uri varchar)"
         )
         self.runs: list[KnownRun] = []
         try:
@@ -71,8 +105,9 @@ class KnownImages:
             for table in read:
                 self._insert(table, -1, pa.array([True] * table.num_rows))
             self._asked = ""
-            self._facts = self._from("")
-            self._next = next(self._facts, None)
+            self._facts: Iterator[_Found] = iter(())
+            self._next: _Found | None = None
+            self._has_begun = False
         except BaseException:
             self.close()
             raise
@@ -81,7 +116,11 @@ class KnownImages:
         place, images = len(self.runs), planned.images
         plan = planned.run.plan
         last_id = pc.max(images.column("image_id")).as_py() or ""
-        self.runs.append(KnownRun(planned.run, plan["method_digest"], planned.is_published, last_id))
+        config = plan["config"]
+        known = KnownRun(
+            planned.run, plan["method_digest"], key_of(config), fit_of(config), planned.is_published, last_id
+        )
+        self.runs.append(known)
         unsettled = pa.array(sorted(planned.unsettled), pa.string())
         self._insert(images, place, pc.invert(pc.is_in(images.column("image_id"), unsettled)))
         if not planned.is_published:
@@ -92,16 +131,59 @@ class KnownImages:
         named = images.select(["image_id", "uri", "digest", "version"]).append_column("is_settled", is_settled)
         self._database.register("arrived", named)
         self._database.execute(
-            "insert into facts select image_id, ?, uri, digest, version, is_settled from arrived", [place]
+            "insert into facts select image_id, ?, uri, digest, version, is_settled, false from arrived", [place]
         )
 
-    def places_of(self, method_digest: str) -> frozenset[int]:
-        """Places of the runs of a method."""
-        return frozenset(place for place, run in enumerate(self.runs) if run.method_digest == method_digest)
+    def digest_of(self, key: str, otherwise: str) -> str:
+        """The digest that the archive has a configuration under.
+
+        Runs that differ in nothing but what changes no pixel, such as a title or the `fit` of square images, share it:
+        that of whichever began. The archive may have several from when `fit` was a part of what is digested.
+
+        Args:
+            key: of the configuration; see `key_of`.
+            otherwise: its own digest, which counts if there is a run of it, or no other.
+        """
+        if any(run.method_digest == otherwise for run in self.runs):
+            return otherwise
+        alike = [run for run in self.runs if run.key == key]
+        newest = [run.method_digest for run in alike if run.is_published] or [run.method_digest for run in alike]
+        return newest[-1] if newest else otherwise
+
+    def places_of(self, method_digest: str, fit: Fit = "refuse") -> frozenset[int]:
+        """Places of the runs of a method; of those with another fit it is looked up what they fitted."""
+        places = frozenset(place for place, run in enumerate(self.runs) if run.method_digest == method_digest)
+        for place in sorted(places):
+            if self.runs[place].is_published and self.runs[place].fit != fit:
+                self._look_up_fitted(place)
+        return places
+
+    def _look_up_fitted(self, place: int) -> None:
+        """Mark the images of a run whose result is that of its fit alone, by their content: copies are as they are."""
+        run = self.runs[place]
+        for table in published_rows(run.run, ["digest", "reason", "width", "height", "altered"]):
+            digests = [row["digest"] for row in table.to_pylist() if self._is_fitted(row, run.fit)]
+            if not digests:
+                continue
+            self._database.register("fitted", pa.table({"digest": pa.array(digests, pa.string())}))
+            self._database.execute(
+                "update facts set is_fitted = true from fitted where facts.run = ? and facts.digest = fitted.digest",
+                [place],
+            )
+
+    def _is_fitted(self, row: Mapping[str, Any], fit: Fit) -> bool:
+        if row["reason"] in UNFIT:
+            return True
+        if row["altered"] is not None:
+            return any(word in FITTED for word in row["altered"].split(BETWEEN_WORDS))
+        if row["width"] is None or fit == "refuse":  # no fit takes it, or every fit takes it as it is
+            return False
+        return self._size is None or not has_aspect((row["width"], row["height"]), self._size)
 
     def of(self, image_id: str) -> list[Fact]:
         """Facts about an image, of the newest run last. Ids are asked for in ascending order; others take longer."""
-        if image_id < self._asked:
+        if image_id < self._asked or not self._has_begun:
+            self._has_begun = True
             self._facts = self._from(image_id)
             self._next = next(self._facts, None)
         self._asked = image_id
@@ -134,11 +216,11 @@ class KnownImages:
     ) -> None:
         self.close()
 
-    def _from(self, image_id: str) -> Iterator[tuple[str, int, str, str, str | None, bool]]:
+    def _from(self, image_id: str) -> Iterator[_Found]:
         """Facts by id and run, from this id on."""
         cursor = self._database.cursor()
         facts = cursor.sql(
-            "select image_id, run, uri, digest, version, is_settled from facts where image_id >= ? "
+            "select image_id, run, uri, digest, version, is_settled, is_fitted from facts where image_id >= ? "
             "order by image_id, run",
             params=[image_id],
         )

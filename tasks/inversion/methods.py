@@ -19,8 +19,10 @@ from lsap_archive import (
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import Method, recorded_settings
 from tasks.archived.jobs import provenance_of
+from tasks.archived.originals import fit_of
 from tasks.digests import digest_of
 from tasks.inversion.listing import UNREADABLE
+from tasks.pictures.decoding import Fit
 from tasks.sources.source import PlannedImage
 from tasks.stage import Shard
 from tasks.weights.networks import NetworkChoice, network_digest
@@ -33,7 +35,8 @@ class MethodPlan:
     Attributes:
         method: name and settings.
         config: what the archive keeps of it, JSON values.
-        digest: two runs with the same digest give the same image the same codes.
+        digest: two runs with the same digest give the same image the same codes, if it has the generator's shape or
+            they have the same `fit`.
         arrays: what its runs keep of each image.
     """
 
@@ -41,6 +44,11 @@ class MethodPlan:
     config: dict[str, Any]
     digest: str
     arrays: tuple[RunArray, ...]
+
+    @property
+    def fit(self) -> Fit:
+        """What its runs do with images of another shape."""
+        return fit_of(self.config)
 
 
 def plan_method(
@@ -129,11 +137,26 @@ def bytes_per_image(config: GeneratorConfig, *, has_noise: bool = True) -> int:
     return 4 * num_values
 
 
-def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: int, *, repetition: int = 0) -> RunPlan:
+def run_plan(
+    planned: MethodPlan,
+    images: Sequence[PlannedImage],
+    shard_rows: int,
+    *,
+    repetition: int = 0,
+    known_as: str | None = None,
+) -> RunPlan:
     """The plan of a method over images; all that the run's folder begins with decides the run id.
 
     So a planner that was killed on the way finds its own beginnings, and nobody finds those of another plan.
+
+    Args:
+        planned: the method.
+        images: the images.
+        shard_rows: images of a shard.
+        repetition: tells plans apart that are alike.
+        known_as: digest that the archive has the method under, where that is another than its own.
     """
+    joined = known_as or planned.digest
     rows = planned_rows(images)
     content: list[Any] = [
         planned.digest,
@@ -142,10 +165,12 @@ def run_plan(planned: MethodPlan, images: Sequence[PlannedImage], shard_rows: in
     ]
     if repetition:
         content.append(repetition)
+    if joined != planned.digest:
+        content.append(joined)
     return RunPlan(
         run_id=f"{planned.method.name}-{digest_of(content)[:16]}",
         method=planned.method.name,
-        method_digest=planned.digest,
+        method_digest=joined,
         config=planned.config,
         provenance=provenance_of(planned.config["generator"]),
         rows=rows,

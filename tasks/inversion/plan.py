@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -17,6 +18,7 @@ from lsap_core.presets import METHODS, Method, encoder_settings
 from tasks.archived.anchors import keep_anchor
 from tasks.archived.jobs import publish_run, shards_of
 from tasks.archived.opening import geometry_of, open_writer
+from tasks.archived.originals import fit_of
 from tasks.inversion.known_images import KnownImages
 from tasks.inversion.listing import list_images
 from tasks.inversion.methods import MethodPlan, missing_shards, plan_method, planned_rows
@@ -28,6 +30,8 @@ from tasks.sources.source import PlannedImage, Source, open_source
 from tasks.stage import Job
 from tasks.weights.encoders import LoadedEncoder, check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class InversionStage:
         loaded, self.facts = _checked(request)
         self.build_worker = functools.partial(EmbedWorker, request)
         self._start = start
+        self._fit = request.fit
         self._archive_url = request.archive
         with contextlib.ExitStack() as opened:
             self._source = opened.enter_context(open_source(request.source))
@@ -92,7 +97,7 @@ class InversionStage:
             self._archive = open_writer(request.archive, loaded) if is_there else None
             if start and self._archive is not None:
                 keep_anchor(self._archive, loaded.generator, loaded.digest, request.anchor)
-            known = opened.enter_context(_known_images(self._archive))
+            known = opened.enter_context(_known_images(self._archive, self.facts.config.content_size))
             self._planner = RunPlanner(
                 known,
                 _method_plans(request, self.facts, loaded.digest),
@@ -123,6 +128,13 @@ class InversionStage:
                     yield Job(found.run_id, found.method, shards, is_new)
                     continue
                 found = UnfinishedRun(self._archive.start_run(found), {})
+            elif fit_of(found.run.plan["config"]) != self._fit:
+                logger.warning(
+                    "run %s of an earlier command is finished with the fit it was begun with, %s: run the same command "
+                    "again for images that it refuses",
+                    found.run.run_id,
+                    fit_of(found.run.plan["config"]),
+                )
             shards = tuple(missing_shards(found.run, found.moved))
             yield Job(found.run.run_id, found.run.plan["method"], shards, is_new)
 
@@ -158,10 +170,10 @@ def _first_looked_at(source: Source) -> Iterator[SourceItem]:
     return itertools.chain([next(items)], items)
 
 
-def _known_images(archive: ArchiveWriter | None) -> KnownImages:
+def _known_images(archive: ArchiveWriter | None, size: tuple[int, int]) -> KnownImages:
     if archive is None:
         return KnownImages()
-    return KnownImages(planned_images(archive.runs()), archive.versions())
+    return KnownImages(planned_images(archive.runs()), archive.versions(), size=size)
 
 
 def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lsap_archive import RunPlan, RunWriter
-from tasks.inversion.known_images import Fact, KnownImages
+from tasks.inversion.known_images import Fact, KnownImages, key_of
 from tasks.inversion.listing import ListedImage
 from tasks.inversion.methods import MethodPlan, run_plan
 from tasks.sources.source import PlannedImage
@@ -32,8 +32,9 @@ class RunPlanner:
     """Goes through a listing once and gives the runs that have to be worked.
 
     An image is left for a method when neither the newest published run of the method that has it, nor an unfinished
-    one, has it with the same content. An unfinished run that shares nothing with the source is that of another source,
-    and waits for it.
+    one, has it with the same content; and, if it is of another shape than the generator's images, with the same `fit`.
+    What was refused is not refused again, however it was fitted since. An unfinished run that shares nothing with the
+    source is that of another source, and waits for it.
 
     Attributes:
         num_images: images of the listing so far.
@@ -61,7 +62,10 @@ class RunPlanner:
         """
         self.num_images = 0
         self._known = known
-        self._plans = [_MethodImages(planned, known.places_of(planned.digest)) for planned in methods]
+        self._plans = []
+        for planned in methods:
+            digest = known.digest_of(key_of(planned.config), planned.digest)
+            self._plans.append(_MethodImages(planned, digest, known.places_of(digest, planned.fit)))
         self._waiting: dict[int, dict[str, str]] = {
             place: {}
             for place, run in enumerate(known.runs)
@@ -103,17 +107,19 @@ class RunPlanner:
             self._read.append(one.image)
 
     def _is_done(self, one: ListedImage, images: _MethodImages) -> bool:
-        newest: Fact | None = None
-        is_unfinished = False
+        is_done = is_unfinished = False
         for fact in one.facts:
             if fact.run not in images.places:
                 continue
-            if self._known.runs[fact.run].is_published:
-                newest = fact
-            elif fact.digest == one.image.digest:
+            run, is_same = self._known.runs[fact.run], fact.digest == one.image.digest
+            if run.is_published and is_same and fact.is_fitted and run.fit != images.planned.fit:
+                is_done &= images.planned.fit == "refuse"
+            elif run.is_published:
+                is_done = is_same and fact.is_settled
+            elif is_same:
                 is_unfinished = True
                 self._find(fact, one.image)
-        return is_unfinished or (newest is not None and newest.is_settled and newest.digest == one.image.digest)
+        return is_unfinished or is_done
 
     def _find(self, fact: Fact, image: PlannedImage) -> None:
         """An image of an unfinished run is there, perhaps at another place."""
@@ -137,25 +143,27 @@ class RunPlanner:
         for images in self._plans:
             while len(images.left) >= fewest:
                 part, images.left = images.left[: self._run_images], images.left[self._run_images :]
-                yield self._new_run(images.planned, part)
+                yield self._new_run(images, part)
 
     def _hand_over_read(self, fewest: int) -> None:
         if len(self._read) >= fewest:
             self._keep_read(self._read)
             self._read = []
 
-    def _new_run(self, planned: MethodPlan, images: Sequence[PlannedImage]) -> RunPlan:
-        plan, repetition = run_plan(planned, images, self._shard_rows), 0
+    def _new_run(self, images: _MethodImages, part: Sequence[PlannedImage]) -> RunPlan:
+        plan, repetition = run_plan(images.planned, part, self._shard_rows, known_as=images.digest), 0
         while self._is_taken(plan.run_id):  # content came back that had been replaced, or its shards were retired
             repetition += 1
-            plan = run_plan(planned, images, self._shard_rows, repetition=repetition)
+            known_as, planned = images.digest, images.planned
+            plan = run_plan(planned, part, self._shard_rows, repetition=repetition, known_as=known_as)
         return plan
 
 
 @dataclass
 class _MethodImages:
-    """A method, the places of its runs in the archive, and the images that are left for its next run."""
+    """A method, the digest and the places of its runs in the archive, and the images that are left for its next run."""
 
     planned: MethodPlan
+    digest: str
     places: frozenset[int]
     left: list[PlannedImage] = field(default_factory=list)

@@ -36,6 +36,7 @@ OK: dict[str, tuple[int, int]] = {
 FAILED = {
     "animated.gif": "animated",
     "bomb.png": "too_large",
+    "broken again.png": "not_an_image",
     "broken.png": "not_an_image",
     "one pixel.png": "too_small",
     "truncated.png": "truncated",
@@ -88,6 +89,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "animated.gif": encoded(digits[0], "GIF", save_all=True, append_images=digits[1:3]),
         "bomb.png": bomb(),
         "broken.png": b"this is a text, whatever its name says\n" * 10,
+        "broken again.png": b"this is a text, whatever its name says\n" * 10,
         "one pixel.png": encoded(Image.new("L", (1, 1)), "PNG"),
         "truncated.png": encoded(digits[10], "PNG")[:150],
         "wide.png": encoded(digits[11].resize((48, 32)), "PNG"),
@@ -120,7 +122,7 @@ def test_every_file_gets_its_row_whatever_the_limit_of_failures(
     if code == 0:
         told = json.loads(finished.out)
         assert (told["num_images"], told["by_status"]) == (NUM_IMAGES, counts)
-        assert told["by_reason"] == {reason: 1 for reason in FAILED.values()}
+        assert told["by_reason"] == Counter(FAILED.values())
     else:
         assert finished.out == ""
         last = finished.err.splitlines()[-1]
@@ -129,6 +131,19 @@ def test_every_file_gets_its_row_whatever_the_limit_of_failures(
             assert word in last
     check_archive(archive)
     check_page((archive / "reports" / "invert.html").read_text())
+    if code == 0:
+        following_the_advice = lsap_on_cluster.invert(
+            "--json",
+            source=images,
+            archive=archive,
+            methods=f"[{METHOD}]",
+            embedding__num_steps=2,
+            workers__count=1,
+            fit="crop",
+        ).wait()
+        assert following_the_advice.code == 0, following_the_advice.err
+        assert json.loads(following_the_advice.out)["by_status"] == {"ok": 1}
+        assert "1 was cropped" in (archive / "reports" / "invert.html").read_text()
 
 
 def check_archive(folder: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from lsap_archive import OK
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsap_archive import BETWEEN_WORDS, FITTED, OK
 from tasks.reports.inversion.data import ReportData
 from tasks.reports.inversion.summaries import MethodSummary, summarize_rows
 from tasks.reports.statistics import image_ids, newest_rows, with_status
@@ -85,6 +89,12 @@ def _notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[str]:
                     f"{method.title}: {missing:,} of {summary.num_ok:,} ok images have no finite {label}; "
                     "its mean leaves them out."
                 )
+        fitted = _fitted(with_status(newest_rows(data.rows, method.name), OK).column("altered"))
+        if fitted:
+            notes.append(
+                f"{method.title}: of {summary.num_ok:,} ok images {listed(fitted)}, because they have not the "
+                "generator's shape; `altered` in the rows tells which."
+            )
         if not summary.num_ok:
             notes.append(f"{method.title}: no image was inverted, so there is nothing to average.")
     inverted = [image_ids(with_status(newest_rows(data.rows, method.name), OK)) for method in data.methods]
@@ -104,6 +114,15 @@ def _notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[str]:
     if unlisted:
         notes.append(f"The rows also hold methods that this report was not asked for: {listed(unlisted)}.")
     return notes
+
+
+def _fitted(altered: pa.ChunkedArray) -> list[str]:
+    """How many images were cropped, letterboxed or stretched, in words."""
+    counts: Counter[str] = Counter()
+    for told in pc.value_counts(altered).to_pylist():
+        words = (told["values"] or "").split(BETWEEN_WORDS)
+        counts.update({word: told["counts"] for word in words if word in FITTED})
+    return [f"{counts[word]:,} {'was' if counts[word] == 1 else 'were'} {word}" for word in FITTED if counts[word]]
 
 
 def render_markdown_table(data: ReportData) -> str:

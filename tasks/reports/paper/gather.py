@@ -25,6 +25,7 @@ from lsap_core.alignment.references import reference_rows
 from lsap_core.generators.generator import Generator
 from lsap_core.images import to_uint8
 from tasks.archived.anchors import open_anchor
+from tasks.archived.originals import fit_of
 from tasks.archived.rendering import Stored
 from tasks.archived.runs import current_rows, runs_by_method
 from tasks.errors import BadImageError
@@ -291,15 +292,15 @@ def _originals(
 ) -> dict[str, Pixels]:
     """Pixels of originals by id; one that is gone is left out."""
     rows = _rows_of(archive, runs)
-    places = dict(zip(rows.column("image_id").to_pylist(), rows.column("uri").to_pylist(), strict=True))
+    places = {row["image_id"]: (row["uri"], row["run_id"]) for row in rows.to_pylist()}
+    fits = {run.run_id: fit_of(run.config) for run in runs}
     config, found = generator.config, {}
     with open_source(inverted.request.source) as source:
         for image_id in ids:
             try:
-                data = source.read(SourceItem(image_id, places[image_id]))
-                image = decode_image(
-                    data, size=config.content_size, channels=config.image_channels, fit=inverted.request.fit
-                )
+                uri, run_id = places[image_id]
+                data = source.read(SourceItem(image_id, uri))
+                image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fits[run_id])
             except BadImageError:
                 continue
             found[image_id] = image.pixels
