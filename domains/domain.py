@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from domains.embedded import embedded_folders
+from domains.yaml_values import LARGEST_FLOAT, LARGEST_INTEGER, MAX_BYTES, finite, read_yaml, shown
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
 from lsap_core.presets import METHODS, TRAININGS, Method, Training, current_names, kinds, method_of_encoder, training
@@ -27,7 +26,7 @@ def _checked_box(value: Any) -> ContentBox:
     is_box = isinstance(value, list | tuple) and len(value) == 4 and all(type(edge) is int for edge in value)
     if not is_box or not (0 <= value[0] < value[1] and 0 <= value[2] < value[3]):
         raise ConfigError(
-            f"content_box is {value!r}; wanted [top, bottom, left, right] in pixels, such as [64, 448, 0, 512]"
+            f"content_box is {shown(value)}; wanted [top, bottom, left, right] in pixels, such as [64, 448, 0, 512]"
         )
     top, bottom, left, right = value
     return top, bottom, left, right
@@ -197,7 +196,10 @@ def load_domain(name_or_path: str) -> Domain:
             )
         path = builtin_domains()[name_or_path]
     if not path.is_file():
-        raise ConfigError(f"domain file {path} does not exist")
+        found = "is no file" if path.exists() else "does not exist"
+        raise ConfigError(f"domain file {path} {found}; wanted a YAML file that describes a domain")
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"domain file {path} has {path.stat().st_size:,} bytes; wanted at most {MAX_BYTES:,}")
     return parse_domain(path.read_bytes(), str(path))
 
 
@@ -212,7 +214,7 @@ def parse_domain(data: bytes, place: str) -> Domain:
         ConfigError: it does not describe a domain.
     """
     try:
-        domain = TypeAdapter(Domain).validate_python(yaml.safe_load(data.decode()))
+        domain = TypeAdapter(Domain).validate_python(read_yaml(data, place))
         names = {**METHODS, **domain.encoders}
         if unknown := sorted(set(domain.methods) - set(names) - {SHARED}):
             raise ConfigError(f'{place} has settings for "{unknown[0]}"; methods are {", ".join(names)} or "{SHARED}"')
@@ -227,8 +229,6 @@ def parse_domain(data: bytes, place: str) -> Domain:
             trained.method(name)
     except ValidationError as error:
         raise _refusal(place, error.errors()) from error
-    except (TypeError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{place} does not describe a domain: {' '.join(str(error).split())}") from error
     return replace(
         domain,
         generator=domain.generator and _beside(place, domain.generator),
@@ -244,7 +244,7 @@ def _refusal(place: str, problems: list[Any]) -> ConfigError:
             return own
     told = []
     for problem in problems:
-        found = "" if problem["type"] == "missing" else repr(problem["input"])
+        found = "" if problem["type"] == "missing" else shown(problem["input"])
         told.append(": ".join(filter(None, (".".join(map(str, problem["loc"])), found, problem["msg"]))))
     return ConfigError(f"{place} does not describe a domain: {'; '.join(told)}")
 
@@ -260,7 +260,7 @@ def _checked_training(setting: str, value: Any, default: Any) -> Any:
     """As `_checked`, with what only trainings have: claims, and a step that may be none."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise ConfigError(f"{setting} is {value!r}; wanted true or false")
+            raise ConfigError(f"{setting} is {shown(value)}; wanted true or false")
         return value
     if setting == "progressive_start":
         return None if value is None else _checked(setting, value, 0)
@@ -270,15 +270,17 @@ def _checked_training(setting: str, value: Any, default: Any) -> Any:
 def _checked(setting: str, value: Any, default: Any) -> Any:
     """The value in the type of the setting's default: YAML 1.1 takes 1e-2 for text, and 5 for another than 5.0."""
     if isinstance(default, str):
+        if not isinstance(value, str | None):
+            raise ConfigError(f"{setting} is {shown(value)}; wanted text")
         return value
     is_whole = isinstance(default, int)
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or (is_whole and not number.is_integer()):
-        raise ConfigError(f"{setting} is {value!r}; wanted a {'whole ' if is_whole else ''}number")
-    return int(number) if is_whole else number
+    number = finite(value)
+    if number is None or (is_whole and not number.is_integer()):
+        raise ConfigError(f"{setting} is {shown(value)}; wanted a {'whole ' if is_whole else ''}number")
+    largest = LARGEST_INTEGER if is_whole else LARGEST_FLOAT
+    if abs(number) > largest:
+        raise ConfigError(f"{setting} is {shown(value)}; wanted a number of at most {largest:.4g}")
+    return int(value if isinstance(value, int) else number) if is_whole else number
 
 
 def builtin_domains() -> dict[str, Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import Field
 
 from domains.domain import Domain
@@ -13,7 +12,7 @@ from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun, SyntheticParameters
 from flows.parameters.invert import InvertRun
 from flows.parameters.reproduce_table3 import ReproduceTable3
-from flows.parameters.run_file import ParameterError, Parameters, refused
+from flows.parameters.run_file import ParameterError, Parameters, read_values, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters
 from tasks.measuring.attributes import EMBEDDED, FACES
 from tasks.reports.paper.tables import ShownEdit
@@ -310,18 +309,14 @@ def unit_of(field: str, attribute: str) -> str:
 def is_table3_alone(path: str) -> bool:
     """Whether a file describes the trainings of Table 3 alone: those have encoders to train and no archive to fill.
 
-    A file that cannot be read is said to be none; reading it in full says what is wrong with it.
+    Raises:
+        ParameterError: it cannot be read.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(values, dict) and "evaluation_source" in values
+    return "evaluation_source" in read_values(path)
 
 
 def _built(field: str, kind: type[Built], values: dict[str, Any]) -> Built:
     try:
-        return kind(**values)
-    except ValueError as error:
-        raise ParameterError(f"{field}: {' '.join(str(error).split())}") from error
+        return kind.of(values)
+    except ParameterError as error:
+        raise ParameterError(f"{field}: {error}") from error

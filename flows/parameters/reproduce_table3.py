@@ -113,9 +113,9 @@ class ReproduceTable3(Parameters):
             "workers": {**self.workers.model_dump(exclude={"min_count"}), "count": 1},
         }
         try:
-            return TrainEncoderRun(**fields)
-        except ValueError as error:
-            raise ParameterError(f"training_run: {' '.join(str(error).split())}") from error
+            return TrainEncoderRun.of(fields)
+        except ParameterError as error:
+            raise ParameterError(f"training_run: {error}") from error
 
     def _folder(self, encoder: str) -> str:
         return f"{self.output.rstrip('/')}/encoders/{encoder}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from lsap_archive import ArchiveNotFoundError, credential_in, read_file
+from domains.yaml_values import MAX_BYTES, MAX_DEPTH, checked_values, read_yaml, shown
+from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, credential_in, read_file
 from lsap_core.errors import ConfigError
 
 Value = TypeVar("Value")
+
+_PROBLEMS = 5  # of one run file that are told
 
 
 class ParameterError(ValueError):
@@ -22,11 +24,15 @@ class ParameterError(ValueError):
 class Parameters(BaseModel):
     """Fields of a run; unknown ones are refused, and so are credentials: a run is kept with its results."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _carries_no_credential(cls, values: Any) -> Any:
+    def _are_plain_and_no_credential(cls, values: Any) -> Any:
+        try:
+            values = checked_values(values)
+        except ConfigError as error:
+            raise PydanticCustomError("not_plain", "{told}", {"told": str(error)}) from None
         for field, text in _texts(values):
             if found := credential_in(text):
                 message = (
@@ -44,24 +50,40 @@ class Parameters(BaseModel):
             ParameterError: the file or a field is wrong; the message names it.
             ArchiveError: the file's URL is none, or its storage does not answer.
         """
-        values = _read_values(path)
+        values = read_values(path)
         for change in changes:
             _apply(values, change)
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """A run from its values.
+
+        Raises:
+            ParameterError: a field is wrong; the message names it.
+        """
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
-            raise ParameterError("; ".join(_problem(item) for item in error.errors())) from error
-        except TypeError as error:
-            raise ParameterError(f"{path}: {error}") from error
+            told = [_problem(item) for item in error.errors()]
+            more = [f"and {len(told) - _PROBLEMS} more"] if len(told) > _PROBLEMS else []
+            raise ParameterError("; ".join([*told[:_PROBLEMS], *more])) from error
 
 
-def _read_values(path: str) -> dict[str, Any]:
+def read_values(path: str) -> dict[str, Any]:
+    """What a run file says, by path or URL.
+
+    Raises:
+        ParameterError: it is missing, no file, no YAML, or holds no fields.
+        ArchiveError: its URL is none, or its storage does not answer.
+    """
     try:
-        values = yaml.safe_load(read_file(path).decode()) or {}
-    except ArchiveNotFoundError:
-        raise ParameterError(f"{path} does not exist; wanted a YAML file that describes a run") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ParameterError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        values = read_yaml(read_file(path, max_bytes=MAX_BYTES), path) or {}
+    except ArchiveNotFoundError as error:
+        found = "is a folder" if "is a folder" in str(error) else "does not exist"
+        raise ParameterError(f"{path} {found}; wanted a YAML file that describes a run") from None
+    except (ConfigError, ArchiveMismatchError) as error:
+        raise ParameterError(str(error)) from error
     if not isinstance(values, dict):
         raise ParameterError(f"{path} holds a {type(values).__name__}; wanted fields and their values")
     return values
@@ -70,16 +92,20 @@ def _read_values(path: str) -> dict[str, Any]:
 def _apply(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key:
-        raise ParameterError(f'"{change}" is no change; wanted key=value, such as embedding.num_steps=50')
+        raise ParameterError(
+            f'"{shown(change, quoted=False)}" is no change; wanted key=value, such as embedding.num_steps=50'
+        )
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise ParameterError(f"{shown(key, quoted=False)}: a field of {len(parents) + 1} parts; wanted one of the run")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ParameterError(f"{key}: {parent} is a plain value and has no fields")
+            raise ParameterError(f"{shown(key, quoted=False)}: {parent} is a plain value and has no fields")
     try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ParameterError(f"{key}: {text!r} is not a YAML value") from error
+        values[last] = read_yaml(text, f"the value {shown(text)}")
+    except ConfigError as error:
+        raise ParameterError(f"{shown(key, quoted=False)}: {error}") from error
 
 
 def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
@@ -95,14 +121,14 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _problem(item: Any) -> str:
-    if item["type"] == "credential":
+    if item["type"] in ("credential", "not_plain"):
         return str(item["msg"])
-    field = ".".join(str(part) for part in item["loc"])
+    field = shown(".".join(str(part) for part in item["loc"]), quoted=False)
     if item["type"] == "extra_forbidden":
         return f"{field}: there is no such field"
     if item["type"] == "missing":
         return f"{field}: missing"
-    found = f"{item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    found = f"{shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
     return f"{field}: {found}" if field else found
 
 

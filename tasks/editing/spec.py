@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from domains.yaml_values import LARGEST_FLOAT, finite, shown
 from lsap_core.editing import Edit, along, along_component, compose, interpolate, mix
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.config import GeneratorConfig
@@ -156,7 +156,7 @@ def parse_edit(name: str, document: Any, directions: Mapping[str, str]) -> EditS
         CheckpointError: a file of it does not exist.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"edit {name!r} has no usable name; wanted letters, digits and _ . + -, such as smile")
+        raise ConfigError(f"edit {shown(name)} has no usable name; wanted letters, digits and _ . + -, such as smile")
     try:
         return _parse(name, document, directions)
     except (ConfigError, CheckpointError) as error:
@@ -253,7 +253,7 @@ def _towards_another(spec: EditSpec, codes_of: CodesOf | None, image_ids: Sequen
 def _parse(name: str, document: Any, directions: Mapping[str, str]) -> EditSpec:
     heads = [key for key in _KEYS if isinstance(document, Mapping) and key in document]
     if len(heads) != 1:
-        raise ConfigError(f"{document!r} is no edit; wanted a mapping with exactly one of {', '.join(_KEYS)}")
+        raise ConfigError(f"{shown(document)} is no edit; wanted a mapping with exactly one of {', '.join(_KEYS)}")
     head = heads[0]
     kind, allowed = _KEYS[head]
     if unknown := sorted(str(key) for key in document if key != head and key not in allowed):
@@ -270,7 +270,7 @@ def _parse(name: str, document: Any, directions: Mapping[str, str]) -> EditSpec:
     if kind == "components":
         component = document.get("component")
         if type(component) is not int or component < 0:
-            raise ConfigError(f"component is {component!r}; wanted a number from 0")
+            raise ConfigError(f"component is {shown(component)}; wanted a number from 0")
     return EditSpec(
         name,
         kind,
@@ -286,7 +286,7 @@ def _parse(name: str, document: Any, directions: Mapping[str, str]) -> EditSpec:
 
 def _sequence(name: str, parts: Any, directions: Mapping[str, str]) -> EditSpec:
     if not isinstance(parts, list | tuple) or not parts:
-        raise ConfigError(f"sequence is {parts!r}; wanted a list of edits")
+        raise ConfigError(f"sequence is {shown(parts)}; wanted a list of edits")
     read = tuple(_parse(name, part, directions) for part in parts)
     if any(part.equal_effect or part.kind == "sequence" for part in read):
         raise ConfigError("a part of the sequence is calibrated or a sequence itself; wanted edits of known strength")
@@ -299,7 +299,7 @@ def _another(name: str, kind: Kind, document: Mapping[str, Any], head: str) -> E
     ids = [*images.keys(), *images.values()] if is_mapping else [images]
     if not all(isinstance(one, str) and one for one in ids) or (is_mapping and kind == "mix"):
         wanted = "an image id" if kind == "mix" else "an image id, or a mapping of image ids to image ids"
-        raise ConfigError(f"{head} is {images!r}; wanted {wanted}")
+        raise ConfigError(f"{head} is {shown(images)}; wanted {wanted}")
     needed = "layers" if kind == "mix" else "weight"
     if needed not in document:
         raise ConfigError(f"beside {head} it needs {needed}")
@@ -312,7 +312,7 @@ def _another(name: str, kind: Kind, document: Mapping[str, Any], head: str) -> E
 
 def _file(asked: Any, directions: Mapping[str, str]) -> EditFile:
     if not isinstance(asked, str) or not asked:
-        raise ConfigError(f"the file is {asked!r}; wanted the name of a direction of the domain, or a path")
+        raise ConfigError(f"the file is {shown(asked)}; wanted the name of a direction of the domain, or a path")
     place = place_of(asked, directions)
     return EditFile(asked, place, file_digest(read_bytes(place, None, wanted=KINDS)))
 
@@ -332,9 +332,9 @@ def place_of(asked: str, directions: Mapping[str, str]) -> str:
 
 def _equal_effect(document: Any) -> EqualEffect:
     if not isinstance(document, Mapping) or set(document) != {"attribute", "change"}:
-        raise ConfigError(f"equal_effect is {document!r}; wanted {{attribute: NAME, change: NUMBER}}")
+        raise ConfigError(f"equal_effect is {shown(document)}; wanted {{attribute: NAME, change: NUMBER}}")
     if not isinstance(document["attribute"], str) or not document["attribute"]:
-        raise ConfigError(f"attribute is {document['attribute']!r}; wanted the name of an attribute")
+        raise ConfigError(f"attribute is {shown(document['attribute'])}; wanted the name of an attribute")
     change = _number("change", document["change"])
     if change == 0:
         raise ConfigError("change is 0; wanted how far the attribute is to move, in standard deviations")
@@ -344,28 +344,25 @@ def _equal_effect(document: Any) -> EqualEffect:
 def _layers(value: Any) -> tuple[int, int]:
     is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(row) is int for row in value)
     if not is_pair or not 0 <= value[0] < value[1]:
-        raise ConfigError(f"layers is {value!r}; wanted [first, end] with 0 <= first < end, such as [0, 8]")
+        raise ConfigError(f"layers is {shown(value)}; wanted [first, end] with 0 <= first < end, such as [0, 8]")
     return value[0], value[1]
 
 
 def _mode(value: Any) -> Any:
     if value not in (None, "absolute", "offset"):
-        raise ConfigError(f"mode is {value!r}; wanted absolute or offset")
+        raise ConfigError(f"mode is {shown(value)}; wanted absolute or offset")
     return value
 
 
 def _claim(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{key} is {value!r}; wanted true or false")
+        raise ConfigError(f"{key} is {shown(value)}; wanted true or false")
     return value
 
 
 def _number(key: str, value: Any) -> float:
-    """A finite number; YAML 1.1 takes 1e-2 for text."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{key} is {value!r}; wanted a number")
+    """A finite number that float32 has."""
+    number = finite(value)
+    if number is None or abs(number) > LARGEST_FLOAT:
+        raise ConfigError(f"{key} is {shown(value)}; wanted a number")
     return number

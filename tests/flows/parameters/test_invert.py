@@ -126,7 +126,7 @@ def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -
         ("=5", '"=5" is no change'),
         ("seed.of=5", "seed.of: seed is a plain value and has no fields"),
         ("methods.0=lsap_o_w", "methods.0: methods is a plain value"),
-        ("embedding={", "embedding: '{' is not a YAML value"),
+        ("embedding={", "embedding: the value '{' is not YAML"),
         ("sead=5", "sead: there is no such field"),
         ("workers.number=5", "workers.number: there is no such field"),
         ("workers.count=0", "workers.count: 0: input should be greater than or equal to 1"),
@@ -160,7 +160,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         ("- a\n- b", "run.yaml holds a list; wanted fields and their values"),
         ("only words", "run.yaml holds a str"),
         ("", "source: missing"),
-        ("1: 2", "run.yaml: "),
+        ("1: 2", "run.yaml cannot be used: the key 1 is no text"),
     ],
 )
 def test_a_file_that_is_no_run_is_refused(tmp_path: Path, text: str, message: str) -> None:

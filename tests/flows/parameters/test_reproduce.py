@@ -123,7 +123,8 @@ def test_encoders_of_ones_own_need_no_published_file(tmp_path: Path):
 def test_a_file_of_trainings_alone_is_told_from_a_whole_reproduction(tmp_path: Path):
     assert is_table3_alone(str(EXAMPLES / "table3_digits.yaml"))
     assert not is_table3_alone(str(EXAMPLES / "reproduce_digits.yaml"))
-    assert not is_table3_alone(str(tmp_path / "missing.yaml"))
+    with pytest.raises(ParameterError, match="does not exist"):
+        is_table3_alone(str(tmp_path / "missing.yaml"))
 
 
 @pytest.mark.parametrize(
