@@ -48,7 +48,13 @@ from lsap_archive.reading.run_reader import RunReader
 
 # Files behind a URL, also beside archives, and what must not be shown of a URL.
 from lsap_archive.stores.credentials import Secrets, credential_in
-from lsap_archive.stores.file_systems import open_file_system, read_file, scheme_of, storage_errors
+from lsap_archive.stores.file_systems import (
+    open_file_system,
+    read_file,
+    refuse_special_file,
+    scheme_of,
+    storage_errors,
+)
 from lsap_archive.stores.store import Store
 
 # Checking and mending.
@@ -131,6 +137,7 @@ __all__ = [
     "read_anchor",
     "read_file",
     "read_measurements",
+    "refuse_special_file",
     "repair_archive",
     "report_key",
     "retired_of",

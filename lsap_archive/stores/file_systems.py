@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from lsap_archive.errors import ArchiveError, ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
 from lsap_archive.stores.credentials import Secrets, credential_in, host_of
+from lsap_archive.stores.local_files import special_file
 from lsap_archive.stores.store_errors import describe, is_missing
 
 _CLIENTS = {"s3": ("s3fs", "s3fs"), "gs": ("gcsfs", "lsap[gcs]"), "az": ("adlfs", "lsap[azure]")}
@@ -58,6 +60,8 @@ def open_file_system(url: str, storage_options: Mapping[str, Any] | None = None)
         StoreUnavailableError: the client is not installed, finds no credentials, or refuses the options.
     """
     refuse_credentials(url)
+    if "\0" in url:
+        raise ArchiveMismatchError(f"{url!r} has a NUL character, which no path or URL can have: leave it out")
     scheme = scheme_of(url)
     options = dict(storage_options or {})
     if scheme in _CLIENTS:
@@ -70,7 +74,12 @@ def open_file_system(url: str, storage_options: Mapping[str, Any] | None = None)
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        package, install = _CLIENTS.get(scheme, (str(error.name), str(error.name)))
+        if scheme not in _CLIENTS:  # fsspec says which package, by the name that it is installed by
+            raise StoreUnavailableError(
+                f"{scheme}:// cannot be opened here: {' '.join(str(error).split())}; or take a local path, s3://, "
+                "gs:// or az://"
+            ) from error
+        package, install = _CLIENTS[scheme]
         raise StoreUnavailableError(
             f"{scheme}:// needs the package {package}, which is not installed: pip install '{install}'"
         ) from error
@@ -99,27 +108,42 @@ def _prepare_s3() -> None:
             )
 
 
-def read_file(url: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
+def read_file(url: str, storage_options: Mapping[str, Any] | None = None, *, max_bytes: int | None = None) -> bytes:
     """The bytes of one file.
 
     Args:
         url: as for `open_file_system`.
         storage_options: as for `open_file_system`.
+        max_bytes: refuse a larger one, of which no more is read.
 
     Raises:
-        ArchiveMismatchError: the URL carries a credential, or is none.
+        ArchiveMismatchError: the URL carries a credential, or is none; at it lies a pipe, a device or a socket, or a
+            file that is larger than wanted.
         ArchiveNotFoundError: nothing is there, or a folder.
         StoreUnavailableError: the storage does not answer or refuses.
     """
     fs, path = open_file_system(url, storage_options)
+    refuse_special_file(fs, path)
     with storage_errors("read", url, storage_options):
         try:
+            if max_bytes is not None and (fs.size(path) or 0) > max_bytes:
+                raise ArchiveMismatchError(f"{url} has {fs.size(path):,} bytes; wanted at most {max_bytes:,}")
             data: bytes = fs.cat_file(path)
         except FileNotFoundError:
             if fs.isdir(path):
                 raise IsADirectoryError(url) from None
             raise
     return data
+
+
+def refuse_special_file(fs: Any, path: str) -> None:
+    """Make sure that reading a file of this machine comes to an end.
+
+    Raises:
+        ArchiveMismatchError: it is a pipe, a device or a socket.
+    """
+    if isinstance(fs, LocalFileSystem) and (found := special_file(path)):
+        raise ArchiveMismatchError(f"{path} is {found}; wanted a file: write what it gives into one, and name that")
 
 
 @contextlib.contextmanager

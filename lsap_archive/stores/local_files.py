@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 
@@ -74,8 +75,18 @@ def copy_local(source: str, target: str) -> None:
         os.replace(name, target)
 
 
+def special_file(path: str) -> str | None:
+    """What lies at a path that is neither a file nor a folder, in words: such may be waited for, or read, for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # what is wrong with it is told by whoever opens it
+        return None
+    kinds = {"a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK, "a device": stat.S_ISCHR, "a disk": stat.S_ISBLK}
+    return next((kind for kind, is_it in kinds.items() if is_it(mode)), None)
+
+
 def list_local(path: str) -> Iterator[tuple[str, int]]:
-    """Path and size of every file below; what vanishes meanwhile is left out, what is unreadable is not."""
+    """Path and size of every file below; what vanishes or is no file is left out, what is unreadable is not."""
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +94,7 @@ def list_local(path: str) -> Iterator[tuple[str, int]]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from list_local(entry.path)
-        elif not entry.name.startswith(TEMPORARY) and not entry.is_dir():
+        elif not entry.name.startswith(TEMPORARY) and not entry.is_dir() and not special_file(entry.path):
             with contextlib.suppress(FileNotFoundError):
                 yield entry.path, entry.stat().st_size
 

@@ -36,6 +36,7 @@ from lsap_archive.stores.local_files import (
     delete_temporary,
     is_inside,
     list_local,
+    special_file,
     write_local,
 )
 from lsap_archive.stores.store_errors import describe, http_status, is_missing, is_taken, names_no_bucket
@@ -78,6 +79,8 @@ class Store:
             StoreUnavailableError: the package for the scheme is not installed, or refuses the options.
         """
         text = os.fspath(url)
+        if "\0" in text:
+            raise ArchiveMismatchError(f"{text!r} has a NUL character, which no path or URL can have: leave it out")
         kind, (scheme, separator, rest) = scheme_of(text), text.partition("://")
         if kind == "file":
             path = unquote(urlsplit(text).path) if separator else text
@@ -114,6 +117,8 @@ class Store:
         path = self._path(key)
         if start is not None and start < 0 and self._kind in ("gs", "az"):  # not every server there knows such ranges
             start, end = max(0, self.size(key) + start), None
+        if self._kind == "file" and (found := special_file(path)):
+            raise ArchiveNotFoundError(f"{self.url}/{key} is {found} and no object: take it away")
         one_request = {"max_concurrency": 1} if self._kind == "s3" else {}  # else s3fs first asks for the size
         data: bytes = self._guard("read", key, lambda: self._fs.cat_file(path, start=start, end=end, **one_request))
         return data

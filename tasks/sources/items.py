@@ -49,6 +49,10 @@ def check_name(name: str, what: str) -> BadImageError | None:
             f"the {what} {name!r} leads out of the source, a name below it was wanted; it was not opened: "
             "rename it, or make it a manifest row with its full address",
         )
+    if "\0" in name:
+        return BadImageError(
+            "unsafe_name", f"the {what} {name!r} has a NUL character, which no file can have: rename it"
+        )
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -60,6 +60,8 @@ class Manifest:
         is_local = uri.startswith(("/", "file://", "local://"))
         if ".." in re.split(r"[/\\]", uri) or ("::" in uri and not self._is_own(uri)):
             found, wanted = "climbs with `..` or chains file systems with `::`", "a plain address"
+        elif "\0" in uri:
+            found, wanted = "has a NUL character", "an address that a file can have"
         elif what := credential_in(uri):
             found, wanted = f"carries {what}", "an address without one (the storage's client has its own places for it)"
             uri = self._files.secrets.hide(uri)

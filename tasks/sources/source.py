@@ -211,6 +211,8 @@ def open_source(
 
 def _open_file(files: StoredFiles, path: str) -> _Backend:
     """The kind of source that a file's suffix names."""
+    if problem := files.special_file(path):
+        raise SourceError(problem)
     suffix = posixpath.splitext(path)[1].lower()
     if suffix == ".zip":
         return Zip(files, path)

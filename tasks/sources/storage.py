@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lsap_archive import ArchiveError, Secrets
+from lsap_archive import ArchiveError, ArchiveMismatchError, Secrets, refuse_special_file
 from tasks.errors import BadImageError, SourceError, TaskError
 
 SOURCE_KINDS = (
@@ -67,6 +67,8 @@ class StoredFiles:
         return str(self.fs._strip_protocol(uri))
 
     def read(self, path: str) -> bytes:
+        if problem := self.special_file(path):
+            raise BadImageError("unreadable", problem)
         with self.reading(path), self.fs.open(path, "rb", cache_type="none") as file:
             size = getattr(file, "size", None)  # some web servers do not say
             if size is not None:
@@ -74,6 +76,14 @@ class StoredFiles:
             data = bytes(file.read(-1 if size is not None else self.max_bytes + 1))
             self.check_size(path, len(data))
             return data
+
+    def special_file(self, path: str) -> str | None:
+        """A sentence about a pipe, device or socket, which might be read for ever; None for a file."""
+        try:
+            refuse_special_file(self.fs, path)
+        except ArchiveMismatchError as error:
+            return self.secrets.hide(str(error))
+        return None
 
     def check_size(self, name: str, num_bytes: int) -> None:
         if num_bytes > self.max_bytes:

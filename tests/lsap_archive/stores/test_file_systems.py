@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -204,6 +205,41 @@ def test_a_file_is_read_by_path_and_by_url(tmp_path: Path) -> None:
         read_file(str(tmp_path / "y"))
     with pytest.raises(ArchiveNotFoundError, match="is a folder"):
         read_file(str(tmp_path))
+    with pytest.raises(ArchiveMismatchError, match="has 1 bytes; wanted at most 0"):
+        read_file(str(tmp_path / "x"), max_bytes=0)
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    with listening:
+        for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "socket", "a socket"), ("/dev/zero", "a device")):
+            with pytest.raises(ArchiveMismatchError, match=f"is {kind}; wanted a file"):
+                read_file(str(path))
+        store = Store.from_url(tmp_path)
+        store.put("a", b"1")
+        assert store.keys() == ["a"]
+        for key in ("pipe", "socket"):
+            assert not store.exists(key)
+            with pytest.raises(ArchiveNotFoundError, match="and no object: take it away"):
+                store.get(key)
+
+
+@pytest.mark.parametrize("url", ["a\0b", "file:///a\0b", "s3://bucket/a\0b", "https://host/a\0b"])
+def test_a_url_with_a_nul_is_refused_before_it_is_asked_for(url: str) -> None:
+    for ask in (Store.from_url, open_file_system, read_file):
+        with pytest.raises(ArchiveMismatchError, match="NUL"):
+            ask(url)
+
+
+def test_advice_for_a_package_that_is_missing_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec raises an ImportError without a name for a client of its own list."""
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
+    with pytest.raises(StoreUnavailableError, match="paramiko") as refusal:
+        open_file_system("sftp://host/x")
+    assert "None" not in str(refusal.value)
 
 
 @pytest.mark.object_store
