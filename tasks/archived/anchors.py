@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lsap_archive import ArchiveWriter, read_anchor
+from lsap_archive import ArchiveWriter, CorruptArchiveError, read_anchor
 from lsap_core.alignment.anchor import EVALUATION_SAMPLES, Anchor, anchor_digest, estimate_anchor
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet
+from tasks.array_files import ArrayFileError, read_npz
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,10 @@ def open_anchor(archive_url: str, digest: str) -> Anchor:
     Raises:
         ArchiveNotFoundError: the archive does not have it.
     """
-    with np.load(io.BytesIO(read_anchor(archive_url, digest)), allow_pickle=False) as arrays:
-        return Anchor.from_arrays(dict(arrays))
+    try:
+        return Anchor.from_arrays(read_npz(read_anchor(archive_url, digest)))
+    except (ArrayFileError, KeyError, ValueError) as error:
+        raise CorruptArchiveError(
+            f"the anchor {digest} of {archive_url} cannot be read ({error}): run `lsap archive repair`, "
+            "and the next inversion estimates it again"
+        ) from error

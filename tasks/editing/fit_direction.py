@@ -22,6 +22,7 @@ from lsap_core.editing import Direction, conditional
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
 from lsap_core.images import crop, to_uint8
+from tasks.array_files import ArrayFileError, read_npy
 from tasks.weights.files import read_bytes
 
 Floats = NDArray[np.float64]
@@ -268,8 +269,8 @@ def read_array(location: str, data: bytes) -> Tensor:
         ConfigError: it holds something else.
     """
     try:
-        return torch.from_numpy(np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32))
-    except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
+        return torch.from_numpy(read_npy(data).astype(np.float32))
+    except (ArrayFileError, ValueError, TypeError) as error:  # also texts, dates and records, which are no numbers
         raise ConfigError(f"{location} is no .npy file of numbers: {error}") from error
 
 

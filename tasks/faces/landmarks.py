@@ -10,7 +10,6 @@ import csv
 import json
 import posixpath
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from PIL import Image
 from lsap_core.errors import ConfigError
 from lsap_core.images import from_uint8
 from lsap_core.perceptual.face_detection import DetectorSettings
+from tasks.array_files import ArrayFileError, read_npz
 from tasks.faces.face_crop import Points
 from tasks.weights.devices import module_device
 from tasks.weights.faces import load_face_detector
@@ -116,11 +116,9 @@ def _read_json(path: Path) -> dict[str, list[Points]]:
 
 def _read_npz(path: Path) -> dict[str, list[Points]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: _several(arrays[name], f"{path}: {name!r}") for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, ConfigError):
-            raise
+        arrays = read_npz(path.read_bytes())
+        return {name: _several(points, f"{path}: {name!r}") for name, points in arrays.items()}
+    except ArrayFileError as error:
         raise ConfigError(f"{path} is no .npz file of plain arrays: {error}") from error
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
+from tasks.array_files import read_npz
 from tasks.measuring.networks import Judge, load_judge
 from tasks.pictures.saved import saved_pixels
 from tasks.weights.networks import EMBEDDED, check_network, network_digest
@@ -171,8 +172,8 @@ class FrechetState:
             CheckpointError: the bytes are not those of a state.
         """
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("network", "digest", *COUNTS, *SUMS, *PRODUCTS)}
+            file = read_npz(data)
+            arrays = {name: file[name] for name in ("network", "digest", *COUNTS, *SUMS, *PRODUCTS)}
             width = len(arrays[SUMS[0]])
             state = {name: torch.from_numpy(arrays[name]) for name in (*COUNTS, *SUMS)}
             state |= {name: _symmetric(arrays[name], width) for name in PRODUCTS}
@@ -220,6 +221,8 @@ def _with_state(network: FrechetNetwork, state: dict[str, Tensor]) -> FrechetSta
 
 
 def _symmetric(triangle: np.ndarray, width: int) -> Tensor:
+    if len(triangle) != width * (width + 1) // 2:
+        raise ValueError(f"{len(triangle)} products of {width} features")
     upper = np.zeros((width, width))
     upper[np.triu_indices(width)] = triangle
     return torch.from_numpy(upper + np.triu(upper, 1).T)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from domains.embedded import ImageArray, embedded_sources
+from tasks.array_files import ArrayFileError, read_array_header
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import LeftOut, SourceItem
 from tasks.sources.listings import version_of
@@ -26,32 +27,25 @@ class ArrayFile:
         self._path = path
         with files.fs.open(path, "rb") as file:
             try:
-                version = np.lib.format.read_magic(file)
-                read_header = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }[version]
-                shape, is_fortran, dtype = read_header(file)
-            except (ValueError, KeyError) as error:
-                raise SourceError(
-                    f"{files.shown} is not a .npy array of version 1 or 2 ({error}): save it with numpy.save"
-                ) from error
-            self._offset = file.tell()
-        found = f"{files.shown} holds {dtype} {list(shape)}" + (" in Fortran order" if is_fortran else "")
-        if dtype != np.uint8 or is_fortran or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
+                header = read_array_header(file, files.fs.size(path))
+            except ArrayFileError as error:
+                raise SourceError(f"{files.shown} {error}: save it with numpy.save, or copy it again") from error
+        found, shape = f"{files.shown} holds {header}", header.shape
+        is_image = len(shape) in (3, 4) and shape[3:] in ((), (1,), (3,))
+        if header.dtype != np.uint8 or header.is_fortran or not is_image:
             raise SourceError(
-                f"{found}, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3 in C order was wanted (pickled "
-                "objects are never loaded): convert the array and save it with numpy.save"
+                f"{found}, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3 in C order was wanted: convert the array "
+                "and save it with numpy.save"
             )
+        self._offset = header.offset
         self._num_images, *self._image_shape = shape
         self._image_bytes = math.prod(self._image_shape)
         if self._image_bytes == 0:
             raise SourceError(f"{found}, images without a pixel: sides above 0 were wanted, save the array again")
-        files.check_size(path, self._image_bytes)
-        wanted = self._offset + self._num_images * self._image_bytes
-        size = files.fs.size(path)
-        if size is not None and size < wanted:
-            raise SourceError(f"{found}, for which {wanted} bytes were wanted, and has {size}: copy it again")
+        if self._image_bytes > files.max_bytes:
+            raise SourceError(
+                f"{found}, images of {self._image_bytes} bytes; at most {files.max_bytes} were wanted: save smaller"
+            )
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
         base = self._files.uri(self._path)

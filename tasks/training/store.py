@@ -33,6 +33,7 @@ from lsap_archive import ArchiveNotFoundError, Store, decode_document, encode_do
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
+from tasks.array_files import read_npz
 from tasks.errors import TaskError
 from tasks.training.events import event_file
 
@@ -146,8 +147,7 @@ class TrainingStore:
             data = self.store.get(f"anchors/{digest}.npz")
         except ArchiveNotFoundError:
             return None
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return Anchor.from_arrays(dict(arrays))
+        return Anchor.from_arrays(read_npz(data))
 
     # --- how far it has come ---
 

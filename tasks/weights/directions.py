@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from lsap_core.editing import Components, Direction
 from lsap_core.errors import CheckpointError, LsapError, ShapeError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
+from tasks.array_files import ArrayFileError, read_npy, read_npz
 from tasks.weights.files import (
     check_torch_zip,
     describe_other,
@@ -305,10 +305,9 @@ def _is_npz(data: bytes) -> bool:
 def _read_numpy(data: bytes) -> Any:
     """The array of a .npy file, or the arrays of a .npz file by name; never an object."""
     try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
-        raise CheckpointError(f"NumPy cannot read it as plain numbers: {error}") from error
+        return read_npz(data) if _is_npz(data) else read_npy(data)
+    except ArrayFileError as error:
+        raise CheckpointError(f"NumPy cannot read it as plain numbers: it {error}") from error
 
 
 def _numbers(values: Any) -> Tensor:

@@ -341,7 +341,7 @@ def test_array_gives_no_image_for_the_address_of_another_source(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("array", "match"),
     [
-        (np.array([{"a": 1}], dtype=object), r"object \[1\].*uint8.*never loaded"),
+        (np.array([{"a": 1}], dtype=object), r"object \[1\].*never loaded"),
         (np.zeros((2, 8, 8), np.float32), r"float32 \[2, 8, 8\].*uint8"),
         (np.zeros((8, 8), np.uint8), r"uint8 \[8, 8\].*\[N, H, W\]"),
         (np.zeros((2, 8, 8, 4), np.uint8), r"\[2, 8, 8, 4\].*C = 1 or 3"),
@@ -354,6 +354,39 @@ def test_other_arrays_are_refused(tmp_path: Path, array: NDArray[Any], match: st
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
     with pytest.raises(SourceError, match=match), open_source(str(tmp_path / "x.npy")) as source:
         source.describe()
+
+
+@pytest.mark.parametrize("shape", [(2, -8, -8), (-2, 8, 8), (1, 10**9, 10**9), (10**15, 8, 8)])
+def test_an_array_whose_header_lies_is_asked_wrongly(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    header = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode() + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(128)
+    refusal = refuse(write(tmp_path / "x.npy", data))
+    assert not refusal.is_transient and f"says uint8 {list(shape)}" in str(refusal)
+
+
+def test_an_image_of_an_array_that_is_larger_than_any_may_be_is_asked_wrongly(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 64, 64), np.uint8))
+    with pytest.raises(SourceError, match=r"holds uint8.*4096 bytes; at most 1000"):
+        open_source(str(tmp_path / "x.npy"), max_bytes=1000)
+
+
+def test_what_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    write(folder / "a.png", png(1))
+    for name in ("pipe.png", "pipe.npy", "pipe.zip", "pipe.csv"):
+        os.mkfifo(folder / name)
+        assert "is a pipe; wanted a file" in str(refuse(folder / name))
+    (folder / "zero.png").symlink_to("/dev/zero")
+    assert "is a device; wanted a file" in str(refuse(folder / "zero.png"))
+    uris = ["a.png", "pipe.png", "zero.png", "a\0.png", f"file://{folder}/a\0.png"]
+    with open_source(str(write_csv(folder / "list.csv", ("uri",), *[(uri,) for uri in uris]))) as source:
+        found = {item.image_id: item for item in source.items()}
+        assert source.read(found["a.png"]) == png(1)
+        for uri in uris[1:]:
+            with pytest.raises(BadImageError):
+                source.read(found[uri])
+    with open_source(str(folder)) as source:
+        assert [item.image_id for item in source.items()] == ["a.png"]
 
 
 def test_truncated_array(tmp_path: Path) -> None:
