@@ -18,7 +18,7 @@ from lsap_archive.errors import (
 
 # What is written: plans, manifests, tables, arrays.
 from lsap_archive.format.arrays import RunArray, code_arrays, noise_arrays, trace_arrays
-from lsap_archive.format.documents import decode_document, encode_document, sha256_of, utc_now
+from lsap_archive.format.documents import decode_document, encode_document, sha256_of, typed, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import FORMAT_VERSION, Geometry, noise_name, report_key, scratch_key
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
@@ -147,6 +147,7 @@ __all__ = [
     "storage_errors",
     "to_parquet",
     "trace_arrays",
+    "typed",
     "utc_now",
     "verify_archive",
 ]

@@ -6,16 +6,20 @@ Whoever writes, reads, verifies or repairs a run knows its arrays from this decl
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from lsap_archive.errors import ArchiveMismatchError
-from lsap_archive.format.documents import as_json
-from lsap_archive.format.layout import TRACE, W_PLUS, Geometry, noise_name
+from lsap_archive.format.documents import ONLY_FIELDS, Claim, Count, Size, as_json, typed
+from lsap_archive.format.layout import LARGEST_ITEM_BYTES, TRACE, W_PLUS, Geometry, noise_name
 
 DTYPES = ("float32", "uint8")
+_TRACED = tuple[tuple[Count, ...], tuple[str, ...]]  # steps and terms
 _NAME = re.compile(r"(?!(rows|images)$)[a-z][a-z0-9_]{0,63}")  # rows and images lie in the same folder
 
 
@@ -36,12 +40,13 @@ class RunArray:
         ArchiveMismatchError: any of this does not hold.
     """
 
+    __pydantic_config__: ClassVar = ONLY_FIELDS
     name: str
-    item_shape: tuple[int, ...]
+    item_shape: tuple[Size, ...]
     dimensions: tuple[str, ...]
     dtype: str = "float32"
-    is_needed: bool = True
-    has_gaps: bool = False
+    is_needed: Claim = True
+    has_gaps: Claim = False
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,23 +61,17 @@ class RunArray:
                 f"{self}: a name such as 'noise_00', sides of at least 1, each of them named, and a dtype of "
                 f"{', '.join(DTYPES)} are wanted"
             )
+        num_bytes = np.dtype(self.dtype).itemsize * math.prod(self.item_shape)
+        if num_bytes > LARGEST_ITEM_BYTES:
+            raise ArchiveMismatchError(
+                f"array {self.name} is {num_bytes} bytes of each image {list(self.item_shape)}; at most "
+                f"{LARGEST_ITEM_BYTES} are wanted"
+            )
 
     @property
     def fill_value(self) -> float:
         """What stands where a row is not ok."""
         return float("nan") if self.dtype == "float32" else 0
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str) -> RunArray:
-        """The array whose `vars` these are.
-
-        Raises:
-            ArchiveMismatchError: no array can be that.
-        """
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ArchiveMismatchError(f"{where} declares an array that cannot be: {error}") from error
 
 
 def code_arrays(geometry: Geometry) -> tuple[RunArray, ...]:
@@ -109,7 +108,9 @@ def trace_of(arrays: Collection[RunArray]) -> tuple[tuple[int, ...], tuple[str, 
     """Steps and terms of the trace among some arrays; empty where there is none."""
     for array in arrays:
         if array.name == TRACE:
-            return tuple(array.attributes.get("steps", ())), tuple(array.attributes.get("terms", ()))
+            steps, terms = (array.attributes.get(name, ()) for name in ("steps", "terms"))
+            found: tuple[tuple[int, ...], tuple[str, ...]] = typed(_TRACED, (steps, terms), f"the array {TRACE}")
+            return found
     return (), ()
 
 
@@ -125,12 +126,14 @@ def declared_arrays(values: Mapping[str, Any], geometry: Geometry, where: str) -
         where: its name, for the message.
 
     Raises:
-        ArchiveMismatchError: what it declares is no array.
+        ArchiveMismatchError, CorruptArchiveError: what it declares is no array.
     """
     if "arrays" in values:
-        return tuple(RunArray.from_dict(one, where) for one in values["arrays"])
+        declared: tuple[RunArray, ...] = typed(tuple[RunArray, ...], values["arrays"], f"{where}: arrays")
+        return declared
     noise = () if values.get("subject") else noise_arrays(geometry)
-    trace = trace_arrays(values["trace_steps"], values["trace_terms"])
+    steps, terms = typed(_TRACED, (values.get("trace_steps"), values.get("trace_terms")), f"{where}: trace")
+    trace = trace_arrays(steps, terms)
     return (*code_arrays(geometry), *(replace(one, is_needed=False) for one in noise), *trace)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
-from lsap_archive.errors import ArchiveMismatchError
-from lsap_archive.format.documents import as_json
+from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.format.documents import ONLY_FIELDS, Count, Number, Size, as_json, typed
 from lsap_archive.format.layout import checked_name
-from lsap_archive.format.manifest import Published, StoredObject
+from lsap_archive.format.manifest import Published, StoredObject, contradiction_of_shards
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,16 @@ class EvaluationPlan:
     subject: dict[str, Any]
     method: str
     edit: str | None
-    strength: float | None
+    strength: Number | None
     config: dict[str, Any]
     provenance: dict[str, Any]
-    num_rows: int
-    shard_rows: int
+    num_rows: Size
+    shard_rows: Size
 
     def __post_init__(self) -> None:
         checked_name(self.evaluation_id, "evaluation id")
+        if self.run_id is not None:
+            checked_name(self.run_id, f"the run that evaluation {self.evaluation_id} measures")
         if self.num_rows < 1 or self.shard_rows < 1:
             raise ArchiveMismatchError(
                 f"evaluation {self.evaluation_id} has {self.num_rows} rows in shards of {self.shard_rows}: "
@@ -49,9 +52,28 @@ class EvaluationPlan:
             )
 
     @property
+    def run_id(self) -> str | None:
+        """The measured run, None for synthetic images."""
+        run_id: str | None = self.subject.get("run_id")
+        return run_id
+
+    @property
     def num_shards(self) -> int:
         """ceil(num_rows / shard_rows)."""
         return -(-self.num_rows // self.shard_rows)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> EvaluationPlan:
+        """The plan that a document is.
+
+        Raises:
+            CorruptArchiveError, ArchiveMismatchError: it is none.
+        """
+        names = [one.name for one in fields(cls)]
+        found: EvaluationPlan = typed(cls, {name: values[name] for name in names if name in values}, where)
+        if problem := contradiction_of_shards(found.num_rows, found.shard_rows, found.num_shards, None):
+            raise CorruptArchiveError(f"{where} makes no sense: {problem}: {HOW_TO_REPAIR}")
+        return found
 
     def document(self) -> dict[str, Any]:
         """plan.json without what start_evaluation adds, as JSON gives it back."""
@@ -69,15 +91,21 @@ class EvaluationInfo(EvaluationPlan, Published):
         summary: numbers of the whole set, such as {"fid": ...}, JSON values.
     """
 
+    __pydantic_config__: ClassVar = ONLY_FIELDS
     kind = "evaluation"
     created: str
-    num_measurements: int
+    num_measurements: Count
     summary: dict[str, Any]
     files: tuple[StoredObject, ...] = field(repr=False)
-    sequence: int = 0
+    sequence: Count = 0
 
-    @property
-    def run_id(self) -> str | None:
-        """The measured run, None for synthetic images."""
-        run_id: str | None = self.subject.get("run_id")
-        return run_id
+    @classmethod
+    def check_plan(cls, values: Mapping[str, Any], where: str) -> None:
+        """Refuse a document that is no plan of an evaluation."""
+        EvaluationPlan.of(values, where)
+
+    def contradiction(self) -> str | None:
+        """What cannot be true at once, in words; None where all can."""
+        if self.num_shards > len(self.files):
+            return f"it has {self.num_shards} shards in {len(self.files)} files"
+        return contradiction_of_shards(self.num_rows, self.shard_rows, self.num_shards, None)

@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lsap_archive.errors import ArchiveMismatchError
+from lsap_archive.format.documents import Size, typed
 
 FORMAT_NAME = "lsap-archive"
 FORMAT_VERSION = 4
@@ -65,6 +66,8 @@ INNER_CHUNK_ROWS = 16
 """Rows of one Zarr inner chunk, the unit of a read: 16 to 32 measured best for W+ codes."""
 INNER_CHUNK_BYTES = 4 * 2**20
 """An inner chunk is no larger, unless one row is: large noise maps have fewer rows in it."""
+LARGEST_ITEM_BYTES = 16 * INNER_CHUNK_BYTES
+"""One image's part of an array; a reader makes room for no larger chunk."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _FILE = re.compile(r"\w[\w.-]{0,254}(/\w[\w.-]{0,254}){0,15}", re.ASCII)
@@ -80,23 +83,31 @@ class Geometry:
         noise_sides: side of each noise map, one per convolution, e.g. (4, 8, 8, 16, 16).
     """
 
-    num_ws: int
-    w_dim: int
-    noise_sides: tuple[int, ...]
+    num_ws: Size
+    w_dim: Size
+    noise_sides: tuple[Size, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "noise_sides", tuple(int(side) for side in self.noise_sides))
         if self.num_ws < 1 or self.w_dim < 1 or any(side < 1 for side in self.noise_sides):
             raise ArchiveMismatchError(f"{self}: num_ws, w_dim and every noise side must be at least 1")
+        largest = max(self.num_ws * self.w_dim, *(side * side for side in self.noise_sides), 0)
+        if 4 * largest > LARGEST_ITEM_BYTES:
+            raise ArchiveMismatchError(f"{self}: codes and noise maps of at most {LARGEST_ITEM_BYTES} bytes are wanted")
 
     def to_dict(self) -> dict[str, Any]:
         """The geometry as JSON values."""
         return {"num_ws": self.num_ws, "w_dim": self.w_dim, "noise_sides": list(self.noise_sides)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Geometry:
-        """The geometry that `to_dict` wrote."""
-        return cls(int(values["num_ws"]), int(values["w_dim"]), tuple(values["noise_sides"]))
+    def from_dict(cls, values: Any, where: str) -> Geometry:
+        """The geometry that `to_dict` wrote.
+
+        Raises:
+            CorruptArchiveError, ArchiveMismatchError: it is none, or none that can be; the message begins with where.
+        """
+        found: Geometry = typed(cls, values, where)
+        return found
 
 
 def checked_name(name: str, what: str) -> str:
@@ -109,7 +120,7 @@ def checked_name(name: str, what: str) -> str:
     Raises:
         ArchiveMismatchError: it holds anything else, such as a slash.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ArchiveMismatchError(
             f"{what} {name!r}: 1 to 200 letters, digits, '.', '-', '_' are wanted, first a letter or digit"
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
 from lsap_archive.format.arrays import RunArray, declared_arrays
-from lsap_archive.format.documents import decode_document, encode_document
+from lsap_archive.format.documents import ONLY_FIELDS, Count, Size, decode_document, encode_document, typed
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
     FORMAT_NAME,
@@ -18,7 +20,26 @@ from lsap_archive.format.layout import (
     checked_file_name,
     checked_name,
 )
+from lsap_archive.format.rows import STATUSES
 from lsap_archive.format.subject import Subject
+
+
+def _has_all_statuses(rows_by_status: dict[str, int]) -> dict[str, int]:
+    if missing := [status for status in STATUSES if status not in rows_by_status]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return rows_by_status
+
+
+def _has_digest_and_name(generator: dict[str, str]) -> dict[str, str]:
+    if not {"digest", "name"} <= set(generator):
+        raise ValueError("digest and name are wanted")
+    return generator
+
+
+MAX_SHARDS = 2**20
+"""Of a run or evaluation; a command plans at most 100,000 images in one."""
+RowsByStatus = Annotated[dict[str, Count], AfterValidator(_has_all_statuses)]
+GeneratorName = Annotated[dict[str, str], AfterValidator(_has_digest_and_name)]
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,9 @@ class StoredObject:
             read of a few rows is compared with them. Empty for other objects, and for those of older versions.
     """
 
+    __pydantic_config__: ClassVar = ONLY_FIELDS
     name: str
-    size: int
+    size: Count
     sha256: str
     staged: str = ""
     checksums: str = ""
@@ -45,18 +67,21 @@ class StoredObject:
         values = {"name": self.name, "size": self.size, "sha256": self.sha256}
         return values | ({"checksums": self.checksums} if self.checksums else {})
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str) -> StoredObject:
-        """The object that `to_dict` wrote, or a plan or commit marker.
 
-        Raises:
-            ArchiveMismatchError: its name or that of its staged copy leads out of the run's folder.
-        """
-        stored = cls(**values)
+def check_names(objects: Iterable[StoredObject], where: str) -> None:
+    """Refuse names that lead out of the folder of a run or evaluation.
+
+    Args:
+        objects: as a manifest, a plan or a commit marker names them.
+        where: that document, for the message.
+
+    Raises:
+        ArchiveMismatchError: the name of one, or of its staged copy, does.
+    """
+    for stored in objects:
         checked_file_name(stored.name, where)
         if stored.staged:
             checked_file_name(stored.staged, where)
-        return stored
 
 
 @dataclass(frozen=True)
@@ -73,12 +98,13 @@ class ShardCommit:
         objects: what the attempt wrote.
     """
 
+    __pydantic_config__: ClassVar = ONLY_FIELDS
     run_id: str
-    shard: int
+    shard: Count
     attempt: str
     token: str
     created: str
-    rows_by_status: dict[str, int]
+    rows_by_status: RowsByStatus
     objects: tuple[StoredObject, ...]
 
     def encode(self) -> bytes:
@@ -91,14 +117,12 @@ class ShardCommit:
         """The marker that `encode` wrote.
 
         Raises:
-            CorruptArchiveError: it is damaged.
+            CorruptArchiveError: it is damaged, or makes no sense.
+            ArchiveMismatchError: it names files outside the run's folder.
         """
-        values = decode_document(data, name)
-        try:
-            values["objects"] = tuple(StoredObject.from_dict(stored, name) for stored in values["objects"])
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise CorruptArchiveError(f"{name} is not a commit marker ({error})") from error
+        found: ShardCommit = typed(cls, decode_document(data, name), name)
+        check_names(found.objects, name)
+        return found
 
 
 class Published:
@@ -145,26 +169,49 @@ class Published:
             owner: id of the run or evaluation in whose folder they were.
 
         Raises:
-            CorruptArchiveError: it is damaged, or that of another run or evaluation.
+            CorruptArchiveError: it is damaged, makes no sense, or is that of another run or evaluation.
             ArchiveMismatchError: a newer version of the format wrote it, or it names what cannot be.
         """
         values = decode_document(data, where)
         check_version(values, where)
-        try:
-            del values["format_version"]
-            values["files"] = tuple(StoredObject.from_dict(file, where) for file in values["files"])
-            name = checked_name(values[f"{cls.kind}_id"], f"{where}: {cls.kind} id")
-            found = cls(**cls._from_values(values, where))
-        except (KeyError, TypeError) as error:
-            raise CorruptArchiveError(f"{where} is not a manifest of this kind ({error})") from error
-        if owner not in (None, name):
-            raise CorruptArchiveError(f"{where} is the manifest of {cls.kind} {name}: {HOW_TO_REPAIR}")
+        del values["format_version"]
+        found: Self = typed(cls, cls._current(values, where), where)
+        checked_name(found.name, f"{where}: {cls.kind} id")
+        check_names(found.files, where)
+        if owner not in (None, found.name):
+            raise CorruptArchiveError(f"{where} is the manifest of {cls.kind} {found.name}: {HOW_TO_REPAIR}")
+        if problem := found.contradiction():
+            raise CorruptArchiveError(f"{where} makes no sense: {problem}: {HOW_TO_REPAIR}")
         return found
 
     @classmethod
-    def _from_values(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
-        """Fields that JSON does not give back as they were."""
+    def _current(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """The values of an older version as this one writes them."""
         return values
+
+    @classmethod
+    def check_plan(cls, values: Mapping[str, Any], where: str) -> None:
+        """Refuse a document that is no plan of what such a manifest publishes.
+
+        Raises:
+            CorruptArchiveError, ArchiveMismatchError: it is none.
+        """
+        raise NotImplementedError
+
+    def contradiction(self) -> str | None:
+        """What cannot be true at once, in words; None where all can."""
+        raise NotImplementedError
+
+    def file(self, name: str) -> StoredObject:
+        """An object that there has to be.
+
+        Raises:
+            CorruptArchiveError: the manifest does not name it.
+        """
+        for stored in self.files:
+            if stored.name == name:
+                return stored
+        raise CorruptArchiveError(f"the manifest of {self.kind} {self.name} names no {name}: {HOW_TO_REPAIR}")
 
 
 @dataclass(frozen=True)
@@ -185,6 +232,7 @@ class Manifest(Published):
         shards: shards of an edit run that has not all of its subject's, because it makes up for retired ones.
     """
 
+    __pydantic_config__: ClassVar = ONLY_FIELDS
     kind = "run"
     run_id: str
     method: str
@@ -192,19 +240,19 @@ class Manifest(Published):
     config: dict[str, Any]
     provenance: dict[str, Any]
     created: str
-    num_rows: int
-    shard_rows: int
-    num_shards: int
+    num_rows: Size
+    shard_rows: Size
+    num_shards: Size
     arrays: tuple[RunArray, ...]
-    rows_by_status: dict[str, int]
+    rows_by_status: RowsByStatus
     summary: dict[str, Any]
-    generator: dict[str, str]
+    generator: GeneratorName
     geometry: dict[str, Any]
-    schema_version: int
+    schema_version: Count
     files: tuple[StoredObject, ...] = field(repr=False)
     subject: Subject | None = None
-    sequence: int = 0
-    shards: tuple[int, ...] | None = None
+    sequence: Count = 0
+    shards: tuple[Count, ...] | None = None
 
     @property
     def own_shards(self) -> tuple[int, ...]:
@@ -217,17 +265,102 @@ class Manifest(Published):
         return {**super().values(), "arrays": [vars(array) for array in self.arrays], "subject": subject}
 
     @classmethod
-    def _from_values(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
-        arrays = declared_arrays(values, Geometry.from_dict(values["geometry"]), where)
-        kept = {name: value for name, value in values.items() if name not in ("trace_steps", "trace_terms")}
-        shards = None if values.get("shards") is None else tuple(values["shards"])
-        return {**kept, "arrays": arrays, "shards": shards, "subject": Subject.from_dict(values.get("subject"))}
+    def check_plan(cls, values: Mapping[str, Any], where: str) -> None:
+        """Refuse a document that is no plan of a run."""
+        RunPlanDocument.of(values, where)
+
+    @classmethod
+    def _current(cls, values: dict[str, Any], where: str) -> dict[str, Any]:
+        geometry = Geometry.from_dict(values.get("geometry"), where)
+        if "arrays" not in values:
+            values["arrays"] = [vars(array) for array in declared_arrays(values, geometry, where)]
+        return {name: value for name, value in values.items() if name not in ("trace_steps", "trace_terms")}
+
+    def contradiction(self) -> str | None:
+        """What cannot be true at once, in words; None where all can."""
+        if problem := contradiction_of_shards(self.num_rows, self.shard_rows, self.num_shards, self.shards):
+            return problem
+        num_own = self.num_shards if self.shards is None else len(self.shards)
+        return f"it has {num_own} shards in {len(self.files)} files" if num_own > len(self.files) else None
+
+
+@dataclass(frozen=True)
+class RunPlanDocument:
+    """plan.json of a run as it is read; `RunPlan.document` and `start_run` write it.
+
+    Attributes:
+        run_id, method, method_digest, config, provenance: as in RunPlan.
+        num_rows, shard_rows, num_shards: sizes of the run.
+        images_digest: of the planned images.
+        objects: what the run's folder begins with: images and metadata of arrays.
+        subject, shards: as in RunPlan.
+    """
+
+    run_id: str
+    method: str
+    method_digest: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    num_rows: Size
+    shard_rows: Size
+    num_shards: Size
+    images_digest: str
+    objects: tuple[StoredObject, ...]
+    subject: Subject | None = None
+    shards: tuple[Count, ...] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> RunPlanDocument:
+        """The plan that a document is.
+
+        Raises:
+            CorruptArchiveError: it is none.
+            ArchiveMismatchError: it names files outside the run's folder.
+        """
+        found: RunPlanDocument = typed(cls, values, where)
+        check_names(found.objects, where)
+        problem = contradiction_of_shards(found.num_rows, found.shard_rows, found.num_shards, found.shards)
+        if problem:
+            raise CorruptArchiveError(f"{where} makes no sense: {problem}: {HOW_TO_REPAIR}")
+        return found
+
+
+def contradiction_of_shards(
+    num_rows: int, shard_rows: int, num_shards: int, shards: Collection[int] | None
+) -> str | None:
+    """What cannot be true at once of the sizes of a run or evaluation; None where all can."""
+    if num_shards > MAX_SHARDS or num_shards != -(-num_rows // shard_rows):
+        return f"{num_rows} rows in {num_shards} shards of {shard_rows}"
+    if shards is not None and (not shards or max(shards) >= num_shards):
+        return f"shards up to {max(shards, default=0)} of {num_shards}"
+    return None
 
 
 def encode_header(generator: Mapping[str, str], geometry: Mapping[str, Any], created: str) -> bytes:
     """archive.json: what the archive holds, as JSON values, and since when."""
     told = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "created": created}
     return encode_document({**told, "generator": dict(generator), "geometry": dict(geometry)}, ARCHIVE_KEY)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """archive.json as it is read."""
+
+    generator: GeneratorName
+    geometry: dict[str, Any]
+
+
+def decode_header(data: bytes, where: str) -> tuple[dict[str, str], Geometry]:
+    """Generator and geometry of the archive.json that `encode_header` wrote.
+
+    Raises:
+        CorruptArchiveError: it is damaged, or makes no sense.
+        ArchiveMismatchError: it is of another version of the format.
+    """
+    values = decode_document(data, where)
+    check_version(values, where)
+    header: _Header = typed(_Header, values, where)
+    return header.generator, Geometry.from_dict(header.geometry, where)
 
 
 def check_version(values: Mapping[str, Any], name: str) -> None:
@@ -237,6 +370,8 @@ def check_version(values: Mapping[str, Any], name: str) -> None:
         ArchiveMismatchError: it is of another version.
     """
     found = values.get("format_version")
+    if type(found) is not int:
+        raise CorruptArchiveError(f"{name} does not say its format version: {HOW_TO_REPAIR}")
     if found not in READABLE_VERSIONS:
         readable = ", ".join(str(version) for version in READABLE_VERSIONS)
         raise ArchiveMismatchError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from lsap_archive.format.documents import ONLY_FIELDS, Number, typed
 
 
 @dataclass(frozen=True)
@@ -18,17 +20,23 @@ class Subject:
         strength: how far it goes, or None for an edit that has no strength.
     """
 
+    __pydantic_config__: ClassVar = ONLY_FIELDS
     run_id: str
     method: str
     method_digest: str
     edit: str
-    strength: float | None
+    strength: Number | None
 
     def to_dict(self) -> dict[str, Any]:
         """The subject as JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any] | None) -> Subject | None:
-        """The subject that `to_dict` wrote; None for None, as in inversions."""
-        return None if values is None else cls(**values)
+    def from_dict(cls, values: Any, where: str) -> Subject | None:
+        """The subject that `to_dict` wrote; None for None, as in inversions.
+
+        Raises:
+            CorruptArchiveError: it is none; the message begins with where.
+        """
+        found: Subject | None = typed(cls | None, values, where)
+        return found

@@ -25,7 +25,7 @@ from lsap_archive.errors import (
     first_line,
 )
 from lsap_archive.format.arrays import DTYPES
-from lsap_archive.format.layout import INNER_CHUNK_BYTES
+from lsap_archive.format.layout import LARGEST_ITEM_BYTES
 from lsap_archive.format.manifest import StoredObject
 from lsap_archive.format.shards import CHECKSUM_BYTES
 from lsap_archive.reading.checked import read_checked
@@ -182,5 +182,5 @@ def _check_is_ours(array: zarr.Array[Any]) -> None:
     chunk_bytes = array.dtype.itemsize * math.prod(array.chunks)
     if array.dtype.name not in DTYPES or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
         raise ValueError(f"it is {array.dtype} by other codecs than sharded {' or '.join(DTYPES)} with checksums")
-    if chunk_bytes > 16 * INNER_CHUNK_BYTES:
+    if chunk_bytes > LARGEST_ITEM_BYTES:
         raise ValueError(f"its chunks have {chunk_bytes} bytes")

@@ -7,7 +7,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
-from lsap_archive.format.documents import decode_document, sha256_of
+from lsap_archive.format.documents import sha256_of
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
     IMAGES_NAME,
@@ -17,7 +17,7 @@ from lsap_archive.format.layout import (
     prefix_of,
     run_prefix,
 )
-from lsap_archive.format.manifest import Published, StoredObject, check_version
+from lsap_archive.format.manifest import Published, StoredObject, decode_header
 from lsap_archive.format.rows import ROW_SCHEMA, from_parquet
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
@@ -39,9 +39,7 @@ def read_header(store: Store) -> tuple[dict[str, str], Geometry]:
         raise ArchiveNotFoundError(
             f"{store.url} is not an archive (it has no {ARCHIVE_KEY}): check the URL, or run a flow that writes it"
         ) from error
-    values = decode_document(data, store.join(ARCHIVE_KEY))
-    check_version(values, store.join(ARCHIVE_KEY))
-    return dict(values["generator"]), Geometry.from_dict(values["geometry"])
+    return decode_header(data, store.join(ARCHIVE_KEY))
 
 
 def read_manifest(store: Store, manifest_type: type[P], name: str) -> P:

@@ -13,8 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lsap_archive.errors import CorruptArchiveError
-from lsap_archive.format.documents import decode_document, encode_document
+from lsap_archive.format.documents import Count, decode_document, encode_document, typed
 from lsap_archive.format.layout import RETIRED_FOLDER, prefix_of, retired_name, run_prefix
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.stores.concurrency import in_threads
@@ -35,7 +34,7 @@ class Retirement:
     """
 
     of: str
-    shard: int | None
+    shard: Count | None
     problems: tuple[str, ...]
     created: str
 
@@ -50,11 +49,8 @@ class Retirement:
         Raises:
             CorruptArchiveError: it is damaged. What it retires is retired all the same.
         """
-        values = decode_document(data, name)
-        try:
-            return cls(values["of"], values["shard"], tuple(values["problems"]), values["created"])
-        except (KeyError, TypeError) as error:
-            raise CorruptArchiveError(f"{name} retires nothing ({error})") from error
+        found: Retirement = typed(cls, decode_document(data, name), name)
+        return found
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,8 @@ class RunReader:
 
     @cached_property
     def _images(self) -> pa.Table:
-        stored = next(file for file in self.manifest.files if file.name == IMAGES_NAME)
         key = f"{run_prefix(self.manifest.run_id)}/{IMAGES_NAME}"
-        return read_checked_table(self.store, key, stored, IMAGES_SCHEMA)
+        return read_checked_table(self.store, key, self.manifest.file(IMAGES_NAME), IMAGES_SCHEMA)
 
     def _is_hidden(self, shard: int) -> bool:
         return shard in self.hidden or shard not in self.manifest.own_shards

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError
-from lsap_archive.format.documents import decode_document
+from lsap_archive.format.calibrations import decode_calibration
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
@@ -15,6 +15,7 @@ from lsap_archive.format.layout import (
     EVALUATIONS_PREFIX,
     MANIFEST_NAME,
     RUNS_PREFIX,
+    Geometry,
     calibration_key,
 )
 from lsap_archive.format.manifest import Manifest
@@ -52,6 +53,7 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     """
     store = Store.from_url(url, storage_options)
     report = VerifyReport(store.url, dict.fromkeys(COUNTS, 0))
+    geometry: Geometry | None = None
     try:
         _, geometry = read_header(store)
     except OBJECT_ERRORS as error:
@@ -60,7 +62,8 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
             raise
         is_damage = not isinstance(error, ArchiveMismatchError)
         report.note(ARCHIVE_KEY, str(error), "the archive's header", is_damage=is_damage)
-        return report
+        if not is_damage:  # of a version that nobody here knows
+            return report
     runs, retired = _read_runs(store, report)
     hidden = hidden_shards(store, list(runs.values()))
     with RowLedger() as ledger:
@@ -105,6 +108,6 @@ def _verify_kept(store: Store, runs: Mapping[str, Manifest], report: VerifyRepor
     for key in sorted({*store.keys(CALIBRATIONS_PREFIX), *map(calibration_key, used)}):
         report.count("objects")
         try:
-            decode_document(store.get(key), key)
+            decode_calibration(store.get(key), key)
         except OBJECT_ERRORS as error:
             report.note(key, str(error), "a calibration")

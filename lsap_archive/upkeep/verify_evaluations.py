@@ -8,8 +8,8 @@ from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import MANIFEST_NAME, PLAN_NAME, measurements_name
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.upkeep.verify_objects import checked_document, checked_object, readable_table, verify_zip
-from lsap_archive.upkeep.verify_publication import verify_manifest, verify_records, verify_retired
+from lsap_archive.upkeep.verify_objects import checked_object, readable_table, verify_zip
+from lsap_archive.upkeep.verify_publication import checked_plan, verify_manifest, verify_records, verify_retired
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.writing.publication import Publication
 
@@ -69,10 +69,10 @@ def _verify_unfinished(publication: Publication[EvaluationInfo], report: VerifyR
     if not publication.is_planned:
         report.information.append(f"{prefix} has no plan: a start that was cut short")
         return
-    plan = checked_document(store, publication.key(PLAN_NAME), "the evaluation's plan", report)
+    plan = checked_plan(publication, report)
     if plan is None:
         return
-    wanted = EvaluationPlan(**{name: plan[name] for name in EvaluationPlan.__dataclass_fields__}).num_shards
+    wanted = EvaluationPlan.of(plan, publication.key(PLAN_NAME)).num_shards
     done = store.keys(f"{prefix}/shards")
     for one in done:
         readable_table(store.get(one), MEASUREMENT_SCHEMA, one, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import decode_document
@@ -10,6 +11,7 @@ from lsap_archive.format.layout import (
     COMMIT_FOLDER,
     COPY_FOLDER,
     MANIFEST_NAME,
+    PLAN_NAME,
     RETIRED_FOLDER,
     STAGING_FOLDER,
     copy_name,
@@ -76,6 +78,18 @@ def verify_manifest(
     except OBJECT_ERRORS as error:
         is_damage = isinstance(error, CorruptArchiveError)  # else of a newer version, or by a hostile hand
         report.note(key, str(error), f"the {publication.kind}'s manifest", is_damage=is_damage)
+    return None
+
+
+def checked_plan(publication: Publication[P], report: VerifyReport) -> dict[str, Any] | None:
+    """The plan of what is under way; None if it is missing or damaged, and the problem is noted."""
+    key = publication.key(PLAN_NAME)
+    try:
+        return publication.read_plan()
+    except ArchiveNotFoundError:
+        report.note(key, "nothing", f"the {publication.kind}'s plan")
+    except OBJECT_ERRORS as error:
+        report.note(key, str(error), f"the {publication.kind}'s plan")
     return None
 
 

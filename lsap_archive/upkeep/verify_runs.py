@@ -24,14 +24,14 @@ from lsap_archive.format.layout import (
     rows_of_shard,
     run_prefix,
 )
-from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
 from lsap_archive.format.rows import IMAGES_SCHEMA, OK, ROW_SCHEMA, count_by_status
 from lsap_archive.format.shards import chunk_of, decode_shard
 from lsap_archive.reading.checked import digest_or_none, is_vital
 from lsap_archive.stores.store import Store
-from lsap_archive.upkeep.verify_objects import checked_document, checked_object, readable_table
-from lsap_archive.upkeep.verify_publication import verify_records, verify_retirements
+from lsap_archive.upkeep.verify_objects import checked_object, readable_table
+from lsap_archive.upkeep.verify_publication import checked_plan, verify_records, verify_retirements
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.upkeep.verify_rows import RowLedger
 from lsap_archive.writing.publication import Publication
@@ -58,11 +58,11 @@ class PublishedRun:
         self._files = {file.name: file for file in manifest.files}
         self._metadata: dict[str, bytes | None] = {}
 
-    def verify(self, geometry: Geometry, ledger: RowLedger) -> None:
-        """Look at every object, and note every row in the ledger."""
+    def verify(self, geometry: Geometry | None, ledger: RowLedger) -> None:
+        """Look at every object, and note every row in the ledger; None where the archive does not tell its geometry."""
         manifest, report = self.manifest, self.report
         report.count("published_runs")
-        if Geometry.from_dict(manifest.geometry) != geometry:
+        if geometry is not None and Geometry.from_dict(manifest.geometry, self._key(MANIFEST_NAME)) != geometry:
             report.note(self._key(MANIFEST_NAME), str(manifest.geometry), str(geometry), is_damage=False)
         metadata = ("zarr.json", *(f"{array.name}/zarr.json" for array in manifest.arrays))
         for name in (PLAN_NAME, IMAGES_NAME, *metadata):
@@ -139,7 +139,8 @@ class PublishedRun:
         if table is None or plan is None:
             return
         try:
-            wanted = decode_document(plan, self._key(PLAN_NAME))["images_digest"]
+            where = self._key(PLAN_NAME)
+            wanted = RunPlanDocument.of(decode_document(plan, where), where).images_digest
         except OBJECT_ERRORS as error:
             self.report.note(self._key(PLAN_NAME), str(error), "the run's plan")
             return
@@ -182,16 +183,17 @@ def read_commit(store: Store, key: str, report: VerifyReport) -> ShardCommit | N
 
 def verify_unfinished(publication: Publication[Manifest], report: VerifyReport) -> None:
     """Look at a run that is not published: its plan, its markers, and every object that was committed."""
-    store, plan_key = publication.store, publication.key(PLAN_NAME)
+    store = publication.store
     report.count("unfinished_runs")
     if not publication.is_planned:
         report.information.append(f"{publication.prefix} has no plan: a start that was cut short")
         return
-    plan = checked_document(store, plan_key, "the run's plan", report)
-    if plan is None:
+    document = checked_plan(publication, report)
+    if document is None:
         return
-    for stored in plan["objects"]:
-        _verify_committed(publication, StoredObject.from_dict(stored, plan_key), report)
+    plan = RunPlanDocument.of(document, publication.key(PLAN_NAME))
+    for stored in plan.objects:
+        _verify_committed(publication, stored, report)
     winners = set()
     keys = store.keys(publication.key(COMMIT_FOLDER))
     for key in keys:
@@ -201,7 +203,7 @@ def verify_unfinished(publication: Publication[Manifest], report: VerifyReport) 
         winners.add(f"{commit.attempt}.{commit.token}")
         for one in commit.objects:
             _verify_committed(publication, one, report)
-    num_shards = plan["num_shards"] if plan.get("shards") is None else len(plan["shards"])
+    num_shards = plan.num_shards if plan.shards is None else len(plan.shards)
     report.information.append(
         f"{publication.prefix} is not published: {len(keys)} of {num_shards} shards are committed"
     )

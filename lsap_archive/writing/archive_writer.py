@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
 from lsap_archive.format.arrays import check_arrays, declared_arrays
-from lsap_archive.format.documents import decode_document, encode_document, sha256_of, utc_now
+from lsap_archive.format.calibrations import decode_calibration
+from lsap_archive.format.documents import encode_document, sha256_of, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
@@ -169,10 +170,14 @@ class ArchiveWriter:
         return kept
 
     def get_calibration(self, digest: str) -> dict[str, Any] | None:
-        """A kept calibration, or None."""
+        """A kept calibration, or None.
+
+        Raises:
+            CorruptArchiveError: it is damaged, or makes no sense.
+        """
         key = calibration_key(digest)
         try:
-            return decode_document(self.store.get(key), self.store.join(key))
+            return decode_calibration(self.store.get(key), self.store.join(key))
         except ArchiveNotFoundError:
             return None
 

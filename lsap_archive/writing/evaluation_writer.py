@@ -7,7 +7,6 @@ of the shard that it is made from are put before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow as pa
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
 from lsap_archive.format.documents import as_json, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
-from lsap_archive.format.layout import evaluation_prefix, measurements_name, rows_of_shard, state_name
+from lsap_archive.format.layout import PLAN_NAME, evaluation_prefix, measurements_name, rows_of_shard, state_name
 from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, conform_measurements
 from lsap_archive.format.rows import from_parquet, to_parquet
 from lsap_archive.format.sequence import next_sequence
@@ -39,8 +38,7 @@ class EvaluationWriter:
         self.evaluation_id = evaluation_id
         self._publication = Publication(store, EvaluationInfo, evaluation_id)
         self._prefix = self._publication.prefix
-        values = self._publication.read_plan()
-        self.plan = EvaluationPlan(**{one.name: values[one.name] for one in fields(EvaluationPlan)})
+        self.plan = EvaluationPlan.of(self._publication.read_plan(), store.join(self._publication.key(PLAN_NAME)))
 
     def __repr__(self) -> str:
         return f"EvaluationWriter({self.store.url!r}, {self.evaluation_id!r})"

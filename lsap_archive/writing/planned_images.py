@@ -102,8 +102,7 @@ def _published(run: RunWriter) -> _Published | None:
         manifest = run.manifest()
     except ArchiveNotFoundError:
         return None
-    (images,) = [file for file in manifest.files if file.name == IMAGES_NAME]
-    return _Published(manifest.order, images, _rows_to_look_at(manifest))
+    return _Published(manifest.order, manifest.file(IMAGES_NAME), _rows_to_look_at(manifest))
 
 
 def _rows_to_look_at(manifest: Manifest) -> tuple[StoredObject, ...]:

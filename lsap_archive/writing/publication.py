@@ -74,20 +74,21 @@ class Publication(Generic[P]):
 
         Raises:
             ArchiveNotFoundError: none was.
-            CorruptArchiveError: it is damaged, or that of another run or evaluation.
-            ArchiveMismatchError: a newer version of the format wrote it.
+            CorruptArchiveError: it is damaged, makes no sense, or is that of another run or evaluation.
+            ArchiveMismatchError: a newer version of the format wrote it, or it names files outside its folder.
         """
         where = self.store.join(self.key(PLAN_NAME))
         try:
             plan = decode_document(self.store.get(self.key(PLAN_NAME)), where)
         except ArchiveNotFoundError as error:
             raise ArchiveNotFoundError(
-                f"{self.store.url} has no {self}: start it with ArchiveWriter.start_{self.kind}"
+                f"{self.store.url} has no {self}, or no more: run the command that made it again, with its run file"
             ) from error
         if (found := plan.get(f"{self.kind}_id")) != self.name:
             raise CorruptArchiveError(f"{where} is the plan of {self.kind} {found}: {HOW_TO_REPAIR}")
         if "format_version" in plan:  # before version 4 plans did not tell
             check_version(plan, where)
+        self.manifest_type.check_plan(plan, where)
         return plan
 
     def check_plan(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

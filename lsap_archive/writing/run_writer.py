@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError
-from lsap_archive.format.arrays import RunArray, declared_arrays
+from lsap_archive.format.arrays import RunArray, check_arrays, declared_arrays
 from lsap_archive.format.documents import as_json, sha256_of, utc_now
 from lsap_archive.format.layout import (
     COMMIT_FOLDER,
@@ -32,7 +32,7 @@ from lsap_archive.format.layout import (
     rows_name,
     rows_of_shard,
 )
-from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
 from lsap_archive.format.rows import (
     IMAGES_SCHEMA,
@@ -46,7 +46,6 @@ from lsap_archive.format.rows import (
 )
 from lsap_archive.format.sequence import given_sequence, next_sequence
 from lsap_archive.format.shards import chunk_of, encode_shard, shard_checksums
-from lsap_archive.format.subject import Subject
 from lsap_archive.reading.checked import describe, digest_or_none, measured_object, read_header
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
@@ -75,8 +74,11 @@ class RunWriter:
         self._publication = Publication(store, Manifest, run_id)
         self._prefix = self._publication.prefix
         self.plan = self._publication.read_plan()
-        self.subject = Subject.from_dict(self.plan.get("subject"))
-        declared = declared_arrays(self.plan, geometry, store.join(self._publication.key(PLAN_NAME)))
+        where = store.join(self._publication.key(PLAN_NAME))
+        document = RunPlanDocument.of(self.plan, where)
+        self.subject, self._planned_objects = document.subject, document.objects
+        declared = declared_arrays(self.plan, geometry, where)
+        check_arrays(declared, geometry, where)
         self.arrays = {array.name: array for array in declared}
         self._metadata: dict[str, bytes] = {}
 
@@ -378,9 +380,7 @@ class RunWriter:
 
     def _objects_of(self, commits: list[ShardCommit]) -> list[StoredObject]:
         """Every object of the run but the plan: what the plan names, and what was committed."""
-        where = self._publication.key(PLAN_NAME)
-        planned = [StoredObject.from_dict(stored, where) for stored in self.plan["objects"]]
-        return [*planned, *(stored for commit in commits for stored in commit.objects)]
+        return [*self._planned_objects, *(stored for commit in commits for stored in commit.objects)]
 
     def _verify_object(self, stored: StoredObject, sizes: Mapping[str, int]) -> None:
         """Check an object in full; a wrong one is promoted once more."""

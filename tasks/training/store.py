@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lsap_archive import ArchiveNotFoundError, Store, decode_document, encode_document, sha256_of, utc_now
+from lsap_archive import ArchiveNotFoundError, Store, decode_document, encode_document, sha256_of, typed, utc_now
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
@@ -123,7 +123,10 @@ class TrainingStore:
         Raises:
             ArchiveNotFoundError: nobody claimed the folder.
         """
-        identity: dict[str, Any] = decode_document(self.store.get(RUN_KEY), self.store.join(RUN_KEY))["identity"]
+        where = self.store.join(RUN_KEY)
+        identity: dict[str, Any] = typed(
+            dict[str, Any], decode_document(self.store.get(RUN_KEY), where).get("identity"), where
+        )
         return identity
 
     def put_listing(self, name: str, listing: pa.Table) -> None:
@@ -157,7 +160,8 @@ class TrainingStore:
             document = decode_document(self.store.get(LATEST_KEY), self.store.join(LATEST_KEY))
         except ArchiveNotFoundError:
             return None
-        return Saved(**document)
+        saved: Saved = typed(Saved, document, self.store.join(LATEST_KEY))
+        return saved
 
     def load(self, saved: Saved) -> dict[str, Any]:
         """A complete state; nothing in it is run.
@@ -253,10 +257,10 @@ class TrainingStore:
     def progress(self) -> dict[str, Any] | None:
         """Where the run is, or None."""
         try:
-            values: dict[str, Any] = json.loads(self.store.get(PROGRESS_KEY))
-        except (ArchiveNotFoundError, ValueError):
+            values = json.loads(self.store.get(PROGRESS_KEY))
+        except (ArchiveNotFoundError, ValueError, RecursionError):
             return None
-        return values
+        return values if isinstance(values, dict) else None
 
     def put_failure(self, launch: str, kind: str, message: str) -> None:
         """Tell the other workers of a launch that trying again cannot help."""

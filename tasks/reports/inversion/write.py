@@ -14,6 +14,7 @@ from lsap_archive import (
     OK,
     Archive,
     ArchiveNotFoundError,
+    CorruptArchiveError,
     Store,
     decode_document,
     encode_document,
@@ -98,11 +99,11 @@ def kept_report(request: ReportRequest) -> Report | None:
     try:
         kept = decode_document(store.get(report_key("invert.json")), store.join(report_key("invert.json")))
         table = store.get(report_key("invert.md")).decode()
-    except ArchiveNotFoundError:
+    except (ArchiveNotFoundError, CorruptArchiveError, UnicodeDecodeError):  # a report is written anew by any run
         return None
-    if kept["shown"] != _shown(request, open_archive(request.inversion.archive)):
+    if kept.get("shown") != _shown(request, open_archive(request.inversion.archive)):
         return None
-    sheet = store.join(report_key("invert.jpg")) if kept["has_sheet"] else None
+    sheet = store.join(report_key("invert.jpg")) if kept.get("has_sheet") else None
     return Report(store.join(report_key("invert.html")), table, sheet)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -13,11 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lsap_archive import (
+    ArchiveError,
     ArchiveMismatchError,
     CorruptArchiveError,
     EvaluationPlan,
+    EvaluationWriter,
     RunReader,
     RunWriter,
     Store,
@@ -27,7 +32,11 @@ from lsap_archive import (
     repair_archive,
     verify_archive,
 )
-from lsap_archive.format.documents import encode_document
+from lsap_archive.format.calibrations import decode_calibration
+from lsap_archive.format.documents import decode_document, encode_document, sha256_of
+from lsap_archive.format.evaluations import EvaluationInfo
+from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit, decode_header
+from lsap_archive.reading.retirement import Retirement
 
 
 def npz(value: float) -> bytes:
@@ -112,6 +121,8 @@ def damage(store: Store, key: str, how: str) -> None:
         store.delete(key)
     elif how == "truncated":
         store.put(key, data[: len(data) // 2])
+    elif how == "deep":
+        store.put(key, b"[" * 20_000)
     elif how == "flipped":
         at = np.random.default_rng(len(data)).integers(len(data))
         store.put(key, data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
@@ -155,11 +166,19 @@ REMOVED = {
 }
 
 
-@pytest.mark.parametrize(("key", "how"), [(key, ("flipped", "deleted")[at % 2]) for at, key in enumerate(RESTORED)])
+DEEP = [key for key in RESTORED if key.endswith(".json") and "zarr" not in key]
+
+
+@pytest.mark.parametrize(
+    ("key", "how"),
+    [(key, ("flipped", "deleted")[at % 2]) for at, key in enumerate(RESTORED)] + [(key, "deep") for key in DEEP],
+)
 def test_what_follows_from_something_else_is_restored_bit_for_bit(whole: Any, key: str, how: str) -> None:
     before = contents(whole)
     damage(whole.store, key, how)
-    assert key in {problem.key for problem in verify_archive(whole.url).problems}
+    found = verify_archive(whole.url)
+    assert key in {problem.key for problem in found.problems}
+    assert found.counts["evaluations"] == 1 or "evaluation" in key, "the rest is looked at"
     report = repair_archive(whole.url)
     assert report.restored == [key] and not (report.retired or report.removed or report.left)
     assert verify_archive(whole.url).is_sound
@@ -408,3 +427,145 @@ def test_an_archive_of_a_newer_version_is_left_alone(whole: Any) -> None:
     whole.store.put("archive.json", encode_document(values, "archive.json"))
     with pytest.raises(ArchiveMismatchError, match="format version 99"):
         repair_archive(whole.url)
+
+
+# --- documents whose digest is right, and nothing else -------------------------------------------------------
+
+SIGNED = [
+    *(key for key in RESTORED if key.endswith(".json") and "zarr" not in key),
+    *(f"runs/edit-1/{name}" for name in ("_manifest.json", "plan.json", "_commit/00000.json", "_copy/_manifest.json")),
+    *("runs/run-2/plan.json", "runs/run-2/_commit/00001.json", "runs/run-1/_retired/00002.json"),
+    *("evaluations/evaluation-2/plan.json", "evaluations/evaluation-1/_retired.json"),
+]
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**53 + 1, 10**15, 10**30, 1e308, -1e308, 0.5, 4, 99]),
+    st.sampled_from(["", "12", "NaN", "../x", "a/b", "\0", "\ud800", "run-1", "ok", "float32", "x" * 300]),
+)
+NONSENSE = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["name", "run_id", "size", "a"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something else can be put into a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for name, one in inner:
+        yield (*path, name)
+        if len(path) < 3:
+            yield from places(one, (*path, name))
+
+
+def forged(data: bytes, draw: Any) -> bytes:
+    """The document with something else in one place, or without it, and with the digest of that."""
+    document = json.loads(data)
+    del document["document_sha256"]
+    path = draw(st.sampled_from(sorted(places(document), key=repr)))
+    at = document
+    for name in path[:-1]:
+        at = at[name]
+    if draw(st.integers(0, 4)):
+        at[path[-1]] = draw(NONSENSE)
+    else:
+        del at[path[-1]]
+    body = (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    document["document_sha256"] = sha256_of(body)
+    return json.dumps(document).encode()
+
+
+def look_through(url: str) -> None:
+    """All that readers and writers do with documents."""
+
+    def read() -> None:
+        archive = open_archive(url)
+        archive.describe()
+        ids = archive.rows(["image_id"]).column("image_id").to_pylist()[:2]
+        archive.measurements()
+        for method in (*archive.methods, *archive.edits):
+            archive.codes(ids, method)
+            archive.noise(ids, method)
+
+    def read_a_run() -> None:
+        reader = RunReader.open(url, "run-1")
+        reader.rows(range(5))
+        reader.codes(range(5))
+
+    def write() -> None:
+        run = RunWriter.open(url, "run-2")
+        run.missing_shards()
+        run.promote_committed()
+
+    def evaluate() -> None:
+        EvaluationWriter.open(url, "evaluation-2").missing_shards()
+
+    for look in (read, read_a_run, write, evaluate, lambda: repair_archive(url, dry_run=True)):
+        with contextlib.suppress(ArchiveError):  # nothing else is raised
+            look()
+    verify_archive(url).to_dict()  # lists what it finds, and raises nothing
+
+
+@pytest.fixture
+def signed(memory_place: Any, work: Any, objects: list[dict[str, bytes]]) -> dict[str, bytes]:
+    """Every object of such an archive, and what retires a shard and an evaluation of it."""
+    if not objects:
+        build(memory_place, work)
+        objects.append(contents(memory_place))
+    retired = {
+        "runs/run-1/_retired/00002.json": Retirement("run-1", 2, ("lost",), "2026").encode(),
+        "evaluations/evaluation-1/_retired.json": Retirement("evaluation-1", None, ("lost",), "2026").encode(),
+    }
+    return {**objects[0], **retired}
+
+
+ONCE = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@settings(ONCE, max_examples=250)
+@given(data=st.data())
+def test_a_document_is_read_as_what_it_is_or_refused_by_its_key(signed: dict[str, bytes], data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(SIGNED))
+    forgery = forged(signed[key], data.draw)
+    try:
+        decode(key, forgery)
+    except (CorruptArchiveError, ArchiveMismatchError) as refusal:
+        assert key in str(refusal) and "\n" not in str(refusal) and len(str(refusal)) < 1000
+
+
+def decode(key: str, data: bytes) -> object:
+    """As readers and writers do."""
+    name = key.rsplit("/", 1)[-1]
+    is_run = key.startswith("runs/")
+    if key == "archive.json":
+        return decode_header(data, key)
+    if name == "_manifest.json":
+        return (Manifest if is_run else EvaluationInfo).decode(data, key)
+    if name == "plan.json":
+        plan = decode_document(data, key)
+        return (RunPlanDocument if is_run else EvaluationPlan).of(plan, key)
+    if "_commit" in key:
+        return ShardCommit.decode(data, key)
+    if "_retired" in key:
+        return Retirement.decode(data, key)
+    return decode_calibration(data, key) if key.startswith("calibrations") else decode_document(data, key)
+
+
+@settings(ONCE, max_examples=15)
+@given(data=st.data())
+def test_a_signed_document_that_makes_no_sense_is_one_sentence_or_a_listed_damage(
+    memory_place: Any, signed: dict[str, bytes], data: st.DataObject
+) -> None:
+    store = memory_place.store
+    for key, content in signed.items():
+        if "_retired" not in key and (not store.exists(key) or store.get(key) != content):
+            store.put(key, content)
+    for retired in (key for key in signed if "_retired" in key):
+        store.delete(retired)
+    key = data.draw(st.sampled_from(SIGNED))
+    store.put(key, forged(signed[key], data.draw))
+    look_through(memory_place.url)

@@ -76,7 +76,7 @@ def test_a_run_is_opened_from_its_url_in_another_process(quick_place: Any, work:
     work.write_all(run)
     assert run.publish({})
     assert_complete(quick_place, work, run)
-    with pytest.raises(ArchiveNotFoundError, match="no run other: start it"):
+    with pytest.raises(ArchiveNotFoundError, match="no run other, or no more: run the command"):
         RunWriter.open(quick_place.url, "other", quick_place.options)
     with pytest.raises(ArchiveNotFoundError, match="is not an archive"):
         RunWriter.open(quick_place.url + "-none", "run-1", quick_place.options)
