@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from lsap_core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,10 +27,27 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read the `LSAP_*` variables."""
+        """Read the `LSAP_*` variables.
+
+        Raises:
+            ConfigError: the address of the Ray cluster may carry a credential, which logs would show.
+        """
+        ray_address = os.environ.get("LSAP_RAY_ADDRESS") or "local"
+        _refuse_credential("LSAP_RAY_ADDRESS", ray_address)
+        if ray_address == "auto":  # which is where Ray looks then
+            _refuse_credential("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
         return cls(
             backbones=os.environ.get("LSAP_BACKBONES") or None,
             results=os.environ.get("LSAP_RESULTS") or None,
-            ray_address=os.environ.get("LSAP_RAY_ADDRESS", "local"),
+            ray_address=ray_address,
             ray_ship_code=os.environ.get("LSAP_RAY_SHIP_CODE", "0") not in ("", "0", "false"),
+        )
+
+
+def _refuse_credential(variable: str, address: str) -> None:
+    """Ray takes no user and no query in an address, so nothing of one that has them is shown."""
+    if "@" in address or "?" in address:
+        raise ConfigError(
+            f"{variable} has a user or a query, which may be a password and would be shown in logs; wanted host:port, "
+            "and the cluster's token in RAY_AUTH_TOKEN"
         )

@@ -37,7 +37,8 @@ from tasks.training.data import TooManyBadImagesError
 from tasks.training.loop import TrainingOutcome, train_encoder
 from tasks.training.parts import TrainingSpec, TrainingWorkers
 from tasks.training.store import TrainingStore
-from tasks.workers.cluster import LOCAL, join_cluster, one_line, runtime_environment, share_of_gpus, worker_environment
+from tasks.workers.cluster import LOCAL, join_cluster, runtime_environment, share_of_gpus, worker_environment
+from tasks.workers.deaths import last_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,7 @@ def train_on_cluster(
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     environment = worker_environment(workers.threads)
-    has_connected = join_cluster(workers.address, workers.count, environment, wants_gpus=workers.gpus_each != 0)
-    try:
+    with join_cluster(workers.address, workers.count, environment, wants_gpus=workers.gpus_each != 0):
         gpus = share_of_gpus(workers.count) if workers.gpus_each is None else workers.gpus_each
         check_room(workers.count, gpus, is_local=workers.address == LOCAL)
         launch = uuid.uuid4().hex[:12]
@@ -106,9 +106,6 @@ def train_on_cluster(
                 ),
             )
             return fit_watched(trainer, TrainingStore(spec.output), launch, watch)
-    finally:
-        if has_connected:
-            ray.shutdown()
 
 
 def check_room(count: int, gpus: float, *, is_local: bool) -> None:
@@ -178,7 +175,7 @@ def fit_watched(
 
 def _last_failure(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None) or {0: error}
-    return one_line(next(iter(failures.values())))
+    return last_line(next(iter(failures.values())))
 
 
 @contextlib.contextmanager

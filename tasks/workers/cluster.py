@@ -15,51 +15,45 @@ from typing import Any
 
 import ray
 
-from tasks.errors import TaskError
+from lsap_archive import Secrets
 from tasks.settings import Settings
+from tasks.workers.deaths import last_line
+from tasks.workers.own_ray import ClusterUnavailableError, own_ray
 
 # glibc gives every large tensor back to the system and maps it again a moment later; 9 to 14 % of a CPU step.
 KEEP_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-OBJECT_STORE_BYTES = 80 * 2**20  # workers write to storage themselves; only numbers travel
 PACKAGES = ("flows", "tasks", "domains", "lsap_core", "lsap_archive")
 LOCAL = "local"
 ANSWER_SECONDS = 10.0
 
 
-class ClusterUnavailableError(TaskError, ConnectionError):
-    """The Ray cluster that the settings name cannot be joined."""
+def join_cluster(
+    address: str, num_workers: int, environment: dict[str, str], *, wants_gpus: bool
+) -> contextlib.ExitStack:
+    """Connect to a cluster, or start a small one in this process; closing what is returned undoes what was done here.
 
-
-def join_cluster(address: str, num_workers: int, environment: dict[str, str], *, wants_gpus: bool) -> bool:
-    """Connect to a cluster, or start a small one in this process; returns whether that was done here.
-
-    Who connected disconnects (`ray.shutdown`, which ends a cluster only where it was started): what Ray hears of lost
-    nodes it prints, and that must not end up among the results of a command.
+    Who connected disconnects, which ends a cluster only where it was started: what Ray hears of lost nodes it prints,
+    and that must not end up among the results of a command.
 
     Workers of a cluster started here inherit this process's environment. Workers of a joined cluster have that of
     their own node, and what a process needs to reach storage has to be there: nothing of this process's environment
     travels, because Ray shows the runtime environment of a job to everybody who may look at the cluster.
 
     Raises:
-        ClusterUnavailableError: nobody answers at the address, or what answers refuses.
+        ClusterUnavailableError: nobody answers at the address, or what answers refuses; or none can be started here.
     """
+    connection = contextlib.ExitStack()
     if ray.is_initialized():
-        return False
-    if address != LOCAL:
+        return connection
+    if address == LOCAL:
+        os.environ.update(environment)
+        num_gpus = None if wants_gpus else 0
+        own = own_ray(max(num_workers, 1), num_gpus=num_gpus, runtime_env=_interpreter() or None)
+        connection.enter_context(own)
+    else:
         _join(address)
-        return True
-    os.environ.update(environment)
-    ray.init(
-        address=LOCAL,
-        num_cpus=max(num_workers, 1),
-        num_gpus=None if wants_gpus else 0,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env=_interpreter() or None,
-    )
-    return True
+        connection.callback(ray.shutdown)
+    return connection
 
 
 def _join(address: str) -> None:
@@ -68,10 +62,13 @@ def _join(address: str) -> None:
         _check_answers(address)
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env=runtime_env or None)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        secrets = Secrets()
         raise ClusterUnavailableError(
-            f"the Ray cluster at {address} cannot be joined ({one_line(error)}): check LSAP_RAY_ADDRESS, that this "
-            "machine is a node of that cluster, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's"
-        ) from error
+            secrets.hide(
+                f"the Ray cluster at {address} cannot be joined ({last_line(error)}): check LSAP_RAY_ADDRESS, that "
+                "this machine is a node of that cluster, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the cluster's"
+            )
+        ) from secrets.safe_cause(error)
 
 
 def _check_answers(address: str) -> None:
@@ -98,12 +95,8 @@ def _code() -> dict[str, Any]:
 @contextlib.contextmanager
 def opened_cluster(address: str, num_workers: int, *, threads: int, device: str) -> Iterator[None]:
     """A cluster for several pools and trainings, one after the other or at the same time; left as it was found."""
-    has_connected = join_cluster(address, num_workers, worker_environment(threads), wants_gpus=device != "cpu")
-    try:
+    with join_cluster(address, num_workers, worker_environment(threads), wants_gpus=device != "cpu"):
         yield
-    finally:
-        if has_connected:
-            ray.shutdown()
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:
@@ -140,9 +133,3 @@ def described_cluster() -> str:
 
 def _resources(numbers: dict[str, float]) -> str:
     return f"{numbers.get('CPU', 0.0):g} CPUs and {numbers.get('GPU', 0.0):g} GPUs"
-
-
-def one_line(error: BaseException) -> str:
-    """The last line of an error; what Ray puts before it is a traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -26,11 +26,11 @@ from tasks.workers.cluster import (
     described_cluster,
     has_node_for,
     join_cluster,
-    one_line,
     runtime_environment,
     share_of_gpus,
     worker_environment,
 )
+from tasks.workers.deaths import last_line
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class RayPool:
             NoWorkerLeftError: this machine has no room for a worker, and cannot grow.
         """
         environment = worker_environment(num_threads)
-        self._has_connected = join_cluster(address, num_workers, environment, wants_gpus=gpus_per_worker != 0)
+        self._connection = join_cluster(address, num_workers, environment, wants_gpus=gpus_per_worker != 0)
         gpus = share_of_gpus(num_workers) if gpus_per_worker is None else gpus_per_worker
         self._wants = (0.0 if gpus else 1.0, gpus)  # GPU machines have few CPUs for each GPU
         self._actor_class = ray.remote(Host).options(
@@ -178,7 +178,7 @@ class RayPool:
             try:
                 return self._wait(actor.call.remote(method, arguments))
             except RayActorError as error:
-                raise WorkerLostError(f"the process of a worker died during {method}: {one_line(error)}") from error
+                raise WorkerLostError(f"the process of a worker died during {method}: {last_line(error)}") from error
             except RayTaskError as error:
                 raise error.cause from error  # as it was raised; what Ray makes of it has a traceback for a message
 
@@ -203,8 +203,7 @@ class RayPool:
                 ray.kill(seat.actor)
         if self._tender is not None:
             self._tender.join()
-        if self._has_connected:
-            ray.shutdown()
+        self._connection.close()
 
     # --- callers ---------------------------------------------------------------------------------
 
@@ -276,7 +275,7 @@ class RayPool:
             except Exception as error:  # callers must not wait for a thread that is gone
                 if not self._closed.is_set():
                     logger.exception("the pool has lost its cluster")
-                    self._break(f"the cluster is lost: {one_line(error)}")
+                    self._break(f"the cluster is lost: {last_line(error)}")
                 return
 
     def _settle_all(self) -> None:
@@ -302,16 +301,16 @@ class RayPool:
             answer = ray.get(seat.answer, timeout=TEND_SECONDS)
         except ActorUnavailableError as error:  # it is being restarted, or there is no room for it
             if seat.node is not None and (deaths := seat.die()) >= MAX_DEATHS:
-                self._give_up(seat, f"its process died {deaths} times while it got ready: {one_line(error)}")
+                self._give_up(seat, f"its process died {deaths} times while it got ready: {last_line(error)}")
             seat.leave(POLL_SECONDS)
         except RayTaskError as error:
             if _is_transient(error.cause):
-                logger.warning("a worker is not ready yet: %s", one_line(error.cause))
+                logger.warning("a worker is not ready yet: %s", last_line(error.cause))
                 seat.ask_again(POLL_SECONDS)
             else:
-                self._give_up(seat, one_line(error.cause))
+                self._give_up(seat, last_line(error.cause))
         except RayError as error:  # the actor is dead for good, or all of Ray is
-            self._give_up(seat, one_line(error))
+            self._give_up(seat, last_line(error))
         else:
             if seat.node is None:
                 seat.settle_on(answer, time.monotonic() + READY_TIMEOUT_SECONDS)

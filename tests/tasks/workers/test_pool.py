@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import stat
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -15,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
 from lsap_archive import ArchiveKeyError
 from tasks.errors import BadImageError, SourceError
 from tasks.workers import pool as pool_module
+from tasks.workers.own_ray import LONGEST_FOLDER
 from tasks.workers.pool import LocalPool, NoWorkerLeftError, Pool, RayPool, WorkerLostError
 
 PATIENCE_SECONDS = 60.0
@@ -74,16 +79,27 @@ class Clerk:
 
 
 @pytest.fixture(scope="module")
-def two_actors() -> Iterator[RayPool]:
+def ray_folder() -> Iterator[Path]:
+    """Where Ray has its folder; the name is as long as it may be."""
+    with tempfile.TemporaryDirectory(prefix="x" * (LONGEST_FOLDER - len("/tmp/") - 8), dir="/tmp") as folder:
+        assert len(folder) == LONGEST_FOLDER
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def two_actors(ray_folder: Path) -> Iterator[RayPool]:
     """One Ray for this file, with a CPU to spare and a GPU that only the books know of."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 3, "GPU": 1}')
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # as somebody exports it who joins such a cluster at other times
+        patch.setenv("RAY_TMPDIR", str(ray_folder))
         pool = RayPool(Clerk, num_workers=2)
         yield pool
         pool.close()
+        assert os.environ["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in os.environ
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    assert not ray.is_initialized()  # a pool ends the cluster that it started
+    assert not ray.is_initialized() and list(ray_folder.iterdir()) == []  # a pool ends the cluster that it started
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.ray)])
@@ -187,6 +203,43 @@ def test_progress_is_told_while_a_worker_is_busy_and_only_then(pool: Pool, tmp_p
             release.touch()
         assert answer.result(timeout=PATIENCE_SECONDS) == "released"
     assert pool.progress() == 0
+
+
+# --- a Ray that was started here belongs to nobody else --------------------------------------------
+
+
+@pytest.mark.ray
+def test_a_local_ray_listens_on_the_loopback_address_alone_and_its_folder_is_closed(
+    two_actors: RayPool, ray_folder: Path
+) -> None:
+    all_processes(two_actors)
+    (private,) = ray_folder.iterdir()
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    parents = [one for one in psutil.Process().children() if str(private) in " ".join(one.cmdline())]
+    started = {one for parent in parents for one in (parent, *parent.children(recursive=True))}
+    addresses = [socket.laddr.ip for one in (psutil.Process(), *started) for socket in listening(one)]
+    assert len(addresses) >= 5 and {one.removeprefix("::ffff:") for one in addresses} == {"127.0.0.1"}
+
+
+def listening(process: psutil.Process) -> list[Any]:
+    """Sockets on which a process waits for others."""
+    try:
+        return [one for one in process.net_connections(kind="inet") if one.status == psutil.CONN_LISTEN]
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("has_token", [False, True])
+def test_a_local_ray_wants_its_token(two_actors: RayPool, has_token: bool) -> None:
+    stranger = {name: value for name, value in os.environ.items() if has_token or not name.startswith("RAY_AUTH")}
+    asked = f"GcsClient(address={ray.get_runtime_context().gcs_address!r}).get_all_node_info(timeout=30)"
+    asking = [sys.executable, "-c", f"from ray._raylet import GcsClient; print(len({asked}))"]
+    answered = subprocess.run(asking, env=stranger, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    if has_token:
+        assert answered.stdout == "1\n"
+    else:
+        assert answered.returncode == 1 and "AuthenticationError" in answered.stderr
 
 
 # --- what only a cluster can do -------------------------------------------------------------------
