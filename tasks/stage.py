@@ -89,7 +89,10 @@ class Worker(Protocol):
         ...
 
     def progress(self) -> float:
-        """Images' worth of work done on the present shard."""
+        """Images' worth of work done on the present shard.
+
+        It changes with every step, batch or image: a worker whose progress stays the same for long is taken to hang.
+        """
         ...
 
 

@@ -46,6 +46,13 @@ class WorkerParameters(PlaceParameters):
     min_count: int | None = Field(
         None, ge=1, description="workers that stay when there is less to do; one on a cluster, all on one machine"
     )
+    patience_seconds: float = Field(
+        1800.0,
+        ge=1,
+        le=7 * 24 * 3600,
+        description="a worker that makes no step for so long, and for three times the slowest shard so far, is ended "
+        "and its shard tried again elsewhere",
+    )
 
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> WorkerParameters:

@@ -37,11 +37,12 @@ def calibrate_all(workers: PoolWhenNeeded, archive: ArchiveWriter, missing: Miss
 @retried("measure_deviation", "deviation-{attribute}")
 def measure_deviation(pool: Pool, attribute: str, seed: int) -> dict[str, Any]:
     """The spread of an attribute over synthetic images: the unit of a change."""
-    found: dict[str, Any] = pool.call("deviation", attribute, seed)
+    found: dict[str, Any] = pool.call("deviation", attribute, seed, about=f"the deviation of {attribute}")
     return found
 
 
 @retried("calibrate", "calibrate-{work.method}-{work.spec.name}")
 def calibrate(pool: Pool, archive: ArchiveWriter, work: CalibrationWork) -> dict[str, Any]:
     """The strength at which an edit has the wanted effect, kept in the archive."""
-    return archive.keep_calibration(work.digest, pool.call("calibrate", work))
+    found = pool.call("calibrate", work, about=f"the calibration of {work.method}/{work.spec.name}")
+    return archive.keep_calibration(work.digest, found)

@@ -149,7 +149,8 @@ class _JobsUnderWay:
 )
 def work_on(pool: Pool, verb: str, shard: Shard, advance: Callable[[int], None]) -> ShardOutcome:
     """Hand one shard to a worker and wait; only numbers come back."""
-    outcome: ShardOutcome = pool.call("__call__", shard)
+    about = f"shard {shard.index} of {shard.job_id}"
+    outcome: ShardOutcome = pool.call("__call__", shard, about=about)
     advance(shard.num_images)
     get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, shard.index, outcome.by_status, outcome.seconds)
     return outcome

@@ -19,7 +19,7 @@ def open_pool(factory: Callable[[], Any], workers: WorkerParameters) -> Pool:
 
     Args:
         factory: builds a worker; it and what it closes over must travel.
-        workers: how many, and on what.
+        workers: how many, on what, and how long one may make no step.
     """
     address = Settings.from_environment().ray_address
     fewest = workers.count if address == LOCAL else 1
@@ -30,6 +30,7 @@ def open_pool(factory: Callable[[], Any], workers: WorkerParameters) -> Pool:
         address=address,
         gpus_per_worker=0.0 if workers.device == "cpu" else workers.gpus_each,
         num_threads=workers.threads,
+        patience_seconds=workers.patience_seconds,
     )
 
 

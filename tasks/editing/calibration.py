@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ def deviation_digest(attribute: str, generator_digest: str, seed: int) -> str:
 
 
 class Calibrator:
-    """Measures attributes of synthetic and of edited images; part of a worker."""
+    """Measures attributes of synthetic and of edited images; part of a worker, which hears of each batch."""
 
     def __init__(
         self,
@@ -89,6 +89,7 @@ class Calibrator:
         archive: str,
         batch_size: int,
         published: Published,
+        advance: Callable[[int], None] = lambda num_images: None,
     ):
         self.generator = generator
         self.device = generator.mapping.w_avg.device
@@ -96,6 +97,7 @@ class Calibrator:
         self.archive = archive
         self.batch_size = batch_size
         self.published = published
+        self.advance = advance
 
     def deviation(self, attribute_name: str, seed: int) -> dict[str, Any]:
         """Spread of an attribute over synthetic images (psi = 1, constant noise), JSON values.
@@ -111,6 +113,7 @@ class Calibrator:
             for part in z.split(self.batch_size):
                 images = generator.synthesize(generator.map(part.to(self.device)))
                 values.append(attribute.measure(quantize(images)).double().cpu())
+                self.advance(len(part))
         found = torch.cat(values)
         found = found[found.isfinite()]
         deviation = float(found.std()) if len(found) >= 2 else 0.0
@@ -204,6 +207,7 @@ class Calibrator:
                     codes = self.builder.build(*edit, method_digest=part.reader.manifest.method_digest)(codes)
                 images = part.stored(self.generator, places).render(codes)
                 values.append(attribute.measure(quantize(images)).double().cpu())
+                self.advance(len(places))
         return torch.cat(values)
 
 

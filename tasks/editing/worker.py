@@ -42,12 +42,16 @@ class EditWorker:
             archive=request.archive,
             batch_size=request.batch_size,
             published=request.published,
+            advance=self._advance,
         )
         self._progress = 0.0
 
     def progress(self) -> float:
-        """Images' worth of work done on the present shard."""
+        """Images' worth of work done on the present shard, or calibration."""
         return self._progress
+
+    def _advance(self, num_images: int) -> None:
+        self._progress += num_images
 
     def deviation(self, attribute: str, seed: int) -> dict[str, Any]:
         """Spread of an attribute over synthetic images; see `Calibrator.deviation`."""
@@ -66,6 +70,7 @@ class EditWorker:
         part = RunPart(RunReader.open(self.request.archive, run.subject.run_id), run.rows_of(shard.index))
         records = [_edited_record(record, run.subject.method) for record in part.records]
         edited = np.full(tuple(part.codes.shape), np.nan, np.float32)
+        keeps_images = run.plan["config"]["keep_images"]
         self._progress = float(len(records) - len(part.good))
         for places in part.batches(self.request.batch_size):
             began = time.monotonic()
@@ -75,14 +80,15 @@ class EditWorker:
                 records[at]["seconds"] = (time.monotonic() - began) / len(places)
                 if not np.isfinite(edited[at]).all():
                     records[at] |= {"status": FAILED, "reason": NOT_FINITE, "message": _not_finite(run.subject.edit)}
-            self._progress += len(places)
+            if not keeps_images:  # which takes far longer
+                self._progress += len(places)
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
         won = run.write_shard(
             shard.index,
             {"w_plus": edited},
             pa.Table.from_pylist(records, schema=schema),
             attempt=uuid.uuid4().hex[:12],
-            images=self._images(part, edited, records) if run.plan["config"]["keep_images"] else (),
+            images=self._images(part, edited, records) if keeps_images else (),
         )
         return ShardOutcome(
             shard.job_id,
@@ -108,6 +114,7 @@ class EditWorker:
             for at, one in zip(places, to_uint8(images), strict=True):
                 if records[at]["status"] == OK:
                     yield part.rows[at], png_file(one)
+                self._progress += 1
 
 
 def _edited_record(record: Mapping[str, Any], method: str) -> dict[str, Any]:

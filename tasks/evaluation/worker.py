@@ -59,14 +59,18 @@ class EvaluationWorker:
             archive=request.archive,
             batch_size=request.batch_size,
             published=request.published,
+            advance=self._advance,
         )
         self._anchors: dict[str, Anchor] = {}
         self._encoders: dict[tuple[str, str], EncoderEmbedder] = {}  # the one that was needed last: they are large
         self._progress = 0.0
 
     def progress(self) -> float:
-        """Images' worth of work done on the present shard."""
+        """Images' worth of work done on the present shard, or calibration."""
         return self._progress
+
+    def _advance(self, num_images: int) -> None:
+        self._progress += num_images
 
     def deviation(self, attribute: str, seed: int) -> dict[str, Any]:
         """Spread of an attribute over synthetic images; see `Calibrator.deviation`."""

@@ -64,6 +64,7 @@ logger = logging.getLogger(__name__)
 SAVE_EVERY_SECONDS = 300.0
 LONGEST_PREVIEW_SIDE = 256
 READ_TOGETHER = 8  # images, while the others wait for their storage
+READING = 0.01  # of the work on an image
 KEPT_RUNS = 4
 DIGEST_BYTES = hashlib.sha256().digest_size
 _OF_PIXELS = ("width", "height", "altered")
@@ -145,7 +146,11 @@ class EmbedWorker:
                 does not have, or not any more with this content, is left out.
         """
         archive = open_archive(self.request.archive)
-        return {method: self._preview(archive, method, images) for method, images in images_of.items()}
+        previews = {}
+        for method, images in images_of.items():
+            previews[method] = self._preview(archive, method, images)
+            self._progress += len(images)
+        return previews
 
     def _preview(self, archive: Archive, method: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Preview]:
         fits = {run.run_id: fit_of(run.config) for run in archive.runs}
@@ -195,6 +200,7 @@ class EmbedWorker:
             for images, row in zip(waiting, read, strict=False):
                 first, *others = images
                 rows[first["image_id"]] = row
+                self._progress = READING * len(rows)
                 if row.columns["reason"] in UNSETTLED:  # of this content it says nothing
                     left += [others] if others else []
                     continue

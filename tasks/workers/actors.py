@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
+from ray.exceptions import RayError, RayTaskError
+
+from tasks.workers.deaths import num_killed_for_memory
 
 WorkerFactory = Callable[[], Any]
 
+LONGEST_LOOK_SECONDS = 10.0  # what counts as silence between two looks: this process may have been stopped itself
+
+
+class Place(NamedTuple):
+    """Where a worker is."""
+
+    node: str
+    process: int
+
+    def __str__(self) -> str:
+        return f"{self.node} (process {self.process})"
+
 
 class Host:
-    """What runs inside an actor: the worker, built once for each life of the process."""
+    """What runs inside an actor: the worker, built once."""
 
     def __init__(self, factory: WorkerFactory, num_threads: int):
         self._factory = factory
@@ -23,9 +39,9 @@ class Host:
         self._worker: Any = None
         self._lock = threading.Lock()
 
-    def where(self) -> str:
-        """The node that the process runs on; answers at once."""
-        return str(ray.util.get_node_ip_address())
+    def where(self) -> Place:
+        """The node and the process; answers at once."""
+        return Place(str(ray.util.get_node_ip_address()), os.getpid())
 
     def ready(self) -> bool:
         """True once the worker is built; raises what its factory raises."""
@@ -38,7 +54,6 @@ class Host:
         return getattr(self._built(), method)(*arguments)
 
     def _built(self) -> Any:
-        """The worker; Ray may have started the process again since it was asked whether it is ready."""
         with self._lock:
             if self._worker is None:
                 self._worker = self._factory()
@@ -47,38 +62,123 @@ class Host:
         return self._worker
 
 
-class Seat:
-    """An actor, and what the pool knows of it: whether it has a place, and whether its worker is built."""
+class Pulse:
+    """How far a worker is with its present piece of work, and for how long that has not changed.
+
+    A process that is stopped answers nothing, so one question is under way at a time.
+    """
 
     def __init__(self, actor: Any):
-        self.actor = actor
-        self.node: str | None = None
-        self.is_built = False
+        self.pieces = 0.0
+        self.silent_seconds = 0.0
+        self._actor = actor
+        self._question: Any = None
+        self._looked_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def question(self) -> Any:
+        """What is asked at present: how far it is."""
+        with self._lock:
+            if self._question is None:
+                self._question = self._actor.progress.remote()
+            return self._question
+
+    def look(self) -> None:
+        """Take the answer, if there is one; any other one than before ends the silence."""
+        with self._lock:
+            now = time.monotonic()
+            self.silent_seconds += min(now - self._looked_at, LONGEST_LOOK_SECONDS)
+            self._looked_at = now
+            if self._question is None or not ray.wait([self._question], timeout=0)[0]:
+                return
+            question, self._question = self._question, None
+            try:
+                pieces = ray.get(question)
+            except RayTaskError:
+                raise
+            except RayError:  # its process is gone: the caller of the work is told
+                return
+            if pieces != self.pieces:
+                self.pieces, self.silent_seconds = pieces, 0.0
+
+
+class Seat:
+    """A place for a worker: the actor that has it, and what the pool knows of that.
+
+    An actor whose process is gone, or does not answer, is followed by another one.
+
+    Attributes:
+        actor: it.
+        place: where it is; None while it waits for room.
+        is_built: whether its worker can be lent.
+        is_lost: whether another actor has to take the place.
+        pulse: of the piece of work that it was lent for.
+        answer: to what it was asked last.
+        deadline: until when it has to be answered.
+    """
+
+    def __init__(self, start: Callable[[], Any]):
+        self._start = start
+        self._num_deaths = 0
+        self._was_built = False
+        self._ask_at = 0.0
+        self._seat_another()
+
+    def _seat_another(self) -> None:
+        self.actor = self._start()
+        self.place: Place | None = None
+        self.is_built = self.is_lost = self._was_built = False
+        self.pulse = Pulse(self.actor)
+        self._num_killed_before = 0
         self.answer: Any = None
         self.deadline = math.inf
-        self._ask_at = 0.0
-        self._num_deaths = 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its worker was built, and is asked whether it is still there."""
+        return self._was_built and not self.is_built
 
     def ask(self, now: float) -> None:
         """Ask where it is, or whether it is ready, unless that is asked already."""
         if self.answer is None and now >= self._ask_at:
-            self.answer = self.actor.where.remote() if self.node is None else self.actor.ready.remote()
+            self.answer = self.actor.where.remote() if self.place is None else self.actor.ready.remote()
 
     def ask_again(self, seconds: float) -> None:
         """Ask the same after a while."""
         self.answer, self._ask_at = None, time.monotonic() + seconds
 
-    def settle_on(self, node: str, deadline: float) -> None:
+    def settle_on(self, place: Place, deadline: float) -> None:
         """It has a process; its worker has to be built until then."""
-        self.node, self.answer, self.deadline = node, None, deadline
+        self.place, self.answer, self.deadline = place, None, deadline
 
     def be_built(self) -> None:
         """Its worker can be lent."""
-        self.is_built, self.answer, self.deadline, self._num_deaths = True, None, math.inf, 0
+        self.is_built = self._was_built = True
+        self.answer, self.deadline, self._num_deaths = None, math.inf, 0
 
-    def leave(self, seconds: float = 0.0) -> None:
-        """Its process is gone; ask after a while where the next one is."""
-        self.node, self.is_built, self.deadline = None, False, math.inf
+    def begin(self) -> None:
+        """It is lent for a piece of work."""
+        self.pulse = Pulse(self.actor)
+        self._num_killed_before = num_killed_for_memory()
+
+    @property
+    def is_killed_for_memory(self) -> bool:
+        """Whether the system has killed for want of memory since then, where that can be seen from here."""
+        is_here = self.place is not None and self.place.node == ray.util.get_node_ip_address()
+        return is_here and num_killed_for_memory() > self._num_killed_before
+
+    def doubt(self, deadline: float) -> None:
+        """It did not answer at once: ask again, and wait until then."""
+        self.is_built, self.answer, self.deadline = False, None, deadline
+
+    def lose(self) -> None:
+        """Its process is gone, or of no use."""
+        self.is_built, self.is_lost = False, True
+
+    def replace(self, seconds: float = 0.0) -> None:
+        """End what is left of the actor, and start another one, which is asked after a while where it is."""
+        ray.kill(self.actor)  # Ray ends a stopped process too, some seconds later
+        self._seat_another()
         self.ask_again(seconds)
 
     def die(self) -> int:

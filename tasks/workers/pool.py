@@ -7,16 +7,24 @@ and lends it to one caller at a time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from lsap_archive import StoreUnavailableError
 from tasks.errors import TaskError
@@ -30,10 +38,13 @@ from tasks.workers.cluster import (
     share_of_gpus,
     worker_environment,
 )
-from tasks.workers.deaths import last_line
+from tasks.workers.deaths import cause_of_death, last_line
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_SECONDS = 1800.0  # with a worker that makes no step, by default
+PATIENCE_FACTOR = 3.0  # times the slowest piece of work so far, where that is more
+TELL_SILENCE_SECONDS = 120.0  # after which a worker that makes no step is told of, and again after twice as long
 READY_TIMEOUT_SECONDS = 300.0  # to load the networks, once there is a process
 ROOM_TIMEOUT_SECONDS = 900.0  # until a cluster has room for the first worker: machines may have to be started
 IDLE_SECONDS = 120.0  # after which workers that nobody needs are ended; the longest wait before a retry is 60 s
@@ -44,7 +55,7 @@ MAX_DEATHS = 3  # of a worker's process while it gets ready
 
 
 class WorkerLostError(TaskError, RuntimeError):
-    """The process of a worker died during a piece of work; the work can be tried again."""
+    """The process of a worker died during a piece of work, or made no step any more; the work can be tried again."""
 
 
 class NoWorkerLeftError(TaskError, RuntimeError):
@@ -59,11 +70,16 @@ class Pool(Protocol):
         """How many there are."""
         ...
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, about: str = "") -> Any:
         """The result of a worker's method; waits for a free worker.
 
+        Args:
+            method: its name.
+            arguments: its arguments; they travel.
+            about: what the work is, for people; the method's name by default.
+
         Raises:
-            WorkerLostError: the worker died; try again.
+            WorkerLostError: the worker died, or made no step for too long and was ended; try again.
             NoWorkerLeftError: no worker is left, or none could be built.
         """
         ...
@@ -78,7 +94,10 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """One worker in this process; for tests and for single images."""
+    """One worker in this process; for tests and for single images.
+
+    One that hangs takes its caller along: a thread cannot be ended from outside, and this process is the command's.
+    """
 
     num_workers = 1
 
@@ -86,7 +105,7 @@ class LocalPool:
         self._worker = factory()
         self._lock = threading.Lock()
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, about: str = "") -> Any:
         """The result of the worker's method."""
         with self._lock:
             return getattr(self._worker, method)(*arguments)
@@ -104,8 +123,13 @@ class RayPool:
 
     The pool grows with the callers that wait and shrinks when workers have been idle for a while, between its bounds.
     A worker for which the cluster has no room waits for it, in sight of the cluster's autoscaler; so a node that comes
-    gets its workers while others are at work. Ray restarts an actor that died, elsewhere when its node is gone; the
-    caller sees `WorkerLostError` and owns the retry, so that it is visible. A worker is lent again once it answers.
+    gets its workers while others are at work. An actor that died is followed by another one, elsewhere when its node is
+    gone; the caller sees `WorkerLostError` and owns the retry, so that it is visible. A worker is lent again once it
+    answers.
+
+    A worker at work is asked how far it is. Where that does not change, such as for a process that was stopped, a
+    network disk that is gone or a device that does not answer, it is told of, and after a while ended like one that
+    died. What it might still commit is harmless, as anything that is done twice.
     """
 
     def __init__(
@@ -117,6 +141,7 @@ class RayPool:
         address: str = LOCAL,
         gpus_per_worker: float | None = 0.0,
         num_threads: int = 1,
+        patience_seconds: float = PATIENCE_SECONDS,
     ):
         """Start the first actors; they load their networks while the caller goes on.
 
@@ -127,6 +152,8 @@ class RayPool:
             address: Ray cluster to join, or "local" to start a small one in this process.
             gpus_per_worker: GPUs, or the share of one, for each; None shares out what the cluster has.
             num_threads: CPU threads for each.
+            patience_seconds: how long a worker may make no step; three times the slowest piece of work so far, where
+                that is more.
 
         Raises:
             ClusterUnavailableError: the cluster cannot be joined.
@@ -139,12 +166,14 @@ class RayPool:
         self._actor_class = ray.remote(Host).options(
             num_cpus=self._wants[0],
             num_gpus=self._wants[1],
-            max_restarts=-1,
+            max_restarts=0,  # of an actor that it starts again Ray does not tell why it died
             max_task_retries=0,
             max_concurrency=2,  # progress() is answered while call() runs
             runtime_env=runtime_environment(environment, address),
         )
         self._arguments = (factory, num_threads)
+        self._patience = patience_seconds
+        self._slowest: defaultdict[str, float] = defaultdict(float)  # seconds, by method
         self._max = num_workers
         self._min = num_workers if min_workers is None else min_workers
         self._seats: set[Seat] = set()
@@ -172,27 +201,32 @@ class RayPool:
         with self._changed:
             return len(self._free) + len(self._busy)
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, about: str = "") -> Any:
         """The result of a worker's method; waits for a free worker."""
-        with self._lease() as actor:
+        what = about or method
+        with self._lease() as seat:
+            began = time.monotonic()
             try:
-                return self._wait(actor.call.remote(method, arguments))
-            except RayActorError as error:
-                raise WorkerLostError(f"the process of a worker died during {method}: {last_line(error)}") from error
+                result = self._wait(seat, seat.actor.call.remote(method, arguments), what, method)
             except RayTaskError as error:
                 raise error.cause from error  # as it was raised; what Ray makes of it has a traceback for a message
+            except RayError as error:
+                why = cause_of_death(error, has_killed_for_memory=seat.is_killed_for_memory)
+                raise WorkerLostError(f"the process of a worker died during {what}: {why}") from error
+        with self._changed:
+            self._slowest[method] = max(self._slowest[method], time.monotonic() - began)
+        return result
 
     def progress(self) -> float:
-        """What busy workers have done of their present pieces; a worker that does not answer counts 0."""
+        """What busy workers have done of their present pieces, as far as they have told."""
         with self._changed:
-            busy = [seat.actor for seat in self._busy]
-        answers = [actor.progress.remote() for actor in busy]
-        done, _ = ray.wait(answers, num_returns=len(answers), timeout=1.0) if answers else ([], [])
-        total = 0.0
-        for answer in done:
-            with contextlib.suppress(RayActorError):  # its caller is told by call()
-                total += ray.get(answer)
-        return total
+            pulses = [seat.pulse for seat in self._busy]
+        questions = [pulse.question() for pulse in pulses]
+        if questions:
+            ray.wait(questions, num_returns=len(questions), timeout=1.0)
+        for pulse in pulses:
+            pulse.look()
+        return sum(pulse.pieces for pulse in pulses)
 
     def close(self) -> None:
         """End the actors; leave the cluster, or end it, if this pool joined or started it."""
@@ -208,15 +242,15 @@ class RayPool:
     # --- callers ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _lease(self) -> Iterator[Any]:
+    def _lease(self) -> Iterator[Seat]:
         with self._changed:
             self._num_callers += 1
         try:
             seat = self._take()
             try:
-                yield seat.actor
+                yield seat
             except WorkerLostError:
-                seat.leave()
+                seat.lose()
                 raise
             finally:
                 with self._changed:
@@ -245,6 +279,7 @@ class RayPool:
                     raise NoWorkerLeftError(self._broken)
                 self._changed.wait()
             seat = self._free.popleft()
+            seat.begin()
             self._busy.add(seat)
             return seat
 
@@ -252,16 +287,36 @@ class RayPool:
         """Whether a free worker is still there; its node may have died since it was last used."""
         try:
             ray.get(seat.actor.where.remote(), timeout=POLL_SECONDS)
-        except (RayActorError, GetTimeoutError):
-            seat.leave()
+        except GetTimeoutError:
+            seat.doubt(time.monotonic() + READY_TIMEOUT_SECONDS)
+            return False
+        except RayError:
+            seat.lose()
             return False
         return True
 
-    def _wait(self, answer: Any) -> Any:
-        """The answer, however long it takes; Ray tells when the node dies, and nobody but the pool when it closes."""
+    def _wait(self, seat: Seat, answer: Any, what: str, method: str) -> Any:
+        """The answer, as long as the worker makes steps.
+
+        Ray tells when its process or its node dies, and nobody but the pool when it closes.
+        """
+        pulse, tell_after = seat.pulse, min(TELL_SILENCE_SECONDS, self._patience / 2)
         while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
             if self._closed.is_set():
                 raise NoWorkerLeftError("the pool was closed")
+            pulse.question()
+            pulse.look()
+            patience = max(self._patience, PATIENCE_FACTOR * self._slowest[method])
+            silence = f"{what} has made no step for {in_words(pulse.silent_seconds)} on {seat.place}"
+            if pulse.silent_seconds > patience:
+                logger.error("%s: its worker is ended", silence)
+                raise WorkerLostError(
+                    f"{silence}: its worker was ended; where steps may take so long, raise workers.patience_seconds, "
+                    f"which is {self._patience:g}"
+                )
+            if pulse.silent_seconds > tell_after:
+                logger.warning("%s: its worker is ended after %s of that", silence, in_words(patience))
+                tell_after *= 2
         return ray.get(answer, timeout=READY_TIMEOUT_SECONDS)
 
     # --- the thread that looks after the actors -----------------------------------------------------
@@ -284,6 +339,8 @@ class RayPool:
         with self._changed:
             waiting = [seat for seat in self._seats if not seat.is_built]
         for seat in waiting:
+            if seat.is_lost:
+                self._replace(seat)
             seat.ask(now)
         asked = {seat.answer: seat for seat in waiting if seat.answer is not None}
         if not asked:
@@ -294,32 +351,47 @@ class RayPool:
             self._settle(asked[answer])
         for seat in waiting:
             if time.monotonic() > seat.deadline:
-                self._give_up(seat, f"it did not answer within {READY_TIMEOUT_SECONDS:.0f} s")
+                problem = f"it did not answer within {READY_TIMEOUT_SECONDS:.0f} s"
+                if seat.is_silent:
+                    logger.error("a worker on %s is ended: %s", seat.place, problem)
+                    self._replace(seat)
+                else:
+                    self._give_up(seat, problem)
 
     def _settle(self, seat: Seat) -> None:
         try:
             answer = ray.get(seat.answer, timeout=TEND_SECONDS)
-        except ActorUnavailableError as error:  # it is being restarted, or there is no room for it
-            if seat.node is not None and (deaths := seat.die()) >= MAX_DEATHS:
-                self._give_up(seat, f"its process died {deaths} times while it got ready: {last_line(error)}")
-            seat.leave(POLL_SECONDS)
+        except ActorUnavailableError:  # the connection is broken; Ray will tell whether it is dead
+            seat.ask_again(POLL_SECONDS)
+        except (RayActorError, OutOfMemoryError) as error:
+            if (deaths := seat.die()) >= MAX_DEATHS:
+                problem = f"its process died {deaths} times while it got ready: {cause_of_death(error)}"
+                self._give_up(seat, problem)
+            else:
+                self._replace(seat, POLL_SECONDS)
         except RayTaskError as error:
             if _is_transient(error.cause):
                 logger.warning("a worker is not ready yet: %s", last_line(error.cause))
                 seat.ask_again(POLL_SECONDS)
             else:
                 self._give_up(seat, last_line(error.cause))
-        except RayError as error:  # the actor is dead for good, or all of Ray is
+        except RayError as error:  # it cannot be started, or all of Ray is gone
             self._give_up(seat, last_line(error))
         else:
-            if seat.node is None:
+            if seat.place is None:
                 seat.settle_on(answer, time.monotonic() + READY_TIMEOUT_SECONDS)
                 return
-            logger.info("a worker is ready on %s", seat.node)
+            logger.info("a worker is ready on %s", seat.place)
             with self._changed:
                 seat.be_built()
                 self._free.append(seat)
                 self._changed.notify_all()
+
+    def _replace(self, seat: Seat, seconds: float = 0.0) -> None:
+        """Have another actor take the place."""
+        with self._changed:
+            if seat in self._seats and not self._closed.is_set():
+                seat.replace(seconds)
 
     def _give_up(self, seat: Seat, problem: str) -> None:
         with self._changed:
@@ -345,7 +417,7 @@ class RayPool:
                 return
             wanted = min(max(self._num_callers, self._min), self._max - self._num_given_up)
             for _ in range(wanted - len(self._seats)):
-                self._seats.add(Seat(self._actor_class.remote(*self._arguments)))
+                self._seats.add(Seat(functools.partial(self._actor_class.remote, *self._arguments)))
             self._surplus_since = _since(len(self._seats) > wanted, self._surplus_since)
             if time.monotonic() - self._surplus_since < IDLE_SECONDS:
                 return
@@ -360,7 +432,7 @@ class RayPool:
         """Say that workers wait for room; and end the waiting when there is none for any of them."""
         with self._changed:
             num_seats, num_callers = len(self._seats), self._num_callers
-            num_placed = sum(1 for seat in self._seats if seat.node is not None)
+            num_placed = sum(1 for seat in self._seats if seat.place is not None)
         self._crowded_since = _since(num_placed < num_seats, self._crowded_since)
         is_crowded = time.monotonic() - self._crowded_since > TELL_SECONDS
         if is_crowded and not self._has_told:
@@ -376,6 +448,16 @@ class RayPool:
             f"{what}: the cluster has {described_cluster()}, and each worker wants {wanted}: start nodes that have it, "
             "or change workers.gpus_each or workers.device"
         )
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people.
+
+    Example:
+        >>> in_words(90), in_words(1800)
+        ('90 s', '30 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _since(condition: bool, since: float) -> float:

@@ -74,7 +74,7 @@ class InThreads:
     def pool(self) -> InThreads:
         return self
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, about: str = "") -> Any:
         return getattr(self._worker, method)(*arguments)
 
     def progress(self) -> float:

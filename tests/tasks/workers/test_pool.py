@@ -71,6 +71,15 @@ class Clerk:
             time.sleep(0.01)
         return "released"
 
+    def walk(self, started: str, seconds: float) -> int:
+        """Make a step every tenth of a second; the process is told in the file `started`."""
+        ends = time.monotonic() + seconds
+        Path(started).write_text(str(os.getpid()))
+        while time.monotonic() < ends:
+            time.sleep(0.1)
+            self._progress += 1.0
+        return os.getpid()
+
     def die(self) -> None:
         os._exit(7)
 
@@ -383,3 +392,75 @@ def test_a_worker_whose_storage_is_away_is_built_later(
         assert (tmp_path / "tried").exists()
     finally:
         pool.close()
+
+
+# --- workers that hang without dying --------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(two_actors: RayPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayPool]:
+    """Two workers, of which each may make no step for two seconds."""
+    monkeypatch.setattr(pool_module, "POLL_SECONDS", 0.2)
+    pool = RayPool(Clerk, num_workers=2, gpus_per_worker=0.25, patience_seconds=2.0)
+    yield pool
+    pool.close()
+
+
+def process_in(file: Path) -> int:
+    """The process that is told in a file, once it is."""
+    wait_for(lambda: file.exists() and file.read_text() != "")
+    return int(file.read_text())
+
+
+@pytest.mark.ray
+def test_a_worker_that_makes_no_step_is_told_of_and_ended_and_one_that_goes_on_in_time_is_left_alone(
+    impatient: RayPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ThreadPoolExecutor(2) as callers:
+        hangs = callers.submit(impatient.call, "walk", str(tmp_path / "hangs"), 60.0, about="shard 3 of a run")
+        pauses = callers.submit(impatient.call, "walk", str(tmp_path / "pauses"), 3.0)
+        for_good, for_a_while = process_in(tmp_path / "hangs"), process_in(tmp_path / "pauses")
+        os.kill(for_good, signal.SIGSTOP)
+        os.kill(for_a_while, signal.SIGSTOP)
+        time.sleep(0.7)
+        os.kill(for_a_while, signal.SIGCONT)
+        ended = (
+            rf"shard 3 of a run has made no step for 2 s on .*{for_good}.*raise workers\.patience_seconds, which is 2"
+        )
+        with pytest.raises(WorkerLostError, match=ended):
+            hangs.result(timeout=PATIENCE_SECONDS)
+        assert pauses.result(timeout=PATIENCE_SECONDS) == for_a_while
+    assert "shard 3 of a run has made no step for 1 s" in caplog.text and "is ended after 2 s of that" in caplog.text
+    assert len(all_processes(impatient) - {for_good}) == 2  # another one has its place
+    wait_for(lambda: not Path(f"/proc/{for_good}").exists())
+
+
+@pytest.mark.ray
+def test_where_every_worker_hangs_every_caller_is_told_and_others_come(impatient: RayPool, tmp_path: Path) -> None:
+    files = [tmp_path / "first", tmp_path / "second"]
+    with ThreadPoolExecutor(2) as callers:
+        answers = [callers.submit(impatient.call, "walk", str(file), 60.0) for file in files]
+        for file in files:
+            os.kill(process_in(file), signal.SIGSTOP)
+        for answer in answers:
+            with pytest.raises(WorkerLostError, match="made no step"):
+                answer.result(timeout=PATIENCE_SECONDS)
+    assert within_patience(lambda: impatient.call("divide", 6, 2)) == 3
+
+
+@pytest.mark.ray
+def test_patience_is_measured_against_the_work_that_was_done(impatient: RayPool) -> None:
+    impatient.call("stay", 1.0)
+    impatient.call("stay", 2.8)  # up to three times the slowest so far
+
+
+@pytest.mark.ray
+def test_a_worker_that_was_stopped_while_it_was_free_is_not_lent_and_not_waited_for(
+    impatient: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = all_processes(impatient)
+    monkeypatch.setattr(pool_module, "READY_TIMEOUT_SECONDS", 1.0)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    assert within_patience(lambda: impatient.call("divide", 9, 3)) == 3
+    assert not all_processes(impatient) & processes
