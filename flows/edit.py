@@ -65,12 +65,12 @@ class EditReport:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
         return f"this command: {counts or 'nothing was left to do'}, {self.seconds:.0f} s"
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
-        lines = [self.table, "", self.outcome]
+        lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  without a code: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
-        return "\n".join([*lines, f"archive: {self.archive}"])
+        return [*lines, f"archive: {self.archive}"]
 
 
 @flow(name="edit", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]

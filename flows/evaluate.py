@@ -59,12 +59,12 @@ class EvaluationReport:
         """What this command did, in a few words."""
         return f"this command: {self.measured or 'no'} images measured, {self.seconds:.0f} s"
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
-        lines = [self.table, "", self.outcome]
+        lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  original not used: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
-        return "\n".join([*lines, f"archive: {self.archive}"])
+        return [*lines, f"archive: {self.archive}"]
 
 
 @flow(name="evaluate", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]

@@ -66,14 +66,13 @@ class RunReport:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.by_status.items()))
         return f"{self.num_images} images; this command: {counts or 'nothing was left to do'}"
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
-        lines = [self.table, "", self.outcome]
+        lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  failed: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         if self.embedded:
             lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
-        lines += [f"archive: {self.archive}", f"report:  {self.report}"]
-        return "\n".join(lines)
+        return [*lines, f"archive: {self.archive}", f"report:  {self.report}"]
 
 
 @flow(name="invert", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]

@@ -51,10 +51,10 @@ class ReproductionReport:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
         numbers = f"{self.num_numbers} measured numbers, {self.seconds:.0f} s"
-        return "\n".join([self.table, f"{numbers}; archive: {self.archive}", f"report: {self.page}"])
+        return [*self.table.split("\n"), f"{numbers}; archive: {self.archive}", f"report: {self.page}"]
 
 
 @flow(name="reproduce", persist_result=False)

@@ -52,9 +52,9 @@ class EditabilityReport:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
-        return "\n".join([self.table, f"archive: {self.archive}", *self.written])
+        return [*self.table.split("\n"), f"archive: {self.archive}", *self.written]
 
 
 @flow(name="reproduce_editability", persist_result=False)

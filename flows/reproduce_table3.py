@@ -47,9 +47,9 @@ class Table3Report:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
-        return "\n".join([self.table, f"{self.num_encoders} encoders; archive: {self.archive}", *self.tables])
+        return [*self.table.split("\n"), f"{self.num_encoders} encoders; archive: {self.archive}", *self.tables]
 
 
 @flow(name="reproduce_table3", persist_result=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from flows.commands.output import DONE, FAILED, print_result, sentences, show
+from flows.commands.output import lines_of, print_result, show
+from flows.running.ending import DONE, FAILED
 
 
 def describe_archive(parsed: argparse.Namespace) -> int:
@@ -22,7 +23,7 @@ def check_archive(parsed: argparse.Namespace) -> int:
 
     report = verify_archive(parsed.url)
     document = dataclasses.asdict(report)
-    print_result(document, parsed.json, sentences(document))
+    print_result(document, parsed.json, lines_of(document))
     return FAILED if report.problems else DONE
 
 
@@ -31,7 +32,7 @@ def mend_archive(parsed: argparse.Namespace) -> int:
     from lsap_archive import repair_archive
 
     report = repair_archive(parsed.url, dry_run=parsed.dry_run)
-    print_result(report.to_dict(), parsed.json, report.summary())
+    print_result(report.to_dict(), parsed.json, report.lines())
     return FAILED if report.left else DONE
 
 

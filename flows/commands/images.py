@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.commands.output import DONE, FAILED
-from tasks.visible_text import visible
+from flows.commands.output import print_result
+from flows.running.ending import DONE, FAILED
 
 SHOWN_LINES = 40
 
@@ -98,12 +97,9 @@ def _print(
     document: dict[str, Any], lines: list[tuple[str, str, str]], counts: dict[str, int], parsed: argparse.Namespace
 ) -> None:
     """The report as JSON, or as a table with what went wrong first."""
-    if parsed.json:
-        print(json.dumps(document, indent=2))
-        return
-    print(f"{parsed.out}: " + (", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing"))
     lines.sort(key=lambda line: line[0] in ("aligned", "pasted"))
-    for status, image_id, text in lines[:SHOWN_LINES]:
-        print(f"  {status:<13}  {visible(image_id)}  {visible(text)}")
+    shown = [f"{parsed.out}: " + (", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing")]
+    shown += [f"  {status:<13}  {image_id}  {text}" for status, image_id, text in lines[:SHOWN_LINES]]
     if len(lines) > SHOWN_LINES:
-        print(f"  ... and {len(lines) - SHOWN_LINES} more")
+        shown.append(f"  ... and {len(lines) - SHOWN_LINES} more")
+    print_result(document, parsed.json, shown)

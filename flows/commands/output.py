@@ -1,37 +1,77 @@
-"""What a command prints, for people or for machines, and the codes that it ends with."""
+"""What a command prints: its result, for people or for machines; and what libraries log meanwhile.
+
+Names in it are anybody's: each line is made of visible text, so that no name commands the terminal or forges a line.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from typing import Any
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from tasks.visible_text import HARD_SPACE, visible
+from flows.running.ending import DONE
+from tasks.visible_text import visible
 
-DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
+if TYPE_CHECKING:  # help should not wait for the archive
+    from lsap_archive import Secrets
 
 
 def show(document: dict[str, Any], parsed: argparse.Namespace) -> int:
     """Print a document as it is asked for."""
-    print_result(document, parsed.json, sentences(document))
+    print_result(document, parsed.json, lines_of(document))
     return DONE
 
 
-def print_result(document: dict[str, Any], as_json: bool, text: str) -> None:
-    """Print a document for machines, or its text for people."""
-    print(json.dumps(document, indent=2, default=str) if as_json else visible(text, kept=f"\n\t{HARD_SPACE}"))
+def print_result(document: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
+    """Print a document for machines, or its lines for people."""
+    if as_json:
+        print(json.dumps(document, indent=2, default=str))
+        return
+    for line in lines:
+        print(visible(line))
 
 
-def sentences(document: dict[str, Any], indent: str = "") -> str:
+def lines_of(document: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """A document as lines of `name: value`, for people."""
-    lines: list[str] = []
     for name, value in document.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", sentences(value, indent + "  ")]
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-            lines.append(f"{indent}{name}:")
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}:"
+            yield from lines_of(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            yield f"{indent}{name}:"
             for item in value:
-                lines += [sentences(item, indent + "  "), ""]
+                yield from lines_of(item, indent + "  ")
+                yield ""
         else:
-            lines.append(f"{indent}{name}: {value}")
-    return "\n".join(lines)
+            yield f"{indent}{name}: {value}"
+
+
+class _OneLine(logging.Formatter):
+    """A record as one visible line; where the error came from is shown to those who ask for everything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = [f"{record.levelname} {record.name}: {record.getMessage()}"]
+        if record.exc_info and logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+            lines += self.formatException(record.exc_info).split("\n")
+        return "\n".join(visible(self._secrets.hide(line)) for line in lines)
+
+    @functools.cached_property
+    def _secrets(self) -> Secrets:
+        from lsap_archive import Secrets
+
+        return Secrets()
+
+
+def log_to_stderr() -> None:
+    """Show what libraries log, and their warnings, on stderr.
+
+    Prefect's loggers are among them, at the level that `PREFECT_LOGGING_LEVEL` says; at DEBUG with tracebacks.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)

@@ -7,8 +7,9 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.output import DONE, FAILED, print_result, show
+from flows.commands.output import print_result, show
 from flows.commands.runs import run_flow
+from flows.running.ending import DONE, FAILED
 
 if TYPE_CHECKING:  # help should not wait for torch
     from flows.parameters.reproduce import ReproduceRun
@@ -112,14 +113,14 @@ def check_trainings(run: ReproduceTable3, settings: Settings, *, dry: bool) -> d
 def show_weights(parsed: argparse.Namespace) -> int:
     """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
     from tasks.settings import Settings
-    from tasks.weights.of_domains import find_domain, look_for_weights, weights_document, weights_table
+    from tasks.weights.of_domains import find_domain, look_for_weights, weights_document, weights_lines
     from tasks.weights.published import Published
 
     domain, published = find_domain(parsed.name), Published(Settings.from_environment().backbones)
     found = look_for_weights(domain, published)
     missing = sum(one.state == "missing" for one in found)
-    text = f'domain "{domain.name}" needs no published file' if not found else weights_table(found)
+    lines = [f'domain "{domain.name}" needs no published file']
     if found:
-        text += f"\n{len(found) - missing} of {len(found)} are in {published}"
-    print_result({"folder": str(published), "weights": weights_document(found)}, parsed.json, text)
+        lines = [*weights_lines(found), f"{len(found) - missing} of {len(found)} are in {published}"]
+    print_result({"folder": str(published), "weights": weights_document(found)}, parsed.json, lines)
     return FAILED if any(one.state == "another file" for one in found) else DONE

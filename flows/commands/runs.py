@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-from flows.commands.output import DONE, print_result, show
+from flows.commands.output import print_result, show
+from flows.running.ending import DONE
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,5 @@ def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> 
     """Run a flow and print its report."""
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
         report = do(run)
-    print_result(report.to_dict(), parsed.json, report.summary())
+    print_result(report.to_dict(), parsed.json, report.lines())
     return DONE

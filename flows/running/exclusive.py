@@ -34,6 +34,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Crashed
 
 from flows.parameters.shared import WhenBusy
+from flows.running.ending import take_signals, when_interrupted
 
 Part = Literal["inversions", "edits", "evaluations", "training", "reproduction"]
 LOCKED = 423
@@ -64,8 +65,10 @@ def writing(archive: str, part: Part, when_busy: WhenBusy = "wait") -> Iterator[
     """
     context = FlowRunContext.get()
     assert context is not None and context.flow_run is not None, "writing() belongs inside a flow"
-    with get_client(sync_client=True) as client, contextlib.ExitStack() as held:
-        region = _Region(client, context.flow_run, region_name(archive, part))
+    take_signals()  # from Prefect, which has caught SIGTERM since the flow began
+    run, held = context.flow_run, contextlib.ExitStack()
+    with when_interrupted(lambda: _tell(run, held)), get_client(sync_client=True) as client, held:
+        region = _Region(client, run, region_name(archive, part))
         told_at: float | None = None
         while not region.enter(held):
             writer = region.writer()
@@ -165,6 +168,13 @@ def _give_back(held: contextlib.ExitStack) -> None:
         held.close()
     except httpx.HTTPError as error:
         get_run_logger().warning("the next writer has to find out that this one has ended: %s", error)
+
+
+def _tell(run: FlowRun, held: contextlib.ExitStack) -> None:
+    """Tell the server, when the command is interrupted, that the run has ended and the region is free."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Crashed(message="It was interrupted."), force=True)
+    held.close()
 
 
 def _status_of(error: Exception) -> int | None:

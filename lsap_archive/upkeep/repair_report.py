@@ -72,7 +72,11 @@ class RepairReport:
         return {**asdict(self), "next_commands": self.next_commands}
 
     def summary(self) -> str:
-        """For people."""
+        """For people; where names may hold line breaks, `lines` keeps them apart."""
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The lines of the summary."""
         done = "would be " if self.dry_run else ""
         lines = []
         for run_id, run in self.runs.items():
@@ -90,7 +94,7 @@ class RepairReport:
         lines += [f"{done}copied for repair: {len(self.copied)} objects"] if self.copied else []
         lines += [f"cannot be mended: {sentence}" for sentence in self.left]
         if not lines:
-            return f"{self.url}: nothing to repair"
+            return [f"{self.url}: nothing to repair"]
         if commands := self.next_commands:
             lines.append(f"now run what made the archive once more, with its run files: {', then '.join(commands)}")
-        return "\n".join(lines)
+        return lines

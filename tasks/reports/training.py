@@ -53,21 +53,19 @@ class TrainingReport:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def summary(self) -> str:
+    def lines(self) -> list[str]:
         """For people."""
         bad = f", {self.num_bad_images} of them cannot be used" if self.num_bad_images else ""
         best = f"{self.best['loss']:.4f} at step {self.best['step']}"
-        return "\n".join(
-            [
-                self.table,
-                "",
-                f"step {self.step}; {self.num_images} images{bad}; {self.images_per_second:.1f} images per second, "
-                f"{self.seconds:.0f} s in all",
-                f"validation loss {self.validation['loss']:.4f}, the lowest {best}",
-                f"encoder: {self.encoder}",
-                f"best:    {self.best_encoder}",
-            ]
-        )
+        return [
+            *self.table.split("\n"),
+            "",
+            f"step {self.step}; {self.num_images} images{bad}; {self.images_per_second:.1f} images per second, "
+            f"{self.seconds:.0f} s in all",
+            f"validation loss {self.validation['loss']:.4f}, the lowest {best}",
+            f"encoder: {self.encoder}",
+            f"best:    {self.best_encoder}",
+        ]
 
 
 def report_training(spec: TrainingSpec, seconds: float) -> TrainingReport:

@@ -11,6 +11,7 @@ from domains.domain import Domain, WeightFile, load_domain, parse_domain
 from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, read_file
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.presets import METHODS
+from tasks.visible_text import visible
 from tasks.weights.published import Published
 
 GENERATOR, DIRECTION = "generator", "direction "
@@ -114,16 +115,17 @@ def find_domain(name_or_path: str) -> Domain:
         raise ConfigError(f"domain file {error}") from None
 
 
-def weights_table(found: Iterable[FoundWeights]) -> str:
-    """For people: a line for each file."""
-    rows = [(one.role, one.wanted.file, one.state, _hash_in_words(one), one.wanted.note) for one in found]
-    heads = ("role", "file", "state", "SHA-256", "what it is")
+def weights_lines(found: Iterable[FoundWeights]) -> list[str]:
+    """For people: a line for each file, below one of heads."""
+    texts = [(one.role, one.wanted.file, one.state, _hash_in_words(one), one.wanted.note) for one in found]
+    rows = [[visible(text) for text in row] for row in texts]
+    heads = ["role", "file", "state", "SHA-256", "what it is"]
     widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
     lines = []
     for row in [heads, *rows]:
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return "\n".join(lines)
+    return lines
 
 
 def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, str]]:

@@ -7,8 +7,10 @@ import logging
 import math
 import os
 import shlex
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,18 @@ LOCAL = "local"
 ANSWER_SECONDS = 10.0
 
 
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What SIGTERM does to this process stays as it is: `ray.init` puts a handler of its own in its place."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@_own_signals()
 def join_cluster(
     address: str, num_workers: int, environment: dict[str, str], *, wants_gpus: bool
 ) -> contextlib.ExitStack:

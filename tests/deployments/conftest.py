@@ -46,9 +46,9 @@ def check_command() -> Callable[[Sequence[str]], None]:
             for line in arguments[1].strip().splitlines():
                 check([word for word in shlex.split(line) if word != "exec"])
         elif program == "lsap":
-            from flows.commands.cli import _parser
+            from flows.commands.parser import command_parser
 
-            _parser().parse_args(arguments)
+            command_parser().parse_args(arguments)
         elif program == "ray":
             from ray.scripts.scripts import cli
 

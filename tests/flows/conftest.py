@@ -303,6 +303,7 @@ def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_server.url)
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # read when Ray is imported; commands set it before
         patch.setenv("RAY_worker_niceness", "0")  # 15 by default, with which tests crawl on a busy machine
         multiprocessing.forkserver.ensure_running()
     return context

@@ -252,7 +252,7 @@ def test_a_command_that_is_ended_early_takes_its_prefect_server_along(config: Pa
         running.terminate()
         _, err = running.communicate(timeout=60)
         assert running.returncode == FAILED
-        assert "lsap: interrupted; the same command goes on where this one stopped" in err.splitlines()
+        assert err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
         assert psutil.wait_procs(started, timeout=20)[1] == []
     finally:
         running.kill()

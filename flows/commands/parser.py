@@ -1,0 +1,98 @@
+"""The words that `lsap` understands, and which call each of them is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from domains.embedded import embedded_folders
+from flows.commands import archives, domains, weights
+from flows.commands.directions import add_direction_commands
+from flows.commands.images import add_image_commands
+from flows.commands.reproductions import add_reproduce_commands, add_weights_command
+from flows.commands.runs import FLOWS, STUDY, command_of
+
+
+class WrongWordsError(ValueError):
+    """The command line is none that `lsap` understands."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are told as all others are: in one visible line, which is the last one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show how the command is used, and refuse.
+
+        Raises:
+            WrongWordsError: always.
+        """
+        self.print_usage(sys.stderr)
+        raise WrongWordsError(f"{message}: see {self.prog} --help")
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of a whole command line; what it gives has the call in `command`."""
+    parser = Parser(prog="lsap", description="GAN inversion by latent space alignment, at scale.")
+    groups = parser.add_subparsers(dest="group", required=True)
+
+    run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", required=True)
+    for name, parts in FLOWS.items():
+        _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts))
+    tables = add_reproduce_commands(run, _finish_flow)
+    _finish_flow(tables.add_parser("editability", help=STUDY.explained), command_of(STUDY))
+
+    archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
+    describe = archive.add_parser("describe", help="what an archive holds")
+    describe.add_argument("url")
+    _finish(describe, archives.describe_archive)
+    verify = archive.add_parser("verify", help="check every object of an archive")
+    verify.add_argument("url")
+    _finish(verify, archives.check_archive)
+    repair = archive.add_parser("repair", help="restore damaged objects, or retire them so that a run makes them again")
+    repair.add_argument("url")
+    repair.add_argument("--dry-run", action="store_true", help="say what would be done and write nothing")
+    _finish(repair, archives.mend_archive)
+    images = archive.add_parser("images", help="write the kept images of an edit as files")
+    images.add_argument("url")
+    images.add_argument("method", help='of the edit, such as "lsap_e/slant"')
+    images.add_argument("--out", required=True, metavar="DIR", help="folder for the images")
+    _finish(images, archives.export_edited)
+
+    generator = groups.add_parser("generator", help="look at weights").add_subparsers(dest="verb", required=True)
+    sizes = generator.add_parser("describe", help="what a file of weights holds")
+    sizes.add_argument("path")
+    _finish(sizes, weights.show_generator)
+    convert = generator.add_parser("convert", help="between .pt, .pkl (reading) and .safetensors")
+    convert.add_argument("path")
+    convert.add_argument("output", help="its suffix decides the format: .safetensors or .pt")
+    _finish(convert, weights.rewrite_generator)
+
+    encoder = groups.add_parser("encoder", help="look at encoders").add_subparsers(dest="verb", required=True)
+    trained = encoder.add_parser("describe", help="what a file of an encoder holds")
+    trained.add_argument("path")
+    _finish(trained, weights.show_encoder)
+
+    add_direction_commands(groups, _finish)
+
+    domain = groups.add_parser("domain", help="look at a domain").add_subparsers(dest="verb", required=True)
+    quality = domain.add_parser("quality", help="measure samples of the embedded generator on held-out images")
+    quality.add_argument("name", choices=list(embedded_folders()))
+    quality.add_argument("--sheet", metavar="FILE.png", help="also write a sheet of samples")
+    _finish(quality, domains.measure_domain)
+    add_weights_command(domain, _finish)
+    add_image_commands(groups, _finish)
+    return parser
+
+
+def _finish_flow(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("config", help="YAML file that describes the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of the run")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")
+    _finish(parser, command)
+
+
+def _finish(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(command=command)
