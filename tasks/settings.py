@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from lsap_archive import ArchiveMismatchError, Store
 from lsap_core.errors import ConfigError
 
 
@@ -30,15 +31,21 @@ class Settings:
         """Read the `LSAP_*` variables.
 
         Raises:
-            ConfigError: the address of the Ray cluster may carry a credential, which logs would show.
+            ConfigError: `LSAP_RESULTS` is no URL that results can be kept at, or carries a credential; the address of
+                the Ray cluster may carry one, which logs would show.
         """
+        if results := os.environ.get("LSAP_RESULTS"):
+            try:
+                Store.from_url(results)
+            except ArchiveMismatchError as error:
+                raise ConfigError(f"LSAP_RESULTS: {error}") from None
         ray_address = os.environ.get("LSAP_RAY_ADDRESS") or "local"
         _refuse_credential("LSAP_RAY_ADDRESS", ray_address)
         if ray_address == "auto":  # which is where Ray looks then
             _refuse_credential("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
         return cls(
             backbones=os.environ.get("LSAP_BACKBONES") or None,
-            results=os.environ.get("LSAP_RESULTS") or None,
+            results=results or None,
             ray_address=ray_address,
             ray_ship_code=os.environ.get("LSAP_RAY_SHIP_CODE", "0") not in ("", "0", "false"),
         )

@@ -90,6 +90,9 @@ def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:
 
 def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
     """Run a flow and print its report."""
+    from flows.running.results import check_place
+
+    check_place()
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
         report = do(run)
     print_result(report.to_dict(), parsed.json, report.lines())

@@ -15,7 +15,20 @@ import prefect.runtime
 from lsap_archive import Store
 from tasks.settings import Settings
 
+PROBE = "writable.txt"
 Report = TypeVar("Report")
+
+
+def check_place() -> None:
+    """Make sure, before any work is done, that what comes of it can be kept where `LSAP_RESULTS` says.
+
+    Raises:
+        ConfigError: that is no URL of a store, or carries a credential.
+        StoreUnavailableError: nothing can be written there.
+    """
+    url = Settings.from_environment().results
+    if url is not None:
+        Store.from_url(url).put(PROBE, b"Written before each flow of lsap, to see that its result can be kept here.\n")
 
 
 def kept(report: Report) -> Report:

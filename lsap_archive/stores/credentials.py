@@ -7,8 +7,9 @@ import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import fsspec.config
 
@@ -22,35 +23,119 @@ _SECRET_VARIABLES = (
     "AZURE_STORAGE_SAS_TOKEN",
     "AZURE_STORAGE_CLIENT_SECRET",
     "AZURE_CLIENT_SECRET",
+    "HF_TOKEN",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_KEY",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "RAY_AUTH_TOKEN",
 )
-_ADDRESS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST", "HTTP_PROXY", "HTTPS_PROXY")
+_ADDRESS_VARIABLES = (
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST", "HTTP_PROXY", "HTTPS_PROXY"),
+    *("PREFECT_API_URL", "LSAP_BACKBONES", "LSAP_RAY_ADDRESS", "LSAP_RESULTS"),
+)
+HIDDEN = "***"  # in the place of a credential
 _SHORTEST = 6  # characters; what is shorter would blacken ordinary words
 _PASSWORD = re.compile(r"://[^/\s@:]*:(?!\d+/|:)[^\s@]*@")  # also with a slash in it; host:port/path is none
 _PASSWORD_IN_URL = re.compile(r"://[^/@:]*:(?!\d+/|:)[^@]*@")  # the same where all is one URL, spaces too
 _USER = re.compile(r"://[^/\s@]*@")
-_SIGNED = re.compile(
-    r"[?&](?:x-(?:amz|goog)-(?:signature|credential|security-token)|sig|signature|awsaccesskeyid|googleaccessid"
-    r"|access_?token|token|api_?key|password|secret)=",
-    re.IGNORECASE,
+_CHAINED = re.compile(r"::(?=[a-zA-Z][\w+.-]*:/)")
+_LOCAL = ("", "file", "local", "memory")
+_USER_IS_PUBLIC = ("az", "abfs", "abfss", "wasb", "wasbs", "adl", "sftp", "ssh", "hdfs", "webhdfs", "smb", "git")
+"""Where a name before @ is a container or an account; elsewhere it is a token or half of a password."""
+
+# Names of queries, options and variables. Each is taken apart into words: X-Amz-Security-Token, auth_key, wsSecret.
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SECRET_WORDS = {
+    *("password", "passwd", "passphrase", "passcode", "pwd", "pw", "psw", "secret", "secrets", "credential"),
+    *("credentials", "creds", "token", "tokens", "jwt", "bearer", "signature", "sig", "hmac", "auth", "authorization"),
+    *("hdnts", "hdnea", "sas", "pass", "apikey"),
+}
+_KEY_OF = {
+    *("access", "account", "admin", "api", "app", "application", "auth", "aws", "client", "consumer", "customer"),
+    *("deploy", "encryption", "function", "host", "license", "master", "oss", "private", "project", "secret"),
+    *("security", "service", "session", "shared", "signing", "ssh", "storage", "subscription", "user", "write"),
+}
+"""Of which a key is a secret; a sort key, a partition key and a keyword are none."""
+_COMPACT = re.compile(
+    f"(?:{'|'.join(sorted(_KEY_OF))})keys?(?:id)?$|(?:access|auth|id|refresh|security|session|bearer|api|sas)token$"
+    "|accessid$|clientsecret$|secretkey|password|passphrase|credential|signature$"
 )
-_QUERY_VALUE = re.compile(r"([?&][^=&\s]*(?:sig|token|credential|key|secret|passw)[^=&\s]*=)[^&\s'\")]+", re.IGNORECASE)
+_TOLD_BY_ITS_VALUE = {"key", "keys", "sign", "code", "ticket", "session", "sid", "ak", "sk"}
+"""Names of all kinds of things: a secret where the value looks like one."""
+_ABOUT_A_SECRET = {
+    *("algorithm", "budget", "count", "counts", "expires", "expiry", "hint", "length", "limit", "max", "method"),
+    *("min", "mode", "name", "num", "number", "size", "ttl", "type", "url", "version"),
+}
+_TOKEN = re.compile(
+    r"eyJ[\w-]{6,}\.[\w-]{6,}\.|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|(?:ghp|gho|ghs|ghu|github_pat|glpat|hf|sk)"
+    r"[_-]\w{16,}|xox[abp]-\w{8,}"
+)
+"""What is a token wherever it stands: signed JSON, keys of Amazon and Google, of GitHub, GitLab and Hugging Face."""
+_QUERY = re.compile(r"(?<=[?&#;])([^=?&#;\s'\"<>]+)=([^&#;\s'\")<>]*)")
 
 
 def credential_in(url: str) -> str | None:
-    """What of a URL is a credential, in words: a user with password, or a signed query; None for neither.
+    """What of a URL is a credential, in words: a user with password, or a query that opens something; None for neither.
+
+    Each address of a chain of file systems (`zip://a.png::https://...`) is looked at.
 
     Example:
         >>> credential_in("s3://bucket/folder"), credential_in("https://me:hunter2@host/a.png")
         (None, 'a password')
-        >>> credential_in("https://host/a.png?X-Amz-Signature=5f3a")
-        'a signed query'
+        >>> credential_in("https://host/a.png?X-Amz-Signature=5f3a"), credential_in("https://host/a?auth_key=17-0-3f")
+        ('a signed query', 'a signed query')
+        >>> credential_in("https://host/photos?key=photo-1&page_token_count=2") is None
+        True
     """
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme in ("file", "local", "memory"):
+    if "://" not in url:
         return None
-    if _PASSWORD_IN_URL.search(url) or (scheme in ("s3", "s3a", "gs", "gcs") and _USER.search(url)):
-        return "a password"
-    return "a signed query" if _SIGNED.search(url) else None
+    for address in _CHAINED.split(url) if "::" in url else (url,):
+        scheme = address.partition("://")[0].lower() if "://" in address else ""
+        if scheme in _LOCAL:
+            continue
+        if "@" in address and (
+            _PASSWORD_IN_URL.search(address) or (scheme not in _USER_IS_PUBLIC and _USER.search(address))
+        ):
+            return "a password"
+        if "=" in address and any(
+            is_secret(unquote_plus(name), unquote_plus(value)) for name, value in _QUERY.findall(address)
+        ):
+            return "a signed query"
+        if scheme in ("http", "https") and _TOKEN.search(address):
+            return "a token"
+    return None
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a value that is given under a name, such as in the query of a URL, opens something.
+
+    Example:
+        >>> is_secret("x-api-key", "1"), is_secret("wsSecret", "3f2a91"), is_secret("sort_key", "name")
+        (True, True, False)
+        >>> is_secret("key", "photo-1"), is_secret("key", "q83Jf0aLk2PzR7xVbN"), is_secret("max_tokens", "100")
+        (False, True, False)
+    """
+    if not value or value.lower() in (HIDDEN, "true", "false", "none", "null"):
+        return False
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not words or words[-1] in _ABOUT_A_SECRET:
+        return False
+    if any(word in ("key", "keys") and before in _KEY_OF for before, word in pairwise(words)):
+        return True
+    if _SECRET_WORDS & set(words) or _COMPACT.search("".join(words)):
+        is_small_number = value.isdecimal() and len(value) <= 3
+        return not is_small_number or bool({"password", "passwd", "secret", "pwd"} & set(words))
+    return bool(_TOLD_BY_ITS_VALUE & set(words)) and _looks_random(value)
+
+
+def _looks_random(value: str) -> bool:
+    """Whether a text is made of what keys are made of: long, of letters and digits in turns, or all hexadecimal."""
+    if re.fullmatch(r"[0-9a-fA-F]{32,}", value):
+        return True
+    if not re.fullmatch(r"[\w+/=.~%-]{16,}", value):
+        return False
+    kinds = ["d" if char.isdigit() else "u" if char.isupper() else "l" for char in value if char.isalnum()]
+    return "d" in kinds and sum(one != other for one, other in pairwise(kinds)) >= len(kinds) / 3
 
 
 class Secrets:
@@ -72,9 +157,9 @@ class Secrets:
     def hide(self, text: str) -> str:
         """The text with every credential as `***`."""
         for value in self._values:
-            text = text.replace(value, "***")
-        text = _USER.sub("://***@", _PASSWORD.sub("://***@", text))
-        return _QUERY_VALUE.sub(r"\1***", text)
+            text = text.replace(value, HIDDEN)
+        text = _USER.sub(f"://{HIDDEN}@", _PASSWORD.sub(f"://{HIDDEN}@", text))
+        return _TOKEN.sub(HIDDEN, _QUERY.sub(_hidden, text))
 
     def in_document(self, data: bytes) -> bool:
         """Whether a document holds a credential that this process was given."""
@@ -91,14 +176,24 @@ class Secrets:
         return error
 
 
+def _hidden(query: re.Match[str]) -> str:
+    """A name and its value in a query, without what opens something; rather too little than too much is shown."""
+    name, value = query.groups()
+    is_hidden = is_secret(unquote_plus(name), unquote_plus(value)) or _SECRET_NAMES.search(name) or "sig" in name
+    return f"{name}={HIDDEN if is_hidden and value else value}"
+
+
 def _in_options(options: Mapping[str, Any]) -> Iterator[str]:
     """Values of options whose names say that they are secret, and passwords inside URLs, at any depth."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from _in_options(value)
+        elif isinstance(value, list | tuple):
+            yield from (found for one in value for found in _in_options({name: one}))
         elif isinstance(value, str) and value:
-            if _SECRET_NAMES.search(str(name)):
+            if _SECRET_NAMES.search(str(name)) or is_secret(str(name), value):
                 yield value
+                yield re.sub(r"^(?:Bearer|Basic|Token) +", "", value)
                 yield from re.findall(r"(?:AccountKey|SharedAccessSignature)=([^;]+)", value)
             yield from _in_address(value)
 

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lsap_archive import Secrets, credential_in
 from tasks.errors import BadImageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -60,6 +61,21 @@ def check_name(name: str, what: str) -> BadImageError | None:
             "unsafe_name", f"the {what} {name!r} is not valid Unicode, UTF-8 was wanted: rename the file"
         )
     return None
+
+
+def without_credential(item: SourceItem) -> SourceItem:
+    """The item; where its id or address opens something, a bad one that does not show it: both are kept in archives."""
+    found = credential_in(item.uri) or credential_in(item.image_id)
+    if found is None:
+        return item
+    secrets = Secrets()
+    image_id, uri = secrets.hide(item.image_id), secrets.hide(item.uri)
+    problem = BadImageError(
+        "unsafe_name",
+        f"the uri {uri!r} carries {found}, which archives would keep; an address without one was wanted (the storage's "
+        "client has its own places for it); it was not opened: rewrite the row, or rename the file",
+    )
+    return replace(item, image_id=image_id, uri=uri, problem=item.problem or problem)
 
 
 def outside(uri: str, source: str) -> BadImageError:

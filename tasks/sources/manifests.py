@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lsap_archive import credential_in, open_file_system, scheme_of
 from tasks.errors import BadImageError, SourceError
-from tasks.sources.items import LeftOut, SourceItem, check_name
+from tasks.sources.items import LeftOut, SourceItem, check_name, without_credential
 from tasks.sources.storage import StoredFiles
 
 SCHEMES = ("file", "memory", "s3", "gs", "az", "http", "https")  # what a row may name beside the manifest's own
@@ -31,7 +31,7 @@ class Manifest:
         self._rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
-        items = [self._to_item(number, *row) for number, row in enumerate(self._rows, start=1)]
+        items = [without_credential(self._to_item(number, *row)) for number, row in enumerate(self._rows, start=1)]
         yield from sorted(items, key=lambda item: (item.image_id, item.uri))
 
     def _to_item(self, number: int, image_id: Any, uri: Any) -> SourceItem:

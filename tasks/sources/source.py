@@ -15,7 +15,7 @@ from lsap_archive import Secrets, open_file_system
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory
 from tasks.sources.folders import FolderOrGlob, OneImage
-from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem
+from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, without_credential
 from tasks.sources.manifests import Manifest
 from tasks.sources.storage import SOURCE_KINDS, StoredFiles, storage_errors
 from tasks.sources.zips import Zip
@@ -97,7 +97,7 @@ class Source:
         left_out = LeftOut()
         num_images = num_problems = 0
         previous: SourceItem | None = None
-        for item in self._backend.items(left_out):
+        for item in map(without_credential, self._backend.items(left_out)):
             if previous is not None and previous.image_id == item.image_id:
                 raise SourceError(
                     f"{self.spec} holds two images with the id {item.image_id!r}, {previous.uri} and "

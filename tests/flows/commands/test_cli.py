@@ -145,6 +145,33 @@ def test_a_missing_trunk_of_lpips_is_named_with_its_place(
     assert not (tmp_path / "archive").exists()
 
 
+@pytest.mark.parametrize(
+    ("results", "code", "words"),
+    [
+        ("s3://user:hunter2@bucket/results", ASKED_WRONGLY, ["LSAP_RESULTS", "carries a password"]),
+        ("s3://bucket/results?auth_key=17-hunter2", ASKED_WRONGLY, ["LSAP_RESULTS", "carries a signed query"]),
+        ("https://host/results", ASKED_WRONGLY, ["LSAP_RESULTS", "https:// is not known", "s3://"]),
+        ("README/results", FAILED, ["cannot write", "README/results"]),
+    ],
+)
+def test_where_results_cannot_be_kept_no_work_is_begun(
+    results: str,
+    code: int,
+    words: list[str],
+    invert: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "README").write_text("a file is in the way")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LSAP_RESULTS", results)
+    before = files(tmp_path)
+    answer = invert()
+    assert answer.code == code, answer.err
+    assert all(word in answer.error_line for word in words) and "hunter2" not in answer.err
+    assert files(tmp_path) == before
+
+
 def test_networks_that_do_not_fit_the_generator_are_refused(invert: Callable[..., Answer], tmp_path: Path) -> None:
     path = tmp_path / "colour.safetensors"
     save_generator(Generator(GeneratorConfig(32, (8, 8, 8, 8), w_dim=8, num_mapping_layers=2)), str(path))
@@ -191,6 +218,19 @@ def test_a_wrong_file_is_one_sentence(
     assert answer.code == ASKED_WRONGLY
     for word in words:
         assert word in answer.error_line
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "invert"), ("run", "in\nlsap: done"), ("generator", "describe", "a", "--b\nlsap: done\x1b[2J")]
+)
+def test_words_that_are_none_of_lsap_are_one_sentence_and_the_last_line(
+    words: tuple[str, ...], lsap_here: Callable[..., Answer]
+) -> None:
+    answer = lsap_here(*words)
+    assert (answer.code, answer.out) == (ASKED_WRONGLY, "")
+    assert answer.err.startswith("usage: lsap") and "\x1b" not in answer.err
+    (said,) = [line for line in answer.err.splitlines() if line.startswith("lsap: ")]
+    assert answer.err.splitlines()[-1] == said and "--help" in said
 
 
 def test_a_missing_file_is_one_sentence(lsap_here: Callable[..., Answer]) -> None:

@@ -462,8 +462,17 @@ def test_manifest_uri_that_cannot_be_an_address_is_a_bad_image(tmp_path: Path) -
     assert digests == ["unreadable:unreadable", "unreadable:unsafe_name"]  # a folder, and a kind that nobody knows
 
 
-def test_password_in_a_manifest_is_not_carried_on(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "list.csv", ("uri",), ("https://me:hunter2@example.org/a.png",))
+@pytest.mark.parametrize(
+    ("image_id", "uri"),
+    [
+        ("", "https://me:hunter2@example.org/a.png"),
+        ("", "https://example.org/a.png?auth_key=17-hunter2-0"),
+        ("https://example.org/a.png?token=hunter2", "https://example.org/a.png"),
+        ("https://me:hunter2@example.org/a.png", "a.png"),
+    ],
+)
+def test_password_in_a_manifest_is_not_carried_on(tmp_path: Path, image_id: str, uri: str) -> None:
+    path = write_csv(tmp_path / "list.csv", ("image_id", "uri"), (image_id, uri))
     with open_source(str(path)) as source:
         (image,) = plan_items(source)
     assert image.digest == "unreadable:unsafe_name"
