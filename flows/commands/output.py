@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def lines_of(document: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}: {value}"
 
 
-class _OneLine(logging.Formatter):
+class OneLine(logging.Formatter):
     """A record as one visible line; where the error came from is shown to those who ask for everything."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,6 +73,14 @@ def log_to_stderr() -> None:
     Prefect's loggers are among them, at the level that `PREFECT_LOGGING_LEVEL` says; at DEBUG with tracebacks.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
+    handler.setFormatter(OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
+    warnings.formatwarning = _warning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning without the line of code that it comes from."""
+    return f"{category.__name__}: {message} ({filename}:{lineno})"

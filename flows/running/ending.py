@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import select
 import signal
+import sys
 import threading
 import time
 
@@ -59,6 +61,8 @@ class Ending:
             self._stderr = os.dup(STDERR)
         except OSError:  # closed by the one who started us
             self._stderr = self._null
+        if isinstance(sys.stderr, io.TextIOWrapper):  # whole lines, so that none is cut off in the middle
+            sys.stderr.reconfigure(line_buffering=True, write_through=False)
         self._woken, waking = os.pipe()
         os.set_blocking(waking, False)
         signal.set_wakeup_fd(waking, warn_on_full_buffer=False)

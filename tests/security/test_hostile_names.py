@@ -7,7 +7,10 @@ is `tests/flows/test_bad_images.py`.
 from __future__ import annotations
 
 import io
+import json
+import logging
 import re
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,8 +20,10 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from flows.commands.cli import main
+from flows.commands.output import OneLine, lines_of, print_result
 from flows.edit import EditReport
 from flows.running.artifacts import _link
+from lsap_archive.upkeep.repair_report import RepairedRun, RepairReport
 from tasks.errors import BadImageError, SourceError
 from tasks.reports.paper.page import tables_markdown
 from tasks.reports.statistics import Number
@@ -164,6 +169,46 @@ def test_what_is_logged_of_a_source_is_one_visible_line(photos: Path) -> None:
                 told.append(str(problem))
     assert not any(COMMANDS.search(line) or "\n" in line for line in told)
     assert "1 \\x1b[2jtxt" in told[0].lower() or "\\x1b[2jtxt" in told[0].lower()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_for_people_have_a_line_of_their_own_for_each_name(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys as well as values, however deep, and in lists."""
+    document = {name: name, "inner": {name: {name: [name, name]}}, "rows": [{name: name, "problem": None}]}
+    print_result(document, False, lines_of(document))
+    told = capsys.readouterr().out
+    assert not COMMANDS.search(told)
+    assert len(told.splitlines()) == 8
+    print_result(document, True, [])
+    assert json.loads(capsys.readouterr().out) == document
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reports_for_people_have_a_line_of_their_own_for_each_name(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited = EditReport(name, {name: 1.0}, {}, {name: name}, 0, {name: 1}, {name: 2}, 1.0)
+    repaired = RepairReport(name, False, {name: RepairedRun(is_edit=True)}, [name], [name], [name], [name], [name])
+    for report in (edited, repaired):
+        print_result({}, False, report.lines())
+        told = capsys.readouterr().out
+        assert not COMMANDS.search(told)
+        assert len(told.splitlines()) == len(report.lines())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_libraries_log_is_one_visible_line_with_no_credential(name: str) -> None:
+    try:
+        raise ValueError(name)
+    except ValueError:
+        failed = sys.exc_info()
+    message = "Encountered exception: %s https://host/a.png?auth_key=17-hunter2"
+    record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "x.py", 1, message, (name,), failed)
+    told = OneLine().format(record)
+    assert not COMMANDS.search(told) and "\n" not in told
+    assert told.startswith("ERROR prefect.flow_runs: Encountered") and "hunter2" not in told
 
 
 @pytest.mark.parametrize("name", NAMES)
