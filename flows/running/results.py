@@ -15,7 +15,7 @@ import prefect.runtime
 from lsap_archive import Store
 from tasks.settings import Settings
 
-PROBE = "writable.txt"
+PROBE = "writable.txt"  # created by the first command; whether it may be is asked again by each
 Report = TypeVar("Report")
 
 
@@ -28,7 +28,7 @@ def check_place() -> None:
     """
     url = Settings.from_environment().results
     if url is not None:
-        Store.from_url(url).put(PROBE, b"Written before each flow of lsap, to see that its result can be kept here.\n")
+        Store.from_url(url).create(PROBE, b"Written before a flow of lsap, to see that its result can be kept here.\n")
 
 
 def kept(report: Report) -> Report:
