@@ -59,7 +59,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 3
 
 faults: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests/flows/faults $(FLAGS)
+	$(BIN)/python -m pytest -q tests/flows/faults --all-faults $(FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import runpy
 import signal
 import sys
 import traceback
@@ -23,6 +24,8 @@ def run(program: str, arguments: Sequence[str], environment: Mapping[str, str], 
     os.environ.update(environment)
     if any(name.startswith("PREFECT_") for name in environment):  # other settings than those it is forked with
         refresh_global_settings_context()
+    if "CLOCK_FOLLOWER" in environment:
+        runpy.run_path(environment["CLOCK_FOLLOWER"], run_name="__main__")
     main = resolve_name(program)
     sys.argv = [program, *arguments]
     clock = datetime.now(UTC) + timedelta(hours=float(environment.get("CLOCK_AHEAD_HOURS", 0)))

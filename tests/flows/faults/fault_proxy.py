@@ -29,6 +29,7 @@ ANSWERS = {
     "throttled": (503, "SlowDown", "Please reduce your request rate."),
     "too many requests": (429, "TooManyRequests", "Please reduce your request rate."),
     "skewed": (403, "RequestTimeTooSkewed", "The difference between the request time and the server's is too large."),
+    "denied": (403, "AccessDenied", "Access Denied"),
 }
 CUTS = ("reset before", "reset after", "truncated")  # the connection ends; "after": the store has done what was asked
 DISTURBANCES = ("500", "503", "throttled", "too many requests", "slow", *CUTS)
@@ -53,6 +54,7 @@ class StoreRequest:
 
 Watcher = Callable[[StoreRequest, str], bool]
 Disturber = Callable[[StoreRequest], str | None]
+Holder = Callable[[StoreRequest], Callable[[], bool] | None]
 
 
 class FaultProxy:
@@ -63,6 +65,7 @@ class FaultProxy:
         watch: told of every request "before" it is forwarded and "after" the store has answered, while the client
             still waits; may end processes, and says whether it did: then what was not forwarded never is.
         log: every request that was forwarded.
+        hold: names what a request waits for before it is forwarded, while others pass; None where it need not wait.
         disturb: names what is done to a request, one of ANSWERS, DISTURBANCES or None.
         disturbed: how many requests were disturbed, by kind.
     """
@@ -70,6 +73,7 @@ class FaultProxy:
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self.watch: Watcher | None = None
+        self.hold: Holder | None = None
         self.disturb: Disturber | None = None
         self.log: list[StoreRequest] = []
         self.disturbed: Counter[str] = Counter()
@@ -86,6 +90,15 @@ class FaultProxy:
             yield
         finally:
             self.watch = None
+
+    @contextlib.contextmanager
+    def holding(self, holder: Holder) -> Iterator[None]:
+        """Hold requests for a while."""
+        self.hold = holder
+        try:
+            yield
+        finally:
+            self.hold = None
 
     @contextlib.contextmanager
     def disturbing(self, disturber: Disturber) -> Iterator[Counter[str]]:
@@ -136,6 +149,9 @@ class FaultProxy:
             return _reset(asked)
         if self.watch and self.watch(request, "before"):
             return _reset(asked)
+        if self.hold and (has_come := self.hold(request)):
+            while not has_come():
+                await asyncio.sleep(0.02)
         self.log.append(request)
         status, headers, content = await self._forwarded(asked, body)
         if self.watch:

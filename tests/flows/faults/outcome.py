@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from lsap_archive import Archive, Store, open_archive, verify_archive
 from tests.flows.faults.fault_proxy import StoreRequest
 
 METRICS = ("mse", "lpips", "lpips_judge", "identity_similarity", "sncd", "w_distance")
-Pair = tuple[str, str]  # method and image
+UNCOUNTED = ("fault", "points", "times", "values")  # of an outcome; all others should be 0
+NOT_OURS = ("Traceback (most recent call last)", "*** SIG", "Fatal Python error")
+Pair = tuple[str, str]  # method and image, or what was measured of it
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,29 @@ class FaultOutcome:
 
     Attributes:
         fault: what was done.
-        points: at how many moments, or to how many requests.
-        images: image-method pairs that an undisturbed run has.
+        points: moments that were drawn, each by itself.
+        times: how often it was done; more than the points where one draw decides about many requests.
+        values: pairs of method and image that an undisturbed run has; of evaluations, its measurements.
         lost: of these, not shown by the archive.
         duplicated: shown more than once, or shown though there is no such image.
-        different: with another code, noise or metric than in the undisturbed run.
-        recomputed: embedded again though their shard was committed.
+        different: with another code, noise, image or number than in the undisturbed run.
+        recomputed: made again though their shard was committed.
+        hangs: commands that did not end.
+        tracebacks: commands that showed a stack of calls.
+        codes: commands that ended with another exit code than 0, 1 or 2.
     """
 
     fault: str
     points: int
-    images: int
+    times: int
+    values: int
     lost: int
     duplicated: int
     different: int
     recomputed: int
+    hangs: int
+    tracebacks: int
+    codes: int
 
     @classmethod
     def total(cls, outcomes: Sequence[FaultOutcome]) -> FaultOutcome:
@@ -48,38 +56,58 @@ class FaultOutcome:
 
     def check(self) -> None:
         """It cost nothing."""
-        costs = {name: getattr(self, name) for name in ("lost", "duplicated", "different", "recomputed")}
+        costs = {name: count for name, count in asdict(self).items() if name not in UNCOUNTED}
         assert not any(costs.values()), f"{self.fault}: {asdict(self)}"
 
 
 def table(outcomes: Iterable[FaultOutcome]) -> list[str]:
-    """The fault table in Markdown."""
+    """The fault table in Markdown, with a last line of sums."""
+    by_fault: defaultdict[str, list[FaultOutcome]] = defaultdict(list)
+    for one in outcomes:
+        by_fault[one.fault].append(one)
+    lines = [asdict(FaultOutcome.total(of_fault)) for of_fault in by_fault.values()]
+    lines.append({name: "all" if name == "fault" else sum(line[name] for line in lines) for name in lines[0]})
     names = [field.name for field in fields(FaultOutcome)]
-    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
-    return lines + ["| " + " | ".join(str(getattr(one, name)) for name in names) + " |" for one in outcomes]
+    shown = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    return shown + ["| " + " | ".join(str(line[name]) for name in names) + " |" for line in lines]
 
 
 @dataclass(frozen=True)
 class Values:
-    """Everything that an archive shows, by method and image."""
+    """Everything that an archive shows, by method and image or measurement.
+
+    Attributes:
+        counts: how often each is shown.
+        rows: rows, measurements and numbers of whole sets, as text with every digit.
+        codes: codes, noise and kept images of the good ones.
+    """
 
     counts: Counter[Pair]
-    rows: Mapping[Pair, tuple[Any, ...]]
+    rows: Mapping[Pair, str]
     codes: Mapping[Pair, bytes]
 
     @classmethod
     def of(cls, archive: Archive) -> Values:
-        """Rows of every method, and codes and noise of the good ones, as bytes."""
         rows = archive.rows(["method", "image_id", "status", *METRICS]).to_pylist()
         pairs = [(row["method"], row["image_id"]) for row in rows]
-        shown = {pair: (row["status"], *(row[name] for name in METRICS)) for pair, row in zip(pairs, rows, strict=True)}
+        status = {pair: row["status"] for pair, row in zip(pairs, rows, strict=True)}
+        shown = {pair: repr(row) for pair, row in zip(pairs, rows, strict=True)}
         codes: dict[Pair, bytes] = {}
         for method in {method for method, _ in shown}:
-            ids = sorted(name for own, name in shown if own == method and shown[own, name][0] == "ok")
-            arrays = [archive.codes(ids, method)]
-            if any(run.method == method and "noise" not in run.config for run in archive.runs):
-                arrays += archive.noise(ids, method)
-            codes |= {(method, name): b"".join(a[i].tobytes() for a in arrays) for i, name in enumerate(ids)}
+            ids = sorted(name for own, name in shown if own == method and status[own, name] == "ok")
+            parts = [[code.tobytes() for code in archive.codes(ids, method)]]
+            if "/" in method:
+                parts.append(archive.images(ids, method))
+            elif any(run.method == method and "noise" not in run.config for run in archive.runs):
+                parts += [[one.tobytes() for one in maps] for maps in archive.noise(ids, method)]
+            codes |= {(method, name): b"".join(part[i] for part in parts) for i, name in enumerate(ids)}
+        for row in archive.measurements().to_pylist():
+            pair = (row["method"], f"{row['image_id']} {row['measure']} {row['by']}")
+            pairs.append(pair)
+            shown[pair] = repr((row["value"], row["problem"]))
+        for info in archive.evaluations:
+            pairs.append((info.method, f"summary of {info.evaluation_id}"))
+            shown[pairs[-1]] = json.dumps(info.summary, sort_keys=True)
         return cls(Counter(pairs), shown, codes)
 
     def differing(self, other: Values) -> list[Pair]:
@@ -88,10 +116,11 @@ class Values:
         return sorted(
             pair
             for pair in both
-            if not np.array_equal(self.rows[pair][1:], other.rows[pair][1:])
-            or self.rows[pair][0] != other.rows[pair][0]
-            or self.codes.get(pair) != other.codes.get(pair)
+            if self.rows[pair] != other.rows[pair] or self.codes.get(pair) != other.codes.get(pair)
         )
+
+
+COMMITTED = re.compile(r"runs/[^/]+/_commit/\d+\.json|evaluations/[^/]+/shards/\d+\.parquet")
 
 
 class Finished:
@@ -99,28 +128,32 @@ class Finished:
 
     def __init__(self, store: Store, number: int) -> None:
         self._number = number
-        self._markers = {key: store.get(key) for key in store.sizes("runs") if "/_commit/" in key}
+        keys = [*store.sizes("runs"), *store.sizes("evaluations")]
+        self._markers = {key: store.get(key) for key in keys if COMMITTED.fullmatch(key)}
 
     def __len__(self) -> int:
         return len(self._markers)
 
     @property
     def num_images(self) -> int:
-        """Good images of these shards."""
-        return sum(json.loads(data)["rows_by_status"]["ok"] for data in self._markers.values())
+        """Good images of these shards of runs."""
+        runs = [data for key, data in self._markers.items() if key.endswith(".json")]
+        return sum(json.loads(data)["rows_by_status"]["ok"] for data in runs)
 
     def recomputed(self, store: Store, log: list[StoreRequest]) -> int:
-        """Shards with another marker than then, or staged by anybody who came later."""
-        shards = {re.sub(r"(runs/[^/]+)/_commit/(\d+)\.json", r"\1/_staging/\2/", key) for key in self._markers}
-        began: dict[str, int] = {}
+        """Shards with another marker than then, or written by anybody who began later."""
+        began: dict[str, int] = {}  # an attempt, or the file of a shard that has no attempts, by its first request
+        archive = store.url.partition("://")[2]
         for number, request in enumerate(log):
-            found = re.search(r"(runs/[^/]+/_staging/\d+/[^/]+)/", request.key)
+            key = request.key.removeprefix(f"{archive}/")
+            found = re.match(r"runs/[^/]+/_staging/\d+/[^/]+(?=/)|evaluations/[^/]+/shards/\d+\.parquet", key)
             if found and request.verb == "PUT":
-                began.setdefault(found[1], number)
+                began.setdefault(found[0], number)
         again = {name for name, number in began.items() if number >= self._number}
-        staged = {shard for shard in shards if any(name.startswith(shard) for name in again)}
+        shards = {re.sub(r"(runs/[^/]+)/_commit/(\d+)\.json", r"\1/_staging/\2/", key) for key in self._markers}
+        written = {shard for shard in shards if any(name.startswith(shard) for name in again)}
         changed = [key for key, data in self._markers.items() if store.get(key) != data]
-        return len(staged) + len(changed)
+        return len(written) + len(changed)
 
 
 def read_again(log: Iterable[StoreRequest], worker: str, url: str, members: Mapping[str, set[str]]) -> int:
@@ -156,22 +189,38 @@ def outcome_of(
     undisturbed: Values,
     recomputed: int,
     *,
-    has_retired: bool = False,
+    times: int | None = None,
+    may_say: Sequence[str] = (),
+    ends: Mapping[str, int],
 ) -> FaultOutcome:
-    """Count what an archive shows against an undisturbed one; it is sound, and no run is left unfinished in it."""
+    """Count what an archive shows against an undisturbed one; it is sound, and no run is left unfinished in it.
+
+    Args:
+        fault: what was done.
+        points: moments that were drawn.
+        url: the archive.
+        options: of its store.
+        undisturbed: what it should show.
+        recomputed: counted by the test.
+        times: how often it was done; once for each point by default.
+        may_say: words of lines that `verify` may add about an archive that is sound.
+        ends: of the commands: hangs, tracebacks, codes.
+    """
     report = verify_archive(url, storage_options=options)
     assert report.problems == [], [str(problem) for problem in report.problems]
     # What a command leaves that is killed right after its manifest; no reader sees it, `lsap archive repair` mends it.
-    known = ["_staging/", "has no copy"] + (["retired"] if has_retired else [])
+    known = ["_staging/", "has no copy", *may_say]
     said = [line for line in report.information if not any(word in line for word in known)]
     assert said == [], said
     found = Values.of(open_archive(url, storage_options=options))
     return FaultOutcome(
         fault=fault,
         points=points,
-        images=len(undisturbed.rows),
+        times=points if times is None else times,
+        values=len(undisturbed.rows),
         lost=len(undisturbed.rows.keys() - found.rows.keys()),
         duplicated=sum(count > 1 or pair not in undisturbed.rows for pair, count in found.counts.items()),
         different=len(found.differing(undisturbed)),
         recomputed=recomputed,
+        **ends,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from tests.flows.faults.fault_proxy import share_of_requests
-from tests.flows.faults.outcome import FaultOutcome, read_again
+from tests.flows.faults.work import Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
@@ -20,16 +20,18 @@ CUT = ("slow", "reset before", "reset after", "truncated")
 @pytest.mark.parametrize("kinds", [ANSWERED, CUT], ids=["answers", "connections"])
 def test_a_share_of_the_requests_fails(
     kinds: tuple[str, ...],
-    bench: Any,
-    undisturbed: Any,
-    fault_seed: int,
-    record: Callable[[FaultOutcome], None],
+    inversion: Work,
+    chosen: random.Random,
+    how_many: Callable[[int, int], int],
+    record: Callable[..., None],
 ) -> None:
-    url, start = f"s3://lsap/faults/{kinds[0]}", len(bench.proxy.log)
-    with bench.proxy.disturbing(share_of_requests(fault_seed, SHARE * len(kinds), kinds)) as disturbed:
-        finished = bench.invert(url).wait()
-    assert finished.code == 0, finished.err
-    assert disturbed.keys() == set(kinds)
-    again = read_again(bench.proxy.log[start:], "WORKERPROCESS", url, undisturbed.members)
-    fault = f"S3, each at {SHARE:.0%} of requests: {', '.join(kinds)}"
-    record(bench.outcome(fault, disturbed.total(), url, undisturbed, again))
+    outcomes = []
+    for number in range(how_many(1, 2)):
+        url, start = inversion.archive(f"{kinds[0]}-{number}"), len(inversion.bench.proxy.log)
+        disturber = share_of_requests(chosen.getrandbits(32), SHARE * len(kinds), kinds)
+        with inversion.bench.proxy.disturbing(disturber) as disturbed:
+            inversion.finish(url)
+        assert disturbed.keys() == set(kinds)
+        again, fault = inversion.read_again(start, url), f"S3, each at {SHARE:.0%} of requests: {', '.join(kinds)}"
+        outcomes.append(inversion.outcome(fault, 1, url, again, times=disturbed.total()))
+    record(outcomes)
