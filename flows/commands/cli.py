@@ -37,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     code, sentence, is_server_gone = _done(sys.argv[1:] if arguments is None else arguments, ending)
+    try:
+        if sys.stdout is not None:  # closed by the one who started us
+            sys.stdout.flush()
+    except OSError as error:  # a full disk, or a reader that has gone
+        code, sentence = FAILED, sentence or _sentence(f"the result could not be written to standard output: {error}")
     if ending is not None:  # Prefect would try for seconds to tell a server that is gone each event
         return ending.decide(code, sentence, at_once=is_server_gone)
     if sentence:
@@ -59,9 +64,7 @@ def _done(arguments: Sequence[str], ending: Ending | None) -> tuple[int, str, bo
         if ending is not None:
             log_to_stderr()
             ending.own_scratch()
-        code: int = parsed.command(parsed)
-        sys.stdout.flush()  # while it can still be said that nobody takes what was printed
-        return code, "", False
+        return parsed.command(parsed), "", False
     except Exception as error:
         return _failure(error)
     except BaseException:  # Ctrl-C where signals are not ours; what Prefect and Ray make of SIGTERM where they had it

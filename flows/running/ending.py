@@ -162,7 +162,7 @@ class Ending:
         _end_children()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
-        if self._sentence:
+        if self._sentence and (self._is_decided or self._is_interrupted):  # else the interpreter has told an error
             is_cut_off = self._is_interrupted and os.isatty(self._stderr)
             line = (f"{SHOW_CURSOR}\n" if is_cut_off else "") + self._sentence + "\n"
             with contextlib.suppress(OSError):  # nobody listens
