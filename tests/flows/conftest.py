@@ -80,6 +80,22 @@ class PrefectServer:
             time.sleep(0.1)
         raise TimeoutError(f"the Prefect server does not answer:\n{self.log.read_text()}")
 
+    def states_of(self, finished: Finished) -> list[str]:
+        """States of the flow runs of a command."""
+        names = re.findall(r"Beginning (?:sub)?flow run '([a-z-]+)'", finished.err)
+        body = json.dumps({"flow_runs": {"name": {"any_": names}}}).encode()
+        request = urllib.request.Request(f"{self.url}/flow_runs/filter", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return [run["state_type"] for run in json.load(answer)]
+
+    def slots_taken(self) -> int:
+        """How many regions of archives somebody writes."""
+        request = urllib.request.Request(
+            f"{self.url}/v2/concurrency_limits/filter", b"{}", {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return sum(limit["active_slots"] for limit in json.load(answer))
+
     def task_runs_of(self, finished: Finished, timeout_seconds: float = 30.0) -> list[dict[str, Any]]:
         """Every task run of the flow run of a command, once all of them have ended.
 

@@ -151,9 +151,10 @@ def test_a_kill_in_the_middle_of_promotion_leaves_nothing_half_visible(
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
 def test_an_interrupted_command_ends_soon_and_leaves_no_worker(
-    by: signal.Signals, lsap_on_cluster: Any, ray_cluster: Any, images: Path, tmp_path: Path
+    by: signal.Signals, lsap_on_cluster: Any, ray_cluster: Any, prefect_server: Any, images: Path, tmp_path: Path
 ) -> None:
     """Ctrl-C, or a scheduler's first warning: the threads that wait for a worker must not wait for ever."""
+    taken = prefect_server.slots_taken()
     command = lsap_on_cluster.invert(source=images, archive=tmp_path / "archive", embedding__num_steps=2000)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not ray_cluster.head.server.workers("ray::Host.call"):
@@ -163,6 +164,8 @@ def test_an_interrupted_command_ends_soon_and_leaves_no_worker(
     finished = command.wait(timeout_seconds=150)
     assert (finished.code, finished.out) == (1, "")
     assert finished.err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
+    assert "Traceback" not in finished.err and "ERROR" not in finished.err
+    assert prefect_server.states_of(finished) == ["CRASHED"] and prefect_server.slots_taken() == taken
     while ray_cluster.head.server.workers():
         assert time.monotonic() < deadline, "workers outlived the command that they worked for"
         time.sleep(0.05)
