@@ -40,9 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-faults", action="store_true", help="every fault at all its moments, not a few of them")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every day a few of the faults are enough."""
+    left_out = [item for item in items if item.get_closest_marker("all_faults")]
+    if left_out and not config.getoption("--all-faults", False):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The fault table of this run, in the order of its tests, and the tests of faults that it cannot tell of."""
+    """The fault table of this run, in the order of its tests."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    reports.sort(key=lambda report: report.start)
     found = [value for report in reports for name, value in report.user_properties if name == "fault"]
     if found:
         terminalreporter.section(f"faults, seed {terminalreporter.config.getoption('--fault-seed', SEED)}")
@@ -203,9 +212,9 @@ def undisturbed_evaluation(whole_bench: Bench, undisturbed: Undisturbed) -> Undi
 UNDISTURBED = {"invert": "undisturbed", "edit": "undisturbed_edit", "evaluate": "undisturbed_evaluation"}
 
 
-@pytest.fixture(params=list(UNDISTURBED))
+@pytest.fixture
 def work(request: pytest.FixtureRequest, bench: Bench) -> Work:
-    """Each of the three commands that work shard by shard."""
+    """One of the three commands that work shard by shard, by its verb: parametrized indirectly."""
     return Work(bench, request.getfixturevalue(UNDISTURBED[request.param]))
 
 

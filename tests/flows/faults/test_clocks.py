@@ -20,6 +20,8 @@ from tests.flows.faults.work import Bench, Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
+ONLY_IN_ALL = {"marks": pytest.mark.all_faults}
+
 
 def test_clocks_ahead_and_behind(inversion: Work, record: Callable[..., None]) -> None:
     """A machine whose clock is an hour ahead begins, one whose clock is an hour behind goes on."""
@@ -42,6 +44,9 @@ def jumping(clock: JumpingClock) -> Iterator[JumpingClock]:
     clock.reset()
 
 
+@pytest.mark.parametrize(
+    "work", ["invert", pytest.param("edit", **ONLY_IN_ALL), pytest.param("evaluate", **ONLY_IN_ALL)], indirect=True
+)
 def test_the_clock_jumps(
     work: Work,
     jumping: JumpingClock,
@@ -51,7 +56,7 @@ def test_the_clock_jumps(
 ) -> None:
     """That of the command and its workers, forwards and backwards by up to two hours, while they work."""
     url = work.archive("jumps")
-    points = work.draw_in_shards(how_many(2, 4) if work.verb == "invert" else how_many(1, 3), chosen)
+    points = work.draw_in_shards(how_many(2, 4), chosen)
     hours = iter([chosen.choice((1, -1)) * chosen.uniform(0.1, 1) for _ in points])
     trap = Trap(points, url, lambda _: jumping.set(next(hours)), is_deadly=False)
     finished, again = work.finished_under(trap, url)

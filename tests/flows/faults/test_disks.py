@@ -95,12 +95,13 @@ def test_a_full_disk(
     record(outcomes)
 
 
+@pytest.mark.all_faults
 def test_a_disk_that_becomes_read_only(
-    disk: Path, inversion: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
+    disk: Path, inversion: Work, chosen: random.Random, record: Callable[..., None]
 ) -> None:
     """Before the command begins, and in the middle of it: waiting does not help, so the command ends."""
     outcomes, bench, ended = [], inversion.bench, []
-    moments = some_moments(inversion, how_many(1, 4), chosen)
+    moments = some_moments(inversion, 4, chosen)
     for number in [*moments[1:], 0]:
         archive = disk / f"archive-{number}"
         if number:
@@ -128,7 +129,7 @@ def test_a_bucket_that_becomes_read_only(
 ) -> None:
     """The right to write is taken away, before the command begins or in the middle of it, and given back."""
     outcomes, bench, ended = [], inversion.bench, []
-    for number in range(how_many(2, 4)):
+    for number in range(how_many(1, 4)):
         url = inversion.archive(f"read-only-{number}")
         (point,) = inversion.draw_in_shards(1, chosen)
         denial = Denial()

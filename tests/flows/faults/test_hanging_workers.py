@@ -43,13 +43,12 @@ class Freezer:
                     os.kill(worker, by)
 
 
-def test_workers_are_stopped_and_go_on(
-    inversion: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
-) -> None:
+@pytest.mark.all_faults
+def test_workers_are_stopped_and_go_on(inversion: Work, chosen: random.Random, record: Callable[..., None]) -> None:
     """Within the time that they are given: they have only been slow."""
     url, pause = inversion.archive("slept"), chosen.uniform(1, 3)
     freezer = Freezer(inversion)
-    trap = Trap(inversion.draw_in_shards(how_many(1, 4), chosen), url, freezer.freeze, is_deadly=False)
+    trap = Trap(inversion.draw_in_shards(4, chosen), url, freezer.freeze, is_deadly=False)
 
     def meanwhile() -> None:
         freezer.thaw(pause)

@@ -17,9 +17,13 @@ from tests.flows.faults.work import FLOW, INTERRUPTED, PATIENCE_SECONDS, Work
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 HowMany = Callable[[int, int], int]
+ONLY_IN_ALL = {"marks": pytest.mark.all_faults}
 MOMENTS = {"invert": (1, 6), "edit": (1, 3), "evaluate": (1, 3)}  # every day, and in all
 
 
+@pytest.mark.parametrize(
+    "work", ["invert", pytest.param("edit", **ONLY_IN_ALL), pytest.param("evaluate", **ONLY_IN_ALL)], indirect=True
+)
 def test_a_command_is_asked_to_end(
     work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:
@@ -38,13 +42,14 @@ def test_a_command_is_asked_to_end(
         check_interrupted(one)
 
 
+@pytest.mark.all_faults
 def test_a_command_with_a_ray_of_its_own_is_asked_to_end(
-    inversion: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
+    inversion: Work, chosen: random.Random, record: Callable[..., None]
 ) -> None:
     """In the middle of its work, where Ray's processes are its own, and every second time wherever it is."""
     commands, outcomes, interrupted = inversion.bench.commands, [], []
     alone = Work(inversion.bench.with_variables(LSAP_RAY_ADDRESS="local"), inversion.undisturbed)
-    for number in range(how_many(1, 4)):
+    for number in range(4):
         url = inversion.archive(f"sigterm-alone-{number}")
         (point,) = inversion.draw_in_shards(1, chosen)
         command = alone.start(url)

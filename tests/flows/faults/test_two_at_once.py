@@ -61,12 +61,13 @@ def check_ended(ended: list[Any]) -> None:
         assert finished.code == 0, finished.err
 
 
+@pytest.mark.all_faults
 def test_the_same_request_twice_on_two_servers(
-    inversion: Work, mortal_server: Any, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
+    inversion: Work, mortal_server: Any, chosen: random.Random, record: Callable[..., None]
 ) -> None:
     """One waits at a drawn moment until the other has ended."""
     outcomes, ended = [], []
-    for number, point in enumerate(about_runs(inversion).draw(how_many(1, 5), chosen)):
+    for number, point in enumerate(about_runs(inversion).draw(5, chosen)):
         url = inversion.archive(f"twice-{number}")
         ended += ended_beside(inversion, mortal_server, url, point, {}, {})
         outcomes.append(inversion.outcome("two servers, the same request", 1, url, 0, may_say=TOLD))
@@ -126,6 +127,7 @@ def test_overlapping_sources_on_two_servers(
     check_ended(ended)
 
 
+@pytest.mark.all_faults
 def test_overlapping_sources_on_one_server(inversion: Work, record: Callable[..., None]) -> None:
     """It lets the second begin when the first has ended: what both want is embedded once."""
     bench, url = inversion.bench, inversion.archive("overlap")
