@@ -7,12 +7,17 @@ import errno
 import os
 import shutil
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 BLOCK_BYTES = 16 * 2**20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES = 100  # of a file whose folder somebody tidies up at this very moment
 
 
 @contextlib.contextmanager
@@ -47,32 +52,56 @@ def _write_synced(path: str, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _undisturbed(write: Callable[[], T]) -> T:
+    """Write once more if somebody who tidies up took the temporary file away meanwhile, or the folder that it is in."""
+    for tried in range(_TRIES - 1):
+        try:
+            return write()
+        except FileNotFoundError:
+            time.sleep(min(tried, 10) / 1000)
+    return write()
+
+
 def write_local(path: str, data: bytes) -> None:
     """Write a file in the place of an older one."""
-    with _temporary(path) as name:
-        _write_synced(name, data)
-        os.replace(name, path)
+
+    def write() -> None:
+        with _temporary(path) as name:
+            _write_synced(name, data)
+            os.replace(name, path)
+
+    _undisturbed(write)
 
 
 def create_local(path: str, data: bytes) -> bool:
     """Write a file if there is none; False if there is."""
-    with _temporary(path) as name:
-        _write_synced(name, data)
-        try:
-            os.link(name, path)
-        except FileExistsError:
-            return False
-    return True
+
+    def write() -> bool:
+        with _temporary(path) as name:
+            _write_synced(name, data)
+            try:
+                os.link(name, path)
+            except FileExistsError:
+                return False
+        return True
+
+    return _undisturbed(write)
 
 
 def copy_local(source: str, target: str) -> None:
     """Copy a file in the place of an older one."""
-    with open(source, "rb") as file, _temporary(target) as name:
-        with _room_for(name, os.fstat(file.fileno()).st_size), open(name, "wb") as copy:
-            shutil.copyfileobj(file, copy, BLOCK_BYTES)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.replace(name, target)
+    with open(source, "rb") as file:  # outside of what is tried again: a source that is missing stays so
+
+        def write() -> None:
+            file.seek(0)
+            with _temporary(target) as name:
+                with _room_for(name, os.fstat(file.fileno()).st_size), open(name, "wb") as copy:
+                    shutil.copyfileobj(file, copy, BLOCK_BYTES)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                os.replace(name, target)
+
+        _undisturbed(write)
 
 
 def special_file(path: str) -> str | None:
@@ -100,7 +129,7 @@ def list_local(path: str) -> Iterator[tuple[str, int]]:
 
 
 def delete_temporary(path: str) -> None:
-    """Remove what killed writers left below a folder."""
+    """Remove what killed writers left below a folder; whoever is writing there writes once more."""
     for folder, _, names in os.walk(path):
         for name in names:
             if name.startswith(TEMPORARY):

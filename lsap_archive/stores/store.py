@@ -249,7 +249,7 @@ class Store:
                 self._guard("delete", prefix, lambda: self._fs.rm(path, recursive=True))
 
     def delete_temporary(self, prefix: str) -> None:
-        """Remove half-written files that killed writers left under `prefix/`; nobody may be writing there.
+        """Remove half-written files that killed writers left under `prefix/`; who is writing there writes once more.
 
         Raises:
             StoreUnavailableError: the store does not answer or refuses.
@@ -257,6 +257,15 @@ class Store:
         if self._kind == "file":
             path = self._path(prefix)
             self._guard("delete", prefix, lambda: delete_temporary(path))
+
+    def has_folder(self, prefix: str) -> bool:
+        """Whether there is anything under `prefix/`, half-written files and empty folders of a local disk included.
+
+        Raises:
+            StoreUnavailableError: the store does not answer or refuses.
+        """
+        path = self._path(prefix)
+        return os.path.isdir(path) if self._kind == "file" else bool(self.sizes(prefix))
 
     def keys(self, prefix: str = "") -> list[str]:
         """Keys of all objects under `prefix/`, sorted.
