@@ -35,6 +35,7 @@ from lsap_archive.format.rows import (
     ROW_SCHEMA,
     SCHEMA_VERSION,
     STATUSES,
+    UNFIT,
     UNSETTLED,
     to_parquet,
 )
@@ -58,7 +59,7 @@ from lsap_archive.stores.file_systems import (
 from lsap_archive.stores.store import Store
 
 # Checking and mending.
-from lsap_archive.upkeep.repair import repair_archive
+from lsap_archive.upkeep.repair import give_up_unfinished, repair_archive
 from lsap_archive.upkeep.repair_report import RepairReport
 from lsap_archive.upkeep.verify import verify_archive
 from lsap_archive.upkeep.verify_report import Problem, VerifyReport
@@ -66,6 +67,7 @@ from lsap_archive.upkeep.verify_report import Problem, VerifyReport
 # Writing, and what a planner subtracts.
 from lsap_archive.writing.archive_writer import ArchiveWriter
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
+from lsap_archive.writing.overlaps import Overlaps
 from lsap_archive.writing.planned_images import (
     NUM_UNSETTLED,
     PlannedImages,
@@ -89,6 +91,7 @@ __all__ = [
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
     "STATUSES",
+    "UNFIT",
     "UNSETTLED",
     "Archive",
     "ArchiveError",
@@ -103,6 +106,7 @@ __all__ = [
     "Geometry",
     "IncompleteRunError",
     "Manifest",
+    "Overlaps",
     "PlannedImages",
     "PlannedRow",
     "Problem",
@@ -126,6 +130,7 @@ __all__ = [
     "credential_in",
     "decode_document",
     "encode_document",
+    "give_up_unfinished",
     "is_archive",
     "noise_arrays",
     "noise_name",

@@ -20,7 +20,8 @@
     runs/<run_id>/_manifest.json      the run is published: files, sizes, digests; create-only, last
     runs/<run_id>/_copy/...           once more, for repair: the manifest, plan.json, images.parquet, every zarr.json
     runs/<run_id>/_retired/00000.json readers see nothing of this shard any more; create-only
-    runs/<run_id>/_retired/run.json   nor of the whole run; create-only
+    runs/<run_id>/_retired/run.json   nor of the whole run; create-only; so is given up what never was published
+    runs/<run_id>/_retired/twice.json rows that older runs have with the same content count there; create-only
     evaluations/<id>/plan.json        what was asked to be measured; create-only
     evaluations/<id>/shards/00000.parquet    what was measured; create-only, its presence is the commit
     evaluations/<id>/states/00000.npz what a set-level number is made from, where one was asked for; create-only
@@ -190,6 +191,10 @@ def retired_name(kind: str, shard: int | None = None) -> str:
     return f"{RETIRED_FOLDER}/{'run' if shard is None else f'{shard:05d}'}.json"
 
 
+TWICE_NAME = f"{RETIRED_FOLDER}/twice.json"
+"""What says that rows of a run which older ones have with the same content count there, relative to its folder."""
+
+
 def rows_of_shard(shard: int, shard_rows: int, num_rows: int) -> range:
     """Rows of a shard; the last one may have fewer."""
     return range(shard * shard_rows, min((shard + 1) * shard_rows, num_rows))
@@ -218,9 +223,13 @@ IMAGES_FOLDER = "images"
 """Where the images of an edit run lie, relative to the run's folder."""
 
 
+ROWS_FOLDER = "rows"
+"""Where the rows of a run lie, relative to its folder."""
+
+
 def rows_name(shard: int) -> str:
     """Parquet file of a shard's rows, relative to the run's folder."""
-    return f"rows/shard-{shard:05d}.parquet"
+    return f"{ROWS_FOLDER}/shard-{shard:05d}.parquet"
 
 
 def attempt_name(shard: int, attempt: str) -> str:

@@ -17,11 +17,20 @@ OK, FAILED, DUPLICATE = "ok", "failed", "duplicate"
 STATUSES = (OK, FAILED, DUPLICATE)
 UNSETTLED = ("changed", "unreadable")
 """Reasons of failed rows that say nothing of the planned content: the image was another one, or gone, at its turn."""
+IS_SETTLED = f"(status <> '{FAILED}' or coalesce(reason, '') not in {UNSETTLED} or starts_with(digest, 'unreadable:'))"
+"""Whether a row says something of the planned content, in SQL; what could not be read at planning either does."""
 
 BETWEEN_WORDS = ","
 """Separates what `altered` tells."""
 FITTED = ("cropped", "letterboxed", "stretched")
 """Words of `altered` that tell of a choice: a run that makes another one gets other pixels of the same file."""
+UNFIT = ("not_square", "wrong_aspect")
+"""Reasons of failed rows that tell of a choice as well: the image has another shape, and was not to be fitted."""
+HOW_FITTED = (
+    f"(case when status <> '{FAILED}' then regexp_extract(coalesce(altered, ''), '{'|'.join(FITTED)}') "
+    f"when coalesce(reason, '') in {UNFIT} then 'refused' else '' end)"
+)
+"""What was done because of an image's shape, in SQL; '' for nothing. Rows of one content are alike where it is one."""
 
 
 def _needed(name: str, kind: Any) -> Any:

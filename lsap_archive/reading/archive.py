@@ -19,7 +19,6 @@ from lsap_archive.errors import (
     HOW_TO_REPAIR,
     ArchiveKeyError,
     ArchiveMismatchError,
-    ArchiveNotFoundError,
     CorruptArchiveError,
     QueryError,
 )
@@ -44,10 +43,16 @@ from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
-from lsap_archive.reading.checked import read_checked, read_header, read_manifest, read_row_files
+from lsap_archive.reading.checked import read_checked, read_header, read_row_files
 from lsap_archive.reading.evaluations import newest_measurements, read_evaluations, read_measurements
-from lsap_archive.reading.retirement import hidden_shards, is_retired
-from lsap_archive.reading.row_table import RowPlace, RowTable
+from lsap_archive.reading.retirement import (
+    RetiredShards,
+    hidden_of,
+    may_be_twice,
+    retired_by_run,
+    visible_manifest,
+)
+from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
@@ -155,15 +160,7 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     store = Store.from_url(url, storage_options)
     generator, geometry = read_header(store)
 
-    def manifest_or_none(run_id: str) -> Manifest | None:
-        if is_retired(store, "run", run_id):
-            return None
-        try:
-            return read_manifest(store, Manifest, run_id)
-        except ArchiveNotFoundError:
-            return None
-
-    found = in_threads(manifest_or_none, store.folders(RUNS_PREFIX))
+    found = in_threads(lambda run_id: visible_manifest(store, Manifest, run_id), store.folders(RUNS_PREFIX))
     manifests = [one for one in found if one]
     order = {one.run_id: one.order for one in manifests}
 
@@ -179,7 +176,8 @@ class Archive:
 
     A method is named by its name ("lsap_e": all its runs) or by its digest (only runs of that configuration).
     Where several runs of it hold an image, because its content changed or it was run again, the run published
-    last counts; `rows` and `sql` show them all. A duplicate has the code of the image it duplicates. An edit is
+    last counts; `rows` shows them all, `latest` in `sql` only that one. What two commands at once put there twice, with
+    the same content, is shown once. A duplicate has the code of the image it duplicates. An edit is
     named after its method ("lsap_e/slant"); its noise is that of the inversion.
 
     Attributes:
@@ -269,9 +267,10 @@ class Archive:
         return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns))
 
     def sql(self, query: str, **params: Any) -> pa.Table:
-        """Answer of DuckDB to a query over the tables `rows`, all published rows, and `measurements`.
+        """Answer of DuckDB to a query over the tables `rows`, `latest` and `measurements`.
 
-        Both have run_id and row to be joined by. Measurements are as in `measurements()`; `all_measurements` has also
+        `rows` are all published rows, `latest` has of each method and image the newest. All have run_id and row to be
+        joined by. Measurements are as in `measurements()`; `all_measurements` has also
         what was measured again since, told apart by evaluation_id. They are read only for a query that names them.
 
         Args:
@@ -427,12 +426,13 @@ class Archive:
         """
         methods: dict[str, dict[str, Any]] = {}
         edits: dict[str, dict[str, Any]] = {}
-        for manifest in self._manifests:
+        counts = [self._counts_of(manifest) for manifest in self._manifests]
+        for manifest, by_status in zip(self._manifests, counts, strict=True):
             of_kind = methods if manifest.subject is None else edits
             about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
             about["runs"] += 1
-            for status in STATUSES:
-                about[status] += manifest.rows_by_status[status]
+            for status, number in by_status.items():
+                about[status] += number
             if "fit" in manifest.config:
                 about["fits"] = sorted({*about.get("fits", ()), manifest.config["fit"]})
         return {
@@ -441,16 +441,31 @@ class Archive:
             "generator": dict(self.generator),
             "geometry": self.geometry.to_dict(),
             "num_runs": len(self._manifests),
-            "num_rows": sum(manifest.num_rows for manifest in self._manifests),
+            "num_rows": sum(sum(by_status.values()) for by_status in counts),
             "num_bytes": sum(file.size for manifest in self._manifests for file in manifest.files),
             "methods": {name: methods[name] for name in sorted(methods)},
             "edits": {name: edits[name] for name in sorted(edits)},
             "num_evaluations": len(self.evaluations),
         }
 
+    def _counts_of(self, manifest: Manifest) -> dict[str, int]:
+        """Rows of a run that readers see, by status; they are read only where some are not seen."""
+        if not self._hidden[manifest.run_id] and not may_be_twice(manifest, self._retired):
+            return manifest.rows_by_status
+        query = "select status, count(*) from rows where run_id = ? group by status"
+        found = dict(self._rows.database.cursor().execute(query, [manifest.run_id]).fetchall())
+        return {status: found.get(status, 0) for status in STATUSES}
+
     @cached_property
     def _rows(self) -> RowTable:
-        return RowTable(self._row_tables())
+        twice = [may_be_twice(one, self._retired) for one in self._manifests]
+        digests = {one.method_digest for one, is_twice in zip(self._manifests, twice, strict=True) if is_twice}
+        suspects = {
+            run: Suspect(manifest.method_digest, twice[run])
+            for run, manifest in enumerate(self._manifests)
+            if manifest.method_digest in digests
+        }
+        return RowTable(self._row_tables(), suspects)
 
     def _row_tables(self) -> Iterator[tuple[int, pa.Table]]:
         for run, manifest in enumerate(self._manifests):
@@ -472,16 +487,20 @@ class Archive:
         return [MEASUREMENT_SCHEMA.empty_table(), *(self._measured_in(one) for one in self.evaluations)]
 
     def _measured_in(self, info: EvaluationInfo) -> pa.Table:
-        """Measurements of an evaluation, without those of retired shards of the run that it measured."""
+        """Measurements of an evaluation, without those of rows of the run that it measured which readers do not see."""
         table = read_measurements(self._store, info)
         if info.run_id is None:
             return table
-        manifest = next((one for one in self._manifests if one.run_id == info.run_id), None)
-        if manifest is None:
+        run = next((run for run, one in enumerate(self._manifests) if one.run_id == info.run_id), None)
+        if run is None:
             return table.slice(0, 0)
+        manifest = self._manifests[run]
         shards = pc.divide(table.column("row"), manifest.shard_rows)
         hidden = pa.array(sorted(self._hidden[info.run_id]), pa.int64())
-        return table.filter(pc.invert(pc.is_in(shards, hidden)))
+        table = table.filter(pc.invert(pc.is_in(shards, hidden)))
+        if may_be_twice(manifest, self._retired):
+            table = table.filter(pc.invert(pc.is_in(table.column("row"), pa.array(self._rows.twice_in(run)))))
+        return table
 
     def _measured_by(self, evaluation_ids: Sequence[str]) -> pa.Table:
         known = {info.evaluation_id: info for info in self.evaluations}
@@ -494,7 +513,11 @@ class Archive:
     @cached_property
     def _hidden(self) -> dict[str, frozenset[int]]:
         """Retired shards by run."""
-        return hidden_shards(self._store, self._manifests)
+        return {one.run_id: hidden_of(one, self._retired) for one in self._manifests}
+
+    @cached_property
+    def _retired(self) -> dict[str, RetiredShards]:
+        return retired_by_run(self._store, self._manifests)
 
     def _runs_of(self, method: str) -> list[int]:
         runs = [i for i, one in enumerate(self._manifests) if method in (one.method, one.method_digest)]

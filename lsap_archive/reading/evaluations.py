@@ -7,29 +7,20 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import EVALUATIONS_PREFIX, evaluation_prefix
 from lsap_archive.format.manifest import StoredObject
 from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.reading.checked import read_checked_table, read_manifest
-from lsap_archive.reading.retirement import is_retired
+from lsap_archive.reading.checked import read_checked_table
+from lsap_archive.reading.retirement import visible_manifest
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
 
 def read_evaluations(store: Store) -> list[EvaluationInfo]:
     """Every evaluation that is published and not retired, the oldest first."""
-
-    def info_or_none(evaluation_id: str) -> EvaluationInfo | None:
-        if is_retired(store, "evaluation", evaluation_id):
-            return None
-        try:
-            return read_manifest(store, EvaluationInfo, evaluation_id)
-        except ArchiveNotFoundError:
-            return None
-
-    found = in_threads(info_or_none, store.folders(EVALUATIONS_PREFIX))
+    names = store.folders(EVALUATIONS_PREFIX)
+    found = in_threads(lambda name: visible_manifest(store, EvaluationInfo, name), names)
     return sorted((one for one in found if one), key=lambda one: one.order)
 
 

@@ -1,7 +1,8 @@
-"""Retired shards, runs and evaluations: published, then damaged beyond repair, and seen by no reader any more.
+"""Retired shards, runs and evaluations: damaged beyond repair, there twice, or given up; no reader sees them any more.
 
 Nothing published is rewritten, so what cannot be restored bit for bit is retired by a create-only key. Its presence
-counts, whatever it holds. Whoever plans a run then finds that these images are missing, and makes them again.
+counts, whatever it holds. Whoever plans a run then finds that these images are missing, and makes them again, unless
+another run has them.
 
 A shard of an edit is retired with the same shard of the inversion that it edits, and so are measurements of it: one key
 retires them all at once.
@@ -13,9 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import Count, decode_document, encode_document, typed
 from lsap_archive.format.layout import RETIRED_FOLDER, prefix_of, retired_name, run_prefix
 from lsap_archive.format.manifest import Manifest
+from lsap_archive.reading.checked import P, read_manifest
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
@@ -60,22 +63,44 @@ class RetiredShards:
     Attributes:
         whole: whether the run is.
         shards: numbers of the shards that are.
+        has_twice: whether rows that older runs of its method have with the same content count there.
     """
 
     whole: bool
     shards: frozenset[int]
+    has_twice: bool
 
 
 def retired_of(store: Store, run_id: str) -> RetiredShards:
     """What of a run is retired by keys of its own."""
     keys = store.keys(f"{run_prefix(run_id)}/{RETIRED_FOLDER}")
     names = {key.rsplit("/", 1)[1].removesuffix(".json") for key in keys}
-    return RetiredShards("run" in names, frozenset(int(name) for name in names if _SHARD.fullmatch(name)))
+    shards = frozenset(int(name) for name in names if _SHARD.fullmatch(name))
+    return RetiredShards("run" in names, shards, "twice" in names)
 
 
 def is_retired(store: Store, kind: str, name: str) -> bool:
     """Whether all of a run or an evaluation is retired; kind is "run" or "evaluation"."""
     return store.exists(f"{prefix_of(kind, name)}/{retired_name(kind)}")
+
+
+def visible_manifest(store: Store, manifest_type: type[P], name: str) -> P | None:
+    """The manifest of a run or evaluation that readers see; None where it is not published, or retired.
+
+    What retires is looked for last: a run may be given up while somebody else publishes it, and then is never seen.
+
+    Raises:
+        CorruptArchiveError, ArchiveMismatchError: as `read_manifest`, unless it is retired.
+    """
+    try:
+        manifest = read_manifest(store, manifest_type, name)
+    except ArchiveNotFoundError:
+        return None
+    except (ArchiveMismatchError, CorruptArchiveError):
+        if is_retired(store, manifest_type.kind, name):
+            return None
+        raise
+    return None if is_retired(store, manifest_type.kind, name) else manifest
 
 
 def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, frozenset[int]]:
@@ -85,13 +110,24 @@ def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, froz
         store: the archive.
         manifests: of published runs.
     """
+    found = retired_by_run(store, manifests)
+    return {one.run_id: hidden_of(one, found) for one in manifests}
+
+
+def retired_by_run(store: Store, manifests: Sequence[Manifest]) -> dict[str, RetiredShards]:
+    """What of each of these runs, and of those that they edit, is retired by keys of its own."""
     subjects = {one.subject.run_id for one in manifests if one.subject is not None}
     run_ids = sorted({one.run_id for one in manifests} | subjects)
-    found = dict(zip(run_ids, in_threads(lambda run_id: retired_of(store, run_id), run_ids), strict=True))
-    return {one.run_id: _hidden(one, found) for one in manifests}
+    return dict(zip(run_ids, in_threads(lambda run_id: retired_of(store, run_id), run_ids), strict=True))
 
 
-def _hidden(manifest: Manifest, found: Mapping[str, RetiredShards]) -> frozenset[int]:
+def may_be_twice(manifest: Manifest, found: Mapping[str, RetiredShards]) -> bool:
+    """Whether rows of a run count in older runs that have them too; those of an edit do as its subject's do."""
+    return found[manifest.run_id if manifest.subject is None else manifest.subject.run_id].has_twice
+
+
+def hidden_of(manifest: Manifest, found: Mapping[str, RetiredShards]) -> frozenset[int]:
+    """Shards of a run that readers do not see."""
     hidden: frozenset[int] = frozenset()
     for run_id in (manifest.run_id, *((manifest.subject.run_id,) if manifest.subject else ())):
         if found[run_id].whole:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsap_archive.format.rows import DUPLICATE, FAILED, OK, ROW_SCHEMA
+from lsap_archive.format.rows import DUPLICATE, FAILED, HOW_FITTED, IS_SETTLED, OK, ROW_SCHEMA
 
 MEMORY_LIMIT = "512MB"
 _FAILED_COPIES = f"""
@@ -22,6 +22,15 @@ _FAILED_COPIES = f"""
     where places.status = '{DUPLICATE}' and places.run = original.run and places.duplicate_of = original.image_id
 """
 _TOGETHER = 32 * 1024  # rows put in at once: one shard at a time would take most of the time
+_TWICE = f"""
+    create table twice as select run, "row", place from (
+        select place, run, "row", digest, may_be_twice, {HOW_FITTED} as fitted,
+            lag(digest) over ordered as digest_before,
+            lag({IS_SETTLED}) over ordered as was_settled, lag({HOW_FITTED}) over ordered as fitted_before
+        from places join methods using (run)
+        window ordered as (partition by method_digest, image_id order by place))
+    where may_be_twice and was_settled and digest = digest_before and fitted = fitted_before
+"""
 
 
 class RowPlace(NamedTuple):
@@ -46,6 +55,18 @@ class RowPlace(NamedTuple):
     run_id: str
 
 
+class Suspect(NamedTuple):
+    """A run of a method of which some runs have the same images.
+
+    Attributes:
+        method_digest: of its method.
+        may_be_twice: whether its rows count in older runs that have them too.
+    """
+
+    method_digest: str
+    may_be_twice: bool
+
+
 class RowTable:
     """Rows of many runs, filled once.
 
@@ -53,14 +74,16 @@ class RowTable:
     4, is shown as failed with the same reason.
 
     Attributes:
-        database: with the table `rows` in ROW_SCHEMA, and `places`, which also has place and run of each row.
+        database: with the table `rows` in ROW_SCHEMA, `latest`, which has the newest of each method and image, and
+            `places`, which also has place and run of each row.
     """
 
-    def __init__(self, tables: Iterable[tuple[int, pa.Table]]) -> None:
-        """Copy every row.
+    def __init__(self, tables: Iterable[tuple[int, pa.Table]], suspects: Mapping[int, Suspect] | None = None) -> None:
+        """Copy every row, without those that are there twice.
 
         Args:
             tables: number of the run and rows in ROW_SCHEMA, the oldest run first.
+            suspects: by number, runs that may have rows of older ones once more, and those older ones.
         """
         spill = Path(tempfile.gettempdir()) / f"lsap-rows-{uuid.uuid4().hex}"  # made when needed, removed at the end
         self.database = duckdb.connect(
@@ -80,6 +103,24 @@ class RowTable:
                 waiting = []
         self._insert(waiting)
         self.database.execute(_FAILED_COPIES)
+        self._leave_out_twice(suspects or {})
+        self.database.execute(
+            f"create view latest as select {self._columns} from places semi join "
+            "(select max(place) as place from places group by method, image_id) using (place)"
+        )
+
+    def _leave_out_twice(self, suspects: Mapping[int, Suspect]) -> None:
+        """Leave out what an older run has with the same content, as it was published by two commands at once."""
+        self.database.execute("create table methods (run integer, method_digest text, may_be_twice boolean)")
+        for run, one in suspects.items():
+            self.database.execute("insert into methods values (?, ?, ?)", [run, *one])
+        self.database.execute(_TWICE)
+        self.database.execute("delete from places where place in (select place from twice)")
+
+    def twice_in(self, run: int) -> NDArray[np.int64]:
+        """Rows of a run that were left out, because an older one has them."""
+        found = self.database.cursor().execute('select "row" from twice where run = ?', [run]).fetchnumpy()
+        return np.asarray(found["row"], dtype=np.int64)
 
     def _insert(self, tables: Sequence[pa.Table]) -> None:
         if not tables:

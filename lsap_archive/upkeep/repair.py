@@ -11,10 +11,16 @@ that retire are create-only, and what no reader sees yet costs no more than to b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.errors import (
+    OBJECT_ERRORS,
+    ArchiveKeyError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+)
 from lsap_archive.format.documents import encode_document
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
@@ -26,6 +32,8 @@ from lsap_archive.format.layout import (
     RUNS_PREFIX,
     SEQUENCE_PREFIX,
     calibration_key,
+    evaluation_prefix,
+    run_prefix,
     sequence_key,
 )
 from lsap_archive.format.manifest import Manifest, encode_header
@@ -35,11 +43,15 @@ from lsap_archive.reading.evaluations import read_evaluations
 from lsap_archive.reading.retirement import is_retired
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.repair_evaluations import EvaluationRepair
-from lsap_archive.upkeep.repair_report import RepairReport
+from lsap_archive.upkeep.repair_report import RepairedRun, RepairReport
 from lsap_archive.upkeep.repair_runs import RunRepair
 from lsap_archive.upkeep.verify import verify_archive
 from lsap_archive.upkeep.verify_report import Problem
+from lsap_archive.writing.archive_writer import ArchiveWriter
+from lsap_archive.writing.evaluation_writer import EvaluationWriter
+from lsap_archive.writing.overlaps import Overlaps
 from lsap_archive.writing.publication import Publication
+from lsap_archive.writing.run_writer import RunWriter
 
 _MANIFEST = re.compile(rf"({RUNS_PREFIX}|{EVALUATIONS_PREFIX})/[^/]+/{re.escape(MANIFEST_NAME)}")
 
@@ -68,9 +80,69 @@ def repair_archive(
     if _restore_manifests(store, problems, report) and not dry_run:
         problems = verify_archive(url, storage_options).problems  # what they name can be looked at only now
     _mend(store, [one for one in problems if one.is_damage], report)
-    report.left += [str(one) for one in problems if not one.is_damage]
+    _count_once(store, [one for one in problems if one.is_twice], report)
+    report.left += [str(one) for one in problems if not one.is_damage and not one.is_twice]
+    if not (dry_run and any(one.is_damage for one in problems)):  # else they may not be readable yet
+        _give_up_seen(store, report)
     _keep_copies(store, report)
     return report
+
+
+def give_up_unfinished(
+    url: str, names: Sequence[str], storage_options: Mapping[str, Any] | None = None, *, dry_run: bool = False
+) -> RepairReport:
+    """Give up runs or evaluations that are under way: readers and the next command see nothing of them.
+
+    What is done of them is lost. Nothing else of the archive is looked at.
+
+    Args:
+        url: a local path, or a URL of one of the stores.
+        names: ids, as plans, messages and `verify_archive` give them, also with "runs/" or "evaluations/" before.
+        storage_options: what the store's client takes.
+        dry_run: only say what would be done.
+
+    Raises:
+        ArchiveNotFoundError: no archive is there.
+        ArchiveKeyError: nothing of that name is under way.
+        ArchiveMismatchError: it is published.
+        CorruptArchiveError: its plan is damaged.
+        StoreUnavailableError: the store does not answer or refuses.
+    """
+    store = Store.from_url(url, storage_options)
+    report = RepairReport(store.url, dry_run)
+    writer = ArchiveWriter(store, *read_header(store))
+    chosen = [_unfinished(writer, name) for name in dict.fromkeys(names)]  # all are looked at before one is given up
+    for one in chosen:
+        if isinstance(one, RunWriter):
+            key = run_prefix(one.run_id)
+            report.runs[one.run_id] = RepairedRun(one.plan["method"], one.subject is not None, images=one.num_rows)
+        else:
+            key = evaluation_prefix(one.evaluation_id)
+        report.given_up.append(key)
+        if not dry_run:
+            one.give_up("somebody asked for it")
+    return report
+
+
+def _unfinished(writer: ArchiveWriter, name: str) -> RunWriter | EvaluationWriter:
+    """The run or evaluation of a name, which is under way or was given up before."""
+    folder, _, rest = name.rpartition("/")
+    found: list[RunWriter | EvaluationWriter] = []
+    if folder in ("", RUNS_PREFIX) and rest in writer.store.folders(RUNS_PREFIX) and writer.is_planned(rest):
+        found.append(writer.run(rest))
+    if folder in ("", EVALUATIONS_PREFIX) and rest in writer.store.folders(EVALUATIONS_PREFIX):
+        found.append(EvaluationWriter(writer.store, rest))
+    if not found:
+        under_way = ", ".join(run.run_id for run in writer.unfinished_runs()) or "none"
+        raise ArchiveKeyError(
+            f"{writer.store.url} has no run or evaluation {name}: name one that is under way, as `lsap archive verify` "
+            f"does; of runs that is {under_way}"
+        )
+    if found[0].is_published and not found[0].is_given_up:
+        raise ArchiveMismatchError(
+            f"{name} is published in {writer.store.url} and readers see it: only what is under way can be given up"
+        )
+    return found[0]
 
 
 def _restore_header(store: Store, report: RepairReport) -> None:
@@ -136,6 +208,36 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
             _mend_calibration(store, name.removesuffix(".json"), of_one, report)
         elif folder == SEQUENCE_PREFIX:
             _mend_sequence(store, report)
+
+
+def _count_once(store: Store, problems: list[Problem], report: RepairReport) -> None:
+    """Let what older runs have with the same content count there: of an edit by its subject, so that it comes last."""
+    twice: dict[str, list[Problem]] = {}
+    for problem in problems:
+        twice.setdefault(problem.key.split("/")[1], []).append(problem)
+    manifests = sorted((one for one in _manifests(store) if one.run_id in twice), key=lambda one: one.order)
+    inversions = {one.run_id for one in manifests if one.subject is None}
+    writer = ArchiveWriter(store, *read_header(store))
+    overlaps = Overlaps(store, writer.generator, writer.geometry)
+    for manifest in manifests:
+        number = len(twice[manifest.run_id])
+        if manifest.subject is None:
+            report.counted_once.append(f"{number} images of {run_prefix(manifest.run_id)}")
+            if not report.dry_run:
+                overlaps.settle(writer.run(manifest.run_id))
+        elif manifest.subject.run_id not in inversions:
+            report.left += [str(problem) for problem in twice[manifest.run_id]]
+
+
+def _give_up_seen(store: Store, report: RepairReport) -> None:
+    """Give up unfinished inversions whose images readers see all: two commands at once planned them."""
+    writer = ArchiveWriter(store, *read_header(store))
+    overlaps = Overlaps(store, writer.generator, writer.geometry)
+    for run in writer.unfinished_runs():
+        if overlaps.seen_in(run):
+            report.given_up.append(run_prefix(run.run_id))
+            if not report.dry_run:
+                overlaps.give_up_if_seen(run)
 
 
 def _mend_calibration(store: Store, digest: str, problems: list[Problem], report: RepairReport) -> None:

@@ -17,7 +17,7 @@ from lsap_archive.upkeep.repair_report import RepairReport
 from lsap_archive.upkeep.verify_report import Problem
 from lsap_archive.writing.publication import Publication
 
-_RETIREMENT = re.compile(rf"{RETIRED_FOLDER}(?:/(\d+|run))?\.json")
+_RETIREMENT = re.compile(rf"{RETIRED_FOLDER}(?:/(\d+|run|twice))?\.json")
 _LOST_REASON = "the reason is lost: its document was damaged"
 
 

@@ -36,6 +36,8 @@ class RepairReport:
         restored: keys of objects that got back the bytes that were written.
         retired: what readers do not see any more: shards, runs, evaluations.
         removed: keys of objects that no reader saw yet; the run that goes on makes them again.
+        counted_once: what older runs have with the same content, and readers see only there from now on.
+        given_up: unfinished runs whose images readers see all in other runs, and what was asked to be given up.
         copied: keys of objects that were sound and have a copy now.
         left: problems that repair cannot mend, one sentence each.
     """
@@ -46,6 +48,8 @@ class RepairReport:
     restored: list[str] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    counted_once: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -63,7 +67,7 @@ class RepairReport:
             commands.append("lsap run invert")
         if commands or any(run.images and run.is_edit for run in runs) or "calibrations/" in "".join(self.removed):
             commands.append("lsap run edit")
-        if commands or any("evaluations/" in name for name in [*self.retired, *self.removed]):
+        if commands or any("evaluations/" in name for name in [*self.retired, *self.removed, *self.given_up]):
             commands.append("lsap run evaluate")
         return commands
 
@@ -89,6 +93,8 @@ class RepairReport:
             ("restored", self.restored),
             ("retired", self.retired),
             ("removed, to be made again", self.removed),
+            ("counted once", self.counted_once),
+            ("given up", self.given_up),
         ):
             lines += [f"{done}{told}: {name}" for name in names]
         lines += [f"{done}copied for repair: {len(self.copied)} objects"] if self.copied else []

@@ -14,6 +14,7 @@ from lsap_archive.format.layout import (
     PLAN_NAME,
     RETIRED_FOLDER,
     STAGING_FOLDER,
+    TWICE_NAME,
     copy_name,
     retired_name,
     sequence_key,
@@ -50,8 +51,12 @@ def verify_retirements(publication: Publication[P], report: VerifyReport) -> Non
         except OBJECT_ERRORS as error:
             report.note(key, str(error), "why this is retired")
             continue
+        reasons = "; ".join(why.problems)
+        if key == publication.key(TWICE_NAME):
+            report.information.append(f"{publication.prefix}: {reasons}")
+            continue
         what = publication.prefix if key == whole else f"shard {why.shard} of {publication.prefix}"
-        report.information.append(f"{what} is retired: {'; '.join(why.problems)}")
+        report.information.append(f"{what} is retired: {reasons}")
 
 
 def verify_manifest(

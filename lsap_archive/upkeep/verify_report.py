@@ -16,12 +16,14 @@ class Problem:
         wanted: what should be.
         is_damage: whether the object is missing, altered or unreadable, so that repair restores or retires it; else
             sound objects contradict each other.
+        is_twice: whether it is an image that an older run has with the same content, which repair lets count once.
     """
 
     key: str
     found: str
     wanted: str
     is_damage: bool = True
+    is_twice: bool = False
 
     def __str__(self) -> str:
         return f"{self.key}: found {self.found}, wanted {self.wanted}"
@@ -64,6 +66,6 @@ class VerifyReport:
         """Add to a count."""
         self.counts[name] = self.counts.get(name, 0) + number
 
-    def note(self, key: str, found: str, wanted: str, *, is_damage: bool = True) -> None:
+    def note(self, key: str, found: str, wanted: str, *, is_damage: bool = True, is_twice: bool = False) -> None:
         """Add a problem."""
-        self.problems.append(Problem(key, found, wanted, is_damage))
+        self.problems.append(Problem(key, found, wanted, is_damage, is_twice))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
+from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
 from lsap_archive.format.arrays import check_arrays, declared_arrays
 from lsap_archive.format.calibrations import decode_calibration
 from lsap_archive.format.documents import encode_document, sha256_of, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
+    ANCHORS_PREFIX,
     ARCHIVE_KEY,
+    CALIBRATIONS_PREFIX,
     IMAGES_NAME,
     RUNS_PREFIX,
+    SEQUENCE_PREFIX,
+    STAGING_FOLDER,
     VERSIONS_PREFIX,
     Geometry,
     anchor_key,
     calibration_key,
     report_key,
+    run_prefix,
     versions_key,
 )
 from lsap_archive.format.manifest import Manifest, encode_header
@@ -142,16 +148,35 @@ class ArchiveWriter:
         return evaluation
 
     def unretired(self, plan: EvaluationPlan) -> tuple[EvaluationPlan, tuple[str, ...]]:
-        """The plan under the first id that is not retired, and the retired ids, the newest first.
+        """The plan under the first id that is free for it, and the ids before that, the newest first.
 
-        What takes the place of a retired evaluation is named after it: "<id>.2", "<id>.3".
+        What takes the place of a retired evaluation is named after it: "<id>.2", "<id>.3". So is what takes the place
+        of one under way of which nothing is measured yet and whose shards are of another size than planned now: it may
+        not be possible to work it at all.
         """
-        retired: list[str] = []
+        passed: list[str] = []
         found = plan
-        while is_retired(self.store, "evaluation", found.evaluation_id):
-            retired.insert(0, found.evaluation_id)
-            found = replace(plan, evaluation_id=f"{plan.evaluation_id}.{len(retired) + 1}")
-        return found, tuple(retired)
+        while is_retired(self.store, "evaluation", found.evaluation_id) or self._is_planned_anew(found):
+            passed.insert(0, found.evaluation_id)
+            found = replace(plan, evaluation_id=f"{plan.evaluation_id}.{len(passed) + 1}")
+        return found, tuple(passed)
+
+    def give_up_empty(self, evaluation_id: str, reason: str) -> None:
+        """Give up an evaluation under way of which nothing is measured; another one has taken its place."""
+        if not is_retired(self.store, "evaluation", evaluation_id):
+            begun = EvaluationWriter(self.store, evaluation_id)
+            if begun.is_empty:
+                begun.give_up(reason)
+
+    def _is_planned_anew(self, plan: EvaluationPlan) -> bool:
+        """Whether an evaluation under way is worth nothing yet, and is not as it would be planned now.
+
+        One of a run has the shards of the run.
+        """
+        if "run_id" in plan.subject or not self.is_evaluation_planned(plan.evaluation_id):
+            return False
+        begun = EvaluationWriter(self.store, plan.evaluation_id)
+        return begun.plan.shard_rows != plan.shard_rows and begun.is_empty
 
     def is_planned(self, run_id: str) -> bool:
         """Whether a run of this id was started, published or not."""
@@ -181,19 +206,58 @@ class ArchiveWriter:
         except ArchiveNotFoundError:
             return None
 
+    def run(self, run_id: str) -> RunWriter:
+        """A run that was planned before.
+
+        Raises:
+            ArchiveNotFoundError, CorruptArchiveError: it has no sound plan.
+        """
+        return RunWriter(self.store, run_id, self.generator, self.geometry)
+
     def runs(self) -> list[RunWriter]:
         """Every run that has a plan and is not retired, by id."""
+        return self.runs_and_retired()[0]
 
-        def run_or_none(run_id: str) -> RunWriter | None:
-            if not self.is_planned(run_id) or is_retired(self.store, "run", run_id):
+    def runs_and_retired(self) -> tuple[list[RunWriter], list[str]]:
+        """Every run that has a plan and is not retired, and the ids of the retired ones, both by id."""
+
+        def run_or_none(run_id: str) -> RunWriter | str | None:
+            if not self.is_planned(run_id):
                 return None
-            return RunWriter(self.store, run_id, self.generator, self.geometry)
+            if is_retired(self.store, "run", run_id):
+                return run_id
+            return self.run(run_id)
 
-        return [run for run in in_threads(run_or_none, self.store.folders(RUNS_PREFIX)) if run]
+        found = in_threads(run_or_none, self.store.folders(RUNS_PREFIX))
+        return [one for one in found if isinstance(one, RunWriter)], [one for one in found if isinstance(one, str)]
+
+    def tidy(self, retired: Sequence[str]) -> None:
+        """Remove what killed commands left of given-up runs, and half-written files beside the runs.
+
+        Args:
+            retired: ids of retired runs.
+        """
+
+        def tidy_one(run_id: str) -> None:
+            staged = f"{run_prefix(run_id)}/{STAGING_FOLDER}"
+            if not self.store.has_folder(staged):
+                return
+            if not self.is_published(run_id):
+                with contextlib.suppress(*OBJECT_ERRORS):  # a damaged plan, which it may be retired for
+                    self.run(run_id).give_up("it is retired")
+            self.store.delete_folder(staged)
+
+        in_threads(tidy_one, retired)
+        for prefix in (SEQUENCE_PREFIX, ANCHORS_PREFIX, CALIBRATIONS_PREFIX, VERSIONS_PREFIX):
+            self.store.delete_temporary(prefix)
+
+    def is_published(self, run_id: str) -> bool:
+        """Whether a run has a manifest."""
+        return Publication(self.store, Manifest, run_id).is_published
 
     def is_taken(self, run_id: str) -> bool:
         """Whether a run of this id is published or retired: another one with its plan needs another id."""
-        return Publication(self.store, Manifest, run_id).is_published or is_retired(self.store, "run", run_id)
+        return self.is_published(run_id) or is_retired(self.store, "run", run_id)
 
     def unfinished_runs(self, method_digest: str | None = None) -> list[RunWriter]:
         """Runs that were planned and are not published, by id.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError
+from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError, IncompleteRunError
 from lsap_archive.format.documents import as_json, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import PLAN_NAME, evaluation_prefix, measurements_name, rows_of_shard, state_name
@@ -60,6 +60,11 @@ class EvaluationWriter:
         """Whether readers see the evaluation."""
         return self._publication.is_published
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is under way and nothing is measured yet."""
+        return not self.is_published and len(self.missing_shards()) == self.plan.num_shards
+
     def rows_of(self, shard: int) -> range:
         """Rows of a shard.
 
@@ -86,7 +91,13 @@ class EvaluationWriter:
             The shards that were taken.
         """
         prefix = evaluation_prefix(retired_id)
-        files = {file.name: file for file in read_manifest(self.store, EvaluationInfo, retired_id).files}
+        try:
+            retired = read_manifest(self.store, EvaluationInfo, retired_id)
+        except ArchiveNotFoundError:
+            return []  # it was given up before it was published: no digests tell what is sound
+        if retired.shard_rows != self.plan.shard_rows:
+            return []
+        files = {file.name: file for file in retired.files}
         taken = []
         for shard in self.missing_shards():
             names = [name for name in (measurements_name(shard), state_name(shard)) if name in files]
@@ -146,12 +157,57 @@ class EvaluationWriter:
             Whether this call published it; False if it was published already.
 
         Raises:
-            IncompleteRunError: shards are missing.
+            IncompleteRunError: shards are missing, or it was given up.
             CorruptArchiveError: a shard is damaged.
         """
-        won = self._publication.publish(lambda: self._new_manifest(summary))
-        self._publication.keep_copies()
+        self.refuse_given_up()
+        try:
+            won = self._publication.publish(lambda: self._new_manifest(summary))
+        finally:  # what was measured of it is removed when it is given up
+            self.refuse_given_up()
+        self.tidy()
         return won
+
+    def tidy(self) -> None:
+        """Last step of publish: keep copies for repair. It may be repeated at any time."""
+        self.store.delete_temporary(self._prefix)
+        self._publication.keep_copies()
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether the last step of publish was done."""
+        return self._publication.has_copies
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the evaluation is retired: no reader sees it, or will, and nobody goes on with it."""
+        return self._publication.is_retired
+
+    def give_up(self, reason: str) -> None:
+        """Retire the evaluation, and remove what was measured while it was not published.
+
+        Whoever works on it meanwhile is not disturbed, and finds at the end that it was given up. May be called again.
+
+        Args:
+            reason: one sentence that tells why; that of the first call is kept.
+        """
+        self._publication.retire([reason])
+        self._publication.remove_work(("states", "shards"))
+        self.store.delete_temporary(self._prefix)
+
+    def refuse_given_up(self) -> None:
+        """Make sure that the evaluation was not given up; what was measured since is removed then.
+
+        Raises:
+            IncompleteRunError: it was.
+        """
+        if self.is_given_up:
+            why = self._publication.why_retired()
+            self.give_up(why)
+            raise IncompleteRunError(
+                f"evaluation {self.evaluation_id} was given up while it was worked on ({why}): run the same command "
+                "again"
+            )
 
     def _new_manifest(self, summary: Mapping[str, Any]) -> EvaluationInfo:
         """The manifest of an evaluation whose shards are all there, every table read."""

@@ -11,7 +11,16 @@ import pyarrow.compute as pc
 from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.layout import IMAGES_NAME, rows_name, run_prefix
 from lsap_archive.format.manifest import Manifest, StoredObject
-from lsap_archive.format.rows import DUPLICATE, FAILED, IMAGES_SCHEMA, UNSETTLED
+from lsap_archive.format.rows import (
+    BETWEEN_WORDS,
+    DUPLICATE,
+    FAILED,
+    FITTED,
+    IMAGES_SCHEMA,
+    ROW_SCHEMA,
+    UNFIT,
+    UNSETTLED,
+)
 from lsap_archive.reading.checked import read_checked_table, read_row_files
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.stores.concurrency import in_threads
@@ -31,12 +40,14 @@ class PlannedImages:
         is_published: whether readers see it.
         images: what it was planned with, in IMAGES_SCHEMA, without the images of retired shards.
         unsettled: ids of images whose planned content was not there when it was their turn, or was left to such a one.
+        order: of a published run: sorts them, the newest last.
     """
 
     run: RunWriter
     is_published: bool
     images: pa.Table
     unsettled: frozenset[str] = frozenset()
+    order: tuple[int, str, str] = (0, "", "")
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,27 @@ def num_unsettled(run: RunWriter) -> int:
     return len(_unsettled(run, files))
 
 
+def unfitted(run: RunWriter) -> frozenset[str]:
+    """Ids of images that became what they would with any `fit`, as far as the committed shards of a run tell."""
+    commits = in_threads(run.commit_of, sorted(run.committed_shards()))
+    may_be_fitted = run.plan["config"].get("fit") != "refuse"  # where rows do not tell
+    found: set[str] = set()
+    for stored in (stored for one in commits for stored in one.objects if stored.name == rows_name(one.shard)):
+        key, staged = (f"{run_prefix(run.run_id)}/{name}" for name in (stored.name, stored.staged))
+        where = key if run.store.exists(key) else staged  # a kill may have left it there
+        table = read_checked_table(run.store, where, stored, ROW_SCHEMA, ["image_id", "status", "reason", "altered"])
+        for row in table.to_pylist():
+            if row["status"] == FAILED:
+                hangs_on_fit = row["reason"] in UNFIT
+            elif row["altered"] is None:
+                hangs_on_fit = may_be_fitted
+            else:
+                hangs_on_fit = not set(FITTED).isdisjoint(row["altered"].split(BETWEEN_WORDS))
+            if not hangs_on_fit:
+                found.add(row["image_id"])
+    return frozenset(found)
+
+
 def _published(run: RunWriter) -> _Published | None:
     try:
         manifest = run.manifest()
@@ -121,7 +153,7 @@ def _of_published(run: RunWriter, published: _Published) -> PlannedImages:
         images = images.filter(pc.invert(pc.is_in(shards, pa.array(sorted(retired), pa.int64()))))
     hidden = {rows_name(shard) for shard in retired}
     files = [file for file in published.rows if file.name not in hidden]
-    return PlannedImages(run, True, images, _unsettled(run, files))
+    return PlannedImages(run, True, images, _unsettled(run, files), published.order)
 
 
 def _unsettled(run: RunWriter, files: list[StoredObject]) -> frozenset[str]:

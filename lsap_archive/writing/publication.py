@@ -21,6 +21,7 @@ from lsap_archive.format.layout import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     PLAN_NAME,
+    TWICE_NAME,
     copy_name,
     prefix_of,
     retired_name,
@@ -28,7 +29,7 @@ from lsap_archive.format.layout import (
 from lsap_archive.format.manifest import check_version
 from lsap_archive.format.plan import first_difference
 from lsap_archive.reading.checked import P, is_vital, read_checked, read_manifest
-from lsap_archive.reading.retirement import Retirement
+from lsap_archive.reading.retirement import Retirement, is_retired
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
@@ -155,6 +156,11 @@ class Publication(Generic[P]):
         self.store.create(self.key(MANIFEST_NAME), data)
         return True
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether `keep_copies` came to its end."""
+        return self.store.exists(self.key(copy_name(MANIFEST_NAME)))
+
     def keep_copies(self) -> list[str]:
         """Keep once more what all of it hangs on, where that was not done; it is small beside what it stands for.
 
@@ -182,7 +188,35 @@ class Publication(Generic[P]):
             copied.append(MANIFEST_NAME)
         return copied
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether no reader sees it, or will."""
+        return is_retired(self.store, self.kind, self.name)
+
     def retire(self, problems: Iterable[str], shard: int | None = None) -> None:
         """Hide it from every reader, or with a number only a shard of a run; whoever did so first says why."""
+        self._note_retired(retired_name(self.kind, shard), problems, shard)
+
+    def count_once(self, problems: Iterable[str]) -> None:
+        """Let rows of a run count in the older runs that have them with the same content, and not in it."""
+        self._note_retired(TWICE_NAME, problems)
+
+    def why_retired(self) -> str:
+        """What whoever retired it says."""
+        key = self.key(retired_name(self.kind))
+        return "; ".join(Retirement.decode(self.store.get(key), self.store.join(key)).problems)
+
+    def remove_work(self, folders: Iterable[str]) -> None:
+        """Remove what was made of something that is retired, unless it was published before: readers may be at it.
+
+        Args:
+            folders: where that lies, what comes last tells whether all is done.
+        """
+        if self.is_published:
+            return
+        for folder in folders:
+            self.store.delete_folder(self.key(folder))
+
+    def _note_retired(self, name: str, problems: Iterable[str], shard: int | None = None) -> None:
         retirement = Retirement(self.name, shard, tuple(problems), utc_now())
-        self.store.create(self.key(retired_name(self.kind, shard)), retirement.encode())
+        self.store.create(self.key(name), retirement.encode())

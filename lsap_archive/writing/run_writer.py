@@ -16,13 +16,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.errors import (
+    HOW_TO_REPAIR,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    IncompleteRunError,
+)
 from lsap_archive.format.arrays import RunArray, check_arrays, declared_arrays
 from lsap_archive.format.documents import as_json, sha256_of, utc_now
 from lsap_archive.format.layout import (
     COMMIT_FOLDER,
+    IMAGES_FOLDER,
     IMAGES_NAME,
     PLAN_NAME,
+    ROWS_FOLDER,
     STAGING_FOLDER,
     Geometry,
     attempt_name,
@@ -204,6 +212,7 @@ class RunWriter:
         """
         self.rows_of(shard)
         if self.is_committed(shard):
+            self._tidy_lost()
             return False
         staged = self.stage(shard, arrays, rows, attempt, images=images)
         if not self.commit(staged):
@@ -277,7 +286,7 @@ class RunWriter:
         """Third step: copy the winner's objects to their final keys. Anybody may do it, any number of times.
 
         Raises:
-            CorruptArchiveError: a staged object is gone and the run is not published.
+            CorruptArchiveError: a staged object is gone and the run is neither published nor given up.
         """
         in_threads(self.promote_object, commit.objects)
 
@@ -286,7 +295,8 @@ class RunWriter:
         try:
             self.store.copy(f"{self._prefix}/{stored.staged}", f"{self._prefix}/{stored.name}")
         except ArchiveNotFoundError as error:
-            if not self.is_published:  # publishing removes the staged objects: then all was promoted before
+            # Publishing removes the staged objects: then all was promoted before. So does giving the run up.
+            if not self.is_published and not self.is_given_up:
                 raise CorruptArchiveError(
                     f"{self.store.url}/{self._prefix}/{stored.staged} is gone and {stored.name} needs it: "
                     f"{HOW_TO_REPAIR}"
@@ -309,6 +319,12 @@ class RunWriter:
         """Remove what an attempt staged; only for one that lost."""
         folder = attempt_name(staged.shard, f"{staged.attempt}.{staged.token}")
         self.store.delete_folder(f"{self._prefix}/{folder}")
+        self._tidy_lost()
+
+    def _tidy_lost(self) -> None:
+        """Leave nothing of a shard that was lost: who published the run may have tidied up before this was written."""
+        if self.is_published:
+            self.store.delete_folder(self._publication.key(STAGING_FOLDER))
 
     def publish(self, summary: Mapping[str, Any]) -> bool:
         """Make the run visible: check every object against its commit, then put the manifest.
@@ -325,11 +341,60 @@ class RunWriter:
             IncompleteRunError: shards are missing; the message names them.
             CorruptArchiveError: an object is not what was committed and its staged copy cannot repair it.
         """
-        won = self._publication.publish(lambda: self._verified_manifest(summary))
-        self._publication.keep_copies()
-        self.store.delete_folder(self._publication.key(STAGING_FOLDER))
-        self.store.delete_temporary(self._prefix)
+        won = self.show(summary)
+        self.tidy()
         return won
+
+    def show(self, summary: Mapping[str, Any]) -> bool:
+        """First step of publish: put the manifest."""
+        return self._publication.publish(lambda: self._verified_manifest(summary))
+
+    def tidy(self) -> None:
+        """Last step of publish: keep copies for repair, remove what was staged. It may be repeated at any time."""
+        self._publication.keep_copies()
+        self.store.delete_temporary(self._prefix)
+        self.store.delete_folder(self._publication.key(STAGING_FOLDER))  # last: it tells whether all is done
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether nothing is left of what was staged; while it is not published or given up, there may be."""
+        return not self.store.has_folder(self._publication.key(STAGING_FOLDER))
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the run is retired: no reader sees it, or will, and nobody goes on with it."""
+        return self._publication.is_retired
+
+    def why_given_up(self) -> str:
+        """What whoever gave it up says."""
+        return self._publication.why_retired()
+
+    def refuse_given_up(self) -> None:
+        """Make sure that the run was not given up; what was made of it since is removed then.
+
+        Raises:
+            IncompleteRunError: it was.
+        """
+        if self.is_given_up:
+            why = self.why_given_up()
+            self.give_up(why)
+            raise IncompleteRunError(
+                f"run {self.run_id} was given up while it was worked on ({why}): run the same command again"
+            )
+
+    def give_up(self, reason: str) -> None:
+        """Retire the run, and remove what was made of it while it was not published.
+
+        Whoever works on it meanwhile is not disturbed, and finds at the end that it was given up. Its plan and its
+        markers stay. May be called again, to remove what such a worker left.
+
+        Args:
+            reason: one sentence that tells why; that of the first call is kept.
+        """
+        self._publication.retire([reason])
+        arrays = (f"{name}/c" for name in self.arrays)
+        self._publication.remove_work((ROWS_FOLDER, IMAGES_FOLDER, *arrays, STAGING_FOLDER))
+        self.store.delete_temporary(self._prefix)
 
     def _verified_manifest(self, summary: Mapping[str, Any]) -> Manifest:
         """The manifest of a run whose shards are all committed, every object checked in full."""

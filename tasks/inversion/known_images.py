@@ -11,10 +11,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import BETWEEN_WORDS, FITTED, PlannedImages, RunWriter, published_rows
+from lsap_archive import BETWEEN_WORDS, FITTED, UNFIT, PlannedImages, RunWriter, published_rows
 from tasks.archived.originals import fit_of
 from tasks.digests import digest_of
-from tasks.pictures.decoding import UNFIT, Fit, has_aspect
+from tasks.pictures.decoding import Fit, has_aspect
 
 MEMORY_LIMIT = "256MB"  # of the database; what does not fit is on disk
 ROWS_TOGETHER = 10_000

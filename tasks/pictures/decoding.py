@@ -27,8 +27,6 @@ from tasks.errors import BadImageError
 Fit = Literal["refuse", "crop", "letterbox", "stretch"]
 
 FITS: tuple[Fit, ...] = ("refuse", "crop", "letterbox", "stretch")
-UNFIT = ("not_square", "wrong_aspect")
-"""Reasons of images that another `fit` may take."""
 FORMATS = ("PNG", "JPEG", "WebP", "TIFF", "GIF", "BMP", "PNM")
 MAX_PIXELS = 89_478_485  # 9459 x 9459: where Pillow begins to warn of decompression bombs
 MIN_SIDE = 8

@@ -19,15 +19,18 @@ from hypothesis import strategies as st
 
 from lsap_archive import (
     ArchiveError,
+    ArchiveKeyError,
     ArchiveMismatchError,
     CorruptArchiveError,
     EvaluationPlan,
     EvaluationWriter,
+    IncompleteRunError,
     RunReader,
     RunWriter,
     Store,
     StoreUnavailableError,
     Subject,
+    give_up_unfinished,
     open_archive,
     repair_archive,
     verify_archive,
@@ -406,12 +409,70 @@ def test_a_repair_that_is_killed_at_any_write_is_done_by_the_next(
 
 
 def test_contradictions_of_sound_objects_are_left_to_people(whole: Any, work: Any) -> None:
-    run = whole.writer().start_run(work.plan("run-1b"))
+    """An edit of the same run twice, which no command makes: inversions alone are known to be there twice."""
+    subject = Subject("run-1", "lsap_o", "4a44dc15", "slant", 3.0)
+    changes = {"method": "lsap_o/slant", "method_digest": "ed17", "trace_steps": (), "trace_terms": ()}
+    run = whole.writer().start_run(work.plan("edit-1b", subject=subject, **changes))
     work.write_all(run)
     run.publish({})
     report = repair_archive(whole.url)
-    assert len(report.left) == 5 and "a second time, first in run run-1" in report.left[0]
-    assert not (report.restored or report.retired or report.removed)
+    assert len(report.left) == 5 and "a second time, first in run edit-1" in report.left[0]
+    assert not (report.restored or report.retired or report.removed or report.counted_once)
+
+
+def test_what_is_under_way_can_be_given_up(whole: Any, work: Any) -> None:
+    before = contents(whole)
+    planned = give_up_unfinished(whole.url, ["run-2", "evaluations/evaluation-2"], dry_run=True)
+    assert contents(whole) == before
+    report = give_up_unfinished(whole.url, ["run-2", "evaluations/evaluation-2"])
+    assert replace(planned, dry_run=False) == report
+    assert report.given_up == ["runs/run-2", "evaluations/evaluation-2"] and report.runs["run-2"].images == 5
+    assert report.next_commands == ["lsap run invert", "lsap run edit", "lsap run evaluate"]
+    assert "given up: runs/run-2" in report.summary()
+    gone = before.keys() - contents(whole).keys()
+    assert all("/_staging/" in key or re.search(r"/(c|rows|shards|states)/", key) for key in gone) and gone
+    assert {key.split("/")[1] for key in gone} == {"run-2", "evaluation-2"}
+    writer, verified = whole.writer(), verify_archive(whole.url)
+    assert writer.unfinished_runs() == [] and writer.is_taken("run-2")
+    assert writer.unretired(evaluation_plan("evaluation-2"))[0].evaluation_id == "evaluation-2.2"
+    taking = writer.start_evaluation(evaluation_plan("evaluation-2.2"))
+    assert taking.take_over("evaluation-2") == [] and taking.missing_shards() == [0, 1, 2]
+    assert verified.is_sound and (verified.counts["unfinished_runs"], verified.counts["retired_runs"]) == (0, 1)
+    assert repair_archive(whole.url).summary().endswith("nothing to repair")
+    assert give_up_unfinished(whole.url, ["run-2"]).given_up == ["runs/run-2"], "once more changes nothing"
+
+
+def test_whoever_works_on_what_is_given_up_is_told_at_the_end(whole: Any, work: Any) -> None:
+    run, evaluation = RunWriter.open(whole.url, "run-2"), EvaluationWriter.open(whole.url, "evaluation-2")
+    give_up_unfinished(whole.url, ["run-2", "evaluation-2"])
+    assert work.write(run, 2)
+    for shard in range(3):
+        assert evaluation.write_shard(shard, measured(evaluation.rows_of(shard)))
+    for publish in (run.publish, evaluation.publish):
+        with pytest.raises((IncompleteRunError, CorruptArchiveError)):
+            publish({})
+    with pytest.raises(IncompleteRunError, match="run-2 was given up while it was worked on"):
+        run.refuse_given_up()
+    assert not whole.store.keys("evaluations/evaluation-2/shards") and run.is_tidy
+    archive = open_archive(whole.url)
+    assert [one.run_id for one in archive.runs] == ["run-1", "edit-1"] and len(archive.evaluations) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("run-1", ArchiveMismatchError, "run-1 is published in .* and readers see it: only what is under way"),
+        ("evaluation-1", ArchiveMismatchError, "evaluation-1 is published"),
+        ("run-7", ArchiveKeyError, "has no run or evaluation run-7: .*; of runs that is run-2"),
+        ("evaluations/run-2", ArchiveKeyError, "has no run or evaluation evaluations/run-2"),
+        ("../run-2", ArchiveKeyError, "has no run or evaluation"),
+    ],
+)
+def test_what_cannot_be_given_up_is_refused(whole: Any, name: str, error: type[Exception], message: str) -> None:
+    before = contents(whole)
+    with pytest.raises(error, match=message):
+        give_up_unfinished(whole.url, ["run-2", name])
+    assert contents(whole) == before
 
 
 def test_an_archive_of_a_newer_version_is_left_alone(whole: Any) -> None:
