@@ -87,7 +87,7 @@ def edit(run: EditRun) -> EditReport:
         with pool_when_needed(stage.build_worker, run.workers) as workers:
             calibrate_all(workers, stage.writer, stage.missing_calibrations())
             worked = work_through(stage, workers, retries=run.retries)
-    worked.check_finished()
+    worked.check_finished(stage.notes)
     report = EditReport(
         archive=run.archive,
         strengths=stage.strengths,

@@ -39,6 +39,7 @@ class EvaluationReport:
         refused: why an edit of the editing consistency has no strength, by edited method.
         seconds: wall time of this command.
         table: means by method, Markdown.
+        notes: what whoever asked should know of evaluations that were begun before, a sentence each.
     """
 
     archive: str
@@ -49,6 +50,7 @@ class EvaluationReport:
     refused: dict[str, str]
     seconds: float
     table: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -64,6 +66,7 @@ class EvaluationReport:
         lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  original not used: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
+        lines += [f"  {note}" for note in self.notes]
         return [*lines, f"archive: {self.archive}"]
 
 
@@ -82,7 +85,7 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
             if stage.writer is not None:
                 calibrate_all(workers, stage.writer, stage.missing_calibrations())
             worked = work_through(stage, workers, retries=run.retries)
-    worked.check_finished()
+    worked.check_finished(stage.notes)
     table, frechet = tabulate(run.archive, stage.evaluations)
     report = EvaluationReport(
         archive=run.archive,
@@ -93,6 +96,7 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
         refused=stage.refused,
         seconds=time.monotonic() - started,
         table=table,
+        notes=tuple(stage.notes),
     )
     publish_artifacts("evaluation", report.outcome, report.table, links={"archive": report.archive})
     return kept(report)

@@ -44,6 +44,7 @@ class RunReport:
         seconds: wall time of this command.
         images_per_second: image-method pairs embedded per second of embedding.
         table: the comparison table, Markdown.
+        notes: what whoever asked should know of runs that were begun before or by others, a sentence each.
     """
 
     archive: str
@@ -55,6 +56,7 @@ class RunReport:
     seconds: float
     images_per_second: float
     table: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -70,6 +72,7 @@ class RunReport:
         """For people."""
         lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  failed: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
+        lines += [f"  {note}" for note in self.notes]
         if self.embedded:
             lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
         return [*lines, f"archive: {self.archive}", f"report:  {self.report}"]
@@ -101,6 +104,7 @@ def invert(run: InvertRun) -> RunReport:
         seconds=time.monotonic() - started,
         images_per_second=worked.num_ok / worked.seconds if worked.num_ok else 0.0,
         table=written.table,
+        notes=tuple(stage.notes),
     )
     publish_artifacts(
         "inversion",
@@ -109,7 +113,7 @@ def invert(run: InvertRun) -> RunReport:
         links={"archive": result.archive, "report": result.report},
         sheet=written.sheet,
     )
-    worked.check_finished()
+    worked.check_finished(stage.notes)
     check_failures(result, run.max_failed_share)
     return kept(result)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,12 +39,14 @@ class Job:
         name: what is run, such as "lsap_e" or "lsap_e/slant".
         shards: those that need work; none where it only has to be published.
         is_new: whether no earlier command began it.
+        note: what whoever asked should know about it, one sentence.
     """
 
     job_id: str
     name: str
     shards: tuple[Shard, ...]
     is_new: bool = False
+    note: str = ""
 
     @property
     def num_images(self) -> int:
@@ -103,6 +105,7 @@ class Stage(Protocol):
         part: the part of the archive that it writes: "inversions", "edits" or "evaluations".
         verb: what is done to a shard: "embed", "edit" or "evaluate".
         build_worker: builds a worker in its process; it and what it closes over travel.
+        notes: what whoever asked should know, a sentence each, so far.
     """
 
     @property
@@ -114,10 +117,13 @@ class Stage(Protocol):
     @property
     def build_worker(self) -> Callable[[], Worker]: ...
 
+    @property
+    def notes(self) -> Sequence[str]: ...
+
     def jobs(self) -> Iterator[Job]:
         """What is left to do, job by job, each with its plan in the archive; to be gone through once."""
         ...
 
     def publish(self, job_id: str) -> None:
-        """Make a job whose every shard is in the archive visible to readers."""
+        """Make a job whose every shard is in the archive visible to readers, unless they see all of it already."""
         ...

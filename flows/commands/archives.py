@@ -29,9 +29,12 @@ def check_archive(parsed: argparse.Namespace) -> int:
 
 def mend_archive(parsed: argparse.Namespace) -> int:
     """`lsap archive repair`; fails when something is left that it cannot mend."""
-    from lsap_archive import repair_archive
+    from lsap_archive import give_up_unfinished, repair_archive
 
-    report = repair_archive(parsed.url, dry_run=parsed.dry_run)
+    if parsed.give_up:
+        report = give_up_unfinished(parsed.url, parsed.give_up, dry_run=parsed.dry_run)
+    else:
+        report = repair_archive(parsed.url, dry_run=parsed.dry_run)
     print_result(report.to_dict(), parsed.json, report.lines())
     return FAILED if report.left else DONE
 

@@ -53,6 +53,13 @@ def command_parser() -> argparse.ArgumentParser:
     repair = archive.add_parser("repair", help="restore damaged objects, or retire them so that a run makes them again")
     repair.add_argument("url")
     repair.add_argument("--dry-run", action="store_true", help="say what would be done and write nothing")
+    repair.add_argument(
+        "--give-up",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="only give up this run or evaluation, which is under way: what is done of it is lost, and planned anew",
+    )
     _finish(repair, archives.mend_archive)
     images = archive.add_parser("images", help="write the kept images of an edit as files")
     images.add_argument("url")

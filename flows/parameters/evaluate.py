@@ -9,7 +9,7 @@ from pydantic import Field
 from domains.domain import Domain
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import generator_of
+from flows.parameters.shared import checked_shard_rows, generator_of
 from lsap_core.presets import encoder_settings
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.networks import EvaluationChoice
@@ -131,5 +131,8 @@ class EvaluateRun(ArchiveRun):
                 )
             found[name] = encoder_settings(domain.method(name).settings, name)
         return Synthetic(
-            **self.synthetic.model_dump(), style_set=self.style_set, encoders=found, shard_rows=domain.shard_rows
+            **self.synthetic.model_dump(),
+            style_set=self.style_set,
+            encoders=found,
+            shard_rows=checked_shard_rows(domain.shard_rows),
         )

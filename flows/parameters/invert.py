@@ -10,7 +10,15 @@ from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import AnchorParameters, WhenBusy, WorkerParameters, domain_of, generator_of, refuse_memory
+from flows.parameters.shared import (
+    AnchorParameters,
+    WhenBusy,
+    WorkerParameters,
+    checked_shard_rows,
+    domain_of,
+    generator_of,
+    refuse_memory,
+)
 from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
 from tasks.archived.anchors import AnchorOptions
@@ -50,7 +58,9 @@ class InvertRun(Parameters):
     )
     seed: int = Field(0, ge=0, description="of every image's own random state, together with its id")
     anchor: AnchorParameters = AnchorParameters()
-    shard_rows: int | None = Field(None, ge=1, description="images of a shard; below 16 or a multiple of 16")
+    shard_rows: int | None = Field(
+        None, ge=1, description="images of a shard; below 16 or a multiple of 16, at most 100000"
+    )
     batch_size: int | None = Field(None, ge=1, description="images embedded together; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
     max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
@@ -74,9 +84,6 @@ class InvertRun(Parameters):
         if unknown := sorted(set(self.method_settings) - set(self.methods)):
             raise ParameterError(f'method_settings: "{unknown[0]}" is not among the methods of this run')
         methods = tuple(refused(f"methods[{name}]", self._method, name, domain) for name in self.methods)
-        shard_rows = self.shard_rows or domain.shard_rows
-        if shard_rows > 16 and shard_rows % 16:
-            raise ParameterError(f"shard_rows: {shard_rows}; wanted 1 to 16, or a multiple of 16")
         perceptual = self.perceptual or domain.perceptual
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
         names = (perceptual, metric, domain.identity, domain.judge)
@@ -91,7 +98,7 @@ class InvertRun(Parameters):
             anchor=AnchorOptions(**self.anchor.model_dump()),
             fit=self.fit,
             seed=self.seed,
-            shard_rows=shard_rows,
+            shard_rows=checked_shard_rows(self.shard_rows or domain.shard_rows),
             batch_size=self.batch_size or domain.batch_size,
             encoders=_places_of_encoders(methods, domain),
             device=self.workers.device,

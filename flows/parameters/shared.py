@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from domains.domain import Domain
 from flows.parameters.run_file import ParameterError, Parameters, refused
+from tasks.inversion.run_planner import RUN_IMAGES
 from tasks.settings import Settings
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.of_domains import open_domain
@@ -77,6 +78,19 @@ def generator_of(domain: Domain) -> GeneratorFile:
     """The generator of a run's domain."""
     assert domain.generator is not None  # `domain_of` refuses one without
     return GeneratorFile(domain.generator, domain.content_box)
+
+
+def checked_shard_rows(asked: int) -> int:
+    """Images of a shard, as a run or a domain asks for them.
+
+    Raises:
+        ParameterError: no archive has such shards.
+    """
+    if asked > RUN_IMAGES or (asked > 16 and asked % 16):
+        raise ParameterError(
+            f"shard_rows: {asked}; wanted 1 to 16, or a multiple of 16 up to {RUN_IMAGES}, the images of a run"
+        )
+    return asked
 
 
 def refuse_memory(field: str, url: str) -> None:

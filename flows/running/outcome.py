@@ -42,22 +42,26 @@ class Worked:
         """Those that have a result now."""
         return self.by_status.get("ok", 0)
 
-    def check_finished(self) -> None:
+    def check_finished(self, notes: Sequence[str] = ()) -> None:
         """Every shard is in the archive.
+
+        Args:
+            notes: what whoever asked should know; it belongs to the error, where it may be the way out.
 
         Raises:
             UnfinishedError: some are not.
         """
         if self.problems:
-            raise unfinished(self.problems, len(self.problems) + len(self.outcomes), "shards")
+            raise unfinished(self.problems, len(self.problems) + len(self.outcomes), "shards", notes)
 
 
-def unfinished(problems: Sequence[str], number: int, what: str) -> UnfinishedError:
+def unfinished(problems: Sequence[str], number: int, what: str, notes: Sequence[str] = ()) -> UnfinishedError:
     """The error of work that is done in part: how much of it, why, and what to do."""
-    return UnfinishedError(
+    message = (
         f"{len(problems)} of {number} {what} could not be finished ({problems[0]}); the others are kept: run the same "
         "command again once the cause is mended"
     )
+    return UnfinishedError("; ".join([message, *notes]))
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -90,6 +90,8 @@ class _JobsUnderWay:
     def begin(self, job: Job) -> None:
         """Hand out the shards of a job; waits while too many are under way."""
         get_run_logger().info("run %s: %d shards to %s", job.job_id, len(job.shards), self._stage.verb)
+        if job.note:
+            get_run_logger().warning("%s", job.note)
         begun = _Begun(job.job_id, len(job.shards))
         self._begun[job.name].append(begun)
         if not job.shards:

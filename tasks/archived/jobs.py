@@ -32,17 +32,16 @@ def shards_of(job_id: str, name: str, num_rows: int, shard_rows: int, left: Iter
 
 def opened(writer: ArchiveWriter, plan: RunPlan) -> RunWriter:
     """The run of a plan; one that was planned before may have been told the same files by other names."""
-    if writer.is_planned(plan.run_id):
-        return RunWriter(writer.store, plan.run_id, writer.generator, writer.geometry)
-    return writer.start_run(plan)
+    return writer.run(plan.run_id) if writer.is_planned(plan.run_id) else writer.start_run(plan)
 
 
-def plan_of_missing(writer: ArchiveWriter, plan: RunPlan) -> RunPlan | None:
+def plan_of_missing(writer: ArchiveWriter, plan: RunPlan, *, tidy: bool) -> RunPlan | None:
     """The plan of the run that is left of another run's subject: itself, or one more with the shards retired since.
 
     Args:
         writer: the archive.
         plan: with all shards.
+        tidy: whether what killed commands left of published runs is removed.
 
     Returns:
         A plan, of a run that may be under way; None if readers see every shard that the subject has.
@@ -55,6 +54,10 @@ def plan_of_missing(writer: ArchiveWriter, plan: RunPlan) -> RunPlan | None:
     repetition = 1
     while writer.is_taken(asked.run_id):
         retired = retired_of(writer.store, asked.run_id)
+        if tidy and retired.whole:
+            writer.tidy([asked.run_id])
+        elif tidy and not (run := writer.run(asked.run_id)).is_tidy:
+            run.tidy()
         own = set(range(plan.num_shards) if asked.shards is None else asked.shards)
         wanted -= set() if retired.whole else own - retired.shards
         if not wanted:
@@ -65,8 +68,37 @@ def plan_of_missing(writer: ArchiveWriter, plan: RunPlan) -> RunPlan | None:
     return asked
 
 
-def publish_run(archive: str, run_id: str) -> None:
-    """Check every object of a run whose every shard is committed, and make it visible to readers."""
+def publish_edit(archive: str, run_id: str) -> None:
+    """Check every object of an edit run whose every shard is committed, and make it visible to readers.
+
+    Raises:
+        IncompleteRunError: it was given up meanwhile.
+    """
     run = RunWriter.open(archive, run_id)
-    run.promote_committed()
-    run.publish({NUM_UNSETTLED: num_unsettled(run)})
+    run.refuse_given_up()
+    try:
+        run.promote_committed()
+        run.publish(summary_of(run))
+    finally:  # what it consists of is removed when it is given up
+        run.refuse_given_up()
+
+
+def summary_of(run: RunWriter) -> dict[str, Any]:
+    """What the manifest of a run says that its plan does not; all its shards are committed."""
+    return {NUM_UNSETTLED: num_unsettled(run)}
+
+
+def goes_on_in_shards_of(kind: str, name: str, *, begun: int, asked: int, archive: str) -> str:
+    """What whoever asked for shards of another size should know.
+
+    Args:
+        kind: "run" or "evaluation".
+        name: its id.
+        begun: images of its shards.
+        asked: images of a shard that were asked for.
+        archive: URL of the archive.
+    """
+    return (
+        f"{kind} {name} was begun with shard_rows {begun}, and parts of it are done: it goes on so, and not with "
+        f"{asked}; to give it up instead, with what is done of it: lsap archive repair {archive} --give-up {name}"
+    )

@@ -19,7 +19,7 @@ from lsap_archive import (
     code_arrays,
     open_archive,
 )
-from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_run, shards_of
+from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_edit, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import id_part, title_of
 from tasks.digests import digest_of
@@ -45,10 +45,12 @@ class EditingStage:
         strengths: of each edit of each method, such as "lsap_e/slant"; None where an edit has none.
         digests: of each of these edits with its strength: which version of an edit of that name is meant.
         refused: why an edit of equal effect has no strength, by edited method.
+        notes: what whoever asked should know, a sentence each: nothing, as edits have the shards of their inversions.
     """
 
     part: Final = "edits"
     verb: Final = "edit"
+    notes: Final = ()
 
     def __init__(self, request: EditRequest, *, start: bool = True) -> None:
         """Check edits, methods and generator against the archive; nothing is written yet.
@@ -87,7 +89,7 @@ class EditingStage:
             for subject in edit.runs:
                 whole = _run_plan(self._request, archive, subject, edit, kept)
                 self.digests[edit.name] = whole.method_digest
-                plan = plan_of_missing(self.writer, whole)
+                plan = plan_of_missing(self.writer, whole, tidy=self._start)
                 if plan is not None:
                     yield self._job(edit.name, plan)
 
@@ -101,7 +103,7 @@ class EditingStage:
 
     def publish(self, job_id: str) -> None:
         """Check every object of a finished edit run and make it visible to readers."""
-        publish_run(self._request.archive, job_id)
+        publish_edit(self._request.archive, job_id)
 
 
 def _run_plan(

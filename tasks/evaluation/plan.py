@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, is_archive
-from tasks.archived.jobs import provenance_of, shards_of
+from tasks.archived.jobs import goes_on_in_shards_of, provenance_of, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.originals import fit_of
 from tasks.archived.runs import id_part
@@ -33,6 +33,7 @@ class EvaluationStage:
         chosen: what is to be measured.
         writer: the archive; None where it is not needed and perhaps not there.
         evaluations: ids of the evaluations that count, by method or edit; published or not.
+        notes: what whoever asked should know, a sentence each, so far.
     """
 
     part: Final = "evaluations"
@@ -50,6 +51,8 @@ class EvaluationStage:
         """
         self.build_worker = functools.partial(EvaluationWorker, request)
         self.evaluations: dict[str, tuple[str, ...]] = {}
+        self.notes: list[str] = []
+        self._before: dict[str, tuple[str, ...]] = {}  # those that an evaluation takes the place of
         self._request = request
         self._start = start
         self.chosen = choose_runs(request)
@@ -100,27 +103,39 @@ class EvaluationStage:
         evaluation = EvaluationWriter.open(self._request.archive, job_id)
         states = [FrechetState.from_bytes(data) for data in evaluation.states()]
         evaluation.publish({"fid": functools.reduce(FrechetState.merge, states).summary()} if states else {})
+        assert self.writer is not None, "who publishes has an archive"
+        for evaluation_id in self._before.get(job_id, ()):
+            reason = f"nothing of it was measured, and evaluation {job_id} measures the same in other shards"
+            self.writer.give_up_empty(evaluation_id, reason)
 
     def _job(
         self, first: EvaluationPlan, image_ids: Sequence[str] = (), moved: Mapping[str, str | None] | None = None
     ) -> Iterator[Job]:
         """What is left of an evaluation, if readers do not see it; one that was retired is made up for by another."""
-        plan, retired = (first, ()) if self.writer is None else self.writer.unretired(first)
+        plan, before = (first, ()) if self.writer is None else self.writer.unretired(first)
         self.evaluations[plan.method] = (*self.evaluations.get(plan.method, ()), plan.evaluation_id)
         is_new = self.writer is None or not self.writer.is_evaluation_planned(plan.evaluation_id)
+        note = ""
         if self.writer is None or (is_new and not self._start):
             left: Sequence[int] = range(plan.num_shards)
         else:
             evaluation = self._opened(self.writer, plan, is_new=is_new)
             if evaluation.is_published:
+                if self._start and not evaluation.is_tidy:
+                    evaluation.tidy()
                 return
-            for evaluation_id in retired if self._start else ():
+            for evaluation_id in before if self._start else ():
                 evaluation.take_over(evaluation_id)
             left = evaluation.missing_shards()
+            self._before[plan.evaluation_id] = before
+            if (begun := evaluation.plan.shard_rows) != (asked := plan.shard_rows):
+                url, plan = self._request.archive, evaluation.plan
+                note = goes_on_in_shards_of("evaluation", plan.evaluation_id, begun=begun, asked=asked, archive=url)
+                self.notes.append(note)
         shards = shards_of(plan.evaluation_id, plan.method, plan.num_rows, plan.shard_rows, left)
         if moved:
             shards = tuple(_with_places(shard, image_ids, moved, plan.shard_rows) for shard in shards)
-        yield Job(plan.evaluation_id, plan.method, shards, is_new)
+        yield Job(plan.evaluation_id, plan.method, shards, is_new, note)
 
     def _about_fit(self, run: RunWriter, reference: Mapping[str, Any] | None) -> dict[str, Any]:
         """The originals of a run are fitted as they were when it was made; what else is shown to judges, as asked."""

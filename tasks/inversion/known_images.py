@@ -66,6 +66,7 @@ class KnownRun(NamedTuple):
     key: str
     fit: Fit
     is_published: bool
+    first_id: str
     last_id: str
 
 
@@ -115,10 +116,15 @@ class KnownImages:
     def _add_run(self, planned: PlannedImages) -> None:
         place, images = len(self.runs), planned.images
         plan = planned.run.plan
-        last_id = pc.max(images.column("image_id")).as_py() or ""
-        config = plan["config"]
+        config, span = plan["config"], pc.min_max(images.column("image_id")).as_py()
         known = KnownRun(
-            planned.run, plan["method_digest"], key_of(config), fit_of(config), planned.is_published, last_id
+            planned.run,
+            plan["method_digest"],
+            key_of(config),
+            fit_of(config),
+            planned.is_published,
+            first_id=span["min"] or "",
+            last_id=span["max"] or "",
         )
         self.runs.append(known)
         unsettled = pa.array(sorted(planned.unsettled), pa.string())
@@ -134,18 +140,19 @@ class KnownImages:
             "insert into facts select image_id, ?, uri, digest, version, is_settled, false from arrived", [place]
         )
 
-    def digest_of(self, key: str, otherwise: str) -> str:
+    def digest_for(self, config: Mapping[str, Any], otherwise: str) -> str:
         """The digest that the archive has a configuration under.
 
         Runs that differ in nothing but what changes no pixel, such as a title or the `fit` of square images, share it:
         that of whichever began. The archive may have several from when `fit` was a part of what is digested.
 
         Args:
-            key: of the configuration; see `key_of`.
+            config: of a run.
             otherwise: its own digest, which counts if there is a run of it, or no other.
         """
         if any(run.method_digest == otherwise for run in self.runs):
             return otherwise
+        key = key_of(config)
         alike = [run for run in self.runs if run.key == key]
         newest = [run.method_digest for run in alike if run.is_published] or [run.method_digest for run in alike]
         return newest[-1] if newest else otherwise

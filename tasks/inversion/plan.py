@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from lsap_archive import ArchiveWriter, RunPlan, is_archive, planned_images
+from lsap_archive import ArchiveWriter, Overlaps, RunPlan, RunWriter, is_archive, planned_images
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.presets import METHODS, Method, encoder_settings
 from tasks.archived.anchors import keep_anchor
-from tasks.archived.jobs import publish_run, shards_of
+from tasks.archived.jobs import goes_on_in_shards_of, shards_of, summary_of
 from tasks.archived.opening import geometry_of, open_writer
 from tasks.archived.originals import fit_of
 from tasks.inversion.known_images import KnownImages
@@ -30,8 +29,6 @@ from tasks.sources.source import PlannedImage, Source, open_source
 from tasks.stage import Job
 from tasks.weights.encoders import LoadedEncoder, check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,7 @@ class InversionStage:
     Attributes:
         facts: what follows from the request.
         num_images: images in the source, as far as it has been listed.
+        notes: what whoever asked should know, a sentence each, so far.
     """
 
     part: Final = "inversions"
@@ -87,9 +85,11 @@ class InversionStage:
         """
         loaded, self.facts = _checked(request)
         self.build_worker = functools.partial(EmbedWorker, request)
+        self.notes: list[str] = []
         self._start = start
-        self._fit = request.fit
-        self._archive_url = request.archive
+        self._request = request
+        self._left: set[str] = set()  # jobs that were handed out and are not published
+        self._is_listed = False
         with contextlib.ExitStack() as opened:
             self._source = opened.enter_context(open_source(request.source))
             items = _first_looked_at(self._source)
@@ -97,10 +97,15 @@ class InversionStage:
             self._archive = open_writer(request.archive, loaded) if is_there else None
             if start and self._archive is not None:
                 keep_anchor(self._archive, loaded.generator, loaded.digest, request.anchor)
-            known = opened.enter_context(_known_images(self._archive, self.facts.config.content_size))
+            runs, retired = ([], []) if self._archive is None else self._archive.runs_and_retired()
+            known = opened.enter_context(_known_images(self._archive, runs, self.facts.config.content_size))
+            methods = _method_plans(request, self.facts, loaded.digest)
+            self._overlaps = None if self._archive is None else _overlaps(self._archive, known)
+            if start:
+                self._tidy(known, {known.digest_for(planned.config, planned.digest) for planned in methods}, retired)
             self._planner = RunPlanner(
                 known,
-                _method_plans(request, self.facts, loaded.digest),
+                methods,
                 shard_rows=request.shard_rows,
                 is_taken=self._is_taken,
                 keep_read=self._keep_read,
@@ -120,27 +125,32 @@ class InversionStage:
             SourceError: the listing breaks off, or the storage does not answer.
         """
         for found in self._planner.runs(self._listing):
-            is_new = isinstance(found, RunPlan)
             if isinstance(found, RunPlan):
                 if not self._start or self._archive is None:
                     left = range(found.num_shards)
                     shards = shards_of(found.run_id, found.method, found.num_rows, found.shard_rows, left)
-                    yield Job(found.run_id, found.method, shards, is_new)
+                    yield Job(found.run_id, found.method, shards, is_new=True)
                     continue
-                found = UnfinishedRun(self._archive.start_run(found), {})
-            elif fit_of(found.run.plan["config"]) != self._fit:
-                logger.warning(
-                    "run %s of an earlier command is finished with the fit it was begun with, %s: run the same command "
-                    "again for images that it refuses",
-                    found.run.run_id,
-                    fit_of(found.run.plan["config"]),
-                )
-            shards = tuple(missing_shards(found.run, found.moved))
-            yield Job(found.run.run_id, found.run.plan["method"], shards, is_new)
+                run = self._archive.start_run(found)
+                yield self._job(UnfinishedRun(run, {}), is_new=True)
+            elif not self._is_seen(found.run):
+                yield self._job(found, is_new=False)
+        self._is_listed = True
+        self.notes += [self._told_anew(run) for run in self._planner.passed_over]
+        self._give_up_passed_over()
 
     def publish(self, job_id: str) -> None:
-        """Check every object of a finished run and make it visible to readers."""
-        publish_run(self._archive_url, job_id)
+        """Check every object of a finished run and make it visible to readers, unless they see its images already.
+
+        Raises:
+            IncompleteRunError: the run was given up, and its images are in no other one.
+        """
+        assert self._overlaps is not None, "who publishes has an archive"
+        run = RunWriter.open(self._request.archive, job_id)
+        if why := self._overlaps.publish(run, summary_of):
+            self.notes.append(f"run {job_id} was not published: {why}")
+        self._left.discard(job_id)
+        self._give_up_passed_over()
 
     def describe(self) -> str:
         """One sentence about the source, once `jobs` has come to its end."""
@@ -156,6 +166,51 @@ class InversionStage:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _job(self, found: UnfinishedRun, *, is_new: bool) -> Job:
+        run, asked = found.run, self._request.shard_rows
+        self._left.add(run.run_id)
+        notes = []
+        if run.shard_rows != asked:
+            url = self._request.archive
+            notes.append(goes_on_in_shards_of("run", run.run_id, begun=run.shard_rows, asked=asked, archive=url))
+        if (begun := fit_of(run.plan["config"])) != self._request.fit:
+            notes.append(
+                f"run {run.run_id} is finished with the fit it was begun with, {begun}: run the same command again for "
+                "images that it refuses"
+            )
+        self.notes += notes
+        shards = tuple(missing_shards(run, found.moved))
+        return Job(run.run_id, run.plan["method"], shards, is_new, "; ".join(notes))
+
+    def _is_seen(self, run: RunWriter) -> bool:
+        """Whether readers see all images of an unfinished run, which then is given up: two commands planned them."""
+        assert self._overlaps is not None, "who finds a run has an archive"
+        if not self._start:
+            return self._overlaps.seen_in(run) is not None
+        if why := self._overlaps.give_up_if_seen(run):
+            self.notes.append(f"run {run.run_id}, which was unfinished, is given up: {why}")
+        return bool(why)
+
+    def _told_anew(self, run: RunWriter) -> str:
+        return (
+            f"run {run.run_id} was planned with shard_rows {run.shard_rows} and nothing of it is done: its images are "
+            f"planned anew with {self._request.shard_rows}"
+        )
+
+    def _give_up_passed_over(self) -> None:
+        """Once all that was planned is published: somebody else may be at such a run, and should not lose it before."""
+        if self._start and self._is_listed and not self._left:
+            for run in self._planner.passed_over:
+                if not run.is_published and not run.committed_shards():
+                    run.give_up(self._told_anew(run))
+
+    def _tidy(self, known: KnownImages, methods: Set[str], retired: Sequence[str]) -> None:
+        """Do what killed commands left of publishing: a listing for each run of these methods, and each retired one."""
+        assert self._archive is not None and self._overlaps is not None, "who starts has an archive"
+        published = [run.run for run in known.runs if run.is_published and run.method_digest in methods]
+        self._overlaps.tidy(published)
+        self._archive.tidy(retired)
+
     def _is_taken(self, run_id: str) -> bool:
         return self._archive is not None and self._archive.is_taken(run_id)
 
@@ -170,10 +225,18 @@ def _first_looked_at(source: Source) -> Iterator[SourceItem]:
     return itertools.chain([next(items)], items)
 
 
-def _known_images(archive: ArchiveWriter | None, size: tuple[int, int]) -> KnownImages:
+def _known_images(archive: ArchiveWriter | None, runs: list[RunWriter], size: tuple[int, int]) -> KnownImages:
     if archive is None:
         return KnownImages()
-    return KnownImages(planned_images(archive.runs()), archive.versions(), size=size)
+    return KnownImages(planned_images(runs), archive.versions(), size=size)
+
+
+def _overlaps(archive: ArchiveWriter, known: KnownImages) -> Overlaps:
+    overlaps = Overlaps(archive.store, archive.generator, archive.geometry)
+    for one in known.runs:
+        if one.last_id:
+            overlaps.note(one.run.run_id, one.method_digest, one.first_id, one.last_id)
+    return overlaps
 
 
 def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts]:

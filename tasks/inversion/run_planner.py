@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lsap_archive import RunPlan, RunWriter
-from tasks.inversion.known_images import Fact, KnownImages, key_of
+from tasks.inversion.known_images import Fact, KnownImages
 from tasks.inversion.listing import ListedImage
 from tasks.inversion.methods import MethodPlan, run_plan
 from tasks.sources.source import PlannedImage
@@ -36,6 +36,9 @@ class RunPlanner:
     What was refused is not refused again, however it was fitted since. An unfinished run that shares nothing with the
     source is that of another source, and waits for it.
 
+    An unfinished run of which nothing is committed yet and whose shards are of another size than asked is passed over:
+    its images are planned anew, as if it was not there. It may not be possible to work it at all.
+
     Attributes:
         num_images: images of the listing so far.
     """
@@ -62,15 +65,15 @@ class RunPlanner:
         """
         self.num_images = 0
         self._known = known
-        self._plans = []
-        for planned in methods:
-            digest = known.digest_of(key_of(planned.config), planned.digest)
-            self._plans.append(_MethodImages(planned, digest, known.places_of(digest, planned.fit)))
-        self._waiting: dict[int, dict[str, str]] = {
-            place: {}
-            for place, run in enumerate(known.runs)
-            if not run.is_published and any(place in images.places for images in self._plans)
-        }
+        digests = [known.digest_for(planned.config, planned.digest) for planned in methods]
+        places = [known.places_of(digest, planned.fit) for digest, planned in zip(digests, methods, strict=True)]
+        unfinished = [place for place in sorted(frozenset().union(*places)) if not known.runs[place].is_published]
+        self._passed = frozenset(place for place in unfinished if _is_planned_anew(known.runs[place].run, shard_rows))
+        self._plans = [
+            _MethodImages(planned, digest, found - self._passed)
+            for planned, digest, found in zip(methods, digests, places, strict=True)
+        ]
+        self._waiting: dict[int, dict[str, str]] = {place: {} for place in unfinished if place not in self._passed}
         self._of_source: set[int] = set()
         self._shard_rows = shard_rows
         self._is_taken = is_taken
@@ -86,7 +89,8 @@ class RunPlanner:
         """
         for listed in listing:
             self.num_images += len(listed)
-            self._of_source |= self._known.unfinished_at([one.image.uri for one in listed]) & self._waiting.keys()
+            unfinished = self._waiting.keys() | self._passed
+            self._of_source |= self._known.unfinished_at([one.image.uri for one in listed]) & unfinished
             for one in listed:
                 self._look_at(one)
             yield from self._unfinished_before(listed[-1].image.image_id)
@@ -96,7 +100,13 @@ class RunPlanner:
         yield from self._new_runs(1)
         self._hand_over_read(1)
 
+    @property
+    def passed_over(self) -> list[RunWriter]:
+        """Runs that are passed over and have images of this source, as far as it was listed."""
+        return [self._known.runs[place].run for place in sorted(self._passed & self._of_source)]
+
     def _look_at(self, one: ListedImage) -> None:
+        self._of_source |= {fact.run for fact in one.facts if fact.digest == one.image.digest} & self._passed
         is_left = False
         for images in self._plans:
             if self._is_done(one, images):
@@ -157,6 +167,11 @@ class RunPlanner:
             known_as, planned = images.digest, images.planned
             plan = run_plan(planned, part, self._shard_rows, repetition=repetition, known_as=known_as)
         return plan
+
+
+def _is_planned_anew(run: RunWriter, shard_rows: int) -> bool:
+    """Whether an unfinished run is worth nothing yet, and is not as it would be planned now."""
+    return run.shard_rows != shard_rows and not run.committed_shards()
 
 
 @dataclass

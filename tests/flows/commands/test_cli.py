@@ -106,6 +106,7 @@ WRONG = {
     "a setting out of range": ({"embedding__num_steps": 0}, ["num_steps", "0", "at least 1"]),
     "a setting of an absent method": ({"method_settings__l2_w_plus__num_steps": 5}, ["method_settings", "l2_w_plus"]),
     "a shard that is no whole chunks": ({"shard_rows": 20}, ["shard_rows", "20", "multiple of 16"]),
+    "a shard beyond all runs": ({"shard_rows": 16 * 10**30}, ["shard_rows", "up to 100000"]),
     "unknown network": ({"perceptual": "lpips-resnet"}, ["perceptual", '"lpips-resnet"', "lpips-vgg"]),
     "missing source": ({"source": "nowhere/images"}, ["nowhere/images", "folder"]),
     "source without images": ({"source": "EMPTY"}, ["EMPTY", "no image"]),
@@ -428,6 +429,26 @@ def test_verify_names_the_object_of_which_a_byte_is_wrong(
         assert answer.code == FAILED
         assert key in answer.out
     assert [problem["key"] for problem in json.loads(answer.out)["problems"]] == [key]
+
+
+def test_a_run_under_way_is_given_up_and_no_other(
+    lsap_here: Callable[..., Answer], plan_here: PlanHere, small_source: Path, small_archive: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_archive, copy)
+    prepared, _ = plan_here(source=small_source, archive=copy, embedding__num_steps=3)
+    begun, other = prepared.runs
+    (published, _) = sorted(path.name for path in copy.glob("runs/*") if (path / "_manifest.json").exists())
+    refused = lsap_here("archive", "repair", copy, "--give-up", published)
+    assert refused.code == ASKED_WRONGLY and "readers see it" in refused.error_line
+    refused = lsap_here("archive", "repair", copy, "--give-up", "nobody")
+    assert refused.code == ASKED_WRONGLY and "has no run or evaluation nobody: name one" in refused.error_line
+    given_up = lsap_here("archive", "repair", copy, "--give-up", begun)
+    assert (given_up.code, given_up.err) == (DONE, "") and f"given up: runs/{begun}" in given_up.out
+    counts = json.loads(lsap_here("archive", "verify", copy, "--json").out)["counts"]
+    assert (counts["published_runs"], counts["unfinished_runs"], counts["retired_runs"]) == (2, 1, 1)
+    again, _ = plan_here(source=small_source, archive=copy, embedding__num_steps=3)
+    assert other in again.runs and begun not in again.runs and len(again.runs) == 2
 
 
 # --- generators ---------------------------------------------------------------------------------------

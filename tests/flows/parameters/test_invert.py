@@ -308,6 +308,8 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
             "methods[lsap_o_w_plus]: sncd_weight is None; wanted a number",
         ),
         ({"shard_rows": 24}, "shard_rows: 24; wanted 1 to 16, or a multiple of 16"),
+        ({"shard_rows": 100_016}, "shard_rows: 100016; wanted 1 to 16, or a multiple of 16 up to 100000"),
+        ({"shard_rows": 16 * 10**30}, "shard_rows: 16000000000000000000000000000000; wanted"),
         ({"perceptual": "vgg"}, 'perceptual: perceptual network "vgg" is not known'),
         ({"perceptual": "digits-judge"}, 'perceptual: "digits-judge" is the network of the loss, so it cannot judge'),
     ],
@@ -317,7 +319,7 @@ def test_what_does_not_exist_is_refused_by_its_field(values: dict[str, Any], mes
     assert unresolved(**values).startswith(message)
 
 
-@pytest.mark.parametrize("shard_rows", [1, 5, 16, 32])
+@pytest.mark.parametrize("shard_rows", [1, 5, 16, 32, 100_000])
 def test_shards_that_the_archive_takes_are_taken(shard_rows: int) -> None:
     assert InvertRun(**DIGITS, shard_rows=shard_rows).resolve(SETTINGS).shard_rows == shard_rows
 

@@ -11,10 +11,19 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lsap_archive import ArchiveKeyError, ArchiveMismatchError, RunWriter, open_archive, verify_archive
+from lsap_archive import (
+    ArchiveKeyError,
+    ArchiveMismatchError,
+    IncompleteRunError,
+    RunWriter,
+    give_up_unfinished,
+    open_archive,
+    verify_archive,
+)
 from lsap_core.errors import ConfigError
 from lsap_core.generators import Generator
 from lsap_core.presets import method
+from tasks.editing.plan import EditingStage
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 
 OPTIMIZED = "stylegan2_w_plus"
@@ -101,6 +110,31 @@ def test_an_edit_stopped_halfway_is_gone_on_with(desk: Any) -> None:
     assert late(again.shards[0]).won and not late(again.shards[0]).won
     archive = desk.publish(again)
     assert len(archive.images([f"{number}.png" for number in range(6)], f"{OPTIMIZED}/slight")) == 6
+
+
+def test_an_edit_that_was_given_up_is_planned_anew(desk: Any) -> None:
+    desk.laboratory.fill(6)
+    desk.laboratory.invert()
+    request = desk.request({"right": {"direction": "right", "strength": 1.0}})
+    (first,) = desk.plan(request).jobs
+    worker = desk.worker(request)
+    worker(first.shards[0])
+    give_up_unfinished(desk.laboratory.archive, [first.job_id])
+    stage = EditingStage(request)
+    with pytest.raises(IncompleteRunError, match=f"run {first.job_id} was given up while it was worked on"):
+        stage.publish(first.job_id)
+    (again,) = stage.jobs()
+    assert again.job_id == f"{first.job_id}.2" and len(again.shards) == 2
+    for shard in again.shards:
+        worker(shard)
+    stage.publish(again.job_id)
+    assert list(EditingStage(request).jobs()) == []
+    archive = open_archive(desk.laboratory.archive)
+    assert archive.sql("select count(*) as n from latest where method like '%/right'").to_pylist() == [{"n": 6}]
+    staged = f"runs/{again.job_id}/_staging/00000/late.0/rows"
+    desk.laboratory.store.put(staged, b"left by a kill")
+    assert list(EditingStage(request).jobs()) == [] and not desk.laboratory.store.exists(staged)
+    assert verify_archive(desk.laboratory.archive).is_sound
 
 
 def test_another_strength_is_another_edit_and_the_newer_counts(desk: Any) -> None:

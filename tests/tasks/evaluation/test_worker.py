@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from domains.domain import load_domain
-from lsap_archive import Archive, ArchiveKeyError, ArchiveMismatchError, EvaluationWriter, open_archive, verify_archive
+from lsap_archive import (
+    Archive,
+    ArchiveKeyError,
+    ArchiveMismatchError,
+    EvaluationWriter,
+    give_up_unfinished,
+    open_archive,
+    verify_archive,
+)
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators import Generator
 from lsap_core.inversion.by_encoder import EncoderSettings
@@ -255,6 +263,39 @@ def test_encoders_are_compared_on_synthetic_images(desk: MeasuringDesk, encoder:
             found = [row["value"] for row in table if row["measure"] == measure]
             np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3)
     assert archive.measurements().column("run_id").null_count == archive.measurements().num_rows
+
+
+def test_a_plan_of_other_shards_holds_nobody_unless_parts_of_it_are_done(desk: MeasuringDesk, encoder: str) -> None:
+    def stage(shard_rows: int) -> EvaluationStage:
+        synthetic = Synthetic(6, 1.0, 3, "authors", {"e4e": EncoderSettings()}, shard_rows)
+        return EvaluationStage(desk.request(synthetic=synthetic, source=None, networks=EvaluationChoice()))
+
+    (stuck,) = stage(10**30).jobs()
+    begun = stage(4)
+    (job,) = begun.jobs()
+    assert job.job_id == f"{stuck.job_id}.2" and len(job.shards) == 2 and not job.note
+    worker = begun.build_worker()
+    worker(job.shards[1])
+    other = stage(2)
+    (again,) = other.jobs()
+    assert (again.job_id, [shard.num_images for shard in again.shards]) == (job.job_id, [4])
+    assert f"--give-up {job.job_id}" in again.note and list(other.notes) == [again.note]
+    worker(again.shards[0])
+    other.publish(again.job_id)
+    give_up_unfinished(desk.laboratory.archive, [stuck.job_id])
+    (info,) = open_archive(desk.laboratory.archive).evaluations
+    assert info.evaluation_id == job.job_id and verify_archive(desk.laboratory.archive).is_sound
+    assert list(stage(4).jobs()) == list(stage(16).jobs()) == []
+
+
+def test_a_publication_that_was_killed_is_ended_by_the_next_command(desk: MeasuringDesk) -> None:
+    desk.laboratory.fill(3)
+    desk.laboratory.invert()
+    _, prepared = desk.evaluate()
+    (evaluation_id,) = prepared.unpublished
+    desk.laboratory.store.delete_folder(f"evaluations/{evaluation_id}/_copy")
+    assert desk.plan(desk.request()).jobs == ()
+    assert verify_archive(desk.laboratory.archive).information == []
 
 
 def test_synthetic_codes_are_truncated_to_the_mean_of_w(desk: MeasuringDesk) -> None:

@@ -20,6 +20,7 @@ from lsap_archive import (
     num_unsettled,
     open_archive,
     planned_images,
+    scratch_key,
 )
 from lsap_core.presets import method, recorded_settings
 from tasks.errors import BadImageError
@@ -242,6 +243,41 @@ def test_a_kill_before_the_plan_is_there_hinders_no_other_plan(desk: Desk, chang
     (run,) = desk.plan()
     desk.work(run)
     assert desk.plan() == []
+
+
+# --- shards of another size ---------------------------------------------------------------------------
+
+
+def test_a_run_of_which_nothing_is_done_is_planned_anew_with_other_shards(desk: Desk) -> None:
+    desk.images.put(a="1", b="2", c="3")
+    (first,) = desk.plan()
+    first.store.put(scratch_key(first.run_id, 0, "state-0"), b"a worker that was killed left it")
+    desk.shard_rows = 1
+    (other,) = desk.plan()
+    assert (ids_of(other), other.shard_rows) == (["a", "b", "c"], 1)
+    assert [run.run_id for run in desk.plan()] == [other.run_id], "and not once more"
+
+
+def test_a_run_of_which_something_is_done_keeps_its_shards(desk: Desk) -> None:
+    desk.images.put(a="1", b="2", c="3")
+    (first,) = desk.plan()
+    write(first, 1)
+    desk.shard_rows = 1
+    assert [run.run_id for run in desk.plan()] == [first.run_id]
+    first.give_up("somebody asked for it")
+    (other,) = desk.plan()
+    assert (ids_of(other), other.shard_rows) == (["a", "b", "c"], 1)
+    desk.shard_rows = 2
+    desk.work(other)
+    assert desk.plan() == []
+
+
+def test_a_given_up_plan_is_made_again_under_another_name(desk: Desk) -> None:
+    desk.images.put(a="1")
+    (first,) = desk.plan()
+    first.give_up("somebody asked for it")
+    (again,) = desk.plan()
+    assert again.run_id != first.run_id and ids_of(again) == ["a"]
 
 
 # --- which source a run is of -------------------------------------------------------------------------
