@@ -215,7 +215,8 @@ def _count_once(store: Store, problems: list[Problem], report: RepairReport) -> 
     twice: dict[str, list[Problem]] = {}
     for problem in problems:
         twice.setdefault(problem.key.split("/")[1], []).append(problem)
-    manifests = sorted((one for one in _manifests(store) if one.run_id in twice), key=lambda one: one.order)
+    there = _manifests(store)
+    manifests = sorted((one for one in there if one.run_id in twice), key=lambda one: one.order)
     inversions = {one.run_id for one in manifests if one.subject is None}
     writer = ArchiveWriter(store, *read_header(store))
     overlaps = Overlaps(store, writer.generator, writer.geometry)
@@ -227,6 +228,9 @@ def _count_once(store: Store, problems: list[Problem], report: RepairReport) -> 
                 overlaps.settle(writer.run(manifest.run_id))
         elif manifest.subject.run_id not in inversions:
             report.left += [str(problem) for problem in twice[manifest.run_id]]
+    edits = {one.run_id for one in there if one.subject is not None and one.subject.run_id in inversions}
+    measured = [one.evaluation_id for one in read_evaluations(store) if one.run_id in inversions | edits]
+    report.made_of_them += [*map(run_prefix, sorted(edits)), *map(evaluation_prefix, measured)]
 
 
 def _give_up_seen(store: Store, report: RepairReport) -> None:

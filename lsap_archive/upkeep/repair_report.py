@@ -37,6 +37,7 @@ class RepairReport:
         retired: what readers do not see any more: shards, runs, evaluations.
         removed: keys of objects that no reader saw yet; the run that goes on makes them again.
         counted_once: what older runs have with the same content, and readers see only there from now on.
+        made_of_them: edits and evaluations of what counts elsewhere now; that may lack them.
         given_up: unfinished runs whose images readers see all in other runs, and what was asked to be given up.
         copied: keys of objects that were sound and have a copy now.
         left: problems that repair cannot mend, one sentence each.
@@ -49,6 +50,7 @@ class RepairReport:
     retired: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     counted_once: list[str] = field(default_factory=list)
+    made_of_them: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -65,9 +67,12 @@ class RepairReport:
         commands = []
         if unpublished or any(run.images and not run.is_edit for run in runs):
             commands.append("lsap run invert")
-        if commands or any(run.images and run.is_edit for run in runs) or "calibrations/" in "".join(self.removed):
+        edited = [run for run in runs if run.images and run.is_edit]
+        edited_twice = [key for key in self.made_of_them if key.startswith("runs/")]
+        if commands or edited or edited_twice or "calibrations/" in "".join(self.removed):
             commands.append("lsap run edit")
-        if commands or any("evaluations/" in name for name in [*self.retired, *self.removed, *self.given_up]):
+        lost = [*self.retired, *self.removed, *self.given_up, *self.made_of_them]
+        if commands or any("evaluations/" in name for name in lost):
             commands.append("lsap run evaluate")
         return commands
 

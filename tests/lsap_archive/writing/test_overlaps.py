@@ -245,7 +245,9 @@ def test_edits_and_measurements_of_both_count_once(memory_place: Any, work: Any)
                 assert evaluation.write_shard(shard, pa.table({**columns, **values}))
             assert evaluation.publish({})
     assert len(verify_archive(memory_place.url).problems) == 4
-    assert repair_archive(memory_place.url).counted_once == ["2 images of runs/run-2"]
+    repaired = repair_archive(memory_place.url)
+    assert repaired.counted_once == ["2 images of runs/run-2"] and repaired.made_of_them[0] == "runs/edit-2"
+    assert repaired.next_commands == ["lsap run edit", "lsap run evaluate"], "as the other may lack what was made of it"
     report = verify_archive(memory_place.url)
     assert report.is_sound and report.counts["rows"] == 12
     archive = open_archive(memory_place.url)
