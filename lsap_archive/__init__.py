@@ -13,6 +13,7 @@ from lsap_archive.errors import (
     CorruptArchiveError,
     IncompleteRunError,
     QueryError,
+    StoreRefusedError,
     StoreUnavailableError,
 )
 
@@ -121,6 +122,7 @@ __all__ = [
     "Secrets",
     "ShardCommit",
     "Store",
+    "StoreRefusedError",
     "StoreUnavailableError",
     "StoredObject",
     "Subject",

@@ -42,7 +42,19 @@ class IncompleteRunError(ArchiveError, RuntimeError):
 
 
 class StoreUnavailableError(ArchiveError, OSError):
-    """The store does not answer or refuses: network, bucket, permission, disk. Trying again may help."""
+    """The store does not answer or refuses: network, bucket, disk. Trying again may help.
+
+    Attributes:
+        is_transient: whether the same call may work later.
+    """
+
+    is_transient = True
+
+
+class StoreRefusedError(StoreUnavailableError):
+    """The store does not let this process read or write there: permission, read-only disk. Trying again is no use."""
+
+    is_transient = False
 
 
 OBJECT_ERRORS = (ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError)

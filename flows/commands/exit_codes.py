@@ -6,7 +6,7 @@ import httpx
 from prefect.settings import PREFECT_API_URL
 
 from flows.parameters.run_file import ParameterError
-from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError
+from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError, StoreRefusedError
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError, OutOfReachError
 from tasks.errors import SourceError
 from tasks.training.store import OtherRunError
@@ -20,6 +20,7 @@ WRONG_REQUESTS = (
     ArchiveMismatchError,
     ArchiveNotFoundError,
     ArchiveKeyError,
+    StoreRefusedError,
     OtherRunError,
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.output import print_result, show
-from flows.commands.runs import run_flow
+from flows.commands.runs import check_writable, run_flow
 from flows.running.ending import DONE, FAILED
 
 if TYPE_CHECKING:  # help should not wait for torch
@@ -55,6 +55,8 @@ def reproduce_paper(parsed: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     if parsed.table == "table3" and is_table3_alone(parsed.config):
         trained = ReproduceTable3.read(parsed.config, parsed.set)
+        if not parsed.dry_run:
+            check_writable(trained)
         plan = check_trainings(trained, settings, dry=parsed.dry_run)
         if parsed.dry_run:
             return show(plan, parsed)
@@ -62,6 +64,8 @@ def reproduce_paper(parsed: argparse.Namespace) -> int:
 
         return run_flow(reproduce_table3, trained, parsed)
     run = ReproduceRun.read(parsed.config, parsed.set)
+    if not parsed.dry_run:
+        check_writable(run)
     plan = check_reproduction(run, parsed.table, settings, dry=parsed.dry_run)
     if parsed.dry_run:
         return show(plan, parsed)

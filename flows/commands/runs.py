@@ -82,10 +82,23 @@ def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:
         request = run.resolve(Settings.from_environment())
         if parsed.dry_run:
             return show(resolve_name(parts.dry_run)(request), parsed)
+        check_writable(run)
         resolve_name(parts.check)(request)
         return run_flow(resolve_name(parts.flow), run, parsed)
 
     return command
+
+
+def check_writable(run: Any) -> None:
+    """Refuse a run whose results cannot be kept, before anything is started.
+
+    Raises:
+        StoreRefusedError: this process may not write where the run would.
+    """
+    from lsap_archive import Store
+
+    for place in {getattr(run, name) for name in ("archive", "output") if hasattr(run, name)}:
+        Store.from_url(place).check_writable()
 
 
 def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:

@@ -22,9 +22,9 @@ Result = TypeVar("Result")
 def is_worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     """Retry what a machine or the network broke; never what the data broke."""
     error = state.result(raise_on_failure=False)
-    if isinstance(error, SourceError):
+    if isinstance(error, SourceError | StoreUnavailableError):
         return error.is_transient
-    return isinstance(error, WorkerLostError | StoreUnavailableError)
+    return isinstance(error, WorkerLostError)
 
 
 def retried(

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from lsap_archive.errors import ArchiveError, ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
 from lsap_archive.stores.credentials import Secrets, credential_in, host_of
 from lsap_archive.stores.local_files import special_file
-from lsap_archive.stores.store_errors import describe, is_missing
+from lsap_archive.stores.store_errors import as_unavailable, describe, is_missing
 
 _CLIENTS = {"s3": ("s3fs", "s3fs"), "gs": ("gcsfs", "lsap[gcs]"), "az": ("adlfs", "lsap[azure]")}
 _ENDPOINT_VARIABLES = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "gs": ("STORAGE_EMULATOR_HOST",)}
@@ -152,6 +152,7 @@ def storage_errors(verb: str, url: str, storage_options: Mapping[str, Any] | Non
 
     Raises:
         ArchiveNotFoundError: nothing is at the URL, or a folder.
+        StoreRefusedError: this process may not do that.
         StoreUnavailableError: everything else that its client raises.
     """
     try:
@@ -165,7 +166,7 @@ def storage_errors(verb: str, url: str, storage_options: Mapping[str, Any] | Non
             raise ArchiveNotFoundError(f"{url} {found}: name a file that is there") from None
         scheme = scheme_of(url)
         text = f"cannot {verb} {url}: {describe(error, scheme, endpoint_of(scheme, storage_options))}"
-        raise StoreUnavailableError(secrets.hide(text)) from secrets.safe_cause(error)
+        raise as_unavailable(error, secrets.hide(text)) from secrets.safe_cause(error)
 
 
 def endpoint_of(scheme: str, storage_options: Mapping[str, Any] | None = None) -> str:

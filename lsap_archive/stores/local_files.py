@@ -150,3 +150,17 @@ def delete_local(path: str) -> None:
                 os.unlink(os.path.join(folder, name))
         with contextlib.suppress(OSError):  # another process removed it, or is just writing into it
             os.rmdir(folder)
+
+
+def unwritable_folder(path: str) -> str | None:
+    """Why this process may not write into a folder, or into the nearest one above where it is still to be made.
+
+    Returns:
+        The folder and the reason; None if it may.
+    """
+    while not os.path.isdir(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    if os.access(path, os.W_OK | os.X_OK):
+        return None
+    is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    return f"{path}: {os.strerror(errno.EROFS if is_read_only else errno.EACCES)}"

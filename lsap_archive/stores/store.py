@@ -12,6 +12,7 @@ import hashlib
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from lsap_archive.errors import (
     ArchiveError,
     ArchiveMismatchError,
     ArchiveNotFoundError,
+    StoreRefusedError,
     StoreUnavailableError,
 )
 from lsap_archive.stores.credentials import Secrets
@@ -37,9 +39,17 @@ from lsap_archive.stores.local_files import (
     is_inside,
     list_local,
     special_file,
+    unwritable_folder,
     write_local,
 )
-from lsap_archive.stores.store_errors import describe, http_status, is_missing, is_taken, names_no_bucket
+from lsap_archive.stores.store_errors import (
+    as_unavailable,
+    describe,
+    http_status,
+    is_missing,
+    is_taken,
+    names_no_bucket,
+)
 
 T = TypeVar("T")
 
@@ -164,6 +174,22 @@ class Store:
         for start in range(0, size, BLOCK_BYTES):
             digest.update(self.get(key, start, min(start + BLOCK_BYTES, size)))
         return size, digest.hexdigest()
+
+    def check_writable(self) -> None:
+        """Make sure that this process may write below the URL, before work is spent; nothing is left there.
+
+        Raises:
+            StoreRefusedError: it may not.
+            StoreUnavailableError: the store does not answer.
+        """
+        if self._kind == "file":
+            if found := unwritable_folder(self._root):
+                what_to_do = "give it to this process, or name another place"
+                raise StoreRefusedError(f"cannot write {self.url}: permission denied ({found}); {what_to_do}")
+        elif self._kind != "memory":
+            key = f"writable-{uuid.uuid4().hex}"
+            self.create(key, b"")
+            self.delete(key)
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, in the place of an older one.
@@ -348,7 +374,7 @@ class Store:
             return self._not_found(key)
         else:
             text = f"cannot {verb} {where}: {describe(error, self._kind, self._endpoint)}"
-        return StoreUnavailableError(self._secrets.hide(text))
+        return as_unavailable(error, self._secrets.hide(text))
 
     def _refuse_secrets(self, key: str, data: bytes) -> None:
         if key.endswith(".json") and self._secrets.in_document(data):

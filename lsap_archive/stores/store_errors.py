@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
+from lsap_archive.errors import StoreRefusedError, StoreUnavailableError
 from lsap_archive.stores.local_files import NO_ROOM
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CONFIGURATION = ("ProfileNotFound", "ConfigParseError", "ConfigNotFound", "InvalidConfigError")
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -30,6 +33,19 @@ def is_taken(error: BaseException) -> bool:
     return isinstance(error, FileExistsError) or http_status(error) == 412
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether this process may not do that there, so that trying again is no use."""
+    if error_code(error) == "RequestTimeTooSkewed":  # a clock can be set meanwhile
+        return False
+    of_disk = isinstance(error, OSError) and error.errno in _NOT_ALLOWED
+    return of_disk or isinstance(error, PermissionError) or http_status(error) in (401, 403)
+
+
+def as_unavailable(error: BaseException, text: str) -> StoreUnavailableError:
+    """Our error for one of a client, with this text."""
+    return StoreRefusedError(text) if is_refused(error) else StoreUnavailableError(text)
+
+
 def describe(error: BaseException, kind: str, endpoint: str) -> str:
     """What happened, and what to do.
 
@@ -44,7 +60,10 @@ def describe(error: BaseException, kind: str, endpoint: str) -> str:
         return f"{endpoint} refuses requests of this machine, whose clock is too far off its own; set the clock"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"{error.strerror}; make room and run the same command again, it goes on where this one stopped"
-    if isinstance(error, PermissionError) or "Authentication" in name or http_status(error) in (401, 403):
+    if kind == "file" and is_refused(error):
+        reason = getattr(error, "strerror", None) or name
+        return f"permission denied ({reason}); give it to this process, or name another place"
+    if is_refused(error) or "Authentication" in name:
         return f"permission denied{told}; check the credentials, what they may do there, and this machine's clock"
     if name in _CONFIGURATION:
         return f"the client's configuration is refused ({error}); check AWS_PROFILE and ~/.aws/config"

@@ -71,9 +71,12 @@ def repair_archive(
     Raises:
         ArchiveNotFoundError: no archive is there.
         ArchiveMismatchError: a newer version of the format wrote it.
+        StoreRefusedError: this process may not write there.
         StoreUnavailableError: the store does not answer or refuses.
     """
     store = Store.from_url(url, storage_options)
+    if not dry_run:
+        store.check_writable()
     report = RepairReport(store.url, dry_run)
     _restore_header(store, report)
     problems = verify_archive(url, storage_options).problems

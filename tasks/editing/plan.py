@@ -60,7 +60,8 @@ class EditingStage:
             start: write the new runs' plans into the archive; False only tells what would be done.
 
         Raises:
-            As `choose_edits`.
+            StoreRefusedError: this process may not write there.
+            Else as `choose_edits`.
         """
         self.build_worker = functools.partial(EditWorker, request)
         self.strengths: dict[str, float | None] = {}
@@ -70,6 +71,8 @@ class EditingStage:
         self._start = start
         loaded, self.edits = choose_edits(request)
         self.writer = open_writer(request.archive, loaded)
+        if start:
+            self.writer.store.check_writable()
 
     def missing_calibrations(self) -> MissingCalibrations:
         """What has to be calibrated before `jobs`; edits whose calibration is not kept are left out there."""

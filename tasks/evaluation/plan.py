@@ -47,7 +47,8 @@ class EvaluationStage:
             start: write the new evaluations' plans into the archive; False only tells what would be done.
 
         Raises:
-            As `choose_runs`.
+            StoreRefusedError: this process may not write there.
+            Else as `choose_runs`.
         """
         self.build_worker = functools.partial(EvaluationWorker, request)
         self.evaluations: dict[str, tuple[str, ...]] = {}
@@ -58,6 +59,8 @@ class EvaluationStage:
         self.chosen = choose_runs(request)
         has_archive = start or request.synthetic is None or is_archive(request.archive)
         self.writer = open_writer(request.archive, self.chosen.generator) if has_archive else None
+        if start and self.writer is not None:
+            self.writer.store.check_writable()
 
     def missing_calibrations(self) -> MissingCalibrations:
         """What has to be calibrated before `jobs`; edits whose calibration is not kept are not measured there."""

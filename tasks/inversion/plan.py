@@ -82,6 +82,7 @@ class InversionStage:
             SourceError: the source cannot be read, or holds no image.
             ArchiveMismatchError: the archive belongs to another generator.
             MissingWeightsError, CheckpointError, ConfigError: a network is not there or does not fit.
+            StoreRefusedError: this process may not write there.
         """
         loaded, self.facts = _checked(request)
         self.build_worker = functools.partial(EmbedWorker, request)
@@ -96,6 +97,7 @@ class InversionStage:
             is_there = start or is_archive(request.archive)
             self._archive = open_writer(request.archive, loaded) if is_there else None
             if start and self._archive is not None:
+                self._archive.store.check_writable()
                 keep_anchor(self._archive, loaded.generator, loaded.digest, request.anchor)
             runs, retired = ([], []) if self._archive is None else self._archive.runs_and_retired()
             known = opened.enter_context(_known_images(self._archive, runs, self.facts.config.content_size))

@@ -96,7 +96,9 @@ def patiently(call: Callable[[], Result]) -> Result:
     for seconds in WAIT_SECONDS:
         try:
             return call()
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
+            if not error.is_transient:
+                raise
             time.sleep(seconds)
     return call()
 

@@ -26,7 +26,6 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from lsap_archive import StoreUnavailableError
 from tasks.errors import TaskError
 from tasks.workers.actors import Host, Seat, WorkerFactory
 from tasks.workers.cluster import (
@@ -467,4 +466,4 @@ def _since(condition: bool, since: float) -> float:
 
 def _is_transient(error: BaseException) -> bool:
     """Whether the network or the store kept a worker from being built, so that trying again may help."""
-    return isinstance(error, StoreUnavailableError) or getattr(error, "is_transient", False)
+    return getattr(error, "is_transient", False)

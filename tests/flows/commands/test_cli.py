@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import psutil
 import pytest
 import safetensors.torch
@@ -31,6 +34,7 @@ from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import load_generator, save_generator
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
+SECRET = "wJalrXUtnFEMI-very-secret"
 DIGITS_GENERATOR = "domains/digits/generator.safetensors"
 MAX_SECONDS_OF_A_DEAD_STORE = 60.0  # most of it imports on a busy machine
 PlanHere = Callable[..., tuple[Any, InversionRequest]]
@@ -273,6 +277,67 @@ def test_an_unreachable_store_is_one_sentence_soon(config: Path, closed_port: in
     assert "does not answer" in answer.error_line
     assert "very-secret" not in answer.err
     assert seconds < MAX_SECONDS_OF_A_DEAD_STORE
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A bucket that may be read and not written; gives the requests that it was asked."""
+    asked: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            body = b"<Error><Code>AccessDenied</Code></Error>"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_GET = do_HEAD = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Keep the output of the tests quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"key-{server.server_port}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        fsspec.filesystem("s3").clear_instance_cache()
+        yield asked
+        fsspec.filesystem("s3").clear_instance_cache()
+        server.shutdown()
+
+
+@pytest.mark.object_store
+@pytest.mark.parametrize(
+    ("verb", "file", "field"),
+    [
+        (("invert",), "digits", "archive"),
+        (("edit",), "edit_digits", "archive"),
+        (("evaluate",), "evaluate_digits", "archive"),
+        (("train_encoder",), "train_digits", "output"),
+        (("reproduce", "all"), "reproduce_digits", "archive"),
+        (("reproduce", "all"), "reproduce_digits", "output"),
+        (("reproduce", "table3"), "table3_digits", "output"),
+        (("reproduce", "editability"), "editability_digits", "output"),
+    ],
+)
+def test_a_place_that_may_not_be_written_is_told_before_any_work(
+    lsap_here: Callable[..., Answer], refusing: list[str], verb: tuple[str, ...], file: str, field: str, tmp_path: Path
+) -> None:
+    places = {
+        name: str(tmp_path / name) for name in ("archive", "output") if name != field and verb == ("reproduce", "all")
+    }
+    changes = [f"{name}={place}" for name, place in {**places, field: "s3://lsap/closed"}.items()]
+    answer = lsap_here("run", *verb, f"examples/{file}.yaml", *(word for one in changes for word in ("--set", one)))
+    assert answer.code == ASKED_WRONGLY
+    assert "cannot write s3://lsap/closed/writable-" in answer.error_line
+    assert "permission denied (AccessDenied); check the credentials" in answer.error_line and SECRET not in answer.err
+    assert [one.partition("?")[0].rpartition("-")[0] for one in refusing] == ["PUT /lsap/closed/writable"], "asked once"
 
 
 @pytest.mark.slow

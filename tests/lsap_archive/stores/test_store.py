@@ -23,6 +23,7 @@ from lsap_archive import (
     IncompleteRunError,
     QueryError,
     Store,
+    StoreRefusedError,
     StoreUnavailableError,
 )
 
@@ -259,7 +260,7 @@ def test_other_servers_answers_to_a_conditional_write() -> None:
         pytest.raises(StoreUnavailableError, match="create-only"),
     ):
         Store.from_url("s3://lsap/a", options).create("x", b"1")
-    with answering((403, "AccessDenied")) as options, pytest.raises(StoreUnavailableError, match="denied"):
+    with answering((403, "AccessDenied")) as options, pytest.raises(StoreRefusedError, match="denied"):
         Store.from_url("s3://lsap/a", options).create("x", b"1")
 
 
