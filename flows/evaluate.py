@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -21,7 +21,7 @@ from flows.running.workers import pool_when_needed
 from lsap_archive import open_archive
 from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.request import EvaluationRequest
-from tasks.evaluation.table import evaluation_table
+from tasks.evaluation.table import evaluation_table, set_numbers
 from tasks.evaluation.worker import MEASURED
 from tasks.settings import Settings
 
@@ -35,7 +35,8 @@ class EvaluationReport:
         evaluations: ids of the evaluations that count, by method or edit; their measurements are in the archive.
         measured: images measured by this command.
         by_reason: images of this command whose original could not be used, by reason.
-        frechet: Fréchet distance of each evaluation by method or edit, as `FrechetState.summary` gives it.
+        frechet: Fréchet distance by method or edit, as `FrechetState.summary` gives it: one, of all images of the
+            method that readers see, in a list.
         refused: why an edit of the editing consistency has no strength, by edited method.
         seconds: wall time of this command.
         table: means by method, Markdown.
@@ -85,7 +86,8 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
             if stage.writer is not None:
                 calibrate_all(workers, stage.writer, stage.missing_calibrations())
             worked = work_through(stage, workers, retries=run.retries)
-    worked.check_finished(stage.notes)
+        worked.check_finished(stage.notes)
+        add_up_sets(stage)
     table, frechet = tabulate(run.archive, stage.evaluations)
     report = EvaluationReport(
         archive=run.archive,
@@ -108,14 +110,16 @@ def plan(request: EvaluationRequest) -> EvaluationStage:
     return EvaluationStage(request)
 
 
+@retried("add_up_sets")
+def add_up_sets(stage: EvaluationStage) -> None:
+    """Number again the sets of images that have changed: by images added, retired, or made again."""
+    for name in stage.add_up_sets():
+        get_run_logger().info("%s: sums of all its images were added up", name)
+
+
 @retried("tabulate_evaluations")
 def tabulate(url: str, evaluations: dict[str, tuple[str, ...]]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
     """Means by method as Markdown, and the distances of whole sets."""
     archive = open_archive(url)
-    known = {info.evaluation_id: info for info in archive.evaluations}
-    frechet: dict[str, list[dict[str, Any]]] = {}
-    for name, ids in evaluations.items():
-        for evaluation_id in ids:
-            if "fid" in known[evaluation_id].summary:
-                frechet.setdefault(name, []).append(known[evaluation_id].summary["fid"])
-    return evaluation_table(archive, evaluations), frechet
+    distances = set_numbers(archive, evaluations)
+    return evaluation_table(archive, evaluations), {name: [dict(one)] for name, one in distances.items()}

@@ -44,9 +44,9 @@ from lsap_archive.format.subject import Subject
 
 # Reading, also run by run and what is retired.
 from lsap_archive.reading.archive import Archive, RunInfo, Trace, is_archive, open_archive, read_anchor
-from lsap_archive.reading.evaluations import read_measurements
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.reading.run_reader import RunReader
+from lsap_archive.reading.sets import SET_SCHEMA, ImageSet
 
 # Files behind a URL, also beside archives, and what must not be shown of a URL.
 from lsap_archive.stores.credentials import Secrets, credential_in
@@ -91,6 +91,7 @@ __all__ = [
     "OK",
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
+    "SET_SCHEMA",
     "STATUSES",
     "UNFIT",
     "UNSETTLED",
@@ -105,6 +106,7 @@ __all__ = [
     "EvaluationPlan",
     "EvaluationWriter",
     "Geometry",
+    "ImageSet",
     "IncompleteRunError",
     "Manifest",
     "Overlaps",
@@ -143,7 +145,6 @@ __all__ = [
     "published_rows",
     "read_anchor",
     "read_file",
-    "read_measurements",
     "refuse_special_file",
     "repair_archive",
     "report_key",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveMismatchError, CorruptArchiveError
 from lsap_archive.format.documents import ONLY_FIELDS, Count, Number, Size, as_json, typed
-from lsap_archive.format.layout import checked_name
+from lsap_archive.format.layout import checked_name, state_name
 from lsap_archive.format.manifest import Published, StoredObject, contradiction_of_shards
 
 
@@ -62,6 +62,14 @@ class EvaluationPlan:
         """ceil(num_rows / shard_rows)."""
         return -(-self.num_rows // self.shard_rows)
 
+    @property
+    def sums_of(self) -> tuple[str, str] | None:
+        """Name and digest of the network of whose features sums are kept; None where no set-level number was asked."""
+        asked = self.config.get("frechet")
+        if not isinstance(asked, Mapping) or not {"network", "digest"} <= asked.keys():
+            return None
+        return str(asked["network"]), str(asked["digest"])
+
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> EvaluationPlan:
         """The plan that a document is.
@@ -88,7 +96,8 @@ class EvaluationInfo(EvaluationPlan, Published):
     Attributes:
         created, files, sequence: as in Published.
         num_measurements: rows of its table.
-        summary: numbers of the whole set, such as {"fid": ...}, JSON values.
+        summary: numbers of all images of this evaluation together, such as {"fid": ...}, JSON values. Those that an
+            `Archive` gives are of all images of the method that readers see, see `lsap_archive.reading.sets`.
     """
 
     __pydantic_config__: ClassVar = ONLY_FIELDS
@@ -98,6 +107,12 @@ class EvaluationInfo(EvaluationPlan, Published):
     summary: dict[str, Any]
     files: tuple[StoredObject, ...] = field(repr=False)
     sequence: Count = 0
+
+    @property
+    def summed_shards(self) -> tuple[int, ...]:
+        """Shards of which there are sums that set-level numbers are made from, in order."""
+        named = {state_name(shard): shard for shard in range(self.num_shards)}
+        return tuple(sorted(named[file.name] for file in self.files if file.name in named))
 
     @classmethod
     def check_plan(cls, values: Mapping[str, Any], where: str) -> None:

@@ -4,6 +4,7 @@
     sequence/0000000001.json          a number that was given to a manifest; create-only, so none is given twice
     anchors/<digest>.npz              kept anchors
     calibrations/<digest>.json        kept strengths of edits of equal effect; create-only
+    sets/<digest>.json                numbers of whole sets of images over states of several evaluations; create-only
     reports/<name>                    reports
     versions/<digest>.parquet         images that were read again and had not changed: address, version and digest
     runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
@@ -60,6 +61,7 @@ RUNS_PREFIX = "runs"
 EVALUATIONS_PREFIX = "evaluations"
 ANCHORS_PREFIX = "anchors"
 CALIBRATIONS_PREFIX = "calibrations"
+SETS_PREFIX = "sets"
 VERSIONS_PREFIX = "versions"
 W_PLUS = "w_plus"
 TRACE = "trace"
@@ -265,6 +267,11 @@ def state_name(shard: int) -> str:
 def calibration_key(digest: str) -> str:
     """Key of a kept calibration."""
     return f"{CALIBRATIONS_PREFIX}/{checked_name(digest, 'calibration digest')}.json"
+
+
+def set_key(digest: str) -> str:
+    """Key of the numbers of a set of images, named by the digest of which states they were made from."""
+    return f"{SETS_PREFIX}/{checked_name(digest, 'digest of a set')}.json"
 
 
 def versions_key(digest: str) -> str:

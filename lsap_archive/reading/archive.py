@@ -53,6 +53,7 @@ from lsap_archive.reading.retirement import (
     visible_manifest,
 )
 from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
+from lsap_archive.reading.sets import SET_SCHEMA, ImageSet, image_sets, read_states, with_set_numbers
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
@@ -218,8 +219,35 @@ class Archive:
 
     @cached_property
     def evaluations(self) -> list[EvaluationInfo]:
-        """Evaluations that are published when this is first asked for, the oldest first."""
-        return read_evaluations(self._store)
+        """Evaluations that are published when this is first asked for, the oldest first.
+
+        Of several by one network of a method the newest has the number of all images that readers see in its `summary`,
+        if it is known, and the others have none: see `sets`.
+        """
+        return with_set_numbers(self._published_evaluations, self.sets)
+
+    @cached_property
+    def sets(self) -> list[ImageSet]:
+        """Set-level numbers, such as a Fréchet distance: one for each method and network, over all that readers see.
+
+        Where one is not known, as after a shard was retired, `problem` says why; `lsap run evaluate` finds it again.
+
+        Raises:
+            CorruptArchiveError: an evaluation's manifest or a kept number is damaged.
+        """
+        return image_sets(self._store, self._manifests, self._published_evaluations, self._hidden)
+
+    def states(self, of: ImageSet) -> Iterator[bytes]:
+        """The sums that make up a set, a shard at a time; bytes of .npz files, to be added up.
+
+        Raises:
+            CorruptArchiveError: one is missing or altered.
+        """
+        return read_states(self._store, of, self._published_evaluations)
+
+    def set_numbers(self) -> pa.Table:
+        """`sets` as a table in SET_SCHEMA, one row for each; also the table `set_numbers` in `sql`."""
+        return pa.Table.from_pylist([one.to_row() for one in self.sets], SET_SCHEMA)
 
     def measurements(
         self,
@@ -270,8 +298,9 @@ class Archive:
         """Answer of DuckDB to a query over the tables `rows`, `latest` and `measurements`.
 
         `rows` are all published rows, `latest` has of each method and image the newest. All have run_id and row to be
-        joined by. Measurements are as in `measurements()`; `all_measurements` has also
-        what was measured again since, told apart by evaluation_id. They are read only for a query that names them.
+        joined by. Measurements are as in `measurements()`; `all_measurements` has also what was measured again since,
+        told apart by evaluation_id. `set_numbers` has what is no mean over images, such as a Fréchet distance. They are
+        read only for a query that names them.
 
         Args:
             query: SQL; parameters are written $name.
@@ -285,6 +314,8 @@ class Archive:
             if "measurements" in query.lower():
                 connection.register("measurements", self._measurements)
                 connection.register("all_measurements", pa.concat_tables(self._measurement_tables))
+            if "set_numbers" in query.lower():
+                connection.register("set_numbers", self.set_numbers())
             connection.begin()
             try:
                 answer = connection.sql(query, params=params) if params else connection.sql(query)
@@ -419,7 +450,7 @@ class Archive:
         return self._array(run, name)
 
     def describe(self) -> dict[str, Any]:
-        """What the archive holds, as JSON values: generator, geometry, rows by method and status, bytes.
+        """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.
 
         `fits` of a method, where its runs tell, is what they did with images of another shape: with several, the column
         `altered` of the rows tells of each image.
@@ -445,7 +476,11 @@ class Archive:
             "num_bytes": sum(file.size for manifest in self._manifests for file in manifest.files),
             "methods": {name: methods[name] for name in sorted(methods)},
             "edits": {name: edits[name] for name in sorted(edits)},
-            "num_evaluations": len(self.evaluations),
+            "num_evaluations": len(self._published_evaluations),
+            "set_numbers": [
+                {name: row[name] for name in ("method", "measure", "by", "value", "num_images", "problem")}
+                for row in self.set_numbers().to_pylist()
+            ],
         }
 
     def _counts_of(self, manifest: Manifest) -> dict[str, int]:
@@ -455,6 +490,11 @@ class Archive:
         query = "select status, count(*) from rows where run_id = ? group by status"
         found = dict(self._rows.database.cursor().execute(query, [manifest.run_id]).fetchall())
         return {status: found.get(status, 0) for status in STATUSES}
+
+    @cached_property
+    def _published_evaluations(self) -> list[EvaluationInfo]:
+        """As their manifests have them."""
+        return read_evaluations(self._store)
 
     @cached_property
     def _rows(self) -> RowTable:
@@ -479,12 +519,12 @@ class Archive:
 
     @cached_property
     def _measurements(self) -> pa.Table:
-        return newest_measurements(self.evaluations, self._measurement_tables[1:]).combine_chunks()
+        return newest_measurements(self._published_evaluations, self._measurement_tables[1:]).combine_chunks()
 
     @cached_property
     def _measurement_tables(self) -> list[pa.Table]:
         """An empty one, and that of each evaluation."""
-        return [MEASUREMENT_SCHEMA.empty_table(), *(self._measured_in(one) for one in self.evaluations)]
+        return [MEASUREMENT_SCHEMA.empty_table(), *(self._measured_in(one) for one in self._published_evaluations)]
 
     def _measured_in(self, info: EvaluationInfo) -> pa.Table:
         """Measurements of an evaluation, without those of rows of the run that it measured which readers do not see."""
@@ -503,7 +543,7 @@ class Archive:
         return table
 
     def _measured_by(self, evaluation_ids: Sequence[str]) -> pa.Table:
-        known = {info.evaluation_id: info for info in self.evaluations}
+        known = {info.evaluation_id: info for info in self._published_evaluations}
         for evaluation_id in evaluation_ids:
             if evaluation_id not in known:
                 raise ArchiveKeyError(f"{self.url} has no published evaluation {evaluation_id}: see evaluations")

@@ -31,6 +31,7 @@ from lsap_archive.format.layout import (
     MANIFEST_NAME,
     RUNS_PREFIX,
     SEQUENCE_PREFIX,
+    SETS_PREFIX,
     calibration_key,
     evaluation_prefix,
     run_prefix,
@@ -205,7 +206,7 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
     for (folder, name), of_one in groups.items():
         if repair := _repair_of(store, of_one[0].key, report):
             repair.mend(of_one)
-        elif folder == ANCHORS_PREFIX:
+        elif folder in (ANCHORS_PREFIX, SETS_PREFIX):  # the next inversion and evaluation find them again
             _remove(store, of_one, report)
         elif folder == CALIBRATIONS_PREFIX:
             _mend_calibration(store, name.removesuffix(".json"), of_one, report)

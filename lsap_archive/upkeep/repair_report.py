@@ -72,7 +72,7 @@ class RepairReport:
         if commands or edited or edited_twice or "calibrations/" in "".join(self.removed):
             commands.append("lsap run edit")
         lost = [*self.retired, *self.removed, *self.given_up, *self.made_of_them]
-        if commands or any("evaluations/" in name for name in lost):
+        if commands or any("evaluations/" in name or name.startswith("sets/") for name in lost):
             commands.append("lsap run evaluate")
         return commands
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError
@@ -15,6 +15,7 @@ from lsap_archive.format.layout import (
     EVALUATIONS_PREFIX,
     MANIFEST_NAME,
     RUNS_PREFIX,
+    SETS_PREFIX,
     Geometry,
     calibration_key,
 )
@@ -22,6 +23,7 @@ from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.rows import STATUSES
 from lsap_archive.reading.checked import read_header
 from lsap_archive.reading.retirement import RetiredShards, hidden_of, may_be_twice, retired_by_run
+from lsap_archive.reading.sets import FID, image_sets, set_summary
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.verify_evaluations import verify_evaluation
 from lsap_archive.upkeep.verify_objects import verify_zip
@@ -72,9 +74,14 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
             PublishedRun(publication, manifest, hidden_of(manifest, found), report).verify(geometry, ledger)
         _verify_once(ledger, runs, found, report)
     verify_subjects(runs, retired, report)
+    evaluations = []
     for evaluation_id in store.folders(EVALUATIONS_PREFIX):
-        verify_evaluation(Publication(store, EvaluationInfo, evaluation_id), runs, retired, report)
+        info = verify_evaluation(Publication(store, EvaluationInfo, evaluation_id), runs, retired, report)
+        evaluations += [] if info is None else [info]
     _verify_kept(store, runs, report)
+    oldest_first = sorted(runs.values(), key=lambda one: one.order)
+    hidden = {one.run_id: hidden_of(one, found) for one in oldest_first}
+    _verify_sets(store, oldest_first, evaluations, hidden, report)
     return report
 
 
@@ -121,3 +128,29 @@ def _verify_kept(store: Store, runs: Mapping[str, Manifest], report: VerifyRepor
             decode_calibration(store.get(key), key)
         except OBJECT_ERRORS as error:
             report.note(key, str(error), "a calibration")
+
+
+def _verify_sets(
+    store: Store,
+    runs: Sequence[Manifest],
+    evaluations: Sequence[EvaluationInfo],
+    hidden: Mapping[str, Collection[int]],
+    report: VerifyReport,
+) -> None:
+    """Numbers of sets that are kept; of what readers see without one it is told that there is none."""
+    are_sound = True
+    for key in store.keys(SETS_PREFIX):
+        report.count("objects")
+        try:
+            set_summary(store.get(key), key, key)
+        except OBJECT_ERRORS as error:
+            report.note(key, str(error), "the number of a set of images")
+            are_sound = False
+    if not are_sound:
+        return
+    for one in image_sets(store, runs, sorted(evaluations, key=lambda info: info.order), hidden):
+        if one.problem is not None:
+            report.information.append(
+                f"{FID} [{one.network}] of {one.method} is not known for the images that readers see ({one.problem}): "
+                "`lsap run evaluate` finds it"
+            )

@@ -19,8 +19,8 @@ def verify_evaluation(
     runs: Mapping[str, Manifest],
     retired: Collection[str],
     report: VerifyReport,
-) -> None:
-    """Look at one evaluation: published, retired or under way.
+) -> EvaluationInfo | None:
+    """Look at one evaluation: published, retired or under way; its manifest if readers see it.
 
     Args:
         publication: the evaluation.
@@ -29,10 +29,10 @@ def verify_evaluation(
         report: gets counts and problems.
     """
     if verify_retired(publication, report):
-        return
+        return None
     info = verify_manifest(publication, _verify_unfinished, report)
     if info is None:
-        return
+        return None
     report.count("evaluations")
     measured = None if info.run_id is None else runs.get(info.run_id)
     if info.run_id not in (None, *retired) and (measured is None or measured.num_rows != info.num_rows):
@@ -40,6 +40,7 @@ def verify_evaluation(
         report.note(publication.key(MANIFEST_NAME), "another or no run", wanted, is_damage=False)
     _verify_files(publication, info, report)
     verify_records(publication, info, report)
+    return info
 
 
 def _verify_files(publication: Publication[EvaluationInfo], info: EvaluationInfo, report: VerifyReport) -> None:

@@ -36,6 +36,7 @@ from lsap_archive.format.rows import IMAGES_SCHEMA, from_parquet, to_parquet
 from lsap_archive.format.shards import run_metadata
 from lsap_archive.reading.checked import measured_object, read_header
 from lsap_archive.reading.retirement import is_retired
+from lsap_archive.reading.sets import ImageSet
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
@@ -205,6 +206,10 @@ class ArchiveWriter:
             return decode_calibration(self.store.get(key), self.store.join(key))
         except ArchiveNotFoundError:
             return None
+
+    def keep_set_number(self, of: ImageSet, summary: Mapping[str, Any]) -> None:
+        """Keep the number of a set of images whose sums were added up, JSON values; the first one stays."""
+        self.store.create(of.key, of.encode(summary))
 
     def run(self, run_id: str) -> RunWriter:
         """A run that was planned before.

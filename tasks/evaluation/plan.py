@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, is_archive
+from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, is_archive, open_archive
 from tasks.archived.jobs import goes_on_in_shards_of, provenance_of, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.originals import fit_of
@@ -18,7 +18,7 @@ from tasks.evaluation.chosen import ChosenRuns, choose_runs
 from tasks.evaluation.places import known_places
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.evaluation.worker import EvaluationWorker
-from tasks.measuring.frechet import INCEPTION, FrechetState, find_inception
+from tasks.measuring.frechet import INCEPTION, added_up, find_inception
 from tasks.sources.source import open_source
 from tasks.stage import Job, Shard
 from tasks.weights.networks import digest_of_file, network_digest
@@ -102,14 +102,37 @@ class EvaluationStage:
                     yield from self._job(_plan_of_run(name, run, planned, moved, fitted), ids, moved)
 
     def publish(self, job_id: str) -> None:
-        """Add up what belongs to the whole set, and make a finished evaluation visible to readers."""
+        """Add up what belongs to all its images together, and make a finished evaluation visible to readers."""
         evaluation = EvaluationWriter.open(self._request.archive, job_id)
-        states = [FrechetState.from_bytes(data) for data in evaluation.states()]
-        evaluation.publish({"fid": functools.reduce(FrechetState.merge, states).summary()} if states else {})
+        whole = added_up(evaluation.states())
+        evaluation.publish({} if whole is None else {"fid": whole.summary()})
         assert self.writer is not None, "who publishes has an archive"
         for evaluation_id in self._before.get(job_id, ()):
             reason = f"nothing of it was measured, and evaluation {job_id} measures the same in other shards"
             self.writer.give_up_empty(evaluation_id, reason)
+
+    def add_up_sets(self) -> list[str]:
+        """Number again every set of images of these methods that readers see and nobody has numbered as it is now.
+
+        That is after images were added, retired or made again: then the sums of several evaluations make up the set.
+
+        Returns:
+            The methods and edits whose set was numbered.
+
+        Raises:
+            CorruptArchiveError: sums are missing or altered.
+        """
+        if self.writer is None:
+            return []
+        archive, numbered = open_archive(self._request.archive), []
+        asked = {evaluation_id for ids in self.evaluations.values() for evaluation_id in ids}
+        for one in archive.sets:
+            if one.is_stale and asked & set(one.parts):
+                whole = added_up(archive.states(one))
+                assert whole is not None, "a set without sums is none"
+                self.writer.keep_set_number(one, whole.summary())
+                numbered.append(one.method)
+        return numbered
 
     def _job(
         self, first: EvaluationPlan, image_ids: Sequence[str] = (), moved: Mapping[str, str | None] | None = None

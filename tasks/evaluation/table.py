@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lsap_archive import Archive
 from tasks.visible_text import markdown_table
@@ -24,12 +25,31 @@ def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]])
     for row in grouped.aggregate([("value", "mean"), ("value", "count")]).to_pylist():
         means[row["method"], row["measure"], row["by"]] = (row["value_mean"], row["value_count"])
     measures = sorted({key[1:] for key in means}, key=lambda one: (one[0], one[1] or ""))
-    lines = [["", "images", *(measure if by is None else f"{measure} [{by}]" for measure, by in measures)]]
+    distances = set_numbers(archive, evaluations)
+    of_sets = sorted({str(one["name"]) for one in distances.values()})
+    names = [measure if by is None else f"{measure} [{by}]" for measure, by in measures]
+    lines = [["", "images", *names, *of_sets]]
     for name in evaluations:
         found = [means.get((name, *one), (None, 0)) for one in measures]
         number = max((count for _, count in found), default=0)
-        lines.append([name, str(number), *(_shown(mean) for mean, _ in found)])
+        whole = distances.get(name, {})
+        columns = [whole.get("value") if whole.get("name") == one else None for one in of_sets]
+        lines.append([name, str(number), *(_shown(mean) for mean, _ in found), *map(_shown, columns)])
     return markdown_table(lines)
+
+
+def set_numbers(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> dict[str, Mapping[str, Any]]:
+    """The Fréchet distance by method or edit, over all its images that readers see, where it is known.
+
+    Args:
+        archive: opened when they were published.
+        evaluations: ids by method or edit.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for one in archive.sets:
+        if one.summary is not None and not one.unmeasured and set(one.parts) & set(evaluations.get(one.method, ())):
+            found[one.method] = one.summary
+    return found
 
 
 def _shown(mean: float | None) -> str:

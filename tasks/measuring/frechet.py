@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -212,6 +213,20 @@ class FrechetState:
 
     def _state(self) -> dict[str, Tensor]:
         return {name: cast(Tensor, getattr(self.metric, name)).cpu() for name in (*COUNTS, *SUMS, *PRODUCTS)}
+
+
+def added_up(states: Iterable[bytes]) -> FrechetState | None:
+    """The state of all of them together, one in memory at a time; None where there is none.
+
+    Raises:
+        CheckpointError: bytes are not those of a state.
+        ConfigError: they were made with different networks.
+    """
+    whole: FrechetState | None = None
+    for data in states:
+        one = FrechetState.from_bytes(data)
+        whole = one if whole is None else whole.merge(one)
+    return whole
 
 
 def _with_state(network: FrechetNetwork, state: dict[str, Tensor]) -> FrechetState:

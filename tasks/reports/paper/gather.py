@@ -10,17 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from lsap_archive import (
-    MEASUREMENT_SCHEMA,
-    OK,
-    Archive,
-    ArchiveMismatchError,
-    EvaluationInfo,
-    RunInfo,
-    Store,
-    open_archive,
-    read_measurements,
-)
+from lsap_archive import OK, Archive, ArchiveMismatchError, RunInfo, open_archive
 from lsap_core.alignment.references import reference_rows
 from lsap_core.generators.generator import Generator
 from lsap_core.images import to_uint8
@@ -124,11 +114,10 @@ def gather(
         ArchiveMismatchError: what was measured are not the inversions that were asked for.
     """
     current_runs(archive, inverted, list(inverted.titles))
-    chosen = chosen_evaluations(archive, evaluations)
     loaded = inverted.request.generator.load()
     anchor = open_anchor(inverted.request.archive, inverted.facts.anchor)
     return Evidence(
-        ask=asking(measurements_of(archive.url, chosen)),
+        ask=asking(measurements_of(archive, evaluations)),
         titles=inverted.titles,
         evaluations=evaluations,
         lpips=looks.networks.lpips,
@@ -136,7 +125,7 @@ def gather(
         judge=looks.networks.judge,
         attributes=looks.attributes,
         edits=edits,
-        frechet=frechet_numbers(chosen),
+        frechet=frechet_numbers(archive, evaluations),
         frechet_network=looks.frechet,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),
         domain=domain,
@@ -144,38 +133,29 @@ def gather(
     )
 
 
-def chosen_evaluations(archive: Archive, evaluations: Mapping[str, tuple[str, ...]]) -> list[EvaluationInfo]:
-    """The evaluations that count, out of all that the archive has."""
-    wanted = {evaluation_id for ids in evaluations.values() for evaluation_id in ids}
-    return [info for info in archive.evaluations if info.evaluation_id in wanted]
+def measurements_of(archive: Archive, evaluations: Mapping[str, tuple[str, ...]]) -> pa.Table:
+    """What some evaluations have measured of images that readers see, also where a later one has measured it again.
+
+    Args:
+        archive: where they were measured.
+        evaluations: ids of the evaluations that count, by method or edit.
+    """
+    return archive.measurements(evaluations=[evaluation_id for ids in evaluations.values() for evaluation_id in ids])
 
 
-def measurements_of(url: str, evaluations: Sequence[EvaluationInfo]) -> pa.Table:
-    """All rows of some evaluations, also where a later one has measured the same again."""
-    store = Store.from_url(url)
-    return pa.concat_tables(
-        [MEASUREMENT_SCHEMA.empty_table(), *(read_measurements(store, info) for info in evaluations)]
-    )
+def frechet_numbers(archive: Archive, evaluations: Mapping[str, tuple[str, ...]]) -> dict[str, Number]:
+    """Distances of sets of images by method, each over all images of the method that readers see.
 
-
-def frechet_numbers(evaluations: Sequence[EvaluationInfo]) -> dict[str, Number]:
-    """Distances of sets of images by method, as the manifests of evaluations hold them.
-
-    A method whose images were measured in several evaluations has several distances, of parts, and none of the whole.
+    Args:
+        archive: where they were measured.
+        evaluations: ids of the evaluations that count, by method or edit.
     """
     numbers: dict[str, Number] = {}
-    of_parts: set[str] = set()
-    for info in evaluations:
-        found = info.summary.get("fid")
-        if found is None or found["value"] is None:
-            continue
-        if info.method in numbers:
-            of_parts.add(info.method)
-        source = f"evaluations/{info.evaluation_id}/_manifest.json: summary.fid.value"
-        numbers[info.method] = Number(
-            found["value"], count=found["num_images"], source=source, evaluations=(info.evaluation_id,)
-        )
-    return {method: number for method, number in numbers.items() if method not in of_parts}
+    for one in archive.sets:
+        if one.problem is None and one.summary is not None and set(one.parts) & set(evaluations.get(one.method, ())):
+            value, count = one.summary["value"], one.summary["num_images"]
+            numbers[one.method] = Number(value, count=count, source=f"{one.source}.value", evaluations=tuple(one.parts))
+    return numbers
 
 
 def draw_clouds(

@@ -14,7 +14,6 @@ from tasks.reports.paper.figure5 import EditedImage, sheet
 from tasks.reports.paper.gather import (
     Inverted,
     Looks,
-    chosen_evaluations,
     draw_clouds,
     gather,
     measurements_of,
@@ -187,12 +186,11 @@ def _evidence(request: PaperRequest, parts: MeasuredParts) -> dict[str, Evidence
 
 def _synthetic_evidence(request: PaperRequest, evaluations: Mapping[str, tuple[str, ...]]) -> Evidence:
     archive = open_archive(request.archive)
-    chosen = chosen_evaluations(archive, evaluations)
     problem = None if request.domain == "face" else paper_problem(request.domain, 0)
     if request.domain == "face" and request.num_synthetic != PAPER_SYNTHETIC:
         problem = f"the paper took {PAPER_SYNTHETIC:,} synthetic images, this run {request.num_synthetic:,}"
     return Evidence(
-        ask=asking(measurements_of(archive.url, chosen)),
+        ask=asking(measurements_of(archive, evaluations)),
         titles=request.compared,
         evaluations=evaluations,
         domain=request.domain,

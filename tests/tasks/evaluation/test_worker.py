@@ -19,6 +19,7 @@ from lsap_archive import (
     EvaluationWriter,
     give_up_unfinished,
     open_archive,
+    repair_archive,
     verify_archive,
 )
 from lsap_core.errors import CheckpointError, ConfigError
@@ -30,7 +31,7 @@ from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import parse_edit
 from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.request import EvaluationRequest, Synthetic
-from tasks.evaluation.table import evaluation_table
+from tasks.evaluation.table import evaluation_table, set_numbers
 from tasks.evaluation.worker import EvaluationWorker
 from tasks.measuring.frechet import FrechetState
 from tasks.measuring.networks import EvaluationChoice
@@ -87,6 +88,17 @@ class MeasuringDesk:
     def plan(self, request: EvaluationRequest, *, start: bool = True) -> PlannedEvaluations:
         stage = EvaluationStage(request, start=start)
         return PlannedEvaluations(tuple(stage.jobs()), stage.evaluations, stage.refused)
+
+    def finish(self, **changes: Any) -> EvaluationStage:
+        """All that the command does."""
+        request = self.request(**changes)
+        stage, worker = EvaluationStage(request), self.worker(request)
+        for job in stage.jobs():
+            for shard in job.shards:
+                worker(shard)
+            stage.publish(job.job_id)
+        stage.add_up_sets()
+        return stage
 
     def evaluate(self, **changes: Any) -> tuple[Archive, PlannedEvaluations]:
         """Plan, measure every shard that is left, publish."""
@@ -220,6 +232,47 @@ def test_sums_of_the_shards_give_the_distance_of_the_whole(desk: MeasuringDesk) 
         assert (summary["num_images"], summary["num_originals"]) == (6, 6)
         distances.append(summary["value"])
     assert distances[0] == pytest.approx(distances[1], rel=1e-4)
+
+
+def distance(archive: Archive, stage: EvaluationStage) -> tuple[float, int]:
+    """The only Fréchet distance that readers find, wherever they look, and of how many images it is."""
+    (row,) = archive.sql("select value, num_images, problem from set_numbers").to_pylist()
+    summaries = [one.summary["fid"] for one in archive.evaluations if "fid" in one.summary]
+    (told,) = set_numbers(archive, stage.evaluations).values()
+    assert (
+        row["problem"] is None
+        and [(one["value"], one["num_images"]) for one in (*summaries, told)] == [(row["value"], row["num_images"])] * 2
+    )
+    assert f"| {row['value']:.4g} |" in evaluation_table(archive, stage.evaluations)
+    return row["value"], row["num_images"]
+
+
+def test_a_distance_is_of_all_images_after_some_were_added_and_made_again(desk: MeasuringDesk) -> None:
+    laboratory, asked = desk.laboratory, {"frechet": "digits-judge"}
+    laboratory.fill(6)
+    laboratory.invert()
+    stage = desk.finish(**asked)
+    whole = distance(open_archive(laboratory.archive), stage)
+    assert whole[1] == 6
+    run_id = open_archive(laboratory.archive).runs[0].run_id
+    laboratory.store.put(f"runs/{run_id}/w_plus/c/0/0/0", b"damaged")
+    repair_archive(laboratory.archive)
+    archive = open_archive(laboratory.archive)
+    assert [one.problem for one in archive.sets] == ["stale"] and set_numbers(archive, stage.evaluations) == {}
+    assert "FD [" not in evaluation_table(archive, stage.evaluations)
+    alone = distance(open_archive(laboratory.archive), desk.finish(**asked))  # nobody has made the four again
+    assert alone[1] == 2 and alone[0] != pytest.approx(whole[0], rel=0.01)
+    laboratory.invert()
+    again = distance(open_archive(laboratory.archive), desk.finish(**asked))
+    assert again == (pytest.approx(whole[0], rel=1e-4), 6)
+    laboratory.fill(9)
+    laboratory.invert()
+    more = distance(open_archive(laboratory.archive), stage := desk.finish(**asked))
+    assert more[1] == 9 and stage.add_up_sets() == [] and verify_archive(laboratory.archive).is_sound
+    laboratory.archive += "-at-once"
+    laboratory.invert()
+    at_once = distance(open_archive(laboratory.archive), desk.finish(**asked))
+    assert more == (pytest.approx(at_once[0], rel=1e-4), 9)
 
 
 def test_lec_is_measured_of_encoders_alone(desk: MeasuringDesk, encoder: str, tmp_path: Path) -> None:
