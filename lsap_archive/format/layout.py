@@ -3,6 +3,7 @@
     archive.json                      the generator and the geometry; create-only
     sequence/0000000001.json          a number that was given to a manifest; create-only, so none is given twice
     anchors/<digest>.npz              kept anchors
+    _copy/anchors/<digest>.json       each once more, for repair; its document carries its own digest
     calibrations/<digest>.json        kept strengths of edits of equal effect; create-only
     sets/<digest>.json                numbers of whole sets of images over states of several evaluations; create-only
     reports/<name>                    reports
@@ -168,6 +169,7 @@ PLAN_NAME = "plan.json"
 STAGING_FOLDER, COMMIT_FOLDER = "_staging", "_commit"
 """What attempts wrote until the run is published, and which of them won; in the same folder."""
 COPY_FOLDER, RETIRED_FOLDER = "_copy", "_retired"
+ANCHOR_COPIES_PREFIX = f"{COPY_FOLDER}/{ANCHORS_PREFIX}"
 """Copies for repair, and what says that shards of a run, or all of it, are retired; in the same folder."""
 
 
@@ -282,6 +284,11 @@ def versions_key(digest: str) -> str:
 def anchor_key(digest: str) -> str:
     """Key of a kept anchor."""
     return f"{ANCHORS_PREFIX}/{checked_name(digest, 'anchor digest')}.npz"
+
+
+def anchor_copy_key(digest: str) -> str:
+    """Key of the copy of a kept anchor."""
+    return f"{ANCHOR_COPIES_PREFIX}/{checked_name(digest, 'anchor digest')}.json"
 
 
 def report_key(name: str) -> str:

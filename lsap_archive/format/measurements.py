@@ -36,6 +36,10 @@ MEASURED_COLUMNS = ("row", "image_id", "measure", "by", "value", "problem")
 """What a writer hands in; the plan knows the others."""
 
 
+STATE_NOTE = "state_sha256"
+"""Beside the measurements of a shard: digest of its sums, which no manifest has until the evaluation is published."""
+
+
 def conform_measurements(rows: Any, *, constants: dict[str, Any], planned: range, where: str) -> Any:
     """A shard's measurements in MEASUREMENT_SCHEMA, checked.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -166,10 +167,16 @@ def count_by_status(rows: Any) -> dict[str, int]:
     return {status: found.count(status) for status in STATUSES}
 
 
-def to_parquet(table: Any) -> bytes:
-    """The table as a Parquet file (zstd), whose pages have checksums: damage tells where no manifest names it yet."""
+def to_parquet(table: Any, notes: Mapping[str, str] | None = None) -> bytes:
+    """The table as a Parquet file (zstd), whose pages have checksums: damage tells where no manifest names it yet.
+
+    Args:
+        table: pyarrow table.
+        notes: text by name that is kept beside it, see `notes_of`.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    told = table if notes is None else table.replace_schema_metadata(notes)
+    pq.write_table(told, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
@@ -201,6 +208,24 @@ def from_parquet(data: bytes, schema: Any, name: str, columns: list[str] | None 
     if missing:
         raise CorruptArchiveError(f"{name} lacks the columns {', '.join(missing)}")
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def notes_of(data: bytes, name: str) -> dict[str, str]:
+    """What `to_parquet` has kept beside a table.
+
+    Args:
+        data: the file.
+        name: where it was, for the message.
+
+    Raises:
+        CorruptArchiveError: not a Parquet file.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            told = file.schema_arrow.metadata or {}
+        return {key.decode(): value.decode() for key, value in told.items()}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptArchiveError(f"{name} is not a readable Parquet file: {first_line(error)}") from error
 
 
 def _cast(column: Any, field: Any, where: str) -> Any:

@@ -27,11 +27,11 @@ from lsap_archive.format.documents import decode_document
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
+    EVALUATIONS_PREFIX,
     RUNS_PREFIX,
     TRACE,
     W_PLUS,
     Geometry,
-    anchor_key,
     chunk_name,
     image_name,
     noise_name,
@@ -45,6 +45,8 @@ from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.checked import read_checked, read_header, read_row_files
 from lsap_archive.reading.evaluations import newest_measurements, read_evaluations, read_measurements
+from lsap_archive.reading.kept import read_kept_anchor
+from lsap_archive.reading.lost import refuse_lost, refuse_vanished
 from lsap_archive.reading.retirement import (
     RetiredShards,
     hidden_of,
@@ -121,9 +123,10 @@ def read_anchor(url: str, digest: str, storage_options: Mapping[str, Any] | None
 
     Raises:
         ArchiveNotFoundError: the archive does not have it.
+        CorruptArchiveError: it or its copy is altered.
         StoreUnavailableError: the store does not answer or refuses.
     """
-    return Store.from_url(url, storage_options).get(anchor_key(digest))
+    return read_kept_anchor(Store.from_url(url, storage_options), digest)
 
 
 def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> Archive:
@@ -136,7 +139,7 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     Raises:
         ArchiveNotFoundError: no archive is there.
         ArchiveMismatchError: it is of another version of the format.
-        CorruptArchiveError: archive.json or a manifest is damaged.
+        CorruptArchiveError: archive.json or a manifest is damaged, or something that was published is gone.
         StoreUnavailableError: the store does not answer or refuses.
 
     Example:
@@ -161,8 +164,11 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     store = Store.from_url(url, storage_options)
     generator, geometry = read_header(store)
 
-    found = in_threads(lambda run_id: visible_manifest(store, Manifest, run_id), store.folders(RUNS_PREFIX))
+    names = store.folders(RUNS_PREFIX)
+    found = in_threads(lambda run_id: visible_manifest(store, Manifest, run_id), names)
     manifests = [one for one in found if one]
+    refuse_lost(store, Manifest.kind, set(names) - {one.run_id for one in manifests})
+    refuse_vanished(store, {one.sequence for one in manifests})
     order = {one.run_id: one.order for one in manifests}
 
     def age(one: Manifest) -> tuple[Any, ...]:  # an edit is as old as its subject: of an image the newest counts
@@ -493,8 +499,11 @@ class Archive:
 
     @cached_property
     def _published_evaluations(self) -> list[EvaluationInfo]:
-        """As their manifests have them."""
-        return read_evaluations(self._store)
+        """As their manifests have them; raises if one that was published has none any more."""
+        found = read_evaluations(self._store)
+        names = set(self._store.folders(EVALUATIONS_PREFIX))
+        refuse_lost(self._store, EvaluationInfo.kind, names - {one.evaluation_id for one in found})
+        return found
 
     @cached_property
     def _rows(self) -> RowTable:

@@ -21,17 +21,21 @@ from lsap_archive.errors import (
     ArchiveNotFoundError,
     CorruptArchiveError,
 )
-from lsap_archive.format.documents import encode_document
+from lsap_archive.format.documents import decode_document, encode_document
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
     CALIBRATIONS_PREFIX,
+    COPY_FOLDER,
     EVALUATIONS_PREFIX,
+    FORMAT_VERSION,
     MANIFEST_NAME,
     RUNS_PREFIX,
     SEQUENCE_PREFIX,
     SETS_PREFIX,
+    VERSIONS_PREFIX,
+    anchor_key,
     calibration_key,
     evaluation_prefix,
     run_prefix,
@@ -41,9 +45,11 @@ from lsap_archive.format.manifest import Manifest, encode_header
 from lsap_archive.format.sequence import sequence_document
 from lsap_archive.reading.checked import read_header, read_manifest
 from lsap_archive.reading.evaluations import read_evaluations
+from lsap_archive.reading.kept import encode_anchor_copy, encode_calibration, npz_problem, read_anchor_copy
 from lsap_archive.reading.retirement import is_retired
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.repair_evaluations import EvaluationRepair
+from lsap_archive.upkeep.repair_publication import bytes_or_none, is_readable
 from lsap_archive.upkeep.repair_report import RepairedRun, RepairReport
 from lsap_archive.upkeep.repair_runs import RunRepair
 from lsap_archive.upkeep.verify import verify_archive
@@ -206,12 +212,32 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
     for (folder, name), of_one in groups.items():
         if repair := _repair_of(store, of_one[0].key, report):
             repair.mend(of_one)
-        elif folder in (ANCHORS_PREFIX, SETS_PREFIX):  # the next inversion and evaluation find them again
+        elif folder in (ANCHORS_PREFIX, COPY_FOLDER):  # the copies are those of anchors
+            for problem in of_one:
+                _mend_anchor(store, problem, report)
+        elif folder in (SETS_PREFIX, VERSIONS_PREFIX):  # found again by the next evaluation, read again by the next run
             _remove(store, of_one, report)
         elif folder == CALIBRATIONS_PREFIX:
             _mend_calibration(store, name.removesuffix(".json"), of_one, report)
         elif folder == SEQUENCE_PREFIX:
-            _mend_sequence(store, report)
+            _mend_sequence(store, of_one, report)
+
+
+def _mend_anchor(store: Store, problem: Problem, report: RepairReport) -> None:
+    """Take an anchor from its copy, or a copy from its anchor, else away: the next inversion estimates it again."""
+    digest = problem.key.rsplit("/", 1)[1].rpartition(".")[0]
+    if problem.key == anchor_key(digest):
+        is_copied = is_readable(lambda: read_anchor_copy(store, digest))
+        restored = read_anchor_copy(store, digest) if is_copied else None
+    else:
+        data = bytes_or_none(store, anchor_key(digest))
+        restored = encode_anchor_copy(digest, data) if data is not None and npz_problem(data) is None else None
+    if restored is None:
+        _remove(store, [problem], report)
+        return
+    report.restored.append(problem.key)
+    if not report.dry_run:
+        store.put(problem.key, restored)
 
 
 def _count_once(store: Store, problems: list[Problem], report: RepairReport) -> None:
@@ -249,26 +275,31 @@ def _give_up_seen(store: Store, report: RepairReport) -> None:
 
 
 def _mend_calibration(store: Store, digest: str, problems: list[Problem], report: RepairReport) -> None:
-    """Take it from a run that was edited by it, else take it away: the next editing run measures it again."""
+    """Take it from a run that was edited by it, else take it away: the next editing run measures it again.
+
+    In archives begun before version 4 calibrations do not tell their name; with theirs they get the same bytes again.
+    """
     for manifest in _manifests(store):
         if manifest.config.get("calibration_digest") == digest:
             report.restored.append(calibration_key(digest))
             if not report.dry_run:
-                kept = encode_document(manifest.config["calibration"], calibration_key(digest))
-                store.put(calibration_key(digest), kept)
+                values, key = manifest.config["calibration"], calibration_key(digest)
+                is_older = decode_document(store.get(ARCHIVE_KEY), ARCHIVE_KEY)["format_version"] < FORMAT_VERSION
+                store.put(key, encode_document(values, key) if is_older else encode_calibration(digest, values))
             return
     _remove(store, problems, report)
 
 
-def _mend_sequence(store: Store, report: RepairReport) -> None:
-    """Note again which numbers were given to manifests."""
+def _mend_sequence(store: Store, problems: list[Problem], report: RepairReport) -> None:
+    """Note again which numbers were given to manifests; of one that no manifest has nobody can tell whose it was."""
     given = {one.sequence: one.name for one in (*_manifests(store), *read_evaluations(store))}
-    for number, of in given.items():
-        key = sequence_key(number)
-        if number and (not store.exists(key) or store.get(key) != sequence_document(of)):
+    wanted = {sequence_key(number): sequence_document(of) for number, of in given.items() if number}
+    unknown = {one.key: encode_document({"of": None}, one.key) for one in problems if one.key not in wanted}
+    for key, document in (wanted | unknown).items():
+        if bytes_or_none(store, key) != document:
             report.restored.append(key)
             if not report.dry_run:
-                store.put(key, sequence_document(of))
+                store.put(key, document)
 
 
 def _remove(store: Store, problems: list[Problem], report: RepairReport) -> None:

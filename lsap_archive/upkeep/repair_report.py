@@ -65,7 +65,8 @@ class RepairReport:
         runs = self.runs.values()
         unpublished = [key for key in self.removed if key.startswith(("runs/", "anchors/"))]
         commands = []
-        if unpublished or any(run.images and not run.is_edit for run in runs):
+        gone = [name for name in self.retired if name.startswith("runs/")]
+        if unpublished or gone or any(run.images and not run.is_edit for run in runs):
             commands.append("lsap run invert")
         edited = [run for run in runs if run.images and run.is_edit]
         edited_twice = [key for key in self.made_of_them if key.startswith("runs/")]

@@ -30,7 +30,7 @@ class RunRepair(PublicationRepair[Manifest]):
             data = RunWriter(self.store, self.publication.name, *read_header(self.store)).manifest_of_markers().encode()
         except OBJECT_ERRORS:
             key = self.publication.key(MANIFEST_NAME)
-            self.retire([f"{key} is damaged and nothing tells any more what it held"])
+            self.retire([f"{key} is damaged or gone, and nothing tells any more what it held"])
             return False
         self.restore(MANIFEST_NAME, data)
         return True

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError
-from lsap_archive.format.calibrations import decode_calibration
+from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.format.documents import decode_document
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
+    ANCHOR_COPIES_PREFIX,
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
     CALIBRATIONS_PREFIX,
     EVALUATIONS_PREFIX,
     MANIFEST_NAME,
     RUNS_PREFIX,
+    SEQUENCE_PREFIX,
     SETS_PREFIX,
+    VERSIONS_PREFIX,
     Geometry,
-    calibration_key,
+    anchor_copy_key,
+    anchor_key,
+    run_prefix,
+    sequence_key,
 )
-from lsap_archive.format.manifest import Manifest
+from lsap_archive.format.manifest import Manifest, Published
 from lsap_archive.format.rows import STATUSES
 from lsap_archive.reading.checked import read_header
+from lsap_archive.reading.kept import npz_problem, read_anchor_copy, read_calibration, read_kept_anchor, read_versions
+from lsap_archive.reading.lost import vanished
 from lsap_archive.reading.retirement import RetiredShards, hidden_of, may_be_twice, retired_by_run
 from lsap_archive.reading.sets import FID, image_sets, set_summary
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.verify_evaluations import verify_evaluation
-from lsap_archive.upkeep.verify_objects import verify_zip
 from lsap_archive.upkeep.verify_publication import verify_manifest, verify_retired
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.upkeep.verify_rows import RowLedger
@@ -78,7 +85,11 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     for evaluation_id in store.folders(EVALUATIONS_PREFIX):
         info = verify_evaluation(Publication(store, EvaluationInfo, evaluation_id), runs, retired, report)
         evaluations += [] if info is None else [info]
-    _verify_kept(store, runs, report)
+    _verify_numbers(store, [*runs.values(), *evaluations], report)
+    _verify_anchors(store, runs, report)
+    _verify_calibrations(store, runs, report)
+    for key in store.keys(VERSIONS_PREFIX):
+        _note_errors(key, "the versions that it is named by", report, read_versions, store, key)
     oldest_first = sorted(runs.values(), key=lambda one: one.order)
     hidden = {one.run_id: hidden_of(one, found) for one in oldest_first}
     _verify_sets(store, oldest_first, evaluations, hidden, report)
@@ -116,18 +127,69 @@ def _verify_once(
             )
 
 
-def _verify_kept(store: Store, runs: Mapping[str, Manifest], report: VerifyReport) -> None:
-    """Anchors and calibrations: no manifest has their digests, but their files tell damage themselves."""
-    for key in store.keys(ANCHORS_PREFIX):
-        report.count("objects")
-        verify_zip(store.get(key), key, report)
-    used = {one.config["calibration_digest"] for one in runs.values() if one.config.get("calibration_digest")}
-    for key in sorted({*store.keys(CALIBRATIONS_PREFIX), *map(calibration_key, used)}):
-        report.count("objects")
+def _note_errors(key: str, wanted: str, report: VerifyReport, read: Callable[..., object], *arguments: object) -> bool:
+    """Read an object, and note the problem if it is missing or damaged; whether there was none."""
+    try:
+        read(*arguments)
+    except OBJECT_ERRORS as error:
+        report.note(key, str(error), wanted)
+        return False
+    return True
+
+
+def _verify_numbers(store: Store, manifests: Sequence[Published], report: VerifyReport) -> None:
+    """Numbers that no manifest has: it can be read whose they are, and of those something is there."""
+    known = {one.sequence for one in manifests}
+    for key in sorted(set(store.keys(SEQUENCE_PREFIX)) - {sequence_key(number) for number in known}):
+        _note_errors(key, "who got this number", report, _read_document, store, key)
+    for number, of in vanished(store, known).items():
+        if _note_errors(sequence_key(number), "a name", report, run_prefix, of):
+            wanted = f"run or evaluation {of}, which got number {number} when it was published"
+            report.note(f"{run_prefix(of)}/{MANIFEST_NAME}", "nothing, and no other object of it", wanted)
+
+
+def _read_document(store: Store, key: str) -> None:
+    decode_document(store.get(key), key)
+
+
+def _verify_anchors(store: Store, runs: Mapping[str, Manifest], report: VerifyReport) -> None:
+    """Every anchor that is kept, or that a run was made with, and its copy."""
+    kept = [*store.keys(ANCHORS_PREFIX), *store.keys(ANCHOR_COPIES_PREFIX)]
+    used = {one.config.get("anchor") for one in runs.values()}
+    names = {key.rsplit("/", 1)[1].rsplit(".", 1)[0] for key in kept}
+    for digest in sorted(names | {one for one in used if isinstance(one, str)}):
         try:
-            decode_calibration(store.get(key), key)
-        except OBJECT_ERRORS as error:
-            report.note(key, str(error), "a calibration")
+            key, copy_key = anchor_key(digest), anchor_copy_key(digest)
+        except ArchiveMismatchError as error:
+            report.information.append(f"below {ANCHORS_PREFIX}/ is what is no anchor: {error}")
+            continue
+        if digest not in names:  # taken away by a repair that had no copy, perhaps
+            report.information.append(
+                f"{key} is not there, and runs were made with it: `lsap run invert` finds it again"
+            )
+            continue
+        report.count("objects", 1 + (copy_key in kept))
+        is_copied = _note_errors(copy_key, "the copy of an anchor", report, read_anchor_copy, store, digest)
+        read = (read_kept_anchor, store, digest) if is_copied else (_read_npz, store, key)
+        _note_errors(key, "an anchor", report, *read)
+
+
+def _read_npz(store: Store, key: str) -> None:
+    if problem := npz_problem(store.get(key)):
+        raise CorruptArchiveError(problem)
+
+
+def _verify_calibrations(store: Store, runs: Mapping[str, Manifest], report: VerifyReport) -> None:
+    """Every calibration that is kept or used; edits have what they used in their plans as well."""
+    used = {one.config["calibration_digest"]: one for one in runs.values() if one.config.get("calibration_digest")}
+    kept = {key.rsplit("/", 1)[1].removesuffix(".json") for key in store.keys(CALIBRATIONS_PREFIX)}
+    for digest in sorted({*kept, *used}):
+        key = f"{CALIBRATIONS_PREFIX}/{digest}.json"
+        report.count("objects")
+        is_sound = _note_errors(key, "a calibration", report, read_calibration, store, digest)
+        by = used.get(digest)
+        if is_sound and by is not None and read_calibration(store, digest) != by.config.get("calibration"):
+            report.note(key, "another calibration", f"that of run {by.run_id}")
 
 
 def _verify_sets(
@@ -141,11 +203,7 @@ def _verify_sets(
     are_sound = True
     for key in store.keys(SETS_PREFIX):
         report.count("objects")
-        try:
-            set_summary(store.get(key), key, key)
-        except OBJECT_ERRORS as error:
-            report.note(key, str(error), "the number of a set of images")
-            are_sound = False
+        are_sound &= _note_errors(key, "the number of a set of images", report, _read_set, store, key)
     if not are_sound:
         return
     for one in image_sets(store, runs, sorted(evaluations, key=lambda info: info.order), hidden):
@@ -154,3 +212,7 @@ def _verify_sets(
                 f"{FID} [{one.network}] of {one.method} is not known for the images that readers see ({one.problem}): "
                 "`lsap run evaluate` finds it"
             )
+
+
+def _read_set(store: Store, key: str) -> None:
+    set_summary(store.get(key), key, key)

@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import MANIFEST_NAME, PLAN_NAME, measurements_name
 from lsap_archive.format.manifest import Manifest
-from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
-from lsap_archive.upkeep.verify_objects import checked_object, readable_table, verify_zip
+from lsap_archive.format.measurements import MEASUREMENT_SCHEMA, STATE_NOTE
+from lsap_archive.format.rows import notes_of
+from lsap_archive.reading.checked import describe, digest_or_none
+from lsap_archive.upkeep.verify_objects import checked_object, readable_table, verify_npz
 from lsap_archive.upkeep.verify_publication import checked_plan, verify_manifest, verify_records, verify_retired
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.writing.publication import Publication
@@ -76,7 +78,14 @@ def _verify_unfinished(publication: Publication[EvaluationInfo], report: VerifyR
     wanted = EvaluationPlan.of(plan, publication.key(PLAN_NAME)).num_shards
     done = store.keys(f"{prefix}/shards")
     for one in done:
-        readable_table(store.get(one), MEASUREMENT_SCHEMA, one, report)
+        data = store.get(one)
+        if readable_table(data, MEASUREMENT_SCHEMA, one, report) is None:
+            continue
+        state = one.replace("/shards/", "/states/").replace(".parquet", ".npz")
+        if digest := notes_of(data, one).get(STATE_NOTE):
+            found = digest_or_none(store, state)
+            if found is None or found[1] != digest:
+                report.note(state, describe(found), f"the sums that {one} was put with, sha256 {digest[:16]}")
     for one in store.keys(f"{prefix}/states"):
-        verify_zip(store.get(one), one, report)
+        verify_npz(store.get(one), one, report)
     report.information.append(f"{prefix} is not published: {len(done)} of {wanted} shards are measured")

@@ -22,6 +22,7 @@ from lsap_archive.format.layout import (
 from lsap_archive.format.manifest import Published
 from lsap_archive.format.sequence import sequence_document
 from lsap_archive.reading.checked import P, is_vital
+from lsap_archive.reading.lost import was_published
 from lsap_archive.reading.retirement import Retirement, is_retired
 from lsap_archive.upkeep.verify_objects import checked_document, checked_object
 from lsap_archive.upkeep.verify_report import VerifyReport
@@ -76,8 +77,8 @@ def verify_manifest(
     try:
         return publication.manifest()
     except ArchiveNotFoundError:
-        if publication.store.exists(publication.key(copy_name(MANIFEST_NAME))):
-            report.note(key, "nothing", "the manifest of which there is a copy")
+        if told := was_published(publication.store, publication.kind, publication.name):
+            report.note(key, "nothing", f"the manifest that it was published with: {told}")
         else:
             verify_unfinished(publication, report)
     except OBJECT_ERRORS as error:

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
 from lsap_archive.format.arrays import check_arrays, declared_arrays
-from lsap_archive.format.calibrations import decode_calibration
-from lsap_archive.format.documents import encode_document, sha256_of, utc_now
+from lsap_archive.format.documents import utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
@@ -24,6 +23,7 @@ from lsap_archive.format.layout import (
     STAGING_FOLDER,
     VERSIONS_PREFIX,
     Geometry,
+    anchor_copy_key,
     anchor_key,
     calibration_key,
     report_key,
@@ -35,6 +35,16 @@ from lsap_archive.format.plan import PlannedRow, RunPlan, images_digest, planned
 from lsap_archive.format.rows import IMAGES_SCHEMA, from_parquet, to_parquet
 from lsap_archive.format.shards import run_metadata
 from lsap_archive.reading.checked import measured_object, read_header
+from lsap_archive.reading.kept import (
+    encode_anchor_copy,
+    encode_calibration,
+    npz_problem,
+    read_anchor_copy,
+    read_calibration,
+    read_kept_anchor,
+    read_versions,
+    versions_digest,
+)
 from lsap_archive.reading.retirement import is_retired
 from lsap_archive.reading.sets import ImageSet
 from lsap_archive.stores.concurrency import in_threads
@@ -189,21 +199,15 @@ class ArchiveWriter:
 
     def keep_calibration(self, digest: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a calibration, JSON values; returns the kept one, which is the first of its digest."""
-        key = calibration_key(digest)
-        self.store.create(key, encode_document(dict(values), key))
+        self.store.create(calibration_key(digest), encode_calibration(digest, values))
         kept = self.get_calibration(digest)
         assert kept is not None
         return kept
 
     def get_calibration(self, digest: str) -> dict[str, Any] | None:
-        """A kept calibration, or None.
-
-        Raises:
-            CorruptArchiveError: it is damaged, or makes no sense.
-        """
-        key = calibration_key(digest)
+        """A kept calibration, or None."""
         try:
-            return decode_calibration(self.store.get(key), self.store.join(key))
+            return read_calibration(self.store, digest)
         except ArchiveNotFoundError:
             return None
 
@@ -277,12 +281,12 @@ class ArchiveWriter:
     def keep_versions(self, images: Sequence[PlannedRow]) -> None:
         """Keep that these images, which no new run needs, lie where they lie in these versions; see `versions`."""
         data = to_parquet(planned_table(images))
-        self.store.create(versions_key(sha256_of(data)[:32]), data)
+        self.store.create(versions_key(versions_digest(data)), data)
 
     def versions(self) -> Iterator[pa.Table]:
         """What `keep_versions` has kept, in IMAGES_SCHEMA, a table at a time."""
         for key in sorted(self.store.keys(VERSIONS_PREFIX)):
-            yield from_parquet(self.store.get(key), IMAGES_SCHEMA, self.store.join(key))
+            yield from_parquet(read_versions(self.store, key), IMAGES_SCHEMA, self.store.join(key))
 
     def put_anchor(self, digest: str, data: bytes) -> bool:
         """Keep an anchor (bytes of an .npz file). The first one of a digest stays.
@@ -290,14 +294,40 @@ class ArchiveWriter:
         Returns:
             Whether this one is kept; if not, `get_anchor` gives the one that is.
         """
-        return self.store.create(anchor_key(digest), data)
+        is_new = self.store.create(anchor_key(digest), data)
+        copy = encode_anchor_copy(digest, self.store.get(anchor_key(digest)))
+        if not self.store.create(anchor_copy_key(digest), copy) and is_new:  # of one that was lost
+            self.store.put(anchor_copy_key(digest), copy)
+        return is_new
 
     def get_anchor(self, digest: str) -> bytes | None:
-        """The kept anchor (bytes of an .npz file), or None."""
+        """The kept anchor (bytes of an .npz file), or None.
+
+        Raises:
+            CorruptArchiveError: it or its copy is altered.
+        """
         try:
-            return self.store.get(anchor_key(digest))
+            return read_kept_anchor(self.store, digest)
         except ArchiveNotFoundError:
             return None
+
+    def has_anchor(self, digest: str) -> bool:
+        """Whether an anchor is kept; whoever reads it sees whether it is whole.
+
+        One that was lost comes back from its copy, and one that was kept before there were copies gets it.
+
+        Raises:
+            CorruptArchiveError: it is lost, and its copy altered.
+        """
+        key, copy_key = anchor_key(digest), anchor_copy_key(digest)
+        if self.store.exists(key):
+            if not self.store.exists(copy_key) and npz_problem(data := self.store.get(key)) is None:
+                self.store.create(copy_key, encode_anchor_copy(digest, data))
+            return True
+        copy = read_anchor_copy(self.store, digest)
+        if copy is not None:
+            self.store.create(key, copy)
+        return copy is not None
 
     def put_report(self, name: str, data: bytes) -> str:
         """Write a report, in the place of an older one.

@@ -11,12 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError, IncompleteRunError
-from lsap_archive.format.documents import as_json, utc_now
+from lsap_archive.errors import (
+    HOW_TO_REPAIR,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    CorruptArchiveError,
+    IncompleteRunError,
+)
+from lsap_archive.format.documents import as_json, sha256_of, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import PLAN_NAME, evaluation_prefix, measurements_name, rows_of_shard, state_name
-from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, conform_measurements
-from lsap_archive.format.rows import from_parquet, to_parquet
+from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, STATE_NOTE, conform_measurements
+from lsap_archive.format.rows import from_parquet, notes_of, to_parquet
 from lsap_archive.format.sequence import next_sequence
 from lsap_archive.reading.checked import measured_object, read_checked, read_header, read_manifest
 from lsap_archive.stores.concurrency import in_threads
@@ -138,9 +144,12 @@ class EvaluationWriter:
             planned=self.rows_of(shard),
             where=f"shard {shard} of evaluation {self.evaluation_id}",
         )
+        notes = None
         if state is not None:
-            self.store.create(f"{self._prefix}/{state_name(shard)}", state)
-        return self.store.create(f"{self._prefix}/{measurements_name(shard)}", to_parquet(table))
+            key = f"{self._prefix}/{state_name(shard)}"
+            kept = state if self.store.create(key, state) else self.store.get(key)
+            notes = {STATE_NOTE: sha256_of(kept)}
+        return self.store.create(f"{self._prefix}/{measurements_name(shard)}", to_parquet(table, notes))
 
     def states(self) -> Iterator[bytes]:
         """Sums of every shard that has some, in order, one at a time."""
@@ -215,8 +224,8 @@ class EvaluationWriter:
         prefix = self._prefix
         names = sorted(key.removeprefix(f"{prefix}/") for key in self.store.keys(prefix) if f"{prefix}/_" not in key)
         files = in_threads(lambda name: measured_object(self.store, prefix, name), names)
-        shards = [measurements_name(shard) for shard in range(self.plan.num_shards)]
-        sizes = in_threads(lambda name: self._num_measurements(f"{prefix}/{name}"), shards)
+        digests = {file.name: file.sha256 for file in files}
+        sizes = in_threads(lambda shard: self._num_measurements(shard, digests), range(self.plan.num_shards))
         return EvaluationInfo(
             **vars(self.plan),
             created=utc_now(),
@@ -226,6 +235,13 @@ class EvaluationWriter:
             sequence=next_sequence(self.store, self.evaluation_id),
         )
 
-    def _num_measurements(self, key: str) -> int:
-        table = from_parquet(self.store.get(key), MEASUREMENT_SCHEMA, self.store.join(key), ["row"])
+    def _num_measurements(self, shard: int, digests: Mapping[str, str]) -> int:
+        """Rows of a shard's table, whose sums have to be those that were put before it."""
+        key, state = f"{self._prefix}/{measurements_name(shard)}", state_name(shard)
+        data = self.store.get(key)
+        wanted = notes_of(data, self.store.join(key)).get(STATE_NOTE)
+        if wanted not in (None, digests.get(state)):
+            where = self.store.join(f"{self._prefix}/{state}")
+            raise CorruptArchiveError(f"{where} is not what shard {shard} was measured with: {HOW_TO_REPAIR}")
+        table = from_parquet(data, MEASUREMENT_SCHEMA, self.store.join(key), ["row"])
         return int(table.num_rows)

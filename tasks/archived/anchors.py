@@ -37,7 +37,7 @@ class AnchorOptions:
 def keep_anchor(archive: ArchiveWriter, generator: Generator, generator_digest: str, options: AnchorOptions) -> str:
     """The digest of the anchor, which is in the archive afterwards; estimated only when it was not."""
     digest = options.digest(generator_digest)
-    if archive.get_anchor(digest) is None:
+    if not archive.has_anchor(digest):
         anchor = estimate_anchor(
             generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
         )
@@ -53,6 +53,7 @@ def open_anchor(archive_url: str, digest: str) -> Anchor:
 
     Raises:
         ArchiveNotFoundError: the archive does not have it.
+        CorruptArchiveError: it is altered.
     """
     try:
         return Anchor.from_arrays(read_npz(read_anchor(archive_url, digest)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lsap_archive import RunInfo, open_archive
+from lsap_archive import RunInfo, open_archive, read_anchor
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.presets import PASSES, encoder_settings, settings_of
@@ -50,6 +50,7 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
 
     Raises:
         ArchiveNotFoundError, ArchiveMismatchError: no archive is there, or that of another generator.
+        ArchiveNotFoundError, CorruptArchiveError: an anchor of the codes is missing or altered.
         ArchiveKeyError: it has no such method.
         ConfigError, CheckpointError, MissingWeightsError: a network, edit or encoder is not there or does not fit.
         SourceError: a source cannot be read.
@@ -61,6 +62,8 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
     open_writer(request.archive, loaded)
     _check_networks(request, loaded)
     runs = runs_by_method(archive, request.methods, with_edits=True, versions=request.versions)
+    for digest in {run.config["anchor"] for of_method in runs.values() for run in of_method}:
+        read_anchor(request.archive, digest)  # raises where no worker could measure SNCD by it
     lec: dict[str, tuple[EditedMethod, ...]] = {}
     encoders: dict[str, dict[str, Any]] = {}
     for name, of_method in runs.items() if request.lec else ():

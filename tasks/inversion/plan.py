@@ -291,13 +291,14 @@ def _method_plans(request: InversionRequest, facts: InversionFacts, generator_di
 
 
 def check(request: InversionRequest) -> None:
-    """Everything that can be refused before any work: weights, networks, archive and source.
+    """Everything that can be refused before any work: weights, networks, archive with its anchor, and source.
 
     Raises:
-        As `InversionStage`.
+        CorruptArchiveError: the anchor is altered.
+        Else as `InversionStage`.
     """
-    loaded, _ = _checked(request)
+    loaded, facts = _checked(request)
     if is_archive(request.archive):
-        open_writer(request.archive, loaded)
+        open_writer(request.archive, loaded).get_anchor(facts.anchor)  # raises where it is altered
     with open_source(request.source) as source:
         next(source.items())  # raises where there is none; the others are counted once the run has begun

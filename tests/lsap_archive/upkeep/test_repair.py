@@ -39,6 +39,7 @@ from lsap_archive.format.calibrations import decode_calibration
 from lsap_archive.format.documents import decode_document, encode_document, sha256_of
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit, decode_header
+from lsap_archive.format.sequence import next_sequence
 from lsap_archive.reading.retirement import Retirement
 
 
@@ -145,6 +146,8 @@ RESTORED = [
     "evaluations/evaluation-1/_manifest.json",
     "evaluations/evaluation-1/plan.json",
     "calibrations/c0.json",
+    "anchors/a0.npz",
+    "_copy/anchors/a0.json",
     "sequence/0000000001.json",
 ]
 RETIRED = {
@@ -156,7 +159,6 @@ RETIRED = {
     "runs/edit-1/images/00000003.png": ("edit-1", 1, ("swapped",)),
 }
 REMOVED = {
-    "anchors/a0.npz": ["anchors/a0.npz"],
     "runs/run-2/plan.json": ["runs/run-2/plan.json"],
     "runs/run-2/images.parquet": ["runs/run-2/plan.json", "runs/run-2/images.parquet"],
     "runs/run-2/_commit/00001.json": ["runs/run-2/_commit/00001.json"],
@@ -296,16 +298,41 @@ def test_a_retired_evaluation_is_taken_over_but_for_what_is_damaged(whole: Any) 
     assert verify_archive(whole.url).is_sound
 
 
-def test_without_copies_a_manifest_follows_from_the_markers(whole: Any) -> None:
+@pytest.mark.parametrize("how", ["flipped", "deleted"])
+def test_without_copies_a_manifest_follows_from_the_markers(whole: Any, how: str) -> None:
     before = json.loads(whole.store.get("runs/run-1/_manifest.json"))
     whole.store.delete_folder("runs/run-1/_copy")
-    damage(whole.store, "runs/run-1/_manifest.json", "flipped")
+    damage(whole.store, "runs/run-1/_manifest.json", how)
     with pytest.raises(CorruptArchiveError, match="lsap archive repair"):
         open_archive(whole.url)
     repair_archive(whole.url)
     after = json.loads(whole.store.get("runs/run-1/_manifest.json"))
     assert {name for name in before if before[name] != after[name]} == {"created", "summary", "document_sha256"}
     assert whole.store.exists("runs/run-1/_copy/_manifest.json") and verify_archive(whole.url).is_sound
+
+
+def test_an_evaluation_that_lost_its_manifest_and_the_copy_of_it_is_told_and_published_again(whole: Any) -> None:
+    for name in ("_manifest.json", "_copy/_manifest.json"):
+        whole.store.delete(f"evaluations/evaluation-1/{name}")
+    with pytest.raises(CorruptArchiveError, match=r"evaluation-1/_manifest\.json is missing, and .* was published"):
+        open_archive(whole.url).measurements()
+    report = repair_archive(whole.url)
+    assert report.removed == ["evaluations/evaluation-1/_manifest.json"] and "lsap run evaluate" in report.next_commands
+    assert verify_archive(whole.url).is_sound and open_archive(whole.url).evaluations == []
+    evaluation = whole.writer().start_evaluation(evaluation_plan())
+    assert evaluation.missing_shards() == [] and evaluation.publish({})
+    assert open_archive(whole.url).measurements().num_rows == 5 and verify_archive(whole.url).is_sound
+
+
+def test_a_run_under_way_is_not_taken_for_one_that_was_lost(whole: Any, work: Any) -> None:
+    """Not even when its writer was killed after it was given its number, before the manifest."""
+    run = RunWriter.open(whole.url, "run-2")
+    assert work.write(run, 2)
+    next_sequence(whole.store, "run-2")
+    assert "run-2" not in [one.run_id for one in open_archive(whole.url).runs]
+    report = verify_archive(whole.url)
+    assert report.is_sound and any("run-2 is not published: 3 of 3" in one for one in report.information)
+    assert run.publish({}) and verify_archive(whole.url).is_sound
 
 
 def test_a_run_that_lost_what_all_of_it_hangs_on_is_retired(whole: Any, work: Any) -> None:

@@ -18,6 +18,7 @@ from lsap_archive import (
     ArchiveKeyError,
     ArchiveMismatchError,
     ArchiveNotFoundError,
+    CorruptArchiveError,
     PlannedRow,
     RunPlan,
     RunReader,
@@ -25,6 +26,7 @@ from lsap_archive import (
     Subject,
     code_arrays,
     open_archive,
+    repair_archive,
     verify_archive,
 )
 
@@ -159,9 +161,14 @@ def test_what_cannot_be_edited_is_refused(memory_place: Any, work: Any, publishe
 def test_an_edit_that_lost_its_subject_is_found(memory_place: Any, work: Any, published: Any) -> None:
     publish_edit(work, memory_place, published(memory_place))
     memory_place.store.delete_folder("runs/run-1")
-    problems = verify_archive(memory_place.url).problems
-    assert [problem.key for problem in problems] == ["runs/edit-1/_manifest.json"]
-    assert "run run-1, which it edits" in problems[0].wanted
+    lost, edit = sorted(verify_archive(memory_place.url).problems, key=lambda one: one.key, reverse=True)
+    assert (lost.key, edit.key) == ("runs/run-1/_manifest.json", "runs/edit-1/_manifest.json")
+    assert "run run-1, which it edits" in edit.wanted
+    with pytest.raises(CorruptArchiveError, match=r"nothing of run-1.* got number 1 .*lsap archive repair"):
+        open_archive(memory_place.url)
+    report = repair_archive(memory_place.url)
+    assert report.retired == ["runs/run-1"] and not report.left and report.next_commands[0] == "lsap run invert"
+    assert verify_archive(memory_place.url).is_sound and open_archive(memory_place.url).rows().num_rows == 0
 
 
 def test_of_an_image_inverted_again_the_edit_of_the_newer_inversion_counts(memory_place: Any, work: Any) -> None:
