@@ -241,7 +241,12 @@ class Archive:
         Raises:
             CorruptArchiveError: an evaluation's manifest or a kept number is damaged.
         """
-        return image_sets(self._store, self._manifests, self._published_evaluations, self._hidden)
+        twice = {
+            manifest.run_id: self._rows.twice_in(run).tolist()
+            for run, manifest in enumerate(self._manifests)
+            if may_be_twice(manifest, self._retired)
+        }
+        return image_sets(self._store, self._manifests, self._published_evaluations, self._hidden, twice)
 
     def states(self, of: ImageSet) -> Iterator[bytes]:
         """The sums that make up a set, a shard at a time; bytes of .npz files, to be added up.

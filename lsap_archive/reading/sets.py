@@ -18,7 +18,7 @@ import pyarrow as pa
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import decode_document, encode_document, sha256_of
 from lsap_archive.format.evaluations import EvaluationInfo
-from lsap_archive.format.layout import evaluation_prefix, set_key, state_name
+from lsap_archive.format.layout import evaluation_prefix, rows_of_shard, set_key, state_name
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.rows import OK
 from lsap_archive.reading.checked import read_checked
@@ -26,7 +26,9 @@ from lsap_archive.stores.store import Store
 
 FID = "fid"
 STALE, NOT_MEASURED, TOO_FEW_IMAGES = "stale", "not_measured", "too_few_images"
-"""Why there is no number: nobody has added up these sums; a run was not measured; fewer than two images were."""
+COUNTED_TWICE = "counted_twice"
+"""Why there is no number: nobody has added up these sums; a run was not measured; fewer than two images were; of a
+shard's images some count in another run, and its sums cannot be split."""
 
 SET_SCHEMA = pa.schema(
     [
@@ -56,6 +58,7 @@ class ImageSet:
         parts: shards whose sums make up the set, by evaluation, the oldest first.
         newest: the newest evaluation of it.
         unmeasured: runs with images that readers see and that this network has not looked at.
+        mixed: runs with a shard of which readers see some images, and others in another run.
         summary: the number, as `FrechetState.summary` of the package `tasks` gives it; None if it is not known.
         source: key of the object that has the number, and where in it; "" if there is none.
     """
@@ -69,6 +72,7 @@ class ImageSet:
     parts: Mapping[str, tuple[int, ...]]
     newest: str
     unmeasured: tuple[str, ...]
+    mixed: tuple[str, ...] = ()
     summary: Mapping[str, Any] | None = None
     source: str = ""
 
@@ -82,6 +86,8 @@ class ImageSet:
         """Why there is no number; None if there is one."""
         if self.unmeasured:
             return NOT_MEASURED
+        if self.mixed:
+            return COUNTED_TWICE
         if self.summary is None:
             return STALE
         return TOO_FEW_IMAGES if self.summary.get("value") is None else None
@@ -93,7 +99,8 @@ class ImageSet:
 
     def to_row(self) -> dict[str, Any]:
         """In SET_SCHEMA; numbers only where they are of the whole set."""
-        told = {} if self.problem in (STALE, NOT_MEASURED) or self.summary is None else self.summary
+        is_known = self.summary is not None and self.problem in (None, TOO_FEW_IMAGES)
+        told = self.summary if is_known and self.summary is not None else {}
         return {
             **{name: getattr(self, name) for name in ("method", "edit", "strength", "method_digest", "problem")},
             "measure": FID,
@@ -115,6 +122,7 @@ def image_sets(
     manifests: Sequence[Manifest],
     evaluations: Sequence[EvaluationInfo],
     hidden: Mapping[str, Collection[int]],
+    twice: Mapping[str, Collection[int]],
 ) -> list[ImageSet]:
     """Every set of images of which a set-level number was asked for, with the number where it is known.
 
@@ -125,6 +133,7 @@ def image_sets(
         manifests: of the runs that readers see, the oldest first.
         evaluations: that readers see, the oldest first.
         hidden: retired shards by run.
+        twice: rows by run that count in another one.
 
     Raises:
         CorruptArchiveError: a document below `sets/` is damaged.
@@ -135,7 +144,7 @@ def image_sets(
         run, sums_of = runs.get(info.run_id or ""), info.sums_of
         if run is not None and sums_of is not None:
             asked.setdefault((run.method, run.method_digest, *sums_of), {})[run.run_id] = info
-    found = [(_set_of(name, by_run, manifests, hidden), by_run) for name, by_run in asked.items()]
+    found = [(_set_of(name, by_run, manifests, hidden, twice), by_run) for name, by_run in asked.items()]
     return [_with_number(store, one, by_run) for one, by_run in found if one.parts or one.unmeasured]
 
 
@@ -144,11 +153,12 @@ def _set_of(
     by_run: Mapping[str, EvaluationInfo],
     manifests: Sequence[Manifest],
     hidden: Mapping[str, Collection[int]],
+    twice: Mapping[str, Collection[int]],
 ) -> ImageSet:
     method, method_digest, network, network_digest = name
     newest = max(by_run.values(), key=lambda one: one.order)
     parts: dict[str, tuple[int, ...]] = {}
-    unmeasured = []
+    unmeasured, mixed = [], []
     for run in (one for one in manifests if (one.method, one.method_digest) == (method, method_digest)):
         if not set(run.own_shards) - set(hidden[run.run_id]):
             continue
@@ -156,8 +166,12 @@ def _set_of(
             unmeasured += [run.run_id] if run.rows_by_status[OK] else []
             continue
         info = by_run[run.run_id]
-        if shards := tuple(shard for shard in info.summed_shards if shard not in hidden[run.run_id]):
+        shown = [shard for shard in info.summed_shards if shard not in hidden[run.run_id]]
+        elsewhere = set(twice.get(run.run_id, ()))
+        own = {shard: set(rows_of_shard(shard, run.shard_rows, run.num_rows)) for shard in shown}
+        if shards := tuple(shard for shard in shown if not own[shard] <= elsewhere):
             parts[info.evaluation_id] = shards
+            mixed += [run.run_id] if any(own[shard] & elsewhere for shard in shards) else []
     return ImageSet(
         method,
         newest.edit,
@@ -168,6 +182,7 @@ def _set_of(
         parts,
         newest.evaluation_id,
         tuple(unmeasured),
+        tuple(mixed),
     )
 
 

@@ -92,7 +92,8 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
         _note_errors(key, "the versions that it is named by", report, read_versions, store, key)
     oldest_first = sorted(runs.values(), key=lambda one: one.order)
     hidden = {one.run_id: hidden_of(one, found) for one in oldest_first}
-    _verify_sets(store, oldest_first, evaluations, hidden, report)
+    once = [one for one in oldest_first if not may_be_twice(one, found)]
+    _verify_sets(store, once, evaluations, hidden, report)
     return report
 
 
@@ -199,14 +200,17 @@ def _verify_sets(
     hidden: Mapping[str, Collection[int]],
     report: VerifyReport,
 ) -> None:
-    """Numbers of sets that are kept; of what readers see without one it is told that there is none."""
+    """Numbers of sets that are kept; of what readers see without one it is told that there is none.
+
+    Not looked at are runs of which some images count in others.
+    """
     are_sound = True
     for key in store.keys(SETS_PREFIX):
         report.count("objects")
         are_sound &= _note_errors(key, "the number of a set of images", report, _read_set, store, key)
     if not are_sound:
         return
-    for one in image_sets(store, runs, sorted(evaluations, key=lambda info: info.order), hidden):
+    for one in image_sets(store, runs, sorted(evaluations, key=lambda info: info.order), hidden, {}):
         if one.problem is not None:
             report.information.append(
                 f"{FID} [{one.network}] of {one.method} is not known for the images that readers see ({one.problem}): "

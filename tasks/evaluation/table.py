@@ -47,7 +47,11 @@ def set_numbers(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> d
     """
     found: dict[str, Mapping[str, Any]] = {}
     for one in archive.sets:
-        if one.summary is not None and not one.unmeasured and set(one.parts) & set(evaluations.get(one.method, ())):
+        if (
+            one.summary is not None
+            and not (one.unmeasured or one.mixed)
+            and set(one.parts) & set(evaluations.get(one.method, ()))
+        ):
             found[one.method] = one.summary
     return found
 

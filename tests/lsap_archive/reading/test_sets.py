@@ -12,11 +12,13 @@ from lsap_archive import (
     SET_SCHEMA,
     CorruptArchiveError,
     EvaluationPlan,
+    Manifest,
     Subject,
     open_archive,
     repair_archive,
     verify_archive,
 )
+from lsap_archive.writing.publication import Publication
 
 BY = {"network": "judge", "digest": "0d1e"}
 
@@ -147,6 +149,21 @@ def test_of_a_run_measured_twice_the_newest_counts_and_networks_stay_apart(memor
     assert summaries(memory_place) == {"of-run-1": None, "again": 2.75, "by-another": 30.0}
     evaluate(memory_place, "run-1", 5, 0.0, name="without", config={"frechet": None})  # what was asked of it before
     assert summaries(memory_place)["without"] == 0.0 and len(shown(memory_place)) == 2
+
+
+def test_an_image_that_is_there_twice_is_not_added_twice(memory_place: Any, work: Any) -> None:
+    """A shard whose images all count in another run drops out; with some of them there is no number."""
+    invert(memory_place, work, "run-1", range(5))
+    evaluate(memory_place, "run-1", 5, 2.5)
+    invert(memory_place, work, "run-2", range(2, 7))  # two shards are those of run-1, or partly
+    evaluate(memory_place, "run-2", 5, 3.5)
+    Publication(memory_place.store, Manifest, "run-2").count_once(["images 2 to 4 are in run-1"])
+    assert open_archive(memory_place.url).sql("select count(*) as n from rows").to_pylist() == [{"n": 7}]
+    assert shown(memory_place) == [("lsap_o", None, None, "counted_twice")] and set(
+        summaries(memory_place).values()
+    ) == {None}
+    (one,) = open_archive(memory_place.url).sets
+    assert (one.mixed, dict(one.parts)) == (("run-2",), {"of-run-1": (0, 1, 2), "of-run-2": (1, 2)})
 
 
 def test_of_one_image_there_is_no_number(memory_place: Any, work: Any) -> None:
