@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.format.calibrations import decode_calibration
 from lsap_archive.format.documents import decode_document, encode_document, sha256_of
 from lsap_archive.format.layout import anchor_copy_key, anchor_key, calibration_key, versions_key
 from lsap_archive.reading.checked import describe
@@ -85,10 +86,10 @@ def read_calibration(store: Store, digest: str) -> dict[str, Any]:
 
     Raises:
         ArchiveNotFoundError: it is not there.
-        CorruptArchiveError: it is damaged, or another one.
+        CorruptArchiveError: it is damaged, makes no sense, or is another one.
     """
     where = store.join(calibration_key(digest))
-    values = decode_document(store.get(calibration_key(digest)), where)
+    values = decode_calibration(store.get(calibration_key(digest)), where)
     if (found := values.pop(_KEPT_AS, digest)) != digest:
         raise CorruptArchiveError(f"{where} is calibration {found}: {HOW_TO_REPAIR}")
     return values
