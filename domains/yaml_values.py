@@ -159,7 +159,7 @@ def _refuse_scalar(value: Any, field: str) -> None:
         found = f"a {type(value).__name__} ({shown(value)})"
     if found:
         raise ConfigError(
-            f"{shown(field, quoted=False)}: {found}; wanted plain text (in quotes), a number, a list or a mapping"
+            f"{shown(field, quoted=False) or 'it'}: {found}; wanted text (in quotes), a number, a list or a mapping"
         )
 
 

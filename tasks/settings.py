@@ -26,6 +26,11 @@ class Settings:
     ray_address: str = "local"
     ray_ship_code: bool = False
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether all work is done on this machine."""
+        return self.ray_address == "local"
+
     @classmethod
     def from_environment(cls) -> Settings:
         """Read the `LSAP_*` variables.

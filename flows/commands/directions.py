@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.numbers import parse_count, parse_seed
 from flows.commands.output import show
 
 if TYPE_CHECKING:  # help should not wait for torch
@@ -55,7 +56,7 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     pca = verbs.add_parser("pca", help="principal components of W (GANSpace)")
     _add_generator(pca)
     _add_samples(pca, 100_000, psi=1.0)
-    pca.add_argument("--components", type=int, default=80, help="how many to keep, at most the width of W")
+    pca.add_argument("--components", type=parse_count, default=80, help="how many to keep, at most the width of W")
     _add_output(pca)
     finish(pca, fit_components)
 
@@ -63,7 +64,7 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     _add_generator(sefa)
     sefa.add_argument("--convs", type=int, nargs="+", help="style convolutions; 2 to 5 by default, as published")
     sefa.add_argument("--no-normalize", action="store_true", help="leave the rows of the weights as long as they are")
-    sefa.add_argument("--components", type=int, help="how many to keep; all by default")
+    sefa.add_argument("--components", type=parse_count, help="how many to keep; all by default")
     _add_output(sefa)
     finish(sefa, factorize_weights)
 
@@ -214,10 +215,12 @@ def _add_generator(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_samples(parser: argparse.ArgumentParser, count: int, *, psi: float = 0.7) -> None:
-    parser.add_argument("--samples", type=int, default=count, help="synthetic codes to draw (default %(default)s)")
+    parser.add_argument(
+        "--samples", type=parse_count, default=count, help="synthetic codes to draw (default %(default)s)"
+    )
     parser.add_argument("--psi", type=float, default=psi, help="truncation of the codes (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the codes and the split (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images made together (default %(default)s)")
+    parser.add_argument("--seed", type=parse_seed, default=0, help="of the codes and the split (default %(default)s)")
+    parser.add_argument("--batch-size", type=parse_count, default=64, help="images made together (default %(default)s)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -244,7 +247,7 @@ def _check_output(location: str) -> None:
 def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     """The generator, frozen, on its device, and the domain where one is named."""
     from tasks.settings import Settings
-    from tasks.weights.devices import module_device
+    from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, module_device
     from tasks.weights.generators import load_generator
     from tasks.weights.of_domains import open_domain
     from tasks.weights.published import Published
@@ -255,6 +258,9 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
         raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")
     loaded = load_generator(place, content_box=domain.content_box if domain else None)
     loaded.generator.to(module_device(parsed.device)).freeze()
+    if "samples" in parsed:
+        check_room("--samples", parsed.samples, FLOAT_BYTES * loaded.config.w_dim, "cpu")
+        check_room("--batch-size", parsed.batch_size, bytes_of_image(loaded.config, goes_back=False), parsed.device)
     return loaded, domain
 
 

@@ -11,6 +11,7 @@ from flows.commands.output import print_result
 from flows.running.ending import DONE, FAILED
 
 SHOWN_LINES = 40
+MOST_DOUBLINGS = 4
 
 Finish = Callable[[argparse.ArgumentParser, Callable[[argparse.Namespace], int]], None]
 
@@ -82,6 +83,8 @@ def _finder(parsed: argparse.Namespace) -> Any:
         )
     if parsed.upsampling and parsed.detector != "dlib":
         raise ConfigError("--upsampling goes with --detector dlib")
+    if not 0 <= parsed.upsampling <= MOST_DOUBLINGS:
+        raise ConfigError(f"--upsampling is {parsed.upsampling}; wanted 0 to {MOST_DOUBLINGS}")
     if parsed.landmarks is not None:
         return read_landmarks(Path(parsed.landmarks))
     if parsed.detector == "dlib":

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from domains.domain import Domain
+from flows.parameters.numbers import MANY_IMAGES, Number, Seed, Whole
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import checked_shard_rows, generator_of
@@ -22,9 +23,9 @@ NO_CLASSIFIER = "none"
 class SyntheticParameters(Parameters):
     """Synthetic images, whose codes are known (LSAP, Table 2)."""
 
-    count: int = Field(5000, ge=2, description="how many; the paper takes 5,000")
-    psi: float = Field(1.0, ge=0.0, description="truncation of their codes; 1 for none")
-    seed: int = Field(0, ge=0, description="of their codes")
+    count: Whole = Field(5000, ge=2, le=MANY_IMAGES, description="how many; the paper takes 5,000")
+    psi: Number = Field(1.0, ge=0.0, le=100.0, description="truncation of their codes; 1 for none")
+    seed: Seed = Field(0, description="of their codes")
 
 
 class EvaluateRun(ArchiveRun):

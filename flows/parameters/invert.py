@@ -9,11 +9,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from domains.domain import Domain
+from flows.parameters.numbers import MANY_SHOWN, MANY_TRIES, Count, Seed, Share, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import (
     AnchorParameters,
     WhenBusy,
     WorkerParameters,
+    check_workers,
     checked_shard_rows,
     domain_of,
     generator_of,
@@ -23,6 +25,7 @@ from lsap_core.errors import ConfigError
 from lsap_core.presets import METHODS, Method
 from tasks.archived.anchors import AnchorOptions
 from tasks.inversion.request import InversionRequest
+from tasks.inversion.run_planner import RUN_IMAGES
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
 from tasks.weights.published import Published
@@ -56,16 +59,16 @@ class InvertRun(Parameters):
     fit: Literal["refuse", "crop", "letterbox", "stretch"] = Field(
         "refuse", description="what to do with images that are not square, or not of the shape of the content box"
     )
-    seed: int = Field(0, ge=0, description="of every image's own random state, together with its id")
+    seed: Seed = Field(0, description="of every image's own random state, together with its id")
     anchor: AnchorParameters = AnchorParameters()
-    shard_rows: int | None = Field(
-        None, ge=1, description="images of a shard; below 16 or a multiple of 16, at most 100000"
+    shard_rows: Count | None = Field(
+        None, description=f"images of a shard; below 16 or a multiple of 16, at most {RUN_IMAGES}"
     )
-    batch_size: int | None = Field(None, ge=1, description="images embedded together; the domain's by default")
+    batch_size: Count | None = Field(None, description="images embedded together; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
-    max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
-    retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
-    report_images: int = Field(16, ge=0, description="images on the contact sheet")
+    max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")
+    retries: Whole = Field(3, ge=0, le=MANY_TRIES, description="tries again of a shard whose worker or storage failed")
+    report_images: Whole = Field(16, ge=0, le=MANY_SHOWN, description="images on the contact sheet")
     when_busy: WhenBusy = "wait"
 
     def resolve(self, settings: Settings) -> InversionRequest:
@@ -75,6 +78,7 @@ class InvertRun(Parameters):
             ParameterError: a field names something that does not exist.
         """
         refuse_memory("archive", self.archive)
+        check_workers(self.workers, self.workers.count, settings)
         domain = self.resolved_domain(settings)
         known = {**METHODS, **domain.encoders, **self.variants}
         if not self.methods:

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import Field
 
 from domains.domain import Domain
+from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Seed, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import WhenBusy, WorkerParameters, domain_of, refuse_memory
+from flows.parameters.shared import WhenBusy, WorkerParameters, check_workers, domain_of, refuse_memory
 from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
@@ -25,13 +26,16 @@ class ArchiveRun(Parameters):
     directions: dict[str, str] = Field(
         default_factory=dict, description="files of directions and components by name, over the domain's"
     )
-    calibration_images: int = Field(
-        64, ge=2, description="images of a method that decide how strong an edit of equal effect has to be"
+    calibration_images: Whole = Field(
+        64,
+        ge=2,
+        le=MANY_IMAGES,
+        description="images of a method that decide how strong an edit of equal effect has to be",
     )
-    calibration_seed: int = Field(0, ge=0, description="of the synthetic images whose spread is the unit of a change")
-    batch_size: int | None = Field(None, ge=1, description="images of a batch; the domain's by default")
+    calibration_seed: Seed = Field(0, description="of the synthetic images whose spread is the unit of a change")
+    batch_size: Count | None = Field(None, description="images of a batch; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
-    retries: int = Field(3, ge=0, description="tries again of a shard whose worker or storage failed")
+    retries: Whole = Field(3, ge=0, le=MANY_TRIES, description="tries again of a shard whose worker or storage failed")
     when_busy: WhenBusy = "wait"
 
     def calibration_options(self) -> CalibrationOptions:
@@ -42,9 +46,10 @@ class ArchiveRun(Parameters):
         """The domain with this run's generator and directions.
 
         Raises:
-            ParameterError: the archive is out of reach of workers, or a name means nothing.
+            ParameterError: the archive is out of reach of workers, there are none such, or a name means nothing.
         """
         refuse_memory("archive", self.archive)
+        check_workers(self.workers, self.workers.count, settings)
         domain = domain_of(self.domain, self.generator, settings)
         return replace(domain, directions={**domain.directions, **self.directions})
 

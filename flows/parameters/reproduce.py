@@ -11,6 +11,7 @@ from domains.domain import Domain
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun, SyntheticParameters
 from flows.parameters.invert import InvertRun
+from flows.parameters.numbers import MANY_IMAGES, MANY_SHOWN, Count, Index, Number, Seed, Whole
 from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import ParameterError, Parameters, read_values, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters
@@ -31,26 +32,26 @@ class EditParameters(Parameters):
     """One edit of the tables: at one strength for every method, and at equal effect."""
 
     edit: dict[str, Any] = Field(description="the edit without its strength, such as {direction: slant}")
-    strength: float = Field(description="of every method; LEC is measured with it")
+    strength: Number = Field(description="of every method; LEC is measured with it")
     attribute: str | None = Field(
         None, description="what it changes; each method is also edited so strongly that this changes equally"
     )
-    change: float = Field(1.0, description="at equal effect, in standard deviations of the attribute")
+    change: Number = Field(1.0, description="at equal effect, in standard deviations of the attribute")
 
 
 class Figure4Parameters(Parameters):
     """Which codes figure 4 shows."""
 
-    layer: int = Field(0, ge=0, description="row of W+, and style vector; the paper does not say which")
-    entries: tuple[int, int] = Field((0, 1), description="the two entries that are drawn")
-    samples: int | None = Field(None, ge=1, description="synthetic codes; as many as images by default")
-    seed: int = Field(0, ge=0, description="of the synthetic codes")
+    layer: Index = Field(0, description="row of W+, and style vector; the paper does not say which")
+    entries: tuple[Index, Index] = Field((0, 1), description="the two entries that are drawn")
+    samples: Count | None = Field(None, le=MANY_IMAGES, description="synthetic codes; as many as images by default")
+    seed: Seed = Field(0, description="of the synthetic codes")
 
 
 class Figure5Parameters(Parameters):
     """Which images figure 5 shows."""
 
-    images: int = Field(6, ge=1, description="how many, spread evenly over the source")
+    images: Count = Field(6, le=MANY_SHOWN, description="how many, spread evenly over the source")
     methods: tuple[str, ...] | None = Field(None, description="the run's by default")
 
 
@@ -89,8 +90,10 @@ class ReproduceRun(Parameters):
     inversion: dict[str, Any] = Field(
         default_factory=dict, description="further fields of the inversion, such as embedding or fit"
     )
-    calibration_images: int = Field(64, ge=2, description="images that decide the strength at equal effect")
-    batch_size: int | None = Field(None, ge=1, description="images of a batch; the domain's by default")
+    calibration_images: Whole = Field(
+        64, ge=2, le=MANY_IMAGES, description="images that decide the strength at equal effect"
+    )
+    batch_size: Count | None = Field(None, description="images of a batch; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
     when_busy: WhenBusy = "wait"
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.invert import InvertRun
+from flows.parameters.numbers import MANY_IMAGES, Number, Seed, Whole
 from flows.parameters.run_file import ParameterError, Parameters
 from flows.parameters.shared import WorkerParameters
 from lsap_core.inversion.by_optimization import OptimizationSettings
@@ -36,14 +37,16 @@ class ReproduceEditability(Parameters):
         default_factory=dict, description="by attribute: name of the direction that changes it; its own by default"
     )
     attributes: tuple[str, ...] = Field((), description="what is edited; all of the domain's by default")
-    changes: dict[str, float] = Field(
+    changes: dict[str, Number] = Field(
         default_factory=dict,
         description="by attribute: how far it is edited, in its standard deviations over synthetic images; else 1",
     )
     reference: str = Field(description="real images that midpoints are compared with; not the inverted ones")
     label: str = Field(r"-(\w+)$", description="regular expression: what in an image id names its class")
-    synthetic_images: int = Field(2000, ge=10, description="of the generator's own, that set the unit of a change")
-    seed: int = Field(0, ge=0, description="of these images")
+    synthetic_images: Whole = Field(
+        2000, ge=10, le=MANY_IMAGES, description="of the generator's own, that set the unit of a change"
+    )
+    seed: Seed = Field(0, description="of these images")
     workers: WorkerParameters = WorkerParameters()
 
     def resolve(self, settings: Settings) -> ResolvedStudy:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from flows.parameters.invert import InvertRun
+from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Number, Seed
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import WorkerParameters
+from flows.parameters.shared import WorkerParameters, check_workers
 from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_core.presets import TRAININGS
 from tasks.reports.paper.seeds import Variant
 from tasks.settings import Settings
 from tasks.training.parts import TrainingRequest
 from tasks.weights.of_domains import find_domain
+
+Weight = Annotated[Number, Field(ge=0.0)]
 
 
 class ReproduceTable3(Parameters):
@@ -24,21 +27,21 @@ class ReproduceTable3(Parameters):
     evaluation_source: str = Field(description="held-out images to compare on")
     output: str = Field(description="path or URL of the folder for encoders, archive and tables")
     validation_source: str | None = Field(None, description="images to validate on; by default some of the source's")
-    validation_images: int = Field(256, ge=1, description="images to validate on")
+    validation_images: Count = Field(256, le=MANY_IMAGES, description="images to validate on")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights; the domain's by default")
     encoders: tuple[str, ...] = Field(("psp", "e4e", "lsap_e"), description="trainings to compare as published")
-    sncd_weights: tuple[float, ...] = Field(
+    sncd_weights: tuple[Weight, ...] = Field(
         (0.0, 0.1, 0.25, 0.5, 0.75, 1.0), description="lambda of LSAP_E in the sweep; empty for none"
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="each trains every encoder once")
-    sweep_seeds: tuple[int, ...] | None = Field(None, min_length=1, description="of the sweep; `seeds` by default")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="each trains every encoder once")
+    sweep_seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="of the sweep; `seeds` by default")
     training: dict[str, Any] = Field(default_factory=dict, description="settings of every training, over the domain's")
     training_run: dict[str, Any] = Field(
         default_factory=dict, description="further fields of every training, such as backbone_weights or identity"
     )
-    checkpoint_every: int = Field(2000, ge=1, description="steps from one complete state to the next")
-    parallel: int = Field(1, ge=1, description="trainings at the same time")
+    checkpoint_every: Count = Field(2000, description="steps from one complete state to the next")
+    parallel: Count = Field(1, le=MANY_TRIES, description="trainings at the same time")
     workers: WorkerParameters = WorkerParameters()
 
     def variants(self) -> tuple[tuple[Variant, ...], tuple[Variant, ...]]:
@@ -80,6 +83,7 @@ class ReproduceTable3(Parameters):
         Raises:
             ParameterError: a field names something that does not exist.
         """
+        check_workers(self.workers, max(self.workers.count, self.parallel), settings)
         return {name: training.resolve(settings) for name, training in self.trainings().items()}
 
     def inversion(self) -> InvertRun:

@@ -109,11 +109,12 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a run's values, with the name of its field."""
+    """Every text of a run's values, names included, with the name of its field."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, dict):
         for name, inner in value.items():
+            yield field or "a field's name", name
             yield from _texts(inner, f"{field}.{name}" if field else str(name))
     elif isinstance(value, list | tuple):
         for inner in value:

@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from domains.domain import Domain
+from flows.parameters.numbers import MANY_PROCESSES, Count, Number, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from tasks.inversion.run_planner import RUN_IMAGES
 from tasks.settings import Settings
+from tasks.weights.devices import check_device, in_words, memory_of, num_gpus
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.of_domains import open_domain
 from tasks.weights.published import Published
@@ -20,34 +22,44 @@ WhenBusy = Annotated[
     Field(description="what to do while another run writes the same part of the archive: wait for its end, or fail"),
 ]
 """A field of everything that writes."""
+MOST_SAMPLES = 10**9
+WORKER_BYTES = 2**28
+"""What a process with torch in it takes before it holds any weights."""
 
 
 class AnchorParameters(Parameters):
     """How the anchor of synthetic codes is estimated."""
 
-    num_samples: int = Field(50_000, ge=2, description="codes to sample; the paper evaluates with 50,000")
+    num_samples: Whole = Field(
+        50_000, ge=2, le=MOST_SAMPLES, description="codes to sample; the paper evaluates with 50,000"
+    )
     style_set: Literal["authors", "conv", "full"] = Field("authors", description="which style vectors form S")
-    seed: int = Field(0, description="of the sampled codes")
+    seed: Whole = Field(0, ge=-(2**63), description="of the sampled codes")
 
 
 class PlaceParameters(Parameters):
     """What each worker gets."""
 
-    gpus_each: float | None = Field(
-        None, ge=0.0, description="GPUs, or the share of one, for each worker; by default the cluster's are shared out"
+    gpus_each: Number | None = Field(
+        None,
+        ge=0.0,
+        le=1024.0,
+        description="GPUs, or the share of one, for each worker; by default the cluster's are shared out",
     )
-    threads: int = Field(1, ge=1, description="CPU threads for each worker")
-    device: str = Field("auto", description='"auto", "cpu", "cuda", ...')
+    threads: Count = Field(1, le=1024, description="CPU threads for each worker")
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:0", ...')
 
 
 class WorkerParameters(PlaceParameters):
     """How many workers do the work, and on what."""
 
-    count: int = Field(2, ge=1, description="workers at most, each with its own networks; a cluster may have less room")
-    min_count: int | None = Field(
-        None, ge=1, description="workers that stay when there is less to do; one on a cluster, all on one machine"
+    count: Count = Field(
+        2, le=MANY_PROCESSES, description="workers at most, each with its own networks; a cluster may have less room"
     )
-    patience_seconds: float = Field(
+    min_count: Count | None = Field(
+        None, description="workers that stay when there is less to do; one on a cluster, all on one machine"
+    )
+    patience_seconds: Number = Field(
         1800.0,
         ge=1,
         le=7 * 24 * 3600,
@@ -91,6 +103,28 @@ def checked_shard_rows(asked: int) -> int:
             f"shard_rows: {asked}; wanted 1 to 16, or a multiple of 16 up to {RUN_IMAGES}, the images of a run"
         )
     return asked
+
+
+def check_workers(workers: PlaceParameters, count: int, settings: Settings) -> None:
+    """Workers that this machine cannot have, where no cluster is named: one may have, or get, what is not here.
+
+    Raises:
+        ParameterError: there is no such device, or not so many GPUs, or no room for so many processes.
+    """
+    refused("workers.device", check_device, workers.device, settings.is_alone)
+    if not settings.is_alone:
+        return
+    gpus = num_gpus()
+    if workers.gpus_each is not None and workers.device != "cpu" and workers.gpus_each > gpus:
+        raise ParameterError(
+            f"workers.gpus_each: {workers.gpus_each:g}; this machine has {gpus}, and no cluster is named"
+        )
+    if count * WORKER_BYTES > (has := memory_of("cpu")):
+        wants = in_words(count * WORKER_BYTES)
+        raise ParameterError(
+            f"workers.count: {count} processes take {wants} of memory at least, and this machine has {in_words(has)}; "
+            f"wanted at most {has // WORKER_BYTES}, or a cluster (LSAP_RAY_ADDRESS)"
+        )
 
 
 def refuse_memory(field: str, url: str) -> None:

@@ -7,8 +7,18 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from domains.domain import Domain
+from flows.parameters.numbers import MANY_IMAGES, MANY_PROCESSES, MANY_SHOWN, MANY_TRIES, Count, Seed, Share, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import AnchorParameters, PlaceParameters, WhenBusy, domain_of, generator_of, refuse_memory
+from flows.parameters.shared import (
+    MOST_SAMPLES,
+    AnchorParameters,
+    PlaceParameters,
+    WhenBusy,
+    check_workers,
+    domain_of,
+    generator_of,
+    refuse_memory,
+)
 from lsap_core.encoders.config import Backbone
 from lsap_core.presets import TRAININGS
 from tasks.archived.anchors import AnchorOptions
@@ -25,13 +35,15 @@ NONE = "none"
 class TrainingAnchorParameters(AnchorParameters):
     """How the anchor of SNCD is estimated."""
 
-    num_samples: int = Field(100_000, ge=2, description="codes to sample; LSAP's authors train with 100,000")
+    num_samples: Whole = Field(
+        100_000, ge=2, le=MOST_SAMPLES, description="codes to sample; LSAP's authors train with 100,000"
+    )
 
 
 class TrainingWorkerParameters(PlaceParameters):
     """How many processes share each batch, and on what."""
 
-    count: int = Field(1, ge=1, description="processes; batch_size has to be a multiple")
+    count: Count = Field(1, le=MANY_PROCESSES, description="processes; batch_size has to be a multiple")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto takes GPUs if there are")
 
 
@@ -54,18 +66,20 @@ class TrainEncoderRun(Parameters):
         None, description="flip, none or what a domain brings; the domain's by default"
     )
     fit: Fit = Field("refuse", description="what to do with images of another shape")
-    seed: int = Field(0, ge=0, description="of everything random")
+    seed: Seed = Field(0, description="of everything random")
     anchor: TrainingAnchorParameters = TrainingAnchorParameters()
-    checkpoint_every: int = Field(2000, ge=1, description="steps from one complete state to the next")
-    validate_every: int = Field(2000, ge=1, description="steps from one validation to the next")
-    log_every: int = Field(50, ge=1, description="steps from one logged row to the next")
-    keep_checkpoints: int = Field(2, ge=1, description="complete states that are kept")
-    validation_images: int = Field(256, ge=1, description="images to validate on")
-    sheet_images: int = Field(16, ge=0, description="held-out images on each sheet of samples")
-    loader_workers: int = Field(0, ge=0, description="processes that read images, for each worker; 0 for a thread")
+    checkpoint_every: Count = Field(2000, description="steps from one complete state to the next")
+    validate_every: Count = Field(2000, description="steps from one validation to the next")
+    log_every: Count = Field(50, description="steps from one logged row to the next")
+    keep_checkpoints: Count = Field(2, description="complete states that are kept")
+    validation_images: Count = Field(256, le=MANY_IMAGES, description="images to validate on")
+    sheet_images: Whole = Field(16, ge=0, le=MANY_SHOWN, description="held-out images on each sheet of samples")
+    loader_workers: Whole = Field(
+        0, ge=0, le=1024, description="processes that read images, for each worker; 0 for a thread"
+    )
     workers: TrainingWorkerParameters = TrainingWorkerParameters()
-    max_failures: int = Field(3, ge=0, description="how often lost workers are started again")
-    max_failed_share: float = Field(0.05, ge=0.0, le=1.0, description="the run fails above this share of bad images")
+    max_failures: Whole = Field(3, ge=0, le=MANY_TRIES, description="how often lost workers are started again")
+    max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")
     when_busy: WhenBusy = "wait"
 
     def resolve(self, settings: Settings) -> TrainingRequest:
@@ -75,6 +89,7 @@ class TrainEncoderRun(Parameters):
             ParameterError: a field names something that does not exist.
         """
         refuse_memory("output", self.output)
+        check_workers(self.workers, self.workers.count, settings)
         domain = domain_of(self.domain, self.generator, settings)
         presets = domain.encoder_training
         if self.method not in TRAININGS:

@@ -94,6 +94,11 @@ class GeneratorConfig:
         """Side of each convolution's noise map: 4, 8, 8, 16, 16, ..., R, R."""
         return tuple(2 ** ((index + 5) // 2) for index in range(self.num_convs))
 
+    @property
+    def conv_sizes(self) -> tuple[int, ...]:
+        """Values that each style convolution gives of one image."""
+        return tuple(side * side * self.conv_out_channels(conv) for conv, side in enumerate(self.noise_sides))
+
     def conv_in_channels(self, conv: int) -> int:
         """Input channels of a style convolution, which is also the width of its style vector."""
         return self.channels[conv // 2]

@@ -17,6 +17,8 @@ from lsap_core.generators.generator import Generator
 from lsap_core.images import comparison_view
 from lsap_core.inversion.inversion import NOT_STOPPED, Inversion, Parts
 
+MOST_PASSES = 10_000
+
 
 @dataclass(frozen=True)
 class EncoderSettings:
@@ -40,8 +42,8 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.num_passes < 1:
-            raise ConfigError(f"num_passes is {self.num_passes}; wanted at least 1")
+        if not 1 <= self.num_passes <= MOST_PASSES:
+            raise ConfigError(f"num_passes is {self.num_passes}; wanted at least 1, and at most {MOST_PASSES}")
 
     @property
     def num_steps(self) -> int:

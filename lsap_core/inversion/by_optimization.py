@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -28,6 +29,9 @@ from lsap_core.objectives.terms import mean_code_distance, noise_regularization,
 
 Space = Literal["w", "w_plus"]
 
+MOST_STEPS = 10**9
+MOST_RECORDED = 100_000
+"""Of an image's trace, which is kept in memory step by step."""
 TRACE_TERMS = ("loss", "lpips", "sncd", "mse", "mean_code_distance", "noise_regularization")
 
 
@@ -82,9 +86,15 @@ class OptimizationSettings:
         if self.space not in ("w", "w_plus"):
             raise ConfigError(f'space is "{self.space}"; wanted "w" or "w_plus"')
         for name in ("num_steps", "record_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1")
-        if not self.learning_rate > 0:
+            if not 1 <= getattr(self, name) <= MOST_STEPS:
+                raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1, and at most {MOST_STEPS:,}")
+        recorded = -(-self.num_steps // self.record_every)
+        if recorded > MOST_RECORDED:
+            raise ConfigError(
+                f"num_steps is {self.num_steps} and record_every is {self.record_every}: a trace of {recorded} steps "
+                f"cannot be kept of every image; wanted at most {MOST_RECORDED:,}: raise record_every"
+            )
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate is {self.learning_rate}; wanted a positive number")
         weights = (
             "lpips_weight",
@@ -95,7 +105,7 @@ class OptimizationSettings:
             "exploration",
         )
         for name in weights:
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a number that is not negative")
         if self.lpips_weight == self.mse_weight == 0:
             raise ConfigError("lpips_weight and mse_weight are both 0: nothing would pull toward the target")

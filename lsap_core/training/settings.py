@@ -11,6 +11,7 @@ from lsap_core.errors import ConfigError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+MOST_STEPS = 10**9
 WEIGHTED_TERMS = ("l2", "lpips", "identity", "sncd", "delta", "adversarial", "w_norm")
 
 
@@ -81,8 +82,8 @@ class EncoderTrainingSettings:
                 wanted = ", ".join(f'"{known}"' for known in names)
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {wanted}')
         for name in ("num_passes", "batch_size", "num_steps", "progressive_every", "r1_every", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1")
+            if not 1 <= getattr(self, name) <= MOST_STEPS:
+                raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1, and at most {MOST_STEPS:,}")
         for name in ("learning_rate", "discriminator_learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a positive number")

@@ -22,6 +22,7 @@ from tasks.archived.runs import runs_by_method
 from tasks.editing.calibration import CalibrationOptions, CalibrationWork, calibration_digest, deviation_digest
 from tasks.editing.request import EditRequest
 from tasks.editing.spec import EditSpec, build_edit
+from tasks.weights.devices import bytes_of_image, check_room
 from tasks.weights.generators import LoadedGenerator
 
 
@@ -69,6 +70,7 @@ def choose_edits(request: EditRequest) -> tuple[LoadedGenerator, list[EditedMeth
     archive = open_archive(request.archive)
     loaded = request.generator.load()
     open_writer(request.archive, loaded)
+    check_room("batch_size", request.batch_size, bytes_of_image(loaded.config, goes_back=False), request.device)
     chosen = []
     for runs in runs_by_method(archive, request.methods, with_edits=False).values():
         for spec in request.edits.values():

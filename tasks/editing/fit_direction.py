@@ -305,4 +305,4 @@ def _labels(count: int) -> NDArray[np.bool_]:
 def _classifier(num_training: int, seed: int) -> SVC | LinearSVC:
     if num_training <= LARGEST_KERNEL_FIT:
         return SVC(kernel="linear", C=1.0)
-    return LinearSVC(C=1.0, dual=False, random_state=seed)
+    return LinearSVC(C=1.0, dual=False, random_state=seed % 2**32)

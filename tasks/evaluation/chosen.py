@@ -19,6 +19,7 @@ from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.attributes import load_attribute
 from tasks.measuring.frechet import check_frechet
 from tasks.sources.source import open_source
+from tasks.weights.devices import bytes_of_image, check_room
 from tasks.weights.encoders import check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator
 
@@ -56,6 +57,7 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
         SourceError: a source cannot be read.
     """
     loaded = request.generator.load()
+    check_room("batch_size", request.batch_size, bytes_of_image(loaded.config, goes_back=False), request.device)
     if request.synthetic is not None:
         return ChosenRuns(loaded, {}, {}, _encoders_of_synthetic(request, request.synthetic, loaded))
     archive = open_archive(request.archive)

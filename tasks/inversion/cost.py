@@ -16,7 +16,7 @@ from lsap_core.presets import Method, encoder_settings
 from tasks.inversion.methods import bytes_per_image
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
-from tasks.weights.devices import module_device, place
+from tasks.weights.devices import place, probe_device
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import load_networks
 
@@ -54,7 +54,7 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
 
 def seconds_per_image(request: InversionRequest, method: Method) -> float:
     """Measured on one batch of images for a few steps, on this machine's device."""
-    device = module_device(request.device)
+    device = probe_device(request.device)
     loaded = request.generator.load()
     parts = Parts(
         place(loaded.generator, device).freeze(),

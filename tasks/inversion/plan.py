@@ -27,6 +27,7 @@ from tasks.inversion.worker import EmbedWorker
 from tasks.sources.items import SourceItem
 from tasks.sources.source import PlannedImage, Source, open_source
 from tasks.stage import Job
+from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
 from tasks.weights.encoders import LoadedEncoder, check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator
 
@@ -245,6 +246,7 @@ def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts
     """The generator, and what follows from the request, once everything was looked at and fits together."""
     loaded = request.generator.load()
     request.networks.check(loaded.config)
+    _check_room(request, loaded.config)
     digests: dict[str, str] = {}
     titles: dict[str, str] = {}
     for name in dict.fromkeys(method.encoder for method in request.methods if method.encoder is not None):
@@ -259,6 +261,17 @@ def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts
         for method in request.methods
     )
     return loaded, InversionFacts(loaded.config, request.anchor.digest(loaded.digest), tuple(methods), digests)
+
+
+def _check_room(request: InversionRequest, config: GeneratorConfig) -> None:
+    """A batch, and the trace of a shard, that no memory can hold."""
+    for method in request.methods:
+        bytes_each = bytes_of_image(config, goes_back=bool(method.settings.trace_terms))  # there is a loss
+        check_room("batch_size", request.batch_size, bytes_each, request.device)
+        recorded = len(method.settings.trace_steps) * len(method.settings.trace_terms)
+        if recorded:
+            field = f"shard_rows, with {len(method.settings.trace_steps)} recorded steps of {method.name}"
+            check_room(field, request.shard_rows, FLOAT_BYTES * recorded, "cpu")
 
 
 def _load_fitting(location: str, generator: LoadedGenerator) -> LoadedEncoder:

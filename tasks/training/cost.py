@@ -12,8 +12,8 @@ import torch
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.training.encoder_step import EncoderTraining
 from tasks.training.parts import TrainingRequest, assemble, build_first_encoder
-from tasks.training.plan import prepare_training
-from tasks.weights.devices import module_device
+from tasks.training.plan import check_memory, prepare_training
+from tasks.weights.devices import probe_device
 
 PROBE_STEPS = 2
 PROBE_ANCHOR_SAMPLES = 1024
@@ -22,6 +22,7 @@ PROBE_ANCHOR_SAMPLES = 1024
 def dry_run(request: TrainingRequest) -> dict[str, Any]:
     """Check everything, and time two steps on this machine; nothing is written."""
     spec = request.spec
+    check_memory(request)
     prepared = prepare_training(spec, dry=True)
     settings = spec.method.settings
     steps_left = max(settings.num_steps - prepared.step, 0)
@@ -49,6 +50,7 @@ def dry_run_trainings(trainings: Mapping[str, TrainingRequest]) -> dict[str, Any
     seconds_of: dict[str, float] = {}
     seconds = 0.0
     for name, request in trainings.items():
+        check_memory(request)
         prepared = prepare_training(request.spec, dry=True)
         method = request.spec.method
         steps = max(method.settings.num_steps - prepared.step, 0)
@@ -78,7 +80,7 @@ class _CountedBytes(io.RawIOBase):
 
 def _probe(request: TrainingRequest) -> tuple[EncoderTraining, float]:
     """A training after a few steps on black images with all heads, and the seconds of one step."""
-    spec, device = request.spec, module_device(request.device)
+    spec, device = request.spec, probe_device(request.device)
     loaded = spec.generator.load()
     anchor = estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES)
     encoder, _ = build_first_encoder(spec, loaded, anchor)

@@ -14,6 +14,7 @@ from tasks.errors import SourceError
 from tasks.training.data import check_usable, hold_out, list_source, listing_digest
 from tasks.training.parts import TrainingRequest, TrainingSpec, build_first_encoder, view_of
 from tasks.training.store import LAST_KEY, TrainingStore
+from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
 from tasks.weights.files import read_bytes
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import network_digest
@@ -85,7 +86,21 @@ def check(request: TrainingRequest) -> None:
     Raises:
         As `prepare_training`.
     """
+    check_memory(request)
     prepare_training(request.spec, dry=True)
+
+
+def check_memory(request: TrainingRequest) -> None:
+    """A batch, or the latent discriminator's pools, that no memory can hold.
+
+    Raises:
+        ConfigError: they are that large.
+        CheckpointError: the generator's file cannot be read.
+    """
+    config, settings = request.spec.generator.load().config, request.spec.method.settings
+    together = -(-settings.batch_size // settings.accumulate)
+    check_room("training.batch_size", together, bytes_of_image(config, goes_back=True), request.device)
+    check_room("training.pool_size", 2 * settings.pool_size, FLOAT_BYTES * config.num_ws * config.w_dim, request.device)
 
 
 def check_apart(source: str, evaluation_source: str) -> None:

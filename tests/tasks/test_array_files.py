@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import tracemalloc
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks.array_files import ArrayFileError, read_array_header, read_npy, read_npz
 
 
-def npy(shape: object, dtype: str = "|u1", content: bytes = b"\0" * 16, order: bool = False) -> bytes:
+def npy(shape: object, dtype: object = "|u1", content: bytes = b"\0" * 16, order: object = False) -> bytes:
     """A .npy file with a header of one's own."""
     header = repr({"descr": dtype, "fortran_order": order, "shape": shape}).encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
@@ -82,3 +85,23 @@ def test_a_zip_that_is_no_npz_is_refused() -> None:
     forged = whole.replace((len(npy((16,)))).to_bytes(4, "little"), b"\xf0\xff\xff\xff")
     with pytest.raises(ArrayFileError):
         read_npz(forged)
+
+
+SIDES = st.one_of(st.integers(-3, 5), st.sampled_from([2**31, 2**63, -(2**40), True, 1.5, "2", None]))
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=150)
+@given(
+    shape=st.one_of(st.lists(SIDES, max_size=5).map(tuple), SIDES),
+    dtype=st.sampled_from(["|u1", "<f4", ">f8", "|O", "|S0", "<U3", "<M8[s]", [("a", "<f4", (2,))], "x", 5, "|V10"]),
+    content=st.binary(max_size=64),
+    order=st.sampled_from([True, False, None, 2]),
+)
+def test_no_more_is_made_than_there_is(shape: Any, dtype: Any, content: bytes, order: Any) -> None:
+    data = npy(shape, dtype, content, order)
+    try:
+        array = read_npy(data)
+    except ArrayFileError as refusal:
+        assert "\n" not in str(refusal)
+    else:
+        assert array.nbytes <= len(content) and array.shape == tuple(shape)
