@@ -8,7 +8,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.parameters.run_file import ParameterError
 from lsap_archive import ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError, StoreRefusedError
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError, OutOfReachError
-from tasks.errors import SourceError
+from tasks.errors import SourceError, memory_told
 from tasks.training.store import OtherRunError
 
 WRONG_REQUESTS = (
@@ -44,4 +44,4 @@ def told(error: BaseException) -> str:
             f"the Prefect server at {PREFECT_API_URL.value()} does not answer ({error}): start it again, or unset "
             "PREFECT_API_URL to do without; the same command goes on where this one stopped"
         )
-    return f"{type(error).__name__}: {error}"
+    return memory_told(error) or f"{type(error).__name__}: {error}"

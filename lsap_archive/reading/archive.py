@@ -586,7 +586,9 @@ class Archive:
         found = self._rows.of_images(image_ids, runs)
         for image_id in image_ids:
             if image_id not in found:
-                raise ArchiveKeyError(f"{self.url} has no image {image_id} of method {method}: see rows() for the ids")
+                raise ArchiveKeyError(
+                    f"{self.url} has no image {image_id} of method {method}: its table rows has the ids"
+                )
         places = {image_id: rows[-1] for image_id, rows in found.items()}
         seen = {image_id: {image_id} for image_id in places}
         while duplicates := {name: one for name, one in places.items() if one.status == DUPLICATE}:
@@ -642,7 +644,7 @@ class Archive:
     def _image(self, run: int, row: int) -> bytes:
         run_id, name = self._manifests[run].run_id, image_name(row)
         if name not in self._objects[run].files:
-            raise ArchiveKeyError(f"run {run_id} kept no image of row {row}: make it from codes and noise")
+            raise ArchiveKeyError(f"run {run_id} kept no image of row {row}: edit again with keep_images: true")
         return read_checked(self._store, f"{run_prefix(run_id)}/{name}", self._objects[run].files[name])
 
     def _ok_codes(self, method: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:

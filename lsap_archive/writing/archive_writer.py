@@ -106,13 +106,12 @@ class ArchiveWriter:
         if generator["digest"] != generator_digest:
             raise ArchiveMismatchError(
                 f"{store.url} holds codes of generator {generator['digest']}, this run has "
-                f"{generator_digest}: "
-                "pass that generator or name a new archive"
+                f"{generator_digest}: name that generator's file (the field generator, or the domain), or a new archive"
             )
         if found != geometry:
             raise ArchiveMismatchError(
                 f"{store.url} holds codes of {found}, this run has {geometry}: "
-                "pass that generator or name a new archive"
+                "name that generator's file (the field generator, or the domain), or a new archive"
             )
         return cls(store, generator, found)
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from lsap_core.alignment.anchor import estimate_anchor
+from lsap_core.errors import ConfigError
 from lsap_core.inversion.inversion import Embedder, Parts
 from lsap_core.presets import Method, encoder_settings
+from tasks.errors import memory_told
 from tasks.inversion.methods import bytes_per_image
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
+from tasks.settings import Settings
 from tasks.weights.devices import place, probe_device
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import load_networks
@@ -53,7 +56,20 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
 
 
 def seconds_per_image(request: InversionRequest, method: Method) -> float:
-    """Measured on one batch of images for a few steps, on this machine's device."""
+    """Measured on one batch of images for a few steps, on this machine's device.
+
+    Raises:
+        ConfigError: this machine has no room for a batch, and work is done here.
+    """
+    try:
+        return _measured(request, method)
+    except Exception as error:
+        if not (told := memory_told(error)) or not Settings.from_environment().is_alone:
+            raise
+        raise ConfigError(f"batch_size: with batches of {request.batch_size} images {told}") from error
+
+
+def _measured(request: InversionRequest, method: Method) -> float:
     device = probe_device(request.device)
     loaded = request.generator.load()
     parts = Parts(

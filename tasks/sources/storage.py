@@ -33,7 +33,7 @@ def storage_errors(shown: str, secrets: Secrets) -> Iterator[None]:
         if isinstance(error, PermissionError) or "credential" in type(error).__name__.lower():
             message = (
                 f"{shown} may not be read ({what}), read access was wanted: check the permissions and "
-                "credentials of this process, or pass storage_options"
+                "credentials of this process (docs/storage.md)"
             )
         elif isinstance(error, OSError) and _concerns_one_file(error):
             message = f"{shown} cannot be opened ({what}): check the path and the links along it"

@@ -115,13 +115,13 @@ def check_generator(loaded: LoadedEncoder, generator: LoadedGenerator, location:
         if inside.digest != generator.digest and not _is_same_network(inside, generator):
             raise CheckpointError(
                 f"{location} holds an encoder and its generator, which has other weights than the generator of this "
-                f"run (digest {generator.digest}): pass the generator that the encoder was trained with, or another "
+                f"run (digest {generator.digest}): name the generator that the encoder was trained with, or another "
                 "encoder"
             )
     elif loaded.generator_digest not in (None, generator.digest):
         raise CheckpointError(
             f"{location} holds an encoder of generator {loaded.generator_digest}, this run has {generator.digest}: "
-            "pass that generator (with its content box), or another encoder"
+            "name that generator (with its content box), or another encoder"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from tasks.errors import memory_errors
 from tasks.workers.deaths import num_killed_for_memory
 
 WorkerFactory = Callable[[], Any]
@@ -45,13 +46,15 @@ class Host:
 
     def ready(self) -> bool:
         """True once the worker is built; raises what its factory raises."""
-        return self._built() is not None
+        with memory_errors():
+            return self._built() is not None
 
     def progress(self) -> float:
         return 0.0 if self._worker is None else float(self._worker.progress())
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        return getattr(self._built(), method)(*arguments)
+        with memory_errors():
+            return getattr(self._built(), method)(*arguments)
 
     def _built(self) -> Any:
         with self._lock:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from ray.exceptions import OutOfMemoryError, RayError
 
+from tasks.errors import LESS_MEMORY
+
 VMSTAT = Path("/proc/vmstat")
 _IN_USE = re.compile(r"was (\S+) used / (\S+) limit")
 _DETAIL = re.compile(r"Worker exit detail: (.*?)\s*(?:Some common causes|$)", re.DOTALL)
 _KILLED = "connection error code 2"  # how Ray tells of a process that ended without a word
-_WAY_OUT = "lower workers.count, batch_size or shard_rows, or take machines with more of it"
+_WAY_OUT = f"{LESS_MEMORY}, or take machines with more of it"
 
 
 def num_killed_for_memory() -> int:

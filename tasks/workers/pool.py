@@ -26,7 +26,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from tasks.errors import TaskError
+from tasks.errors import TaskError, memory_errors
 from tasks.workers.actors import Host, Seat, WorkerFactory
 from tasks.workers.cluster import (
     LOCAL,
@@ -106,7 +106,7 @@ class LocalPool:
 
     def call(self, method: str, *arguments: Any, about: str = "") -> Any:
         """The result of the worker's method."""
-        with self._lock:
+        with self._lock, memory_errors():
             return getattr(self._worker, method)(*arguments)
 
     def progress(self) -> float:

@@ -394,7 +394,7 @@ def test_an_archive_of_another_generator_is_refused(desk: MeasuringDesk, tmp_pat
     torch.manual_seed(5)
     other = str(tmp_path / "other.safetensors")
     save_generator(Generator(load_generator(desk.laboratory.generator).config), other)
-    with pytest.raises(ArchiveMismatchError, match=r"holds codes of generator .* pass that generator"):
+    with pytest.raises(ArchiveMismatchError, match=r"holds codes of generator .* name that generator"):
         desk.plan(desk.request(generator=GeneratorFile(other)))
 
 
