@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
 from lsap_archive.errors import HOW_TO_REPAIR, CorruptArchiveError, first_line
-from lsap_archive.format.arrays import RunArray, trace_of
-from lsap_archive.format.layout import INNER_CHUNK_BYTES, INNER_CHUNK_ROWS, chunk_name
+from lsap_archive.format.arrays import DTYPES, RunArray, trace_of
+from lsap_archive.format.layout import INNER_CHUNK_BYTES, INNER_CHUNK_ROWS, LARGEST_ITEM_BYTES, chunk_name
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.plan import RunPlan
 
@@ -113,16 +114,46 @@ def _index_bytes(array: zarr.Array[Any]) -> int:
     return 16 * (_shard_rows(array) // int(array.chunks[0])) + CHECKSUM_BYTES
 
 
-def decode_shard(metadata: bytes, shard: int, blob: bytes, name: str) -> NDArray[Any]:
-    """The values of a shard, [rows of the shard, ...]; checksums are checked.
+def check_is_ours(array: zarr.Array[Any]) -> None:
+    """Refuse metadata that ask for other codecs or larger chunks than this archive writes.
+
+    An archive may come from anybody, and other codecs can be asked to make gigabytes of a few bytes.
 
     Raises:
-        CorruptArchiveError: the object is damaged.
+        ValueError: they do.
     """
-    array, _ = _array_in_memory(metadata, {shard: blob})
-    start = shard * _shard_rows(array)
+    codecs = array.metadata.codecs if isinstance(array.metadata, ArrayV3Metadata) else ()
+    inner = codecs[0].codecs if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else (None,)
+    chunk_bytes = array.dtype.itemsize * math.prod(array.chunks)
+    if array.dtype.name not in DTYPES or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
+        raise ValueError(f"it is {array.dtype} by other codecs than sharded {' or '.join(DTYPES)} with checksums")
+    if chunk_bytes > LARGEST_ITEM_BYTES:
+        raise ValueError(f"its chunks have {chunk_bytes} bytes")
+
+
+def decode_shard(
+    metadata: bytes, shard: int, blob: bytes, name: str, num_rows: int, item_shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """The values of a shard, [rows of the shard, ...]; checksums are checked.
+
+    Args:
+        metadata: the array's zarr.json.
+        shard: number of the shard.
+        blob: its object.
+        name: where that was, for the message.
+        num_rows: rows of the shard.
+        item_shape: of one row, as the run declares it: the metadata are not believed before they say the same.
+
+    Raises:
+        CorruptArchiveError: the object or the metadata are damaged, or say something else.
+    """
     try:
-        return np.asarray(array[start : start + _shard_rows(array)])
+        array, _ = _array_in_memory(metadata, {shard: blob})
+        check_is_ours(array)
+        if array.shape[1:] != item_shape:
+            raise ValueError(f"its metadata say {array.shape[1:]} of each image, {item_shape} is declared")
+        start = shard * _shard_rows(array)
+        return np.asarray(array[start : start + num_rows])
     except Exception as error:  # a damaged object can fail in any codec: checksum, index, shape
         raise CorruptArchiveError(f"{name} cannot be decoded ({first_line(error)}): {HOW_TO_REPAIR}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -13,9 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.abc.store import Store as ZarrStore
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.metadata import ArrayV3Metadata
 
 from lsap_archive.errors import (
     HOW_TO_REPAIR,
@@ -24,10 +21,8 @@ from lsap_archive.errors import (
     StoreUnavailableError,
     first_line,
 )
-from lsap_archive.format.arrays import DTYPES
-from lsap_archive.format.layout import LARGEST_ITEM_BYTES
 from lsap_archive.format.manifest import StoredObject
-from lsap_archive.format.shards import CHECKSUM_BYTES
+from lsap_archive.format.shards import CHECKSUM_BYTES, check_is_ours
 from lsap_archive.reading.checked import read_checked
 from lsap_archive.stores.store import Store
 
@@ -162,7 +157,7 @@ def open_published(objects: PublishedObjects, name: str) -> zarr.Array[Any]:
     """
     try:
         array = zarr.open_array(objects, path=name, mode="r", zarr_format=3)
-        _check_is_ours(array)
+        check_is_ours(array)
         return array
     except (CorruptArchiveError, StoreUnavailableError):
         raise
@@ -170,17 +165,3 @@ def open_published(objects: PublishedObjects, name: str) -> zarr.Array[Any]:
         raise CorruptArchiveError(
             f"{objects} {name}/zarr.json cannot be read ({first_line(error)}): {HOW_TO_REPAIR}"
         ) from error
-
-
-def _check_is_ours(array: zarr.Array[Any]) -> None:
-    """Refuse metadata that ask for other codecs or larger chunks than this archive writes.
-
-    An archive may come from anybody, and other codecs can be asked to make gigabytes of a few bytes.
-    """
-    codecs = array.metadata.codecs if isinstance(array.metadata, ArrayV3Metadata) else ()
-    inner = codecs[0].codecs if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else (None,)
-    chunk_bytes = array.dtype.itemsize * math.prod(array.chunks)
-    if array.dtype.name not in DTYPES or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
-        raise ValueError(f"it is {array.dtype} by other codecs than sharded {' or '.join(DTYPES)} with checksums")
-    if chunk_bytes > LARGEST_ITEM_BYTES:
-        raise ValueError(f"its chunks have {chunk_bytes} bytes")

@@ -253,7 +253,7 @@ def _verify_values(
 ) -> None:
     """Checksums of a shard's object, finite values at ok rows unless there may be gaps, and nothing at the others."""
     try:
-        values = decode_shard(metadata, shard, blob, key)
+        values = decode_shard(metadata, shard, blob, key, len(is_ok), array.item_shape)
     except OBJECT_ERRORS as error:
         report.note(key, str(error), "a Zarr shard")
         return

@@ -99,3 +99,24 @@ def test_a_damaged_marker_of_an_unfinished_run_is_found(memory_place: Any, work:
     assert problem.key == "runs/run-1/_commit/00000.json"
     with pytest.raises(CorruptArchiveError, match=r"_commit/00000.json is not JSON"):
         run.promote_committed()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shape": [5, 100_000, 100_000]}, "declared"),
+        ({"shape": [5, 2, -3]}, "cannot be decoded"),
+        ({"shape": "12"}, "cannot be decoded"),
+        ({"data_type": "float64"}, "other codecs"),
+        ({"codecs": [{"name": "bytes", "configuration": {"endian": "little"}}]}, "other codecs"),
+    ],
+)
+def test_metadata_of_an_array_that_lie_are_listed_and_nothing_is_made_of_them(
+    memory_place: Any, published: Any, change: dict[str, Any], words: str
+) -> None:
+    published(memory_place)
+    store, name = memory_place.store, "w_plus/zarr.json"
+    lying = json.dumps(json.loads(store.get(f"runs/run-1/{name}")) | change).encode()
+    replace_object(memory_place, name, lying)
+    problems = verify_archive(memory_place.url).problems
+    assert any(words in problem.found for problem in problems if problem.key.startswith("runs/run-1/w_plus/c/"))
