@@ -227,13 +227,19 @@ def settings_of(config: Mapping[str, Any]) -> EmbeddingSettings:
     """The settings of a run, from what the archive keeps of its method.
 
     Raises:
-        ConfigError: of a kind that this package does not have.
+        ConfigError: of a kind that this package does not have, or no settings of it.
     """
-    values = dict(config["settings"])
+    values = config.get("settings")
+    if not isinstance(values, dict):
+        raise ConfigError(f"settings of a method are {str(values)[:80]}; wanted names and values: it was damaged")
+    values = dict(values)
     kind = values.pop("kind", EncoderSettings.kind if PASSES in values else OptimizationSettings.kind)
-    if kind not in kinds():
+    if not isinstance(kind, str) or kind not in kinds():
         raise ConfigError(f'method of kind "{kind}"; this package has {", ".join(kinds())}: take the one that wrote it')
-    return kinds()[kind](**current_names(values))
+    try:
+        return kinds()[kind](**current_names(values))
+    except TypeError as error:  # a setting that it does not have, or text where a number is compared
+        raise ConfigError(f"settings of a method make no sense ({error}): take the package that wrote them") from error
 
 
 def encoder_settings(settings: EmbeddingSettings, encoder: str | None) -> EncoderSettings:

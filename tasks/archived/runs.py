@@ -4,12 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import Archive, ArchiveKeyError, RunInfo
+from lsap_archive import Archive, ArchiveKeyError, RunInfo, typed
 from lsap_core.presets import Method, recorded_settings
+
+
+@dataclass(frozen=True)
+class EncoderOfRun:
+    """The encoder that a run's codes are by.
+
+    Attributes:
+        name: as the domain calls it.
+        digest: of its weights.
+    """
+
+    name: str
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What of a run's configuration others go by; what has been written by others is read as this, not as it is.
+
+    Attributes:
+        settings: of its method, as `recorded_settings` gives them; None of an edit.
+        anchor: digest of its anchor.
+        encoder: what it was inverted by, or None.
+    """
+
+    settings: dict[str, Any] | None = None
+    anchor: str | None = None
+    encoder: EncoderOfRun | None = None
+
+
+def config_of(run: RunInfo) -> RunConfig:
+    """What a run's configuration says.
+
+    Raises:
+        CorruptArchiveError: it makes no sense.
+    """
+    found: RunConfig = typed(RunConfig, run.config, f"the configuration of run {run.run_id}")
+    return found
 
 
 def runs_by_method(
@@ -62,12 +102,13 @@ def current_runs(
         method.name: (recorded_settings(method.settings), digests.get(method.encoder or ""), anchor)
         for method in methods
     }
-    return [
-        run
-        for run in archive.runs
-        if decisive.get(run.method)
-        == (run.config.get("settings"), run.config.get("encoder", {}).get("digest"), run.config.get("anchor"))
-    ]
+    found = []
+    for run in archive.runs:
+        if run.method in decisive:
+            config = config_of(run)
+            encoder = None if config.encoder is None else config.encoder.digest
+            found += [run] if decisive[run.method] == (config.settings, encoder, config.anchor) else []
+    return found
 
 
 def current_rows(

@@ -13,7 +13,7 @@ from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.presets import PASSES, encoder_settings, settings_of
 from tasks.archived.opening import open_writer
-from tasks.archived.runs import runs_by_method
+from tasks.archived.runs import config_of, runs_by_method
 from tasks.editing.chosen import EditedMethod, check_edit, edited_method
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.attributes import load_attribute
@@ -103,8 +103,11 @@ def _is_by_encoder(run: RunInfo) -> bool:
 
 
 def _encoder_of(run: RunInfo) -> dict[str, Any]:
-    name, digest = run.config["encoder"]["name"], run.config["encoder"]["digest"]
-    return {"name": name, "wanted": digest, "settings": encoder_settings(settings_of(run.config), name)}
+    encoder = config_of(run).encoder
+    if encoder is None:
+        raise ConfigError(f"run {run.run_id} of the archive does not say by which encoder it is: leave its method out")
+    settings = encoder_settings(settings_of(run.config), encoder.name)
+    return {"name": encoder.name, "wanted": encoder.digest, "settings": settings}
 
 
 def _checked_encoder(

@@ -11,7 +11,7 @@ from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInf
 from tasks.archived.jobs import goes_on_in_shards_of, provenance_of, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.originals import fit_of
-from tasks.archived.runs import id_part
+from tasks.archived.runs import config_of, id_part
 from tasks.digests import digest_of
 from tasks.editing.chosen import EditedMethod, MissingCalibrations, missing_calibrations
 from tasks.evaluation.chosen import ChosenRuns, choose_runs
@@ -214,7 +214,7 @@ def _plan_of_run(
     config = {
         **shared,
         "subject": {"run_id": run.run_id, "method": run.method, "method_digest": run.method_digest},
-        "anchor": run.config["anchor"],
+        "anchor": config_of(run).anchor,
         "absent": digest_of(gone) if gone else None,
     }
     edits = {edit: [one["digest"], one["calibrated"]] for edit, one in config["lec"].items()}

@@ -20,6 +20,15 @@ from lsap_core.presets import (
 )
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [None, [], "x", {"kind": []}, {"kind": "other"}, {"num_steps": "many"}, {"unknown": 1}, {"num_steps": 10**15}],
+)
+def test_settings_from_an_archive_that_make_no_sense_are_refused(settings: object) -> None:
+    with pytest.raises(ConfigError):
+        settings_of({"settings": settings})
+
+
 def test_methods_have_the_titles_of_the_paper() -> None:
     assert {name: each.title for name, each in METHODS.items()} == {
         "stylegan2_w": "StyleGAN2-W",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError
 
+from tasks.errors import LESS_MEMORY
 from tasks.workers.deaths import cause_of_death
 
 # As Ray 2.60 words it.
@@ -21,7 +22,7 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed \
 by the OOM killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed.
 """
-ADVICE = "lower workers.count, batch_size or shard_rows"
+ADVICE = LESS_MEMORY
 
 
 def died(text: str) -> RayError:
