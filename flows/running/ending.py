@@ -136,7 +136,7 @@ class Ending:
     def _tell_all(self) -> None:
         """Call all tellers; as long as it is worth it."""
         started = time.monotonic()
-        telling = [threading.Thread(target=teller, daemon=True) for teller in self._tellers]
+        telling = [threading.Thread(target=teller, daemon=True) for teller in list(self._tellers)]
         for thread in telling:
             thread.start()
         for thread in telling:
@@ -159,15 +159,22 @@ class Ending:
 
         if not self._leaving.acquire(blocking=False):
             _wait_for_the_end()
-        _end_children()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        if self._sentence and (self._is_decided or self._is_interrupted):  # else the interpreter has told an error
-            is_cut_off = self._is_interrupted and os.isatty(self._stderr)
-            line = (f"{SHOW_CURSOR}\n" if is_cut_off else "") + self._sentence + "\n"
-            with contextlib.suppress(OSError):  # nobody listens
+        try:
+            _end_children()
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            if self._is_decided or self._is_interrupted:  # else the interpreter has told an error of ours
+                self._say()
+        finally:
+            os._exit(self._code)
+
+    def _say(self) -> None:
+        """Write the sentence, unless nobody takes it."""
+        is_cut_off = self._is_interrupted and os.isatty(self._stderr)
+        line = (f"{SHOW_CURSOR}\n" if is_cut_off else "") + (f"{self._sentence}\n" if self._sentence else "")
+        with contextlib.suppress(OSError):
+            if select.select([], [self._stderr], [], PATIENT_SECONDS)[1]:
                 os.write(self._stderr, line.encode(errors="backslashreplace"))
-        os._exit(self._code)
 
     def _let_go(self) -> None:
         """In a forked process: it is not the command."""
@@ -219,5 +226,5 @@ def _end_children() -> None:
     import psutil  # not before there is something to end: help should not wait for it
 
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):  # it has ended, or is another user's
             process.kill()

@@ -39,6 +39,8 @@ WORK = {
     "with when_interrupted(lambda: time.sleep(60)):\n    go_on()",
     "a thread prints": "def loud():\n    while True: print('Traceback', file=sys.stderr)\n"
     "threading.Thread(target=loud, daemon=True).start()\ngo_on()",
+    "nobody reads what it prints": "def loud():\n    while True: os.write(2, b'x' * 1000 + b'\\n')\n"
+    "threading.Thread(target=loud, daemon=True).start()\ntime.sleep(0.2)\ngo_on()",
     "a thread waits for ever": "threading.Thread(target=time.sleep, args=(300,)).start()\ngo_on()",
     "it runs out of its main function": "threading.Thread(target=go_on).start()",
     "it has forked": "if os.fork() == 0:\n    time.sleep(300)\ngo_on()",
