@@ -83,7 +83,8 @@ class Ending:
         """Let temporary files lie in a folder that goes with the command, however it ends."""
         import tempfile
 
-        self._scratch = tempfile.tempdir = tempfile.mkdtemp(prefix="lsap-")
+        with contextlib.suppress(OSError):  # nowhere to write: what needs to will say so
+            self._scratch = tempfile.tempdir = tempfile.mkdtemp(prefix="lsap-")
 
     def decide(self, code: int, sentence: str = "", *, at_once: bool = False) -> int:
         """Say how the command ends; a signal from now on only makes it end sooner.
