@@ -98,10 +98,10 @@ class Ending:
             The code.
         """
         with self._deciding:
-            self._is_decided = not self._is_interrupted
-        if self._is_interrupted:
+            if not self._is_interrupted:
+                self._is_decided, self._code, self._sentence = True, code, sentence
+        if not self._is_decided:
             _wait_for_the_end()
-        self._code, self._sentence = code, sentence
         if at_once:
             self._leave()
         limit = threading.Timer(LEAVING_SECONDS, self._leave)
