@@ -186,7 +186,8 @@ class RayPool:
         self._surplus_since = self._crowded_since = self._homeless_since = math.inf
         self._has_told = False
         self._tender: threading.Thread | None = None
-        if address == LOCAL and not has_node_for(*self._wants):
+        self._is_local = address == LOCAL
+        if self._is_local and not has_node_for(*self._wants):
             problem = self._no_room("no worker can be placed")
             self.close()
             raise NoWorkerLeftError(problem)
@@ -436,6 +437,8 @@ class RayPool:
         is_crowded = time.monotonic() - self._crowded_since > TELL_SECONDS
         if is_crowded and not self._has_told:
             logger.warning(self._no_room(f"{num_seats - num_placed} of {num_seats} workers wait for room"))
+            if self._is_local and not has_node_for(*self._wants):  # as after a hang of Ray's own processes
+                self._break(self._no_room("the local Ray is lost"))
         self._has_told = is_crowded
         self._homeless_since = _since(num_callers > 0 and num_seats > 0 and num_placed == 0, self._homeless_since)
         if time.monotonic() - self._homeless_since > ROOM_TIMEOUT_SECONDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -397,13 +398,14 @@ def test_a_worker_whose_storage_is_away_is_built_later(
 # --- workers that hang without dying --------------------------------------------------------------
 
 
-@pytest.fixture
-def impatient(two_actors: RayPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayPool]:
-    """Two workers, of which each may make no step for two seconds."""
-    monkeypatch.setattr(pool_module, "POLL_SECONDS", 0.2)
-    pool = RayPool(Clerk, num_workers=2, gpus_per_worker=0.25, patience_seconds=2.0)
-    yield pool
-    pool.close()
+@pytest.fixture(scope="module")
+def impatient(two_actors: RayPool) -> Iterator[RayPool]:
+    """Two workers, of which each may make no step for two seconds, or three times the slowest call of a method."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "POLL_SECONDS", 0.2)
+        pool = RayPool(Clerk, num_workers=2, gpus_per_worker=0.25, patience_seconds=2.0)
+        yield pool
+        pool.close()
 
 
 def process_in(file: Path) -> int:
@@ -425,25 +427,24 @@ def test_a_worker_that_makes_no_step_is_told_of_and_ended_and_one_that_goes_on_i
         time.sleep(0.7)
         os.kill(for_a_while, signal.SIGCONT)
         ended = (
-            rf"shard 3 of a run has made no step for 2 s on .*{for_good}.*raise workers\.patience_seconds, which is 2"
+            rf"shard 3 of a run has made no step for \d+ s on .*{for_good}.*raise workers\.patience_seconds, which is 2"
         )
         with pytest.raises(WorkerLostError, match=ended):
             hangs.result(timeout=PATIENCE_SECONDS)
         assert pauses.result(timeout=PATIENCE_SECONDS) == for_a_while
-    assert "shard 3 of a run has made no step for 1 s" in caplog.text and "is ended after 2 s of that" in caplog.text
+    assert re.search(r"shard 3 of a run has made no step for \d+ s on .* is ended after 2 s of that", caplog.text)
     assert len(all_processes(impatient) - {for_good}) == 2  # another one has its place
     wait_for(lambda: not Path(f"/proc/{for_good}").exists())
 
 
 @pytest.mark.ray
-def test_where_every_worker_hangs_every_caller_is_told_and_others_come(impatient: RayPool, tmp_path: Path) -> None:
-    files = [tmp_path / "first", tmp_path / "second"]
+def test_where_every_worker_answers_and_makes_no_step_every_caller_is_told_and_others_come(
+    impatient: RayPool, tmp_path: Path
+) -> None:
     with ThreadPoolExecutor(2) as callers:
-        answers = [callers.submit(impatient.call, "walk", str(file), 60.0) for file in files]
-        for file in files:
-            os.kill(process_in(file), signal.SIGSTOP)
+        answers = [callers.submit(impatient.call, "work_until", str(tmp_path / "never")) for _ in range(2)]
         for answer in answers:
-            with pytest.raises(WorkerLostError, match="made no step"):
+            with pytest.raises(WorkerLostError, match=r"work_until has made no step for \d+ s"):
                 answer.result(timeout=PATIENCE_SECONDS)
     assert within_patience(lambda: impatient.call("divide", 6, 2)) == 3
 
