@@ -62,8 +62,8 @@ def test_the_shard_of_a_killed_worker_is_tried_again_in_sight(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_workers_that_cannot_be_built_end_the_command(lsap_on_cluster: Any, images: Path, tmp_path: Path) -> None:
-    """No machine has a hundredth GPU: nobody can load the networks there, and waiting for it would help nobody."""
-    workers = "{count: 2, device: 'cuda:99'}"
+    """The machines of the cluster have no tenth GPU, which is known there alone; waiting for one would help nobody."""
+    workers = "{count: 2, device: 'cuda:9'}"
     command = lsap_on_cluster.invert(source=images, archive=tmp_path / "archive", workers=workers)
     finished = command.wait(timeout_seconds=120)
     assert finished.code == 1
