@@ -61,9 +61,7 @@ class InvertRun(Parameters):
     )
     seed: Seed = Field(0, description="of every image's own random state, together with its id")
     anchor: AnchorParameters = AnchorParameters()
-    shard_rows: Count | None = Field(
-        None, description=f"images of a shard; below 16 or a multiple of 16, at most {RUN_IMAGES}"
-    )
+    shard_rows: Count | None = Field(None, le=RUN_IMAGES, description="images of a shard; below 16 or a multiple of 16")
     batch_size: Count | None = Field(None, description="images embedded together; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
     max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")

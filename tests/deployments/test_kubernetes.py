@@ -121,7 +121,7 @@ def test_the_job_asks_for_a_run_that_is_there(
     for file, text in runs["data"].items():
         (tmp_path / file).write_text(text)
     run = InvertRun.read(str(tmp_path / name))
-    run.resolve(Settings())  # which refuses what is not there
+    run.resolve(Settings(ray_address="auto"))  # which refuses what is not there
     workers = run.workers
     most = max(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"])
     assert workers.gpus_each == 1 and workers.count <= most

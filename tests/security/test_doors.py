@@ -196,9 +196,8 @@ def test_a_number_device_or_place_that_cannot_be_is_asked_wrongly(
 @pytest.mark.parametrize("flags", [["--samples", "0"], ["--seed", "-1"], ["--seed", "9" * 30], ["--batch-size", "1e9"]])
 def test_a_flag_that_cannot_be_is_named(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command = ["direction", "pca", "--domain", "digits", "--out", "x.safetensors"]
-    with pytest.raises(SystemExit) as ended:
-        main([*command, *flags])
-    assert ended.value.code == 2 and f"argument {flags[0]}: " in capsys.readouterr().err
+    assert main([*command, *flags]) == 2
+    assert f"argument {flags[0]}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--samples", "2000000000"], ["--batch-size", "1000000000"], ["--device", "meta"]])

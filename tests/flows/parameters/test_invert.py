@@ -138,6 +138,8 @@ def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -
         ("fit=zoom", "fit: 'zoom': input should be 'refuse'"),
         ("embedding=5", "embedding: 5: input should be a valid dictionary"),
         ("shard_rows=0", "shard_rows: 0: input should be"),
+        ("shard_rows=100016", "shard_rows: 100016: input should be less than or equal to 100000"),
+        ("shard_rows=16000000000000000", "shard_rows: 16000000000000000: input should be less than or equal to 100000"),
     ],
 )
 def test_a_wrong_change_is_refused_by_its_field(tmp_path: Path, change: str, message: str) -> None:
@@ -308,8 +310,6 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
             "methods[lsap_o_w_plus]: sncd_weight is None; wanted a number",
         ),
         ({"shard_rows": 24}, "shard_rows: 24; wanted 1 to 16, or a multiple of 16"),
-        ({"shard_rows": 100_016}, "shard_rows: 100016; wanted 1 to 16, or a multiple of 16 up to 100000"),
-        ({"shard_rows": 16 * 10**30}, "shard_rows: 16000000000000000000000000000000; wanted"),
         ({"perceptual": "vgg"}, 'perceptual: perceptual network "vgg" is not known'),
         ({"perceptual": "digits-judge"}, 'perceptual: "digits-judge" is the network of the loss, so it cannot judge'),
     ],

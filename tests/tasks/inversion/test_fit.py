@@ -97,12 +97,12 @@ def test_an_archive_that_began_with_another_fit_is_gone_on_with(laboratory: Any)
     assert newest(archive, "wide.png")["reason"] == "not_square"  # it was asked for
 
 
-def test_an_unfinished_run_is_finished_as_it_was_begun(laboratory: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unfinished_run_is_finished_as_it_was_begun(laboratory: Any) -> None:
     laboratory.fill(1)
     laboratory.put("wide.png", laboratory.picture(7, 32, 48))
     begun = laboratory.prepare()
     again = laboratory.prepare(fit="crop")
-    assert again.runs == begun.runs and "with the fit it was begun with, refuse" in caplog.text
+    assert again.runs == begun.runs and "with the fit it was begun with, refuse" in again.jobs[0].note
     (outcome,) = laboratory.embed(again)
     assert outcome.by_reason == {"not_square": 1}
     laboratory.publish(again)
