@@ -44,7 +44,7 @@ from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.checked import read_checked, read_header, read_row_files
-from lsap_archive.reading.evaluations import newest_measurements, read_evaluations, read_measurements
+from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
 from lsap_archive.reading.retirement import (
@@ -278,14 +278,26 @@ class Archive:
             ArchiveKeyError: an unknown column or evaluation.
             CorruptArchiveError: a file is missing or altered.
         """
-        unknown = [name for name in columns or () if name not in MEASUREMENT_SCHEMA.names]
-        if unknown:
-            known = ", ".join(MEASUREMENT_SCHEMA.names)
-            raise ArchiveKeyError(f"no column {', '.join(unknown)}: the measurements have {known}")
+        self._check_measured(columns or ())
         table = self._measurements if evaluations is None else self._measured_by(evaluations)
         if method is not None:
             table = table.filter(pc.equal(table.column("method"), method))
         return table if columns is None else table.select(list(columns))
+
+    def measurement_parts(self, columns: Sequence[str], *, evaluations: Sequence[str]) -> Iterator[pa.Table]:
+        """`measurements` of evaluations in parts of some shards, so that not all of them are in memory at once.
+
+        Args:
+            columns: names from MEASUREMENT_SCHEMA.
+            evaluations: ids.
+
+        Raises:
+            ArchiveKeyError: an unknown column or evaluation.
+            CorruptArchiveError: a file is missing or altered.
+        """
+        self._check_measured(columns)
+        for info in self._evaluations_of(evaluations):
+            yield from self._parts_of(info, columns)
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows that readers see, the oldest run first.
@@ -540,29 +552,44 @@ class Archive:
         """An empty one, and that of each evaluation."""
         return [MEASUREMENT_SCHEMA.empty_table(), *(self._measured_in(one) for one in self._published_evaluations)]
 
+    def _check_measured(self, columns: Sequence[str]) -> None:
+        unknown = [name for name in columns if name not in MEASUREMENT_SCHEMA.names]
+        if unknown:
+            known = ", ".join(MEASUREMENT_SCHEMA.names)
+            raise ArchiveKeyError(f"no column {', '.join(unknown)}: the measurements have {known}")
+
     def _measured_in(self, info: EvaluationInfo) -> pa.Table:
+        return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *self._parts_of(info, MEASUREMENT_SCHEMA.names)])
+
+    def _parts_of(self, info: EvaluationInfo, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Measurements of an evaluation, without those of rows of the run that it measured which readers do not see."""
-        table = read_measurements(self._store, info)
+        parts = measurement_parts(self._store, info, list(dict.fromkeys([*columns, "row"])))
         if info.run_id is None:
-            return table
+            yield from (part.select(columns) for part in parts)
+            return
         run = next((run for run, one in enumerate(self._manifests) if one.run_id == info.run_id), None)
         if run is None:
-            return table.slice(0, 0)
+            return
         manifest = self._manifests[run]
-        shards = pc.divide(table.column("row"), manifest.shard_rows)
         hidden = pa.array(sorted(self._hidden[info.run_id]), pa.int64())
-        table = table.filter(pc.invert(pc.is_in(shards, hidden)))
-        if may_be_twice(manifest, self._retired):
-            table = table.filter(pc.invert(pc.is_in(table.column("row"), pa.array(self._rows.twice_in(run)))))
-        return table
+        is_twice = may_be_twice(manifest, self._retired)
+        for part in parts:
+            shards = pc.divide(part.column("row"), manifest.shard_rows)
+            part = part.filter(pc.invert(pc.is_in(shards, hidden)))
+            if is_twice:
+                part = part.filter(pc.invert(pc.is_in(part.column("row"), pa.array(self._rows.twice_in(run)))))
+            yield part.select(columns)
 
     def _measured_by(self, evaluation_ids: Sequence[str]) -> pa.Table:
+        wanted = [self._measured_in(one) for one in self._evaluations_of(evaluation_ids)]
+        return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *wanted])
+
+    def _evaluations_of(self, evaluation_ids: Sequence[str]) -> list[EvaluationInfo]:
         known = {info.evaluation_id: info for info in self._published_evaluations}
         for evaluation_id in evaluation_ids:
             if evaluation_id not in known:
                 raise ArchiveKeyError(f"{self.url} has no published evaluation {evaluation_id}: see evaluations")
-        wanted = [self._measured_in(known[one]) for one in dict.fromkeys(evaluation_ids)]
-        return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *wanted])
+        return [known[one] for one in dict.fromkeys(evaluation_ids)]
 
     @cached_property
     def _hidden(self) -> dict[str, frozenset[int]]:

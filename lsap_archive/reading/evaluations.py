@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +15,8 @@ from lsap_archive.reading.checked import read_checked_table
 from lsap_archive.reading.retirement import visible_manifest
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
+
+_SHARDS_TOGETHER = 16  # files of measurements that are read at once; an image has a row for each measure
 
 
 def read_evaluations(store: Store) -> list[EvaluationInfo]:
@@ -30,14 +32,29 @@ def read_measurements(store: Store, info: EvaluationInfo) -> pa.Table:
     Raises:
         CorruptArchiveError: a file is missing or altered.
     """
+    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *measurement_parts(store, info)])
+
+
+def measurement_parts(store: Store, info: EvaluationInfo, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The same, some shards at a time.
+
+    Args:
+        store: the archive.
+        info: the evaluation.
+        columns: names from MEASUREMENT_SCHEMA; None for all.
+
+    Raises:
+        CorruptArchiveError: a file is missing or altered.
+    """
 
     def read(stored: StoredObject) -> pa.Table:
         key = f"{evaluation_prefix(info.evaluation_id)}/{stored.name}"
-        return read_checked_table(store, key, stored, MEASUREMENT_SCHEMA)
+        return read_checked_table(store, key, stored, MEASUREMENT_SCHEMA, None if columns is None else list(columns))
 
     files = [file for file in info.files if file.name.startswith("shards/")]
     files.sort(key=lambda one: (len(one.name), one.name))
-    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *in_threads(read, files)])
+    for start in range(0, len(files), _SHARDS_TOGETHER):
+        yield pa.concat_tables(in_threads(read, files[start : start + _SHARDS_TOGETHER]))
 
 
 def newest_measurements(evaluations: Sequence[EvaluationInfo], tables: Iterable[pa.Table]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,14 @@ def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]])
         evaluations: ids by method or edit, in the order of the lines.
     """
     ids = [evaluation_id for of_method in evaluations.values() for evaluation_id in of_method]
-    means: dict[tuple[str, str, str | None], tuple[float | None, int]] = {}
-    grouped = archive.measurements(["method", "measure", "by", "value"], evaluations=ids).group_by(
-        ["method", "measure", "by"]
-    )
-    for row in grouped.aggregate([("value", "mean"), ("value", "count")]).to_pylist():
-        means[row["method"], row["measure"], row["by"]] = (row["value_mean"], row["value_count"])
+    sums: defaultdict[tuple[str, str, str | None], list[float]] = defaultdict(lambda: [0.0, 0])
+    for part in archive.measurement_parts(["method", "measure", "by", "value"], evaluations=ids):
+        grouped = part.group_by(["method", "measure", "by"]).aggregate([("value", "sum"), ("value", "count")])
+        for row in grouped.to_pylist():
+            of = sums[row["method"], row["measure"], row["by"]]
+            of[0] += row["value_sum"] or 0.0
+            of[1] += row["value_count"]
+    means = {key: (total / count if count else None, int(count)) for key, (total, count) in sums.items()}
     measures = sorted({key[1:] for key in means}, key=lambda one: (one[0], one[1] or ""))
     distances = set_numbers(archive, evaluations)
     of_sets = sorted({str(one["name"]) for one in distances.values()})

@@ -152,6 +152,25 @@ def test_synthetic_evaluations_have_no_run_and_stay_apart(memory_place: Any) -> 
     assert table.column("evaluation_id").unique().to_pylist() == ["b", "c", "d"]  # d measured what a had
 
 
+def test_parts_of_measurements_are_all_of_them(memory_place: Any) -> None:
+    """Some shards at a time, in order, over several evaluations."""
+    writer = memory_place.writer()
+    for name, method in (("a", "e4e"), ("b", "psp")):
+        subject = {"synthetic": {"count": 40, "psi": 1.0, "seed": 0}}
+        evaluation = writer.start_evaluation(plan_of(name, subject=subject, method=method, num_rows=40))
+        write_all(evaluation)
+        evaluation.publish({})
+    archive = open_archive(memory_place.url)
+    columns = ["measure", "value", "method"]
+    parts = list(archive.measurement_parts(columns, evaluations=["b", "a", "b"]))
+    assert [part.num_rows for part in parts] == [96, 24, 96, 24]  # shards of 2 images and 3 measures
+    assert pa.concat_tables(parts).equals(archive.measurements(columns, evaluations=["b", "a"]))
+    with pytest.raises(ArchiveKeyError, match="no column fid"):
+        list(archive.measurement_parts(["fid"], evaluations=["a"]))
+    with pytest.raises(ArchiveKeyError, match="no published evaluation c"):
+        list(archive.measurement_parts(columns, evaluations=["c"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
