@@ -20,9 +20,10 @@ from tests.flows.faults.work import Bench, Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
-ONLY_IN_ALL = {"marks": pytest.mark.all_faults}
+ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("edit", "evaluate")]
 
 
+@pytest.mark.all_faults
 def test_clocks_ahead_and_behind(inversion: Work, record: Callable[..., None]) -> None:
     """A machine whose clock is an hour ahead begins, one whose clock is an hour behind goes on."""
     bench, url, embedded = inversion.bench, inversion.archive("skew"), []
@@ -44,9 +45,7 @@ def jumping(clock: JumpingClock) -> Iterator[JumpingClock]:
     clock.reset()
 
 
-@pytest.mark.parametrize(
-    "work", ["invert", pytest.param("edit", **ONLY_IN_ALL), pytest.param("evaluate", **ONLY_IN_ALL)], indirect=True
-)
+@pytest.mark.parametrize("work", ["invert", *ONLY_IN_ALL], indirect=True)
 def test_the_clock_jumps(
     work: Work,
     jumping: JumpingClock,

@@ -20,12 +20,12 @@ from tests.flows.ray_nodes import RayNode
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 HowMany = Callable[[int, int], int]
-ONLY_IN_ALL = {"marks": pytest.mark.all_faults}
+ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("edit", "evaluate")]
 COMMAND_KILLS = {"invert": (2, 10), "edit": (1, 6), "evaluate": (1, 6)}  # every day, and in all
 WORKER_KILLS = {"invert": (2, 10), "edit": (1, 6), "evaluate": (1, 6)}
 
 
-@pytest.mark.parametrize("work", ["invert", pytest.param("edit", **ONLY_IN_ALL), "evaluate"], indirect=True)
+@pytest.mark.parametrize("work", ["invert", *ONLY_IN_ALL], indirect=True)
 def test_the_command_is_killed(
     work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:
@@ -43,7 +43,7 @@ def test_the_command_is_killed(
     record(outcomes)
 
 
-@pytest.mark.parametrize("work", ["invert", "edit", pytest.param("evaluate", **ONLY_IN_ALL)], indirect=True)
+@pytest.mark.parametrize("work", ["invert", "edit", ONLY_IN_ALL[1]], indirect=True)
 def test_workers_are_killed(work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]) -> None:
     """In the middle of a shard, and of another one, while one command works."""
     url = work.archive("workers")

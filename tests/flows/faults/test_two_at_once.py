@@ -109,8 +109,9 @@ def test_two_that_cut_shards_differently(
     check_ended(ended)
 
 
+@pytest.mark.all_faults
 def test_overlapping_sources_on_two_servers(
-    inversion: Work, mortal_server: Any, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
+    inversion: Work, mortal_server: Any, chosen: random.Random, record: Callable[..., None]
 ) -> None:
     """Eight images are in both; whole shards, so that batches are those of others."""
     bench, outcomes, ended = inversion.bench, [], []
@@ -119,7 +120,7 @@ def test_overlapping_sources_on_two_servers(
             if int(name.rpartition("/")[2][:4]) in rows:
                 bench.files.cp_file(name, name.replace("/images/", f"/{part}/"))
     sources = [{"source": f"s3://lsap/faults/{part}"} for part in ("first", "second")]
-    for number, point in enumerate(about_runs(inversion, 6).draw(how_many(1, 5), chosen)):
+    for number, point in enumerate(about_runs(inversion, 6).draw(5, chosen)):
         url = inversion.archive(f"apart-{number}")
         ended += ended_beside(inversion, mortal_server, url, point, *sources)
         outcomes.append(inversion.outcome("two servers, overlapping sources", 1, url, 0, may_say=TOLD))
