@@ -26,17 +26,8 @@ def read_evaluations(store: Store) -> list[EvaluationInfo]:
     return sorted((one for one in found if one), key=lambda one: one.order)
 
 
-def read_measurements(store: Store, info: EvaluationInfo) -> pa.Table:
-    """The measurements of a published evaluation, in the order of its shards, every file checked.
-
-    Raises:
-        CorruptArchiveError: a file is missing or altered.
-    """
-    return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *measurement_parts(store, info)])
-
-
 def measurement_parts(store: Store, info: EvaluationInfo, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The same, some shards at a time.
+    """The measurements of a published evaluation, in the order of its shards and some at a time, every file checked.
 
     Args:
         store: the archive.
