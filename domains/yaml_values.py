@@ -16,6 +16,8 @@ MAX_DEPTH = 50
 MAX_VALUES = 50_000
 MAX_BYTES = 4 * 2**20
 """Of a run or domain file; the reader takes about a second for each."""
+MAX_TEXT = 4096
+"""Characters, as the longest path has."""
 MAX_BITS = 1000
 """Of a whole number: as many as a floating-point number can stand for."""
 LARGEST_INTEGER = 2**63 - 1
@@ -149,7 +151,9 @@ def _checked_key(key: Any, field: str) -> str:
 def _refuse_scalar(value: Any, field: str) -> None:
     found = ""
     if isinstance(value, str):
-        if "\0" in value:
+        if len(value) > MAX_TEXT:
+            found = f"text of {len(value):,} characters, more than {MAX_TEXT:,}"
+        elif "\0" in value:
             found = "text with a NUL character"
         elif any("\ud800" <= character <= "\udfff" for character in value):
             found = "text with half a character (a surrogate)"

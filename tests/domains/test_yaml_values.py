@@ -32,6 +32,7 @@ REFUSED = {
     "a key that is a list": ("? [a]\n: b", "unhashable key"),
     "a NUL": ('a: {b: ["\\0"]}', "a.b: text with a NUL"),
     "a NUL in a key": ('"\\0": 1', "a NUL"),
+    "a text of no field": ("a: " + "x" * 5000, "a: text of 5,000 characters"),
     "half a character": ('a: "\\ud800"', "a: text with half a character"),
     "bytes": ("a: !!binary aGk=", "a: a bytes"),
     "a set": ("a: !!set {b}", "a: a set"),
