@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.numbers import MANY_SHOWN, MANY_TRIES, Count, Seed, Share, Whole
+from flows.parameters.numbers import MANY_SHOWN, MANY_TRIES, Count, Seed, Share, Unbounded, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import (
     AnchorParameters,
@@ -61,7 +61,9 @@ class InvertRun(Parameters):
     )
     seed: Seed = Field(0, description="of every image's own random state, together with its id")
     anchor: AnchorParameters = AnchorParameters()
-    shard_rows: Count | None = Field(None, le=RUN_IMAGES, description="images of a shard; below 16 or a multiple of 16")
+    shard_rows: Unbounded | None = Field(
+        None, ge=1, le=RUN_IMAGES, description="images of a shard; below 16 or a multiple of 16"
+    )
     batch_size: Count | None = Field(None, description="images embedded together; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
     max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")

@@ -18,7 +18,9 @@ def _no_claim(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_no_claim), Field(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT, allow_inf_nan=False)]
 """Finite, also as float32."""
-Whole = Annotated[int, BeforeValidator(_no_claim), Field(le=LARGEST_INTEGER)]
+Unbounded = Annotated[int, BeforeValidator(_no_claim)]
+"""For a field with a bound of its own, which its message then names."""
+Whole = Annotated[Unbounded, Field(le=LARGEST_INTEGER)]
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0)]
 Index = Annotated[Whole, Field(ge=0)]

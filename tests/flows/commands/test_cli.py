@@ -110,7 +110,7 @@ WRONG = {
     "a setting out of range": ({"embedding__num_steps": 0}, ["num_steps", "0", "at least 1"]),
     "a setting of an absent method": ({"method_settings__l2_w_plus__num_steps": 5}, ["method_settings", "l2_w_plus"]),
     "a shard that is no whole chunks": ({"shard_rows": 20}, ["shard_rows", "20", "multiple of 16"]),
-    "a shard beyond all runs": ({"shard_rows": 16 * 10**30}, ["shard_rows", "up to 100000"]),
+    "a shard beyond all runs": ({"shard_rows": 16 * 10**30}, ["shard_rows", "less than or equal to 100000"]),
     "unknown network": ({"perceptual": "lpips-resnet"}, ["perceptual", '"lpips-resnet"', "lpips-vgg"]),
     "missing source": ({"source": "nowhere/images"}, ["nowhere/images", "folder"]),
     "source without images": ({"source": "EMPTY"}, ["EMPTY", "no image"]),

@@ -139,7 +139,10 @@ def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -
         ("embedding=5", "embedding: 5: input should be a valid dictionary"),
         ("shard_rows=0", "shard_rows: 0: input should be"),
         ("shard_rows=100016", "shard_rows: 100016: input should be less than or equal to 100000"),
-        ("shard_rows=16000000000000000", "shard_rows: 16000000000000000: input should be less than or equal to 100000"),
+        (
+            "shard_rows=1600000000000000000000",
+            "shard_rows: 1600000000000000000000: input should be less than or equal to 100000",
+        ),
     ],
 )
 def test_a_wrong_change_is_refused_by_its_field(tmp_path: Path, change: str, message: str) -> None:
