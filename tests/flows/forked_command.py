@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging
 import os
 import runpy
 import signal
@@ -21,6 +22,7 @@ def run(program: str, arguments: Sequence[str], environment: Mapping[str, str], 
         file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(file, stream.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
+    logging.getLogger().handlers.clear()  # Prefect's, which in a process of its own finds those of the command
     os.environ.update(environment)
     if any(name.startswith("PREFECT_") for name in environment):  # other settings than those it is forked with
         refresh_global_settings_context()
