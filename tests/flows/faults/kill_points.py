@@ -21,7 +21,7 @@ class KillPoint:
     Attributes:
         client: who asks.
         verb: what for.
-        key: below the bucket, without the archive's name and the names of attempts.
+        key: below the bucket, without the archive's name, those of attempts and that of what is written as a trial.
         moment: "before" the store sees it, or "after" the store has done it.
     """
 
@@ -39,6 +39,7 @@ class KillPoint:
 def point_at(request: StoreRequest, moment: str, archive: str) -> KillPoint:
     """The point that a request to an archive is, whichever archive it is."""
     key = re.sub(r"(_staging/[0-9]+)/[^/]+", r"\1/attempt", request.key.replace(archive, "archive"))
+    key = re.sub(r"^archive/writable-[0-9a-f]+$", "archive/writable-probe", key)
     return KillPoint(request.client, request.verb, key, moment)
 
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 HowMany = Callable[[int, int], int]
 NUM_SHARDS = 10  # of the undisturbed inversion
-HOLD_SECONDS = 45.0  # the longest that a request is held: a client of the store gives up after a minute
+HOLD_SECONDS = 30.0  # the longest that a request is held: a client of the store gives up after a minute
 TOLD = ("given up", "twice", "retired", "not published")  # what `verify` may add about what the second one began
 
 
