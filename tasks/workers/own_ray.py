@@ -7,10 +7,12 @@ import logging
 import os
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
@@ -28,6 +30,7 @@ CLOSED = {
     "NCCL_SOCKET_IFNAME": "lo",
 }
 OBJECT_STORE_BYTES = 80 * 2**20  # workers write to storage themselves; only numbers travel
+END_SECONDS = 30.0  # that Ray may take to end
 LONGEST_SOCKET = 107  # bytes that the system allows for its name
 SOCKET = "lsap-12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's
 LONGEST_FOLDER = LONGEST_SOCKET - len(f"/{SOCKET}")
@@ -67,7 +70,27 @@ def own_ray(num_cpus: int, *, num_gpus: int | None, runtime_env: Mapping[str, An
                 )
             yield
         finally:
-            ray.shutdown()
+            with _killed_in_the_end(folder):
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _killed_in_the_end(folder: str) -> Iterator[None]:
+    """What Ray has started in a folder is killed where it does not end: for stopped processes Ray waits without end."""
+    timer = threading.Timer(END_SECONDS, _kill_all, [folder])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _kill_all(folder: str) -> None:
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if folder in " ".join(child.cmdline()):
+                logger.warning("Ray's process %d did not end within %.0f s and is killed", child.pid, END_SECONDS)
+                child.kill()
 
 
 @contextlib.contextmanager

@@ -436,9 +436,10 @@ class RayPool:
         self._crowded_since = _since(num_placed < num_seats, self._crowded_since)
         is_crowded = time.monotonic() - self._crowded_since > TELL_SECONDS
         if is_crowded and not self._has_told:
-            logger.warning(self._no_room(f"{num_seats - num_placed} of {num_seats} workers wait for room"))
-            if self._is_local and not has_node_for(*self._wants):  # as after a hang of Ray's own processes
-                self._break(self._no_room("the local Ray is lost"))
+            if self._is_local and not has_node_for(*self._wants):
+                self._break("Ray's own processes on this machine do not answer any more: run the same command again")
+            else:
+                logger.warning(self._no_room(f"{num_seats - num_placed} of {num_seats} workers wait for room"))
         self._has_told = is_crowded
         self._homeless_since = _since(num_callers > 0 and num_seats > 0 and num_placed == 0, self._homeless_since)
         if time.monotonic() - self._homeless_since > ROOM_TIMEOUT_SECONDS:

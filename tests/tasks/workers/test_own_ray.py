@@ -1,13 +1,15 @@
-"""Where a Ray of this process's own has its sockets; `test_pool.py` shows who reaches it."""
+"""Where a Ray of this process's own has its sockets, and that it ends; `test_pool.py` shows who reaches it."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 
-from tasks.workers.own_ray import LONGEST_FOLDER, ClusterUnavailableError, scratch_folder
+from tasks.workers.own_ray import LONGEST_FOLDER, ClusterUnavailableError, own_ray, scratch_folder
 
 
 @pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
@@ -28,3 +30,16 @@ def test_no_folder_at_all_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("tasks.workers.own_ray.LONGEST_FOLDER", 3)
     with pytest.raises(ClusterUnavailableError, match=r"/tmp is 4 bytes long.*set RAY_TMPDIR to one with a short name"):
         scratch_folder()
+
+
+@pytest.mark.ray
+def test_it_ends_also_where_its_processes_hang(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.workers.own_ray.END_SECONDS", 1.0)
+    before = set(psutil.Process().children())
+    with own_ray(1, num_gpus=0, runtime_env=None):
+        (raylet,) = (one for one in set(psutil.Process().children()) - before if one.name() == "raylet")
+        raylet.suspend()
+    assert not ray.is_initialized() and not raylet.is_running()
+    assert f"Ray's process {raylet.pid} did not end within 1 s and is killed" in caplog.text
