@@ -15,7 +15,6 @@ import prefect.runtime
 from lsap_archive import Store
 from tasks.settings import Settings
 
-PROBE = "writable.txt"  # created by the first command; whether it may be is asked again by each
 Report = TypeVar("Report")
 
 
@@ -24,11 +23,11 @@ def check_place() -> None:
 
     Raises:
         ConfigError: that is no URL of a store, or carries a credential.
-        StoreUnavailableError: nothing can be written there.
+        StoreRefusedError, StoreUnavailableError: nothing can be written there.
     """
     url = Settings.from_environment().results
     if url is not None:
-        Store.from_url(url).create(PROBE, b"Written before a flow of lsap, to see that its result can be kept here.\n")
+        Store.from_url(url).check_writable()
 
 
 def kept(report: Report) -> Report:

@@ -156,11 +156,13 @@ def unwritable_folder(path: str) -> str | None:
     """Why this process may not write into a folder, or into the nearest one above where it is still to be made.
 
     Returns:
-        The folder and the reason; None if it may.
+        What is wrong, the path and the reason; None if it may.
     """
-    while not os.path.isdir(path) and path != os.path.dirname(path):
+    while not os.path.lexists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        return f"no folder can be made there ({path}: {os.strerror(errno.ENOTDIR)})"
     if os.access(path, os.W_OK | os.X_OK):
         return None
     is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
-    return f"{path}: {os.strerror(errno.EROFS if is_read_only else errno.EACCES)}"
+    return f"permission denied ({path}: {os.strerror(errno.EROFS if is_read_only else errno.EACCES)})"

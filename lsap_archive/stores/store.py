@@ -185,7 +185,7 @@ class Store:
         if self._kind == "file":
             if found := unwritable_folder(self._root):
                 what_to_do = "give it to this process, or name another place"
-                raise StoreRefusedError(f"cannot write {self.url}: permission denied ({found}); {what_to_do}")
+                raise StoreRefusedError(f"cannot write {self.url}: {found}; {what_to_do}")
         elif self._kind != "memory":
             key = f"writable-{uuid.uuid4().hex}"
             self.create(key, b"")

@@ -65,6 +65,15 @@ def test_a_folder_that_may_be_written_is_left_as_it_is(every_place: Any) -> None
     assert every_place.store.sizes() == before
 
 
+def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "README").write_text("in the way")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place in ("README", "README/archive", "link", "link/archive"):
+        with pytest.raises(StoreRefusedError, match=r"\((.*/README|.*/link): Not a directory\); .*name another place"):
+            Store.from_url(tmp_path / place).check_writable()
+    assert sorted(os.listdir(tmp_path)) == ["README", "link"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_of_somebody_else_is_told(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir(mode=0o500)
