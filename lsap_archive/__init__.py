@@ -36,8 +36,8 @@ from lsap_archive.format.rows import (
     ROW_SCHEMA,
     SCHEMA_VERSION,
     STATUSES,
-    UNFIT,
     UNSETTLED,
+    hangs_on_fit,
     to_parquet,
 )
 from lsap_archive.format.subject import Subject
@@ -93,7 +93,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "SET_SCHEMA",
     "STATUSES",
-    "UNFIT",
     "UNSETTLED",
     "Archive",
     "ArchiveError",
@@ -135,6 +134,7 @@ __all__ = [
     "decode_document",
     "encode_document",
     "give_up_unfinished",
+    "hangs_on_fit",
     "is_archive",
     "noise_arrays",
     "noise_name",

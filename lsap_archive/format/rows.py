@@ -98,6 +98,25 @@ of an edit stands in the measurements of an evaluation.
 """
 
 
+def hangs_on_fit(row: Mapping[str, Any]) -> bool | None:
+    """Whether what became of an image is that of its run's `fit` alone; None where the row does not tell.
+
+    Args:
+        row: with width, reason and altered.
+
+    Example:
+        >>> hangs_on_fit({"width": 48, "reason": None, "altered": "cropped,upsampled"})
+        True
+        >>> hangs_on_fit({"width": None, "reason": "truncated", "altered": None})
+        False
+    """
+    if row["reason"] in UNFIT:
+        return True
+    if row["width"] is None:  # no fit takes it
+        return False
+    return None if row["altered"] is None else not set(FITTED).isdisjoint(row["altered"].split(BETWEEN_WORDS))
+
+
 def conform_rows(
     rows: Any,
     *,

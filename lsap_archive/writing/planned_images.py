@@ -10,17 +10,8 @@ import pyarrow.compute as pc
 
 from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.layout import IMAGES_NAME, rows_name, run_prefix
-from lsap_archive.format.manifest import Manifest, StoredObject
-from lsap_archive.format.rows import (
-    BETWEEN_WORDS,
-    DUPLICATE,
-    FAILED,
-    FITTED,
-    IMAGES_SCHEMA,
-    ROW_SCHEMA,
-    UNFIT,
-    UNSETTLED,
-)
+from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
+from lsap_archive.format.rows import DUPLICATE, FAILED, IMAGES_SCHEMA, ROW_SCHEMA, UNSETTLED, hangs_on_fit
 from lsap_archive.reading.checked import read_checked_table, read_row_files
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.stores.concurrency import in_threads
@@ -110,23 +101,22 @@ def num_unsettled(run: RunWriter) -> int:
 
 def unfitted(run: RunWriter) -> frozenset[str]:
     """Ids of images that became what they would with any `fit`, as far as the committed shards of a run tell."""
-    commits = in_threads(run.commit_of, sorted(run.committed_shards()))
-    may_be_fitted = run.plan["config"].get("fit") != "refuse"  # where rows do not tell
-    found: set[str] = set()
-    for stored in (stored for one in commits for stored in one.objects if stored.name == rows_name(one.shard)):
+    columns = ["image_id", "digest", "width", "reason", "altered"]
+
+    def rows_of(commit: ShardCommit) -> pa.Table:
+        (stored,) = (one for one in commit.objects if one.name == rows_name(commit.shard))
         key, staged = (f"{run_prefix(run.run_id)}/{name}" for name in (stored.name, stored.staged))
         where = key if run.store.exists(key) else staged  # a kill may have left it there
-        table = read_checked_table(run.store, where, stored, ROW_SCHEMA, ["image_id", "status", "reason", "altered"])
-        for row in table.to_pylist():
-            if row["status"] == FAILED:
-                hangs_on_fit = row["reason"] in UNFIT
-            elif row["altered"] is None:
-                hangs_on_fit = may_be_fitted
-            else:
-                hangs_on_fit = not set(FITTED).isdisjoint(row["altered"].split(BETWEEN_WORDS))
-            if not hangs_on_fit:
-                found.add(row["image_id"])
-    return frozenset(found)
+        return read_checked_table(run.store, where, stored, ROW_SCHEMA, columns)
+
+    may_be_fitted = run.plan["config"].get("fit") != "refuse"  # where rows do not tell
+    commits = in_threads(run.commit_of, sorted(run.committed_shards()))
+    rows = [row for table in in_threads(rows_of, commits) for row in table.to_pylist()]
+    told = [hangs_on_fit(row) for row in rows]
+    fitted = {
+        row["digest"] for row, is_so in zip(rows, told, strict=True) if is_so or (is_so is None and may_be_fitted)
+    }
+    return frozenset(row["image_id"] for row in rows if row["digest"] not in fitted)
 
 
 def _published(run: RunWriter) -> _Published | None:

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsap_archive import BETWEEN_WORDS, FITTED, UNFIT, PlannedImages, RunWriter, published_rows
+from lsap_archive import PlannedImages, RunWriter, hangs_on_fit, published_rows
 from tasks.archived.originals import fit_of
 from tasks.digests import digest_of
 from tasks.pictures.decoding import Fit, has_aspect
@@ -58,7 +58,7 @@ class KnownRun(NamedTuple):
         key: of its configuration; see `key_of`.
         fit: what it did with images of another shape.
         is_published: whether readers see it.
-        last_id: the last of its images.
+        first_id, last_id: of its images.
     """
 
     run: RunWriter
@@ -179,12 +179,9 @@ class KnownImages:
             )
 
     def _is_fitted(self, row: Mapping[str, Any], fit: Fit) -> bool:
-        if row["reason"] in UNFIT:
-            return True
-        if row["altered"] is not None:
-            return any(word in FITTED for word in row["altered"].split(BETWEEN_WORDS))
-        if row["width"] is None or fit == "refuse":  # no fit takes it, or every fit takes it as it is
-            return False
+        told = hangs_on_fit(row)
+        if told is not None or fit == "refuse":  # by which it would have been refused
+            return bool(told)
         return self._size is None or not has_aspect((row["width"], row["height"]), self._size)
 
     def of(self, image_id: str) -> list[Fact]:

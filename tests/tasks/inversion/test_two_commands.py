@@ -68,6 +68,43 @@ def test_two_commands_with_other_shards_end_well_and_every_image_counts_once(
     assert list(again.jobs()) == [] and again.notes == []
 
 
+@pytest.mark.parametrize("is_first_to_end", [0, 1])
+def test_commands_that_fit_otherwise_share_the_images_that_need_it_not(
+    laboratory: Any, stages: Callable[..., InversionStage], is_first_to_end: int
+) -> None:
+    """A wide image is refused by one and cropped by the other: that is not the same twice, the rest is."""
+    begun = begun_with_other_fits(laboratory, stages, "wide.png")
+    told = [note for at in (is_first_to_end, 1 - is_first_to_end) for note in finish(*begun[at])]
+    assert not any("not published" in note for note in told)
+    found = open_archive(laboratory.archive).sql("select image_id, status, reason, altered from rows").to_pylist()
+    squares = [f"{number}.png" for number in range(9)]
+    assert sorted(row["image_id"] for row in found) == [*squares, "wide.png", "wide.png"]
+    wide = {(row["status"], row["reason"], row["altered"]) for row in found if row["image_id"] == "wide.png"}
+    assert wide == {("failed", "not_square", None), ("ok", None, "cropped")}
+    assert verify_archive(laboratory.archive).is_sound
+    assert repair_archive(laboratory.archive).summary().endswith("nothing to repair")
+
+
+def test_where_no_image_needs_to_be_fitted_the_second_command_publishes_nothing(
+    laboratory: Any, stages: Callable[..., InversionStage]
+) -> None:
+    first, (second, job) = begun_with_other_fits(laboratory, stages)
+    finish(*first)
+    assert f"run {job.job_id} was not published" in "".join(finish(second, job))
+    check_once(laboratory, 1)
+
+
+def begun_with_other_fits(laboratory: Any, stages: Any, *wide: str) -> list[tuple[InversionStage, Job]]:
+    """Two commands that have planned two new images and some wide ones of a method that the archive has already."""
+    first = stages()
+    finish(first, *first.jobs())
+    laboratory.fill(9)
+    for name in wide:
+        laboratory.put(name, laboratory.picture(9, 32, 48))
+    both = [stages(fit="refuse"), stages(fit="crop", shard_rows=2)]
+    return [(stage, *stage.jobs()) for stage in both]
+
+
 def test_a_plan_that_cannot_be_finished_holds_nobody(laboratory: Any, stages: Callable[..., InversionStage]) -> None:
     (first,) = stages(shard_rows=96).jobs()
     second = stages(shard_rows=4)
