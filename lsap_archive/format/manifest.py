@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
@@ -125,7 +126,7 @@ class ShardCommit:
         return found
 
 
-class Published:
+class Published(ABC):
     """What the manifests of runs and of evaluations have in common; put last, it makes all of it visible.
 
     Attributes:
@@ -190,17 +191,17 @@ class Published:
         return values
 
     @classmethod
+    @abstractmethod
     def check_plan(cls, values: Mapping[str, Any], where: str) -> None:
         """Refuse a document that is no plan of what such a manifest publishes.
 
         Raises:
             CorruptArchiveError, ArchiveMismatchError: it is none.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def contradiction(self) -> str | None:
         """What cannot be true at once, in words; None where all can."""
-        raise NotImplementedError
 
     def file(self, name: str) -> StoredObject:
         """An object that there has to be.

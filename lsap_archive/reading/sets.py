@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
-from lsap_archive.format.documents import decode_document, encode_document, sha256_of
+from lsap_archive.format.documents import Count, decode_document, encode_document, sha256_of, typed
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import evaluation_prefix, rows_of_shard, set_key, state_name
 from lsap_archive.format.manifest import Manifest
@@ -199,6 +199,16 @@ def _with_number(store: Store, found: ImageSet, by_run: Mapping[str, EvaluationI
     return replace(found, summary=set_summary(data, found.key, store.join(found.key)), source=f"{found.key}: summary")
 
 
+@dataclass(frozen=True)
+class _KeptNumber:
+    """What there has to be in the document of `ImageSet.encode`."""
+
+    network: str
+    network_digest: str
+    parts: dict[str, tuple[Count, ...]]
+    summary: dict[str, Any]
+
+
 def set_summary(data: bytes, key: str, where: str) -> dict[str, Any]:
     """The number that `ImageSet.encode` wrote.
 
@@ -210,15 +220,10 @@ def set_summary(data: bytes, key: str, where: str) -> dict[str, Any]:
     Raises:
         CorruptArchiveError: it is damaged, or the number of another set.
     """
-    document = decode_document(data, where)
-    try:
-        summary, parts = document["summary"], {name: tuple(shards) for name, shards in document["parts"].items()}
-        is_of_key = _key_of(document["network"], document["network_digest"], parts) == key
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptArchiveError(f"{where} is no number of a set of images ({error}): {HOW_TO_REPAIR}") from error
-    if not is_of_key or not isinstance(summary, dict):
+    kept: _KeptNumber = typed(_KeptNumber, decode_document(data, where), where)
+    if _key_of(kept.network, kept.network_digest, kept.parts) != key:
         raise CorruptArchiveError(f"{where} holds the number of another set of images: {HOW_TO_REPAIR}")
-    return summary
+    return kept.summary
 
 
 def _key_of(network: str, network_digest: str, parts: Mapping[str, Sequence[int]]) -> str:
