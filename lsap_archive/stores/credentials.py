@@ -67,8 +67,8 @@ _ABOUT_A_SECRET = {
     *("min", "mode", "name", "num", "number", "size", "ttl", "type", "url", "version"),
 }
 _TOKEN = re.compile(
-    r"eyJ[\w-]{6,}\.[\w-]{6,}\.|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|(?:ghp|gho|ghs|ghu|github_pat|glpat|hf|sk)"
-    r"[_-]\w{16,}|xox[abp]-\w{8,}"
+    r"(?<![\w-])(?:eyJ[\w-]{6,}\.[\w-]{6,}\.|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{20,}|xox[abp]-\w{8,}"
+    r"|(?:ghp|gho|ghs|ghu|github_pat|glpat|hf|sk)[_-]\w{16,})"
 )
 """What is a token wherever it stands: signed JSON, keys of Amazon and Google, of GitHub, GitLab and Hugging Face."""
 _QUERY = re.compile(r"(?<=[?&#;])([^=?&#;\s'\"<>]+)=([^&#;\s'\")<>]*)")

@@ -130,6 +130,13 @@ def test_an_error_that_tells_a_secret_is_no_cause_to_be_shown() -> None:
     assert SECRET in "".join(traceback.format_exception(telling))  # it is what would have been shown
 
 
+def test_a_token_is_told_from_a_word_that_ends_like_one() -> None:
+    told = Secrets().hide(
+        "cannot write /tmp/disk_that_becomes_read_0/a (sk-proj1234567890abcdef, key=hf_abcdefghijklmnop12)"
+    )
+    assert told == "cannot write /tmp/disk_that_becomes_read_0/a (***, key=***)"
+
+
 def test_the_host_of_a_url_is_shown_without_its_user() -> None:
     assert host_of("http://me:hunter2@store:9000/path") == "http://store:9000"
     assert host_of("store:9000") == host_of("http://[broken") == ""
