@@ -49,6 +49,11 @@ LIES = {
 }
 
 
+def test_sides_below_0_are_named_although_their_product_fits() -> None:
+    with pytest.raises(ArrayFileError, match=r"says uint8 \[1, -4, -4\], with a side below 0"):
+        read_array_header(io.BytesIO(LIES["two negative sides"]), len(LIES["two negative sides"]))
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_header_that_lies_is_told_and_nothing_is_allocated(lie: str) -> None:
     data = LIES[lie]
