@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from flows.running.ending import SIGNALS
 
 HERE = Path(__file__).parents[3]
 BEGIN = """
@@ -45,6 +48,17 @@ WORK = {
     "it runs out of its main function": "threading.Thread(target=go_on).start()",
     "it has forked": "if os.fork() == 0:\n    time.sleep(300)\ngo_on()",
 }
+
+
+@pytest.fixture(autouse=True)
+def signals_are_heard() -> Iterator[None]:
+    """What these tests were started to ignore, as by `nohup make test &`, the commands that they start would too."""
+    ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def started(work: str, *before: str) -> tuple[subprocess.Popen[str], int, Path]:
