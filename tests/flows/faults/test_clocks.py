@@ -20,8 +20,6 @@ from tests.flows.faults.work import Bench, Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
-ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("edit", "evaluate")]
-
 
 @pytest.mark.all_faults
 def test_clocks_ahead_and_behind(inversion: Work, record: Callable[..., None]) -> None:
@@ -45,7 +43,8 @@ def jumping(clock: JumpingClock) -> Iterator[JumpingClock]:
     clock.reset()
 
 
-@pytest.mark.parametrize("work", ["invert", *ONLY_IN_ALL], indirect=True)
+@pytest.mark.all_faults
+@pytest.mark.parametrize("work", ["invert", "edit", "evaluate"], indirect=True)
 def test_the_clock_jumps(
     work: Work,
     jumping: JumpingClock,

@@ -124,6 +124,7 @@ def test_a_disk_that_becomes_read_only(
             check_refused(finished, seconds, os.strerror(errno.EROFS))
 
 
+@pytest.mark.all_faults
 def test_a_bucket_that_becomes_read_only(
     inversion: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:

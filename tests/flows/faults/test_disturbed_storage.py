@@ -17,7 +17,9 @@ ANSWERED = ("500", "503", "throttled", "too many requests")
 CUT = ("slow", "reset before", "reset after", "truncated")
 
 
-@pytest.mark.parametrize("kinds", [ANSWERED, CUT], ids=["answers", "connections"])
+@pytest.mark.parametrize(
+    "kinds", [pytest.param(ANSWERED, marks=pytest.mark.all_faults), CUT], ids=["answers", "connections"]
+)
 def test_a_share_of_the_requests_fails(
     kinds: tuple[str, ...],
     inversion: Work,

@@ -20,12 +20,13 @@ from tests.flows.ray_nodes import RayNode
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 HowMany = Callable[[int, int], int]
-ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("edit", "evaluate")]
+ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("invert", "evaluate")]
 COMMAND_KILLS = {"invert": (2, 10), "edit": (1, 6), "evaluate": (1, 6)}  # every day, and in all
 WORKER_KILLS = {"invert": (2, 10), "edit": (1, 6), "evaluate": (1, 6)}
 
 
-@pytest.mark.parametrize("work", ["invert", *ONLY_IN_ALL], indirect=True)
+@pytest.mark.all_faults
+@pytest.mark.parametrize("work", ["invert", "edit", "evaluate"], indirect=True)
 def test_the_command_is_killed(
     work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:
@@ -43,7 +44,7 @@ def test_the_command_is_killed(
     record(outcomes)
 
 
-@pytest.mark.parametrize("work", ["invert", "edit", ONLY_IN_ALL[1]], indirect=True)
+@pytest.mark.parametrize("work", [ONLY_IN_ALL[0], "edit", ONLY_IN_ALL[1]], indirect=True)
 def test_workers_are_killed(work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]) -> None:
     """In the middle of a shard, and of another one, while one command works."""
     url = work.archive("workers")
@@ -53,6 +54,7 @@ def test_workers_are_killed(work: Work, chosen: random.Random, how_many: HowMany
     record([work.outcome(f"kill -9 of a worker, {work.verb}", len(trap.sprung), url, again)])
 
 
+@pytest.mark.all_faults
 def test_machines_are_killed(
     inversion: Work, nodes: Any, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:
@@ -92,6 +94,7 @@ def test_the_prefect_server_is_killed(
     record([inversion.outcome("kill -9 of the Prefect server", len(trap.sprung), url, again)])
 
 
+@pytest.mark.all_faults
 def test_a_prefect_server_that_stays_away_costs_one_more_command(
     inversion: Work, mortal_server: Any, chosen: random.Random, record: Callable[..., None]
 ) -> None:

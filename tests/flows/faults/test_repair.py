@@ -14,9 +14,8 @@ from tests.flows.faults.work import Work
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(
-    "kind", ["w_plus/c/", pytest.param("rows/shard-", marks=pytest.mark.all_faults)], ids=["codes", "rows"]
-)
+@pytest.mark.all_faults
+@pytest.mark.parametrize("kind", ["w_plus/c/", "rows/shard-"], ids=["codes", "rows"])
 def test_a_damaged_object(
     kind: str,
     inversion: Work,

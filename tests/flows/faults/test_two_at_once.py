@@ -75,6 +75,7 @@ def test_the_same_request_twice_on_two_servers(
     check_ended(ended)
 
 
+@pytest.mark.all_faults
 def test_one_publishes_while_the_other_stages(
     inversion: Work, mortal_server: Any, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:
