@@ -24,13 +24,16 @@ class FeatureState:
     Attributes:
         conv: index of the convolution whose output this is.
         features: its output after noise, bias and activation, [N, C, r, r].
-        rgb: the RGB sum of the ToRGB layers before it, [N, image_channels, r', r'] at their side, None after
-            convolution 0.
+        rgb: the RGB sum so far, [N, image_channels, r', r'] at its side; None after convolution 0, whose ToRGB is the
+            first.
+        is_in_rgb: whether the ToRGB that reads these features is in `rgb` already, as at the end of a block: what
+            replaces the features then is seen by later layers alone.
     """
 
     conv: int
     features: Tensor
     rgb: Tensor | None
+    is_in_rgb: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class SynthesisResult:
     """An image, and what was asked for on the way to it.
 
     Attributes:
-        image: [N, image_channels, R, R], about [-1, 1], unclamped.
+        image: [N, image_channels, R, R], about [-1, 1], unclamped; of a synthesis that was stopped before its end the
+            RGB sum so far, at its side.
         states: for each collected convolution, where synthesis stood after it.
         rgbs: the RGB sum after each ToRGB layer, [N, image_channels, r, r], when `states` were collected.
     """
@@ -46,6 +50,10 @@ class SynthesisResult:
     image: Tensor
     states: dict[int, FeatureState] = field(default_factory=dict)
     rgbs: tuple[Tensor, ...] = ()
+
+    def block_end(self, conv: int) -> FeatureState:
+        """Where a synthesis that was stopped after an even convolution stood: its ToRGB, the block's last, is added."""
+        return FeatureState(conv, self.states[conv].features, self.image, is_in_rgb=True)
 
 
 class SynthesisNetwork(nn.Module):
@@ -82,6 +90,7 @@ class SynthesisNetwork(nn.Module):
         modulation: Modulation,
         start: FeatureState | None = None,
         collect: Collection[int] = (),
+        until: int | None = None,
     ) -> SynthesisResult:
         """Run the layers in execution order: conv 0, ToRGB 0, conv 1, conv 2, ToRGB 1, conv 3, ..."""
         states: dict[int, FeatureState] = {}
@@ -89,10 +98,10 @@ class SynthesisNetwork(nn.Module):
         features, rgb, first = self.const[None], None, 0
         if start is not None:
             features, rgb, first = start.features, start.rgb, start.conv + 1
-            if start.conv % 2 == 0:
+            if start.conv % 2 == 0 and not start.is_in_rgb:
                 rgb = self._add_rgb(start.conv // 2, rgb, features, styles)
                 rgbs.append(rgb)
-        for conv in range(first, self.config.num_convs):
+        for conv in range(first, self.config.num_convs if until is None else until + 1):
             style = styles[conv_position(conv)]
             layer = self.convs[conv]
             features = layer(features, style, noise[conv], self.kernel, modulation)
@@ -215,6 +224,7 @@ class Generator(nn.Module):
         noise: Noise = "constant",
         start: FeatureState | None = None,
         collect: Collection[int] = (),
+        until: int | None = None,
     ) -> SynthesisResult:
         """Images of style vectors (S), from the constant or from a feature map in the middle (F-space).
 
@@ -223,21 +233,25 @@ class Generator(nn.Module):
             noise: as in `synthesize`.
             start: go on after this convolution with these features, or None to start from the constant.
             collect: convolutions after which to keep the state of synthesis.
+            until: stop after this convolution and the ToRGB that reads it, where one does; None for all.
 
         Raises:
-            ShapeError: styles, noise maps or the starting features have another shape.
+            ShapeError: styles, noise maps or the starting features have another shape, or there is nothing to run.
         """
         self._check_styles(styles)
         if not isinstance(noise, str):
             self.check_noise(noise, len(styles[0]))
         if start is not None:
             self._check_start(start)
+        if until is not None:
+            self._check_until(until, start)
         return self.synthesis(  # type: ignore[no-any-return]
             styles,
             self.noise_maps(noise),
             modulation=self.modulation,
             start=start,
             collect=collect,
+            until=until,
         )
 
     def noise_maps(self, noise: Noise) -> list[Tensor | None]:
@@ -280,8 +294,15 @@ class Generator(nn.Module):
             raise ShapeError(
                 f"features of convolution {start.conv} are {list(start.features.shape)}; wanted {['N', *wanted]}"
             )
-        if (start.rgb is None) != (start.conv == 0):
+        if start.is_in_rgb and start.conv % 2:
+            raise ShapeError(f"no ToRGB reads the features of convolution {start.conv}: they can be in no RGB sum")
+        if (start.rgb is None) != (start.conv == 0 and not start.is_in_rgb):
             raise ShapeError("an RGB sum belongs to every start but that after convolution 0")
+
+    def _check_until(self, until: int, start: FeatureState | None) -> None:
+        first = 0 if start is None else start.conv + 1
+        if not first <= until < self.config.num_convs:
+            raise ShapeError(f"until is {until}; wanted a convolution from {first} to {self.config.num_convs - 1}")
 
 
 def conv_position(conv: int) -> int:

@@ -185,6 +185,25 @@ def test_a_state_replaces_everything_before_it(random_generator: Callable[..., G
     assert not torch.equal(generator.synthesize_styles(styles, start=brighter).image, expected)
 
 
+@pytest.mark.parametrize("conv", (0, 2, 4))
+def test_synthesis_stops_after_a_block_and_goes_on_from_its_end(
+    conv: int, random_generator: Callable[..., Generator], numbers: Numbers
+) -> None:
+    generator = random_generator()
+    styles = generator.styles(numbers(2, 8, 24))
+    whole = generator.synthesize_styles(styles, collect=[conv])
+    first = generator.synthesize_styles(styles, collect=[conv], until=conv)
+    assert torch.equal(first.image, whole.rgbs[conv // 2])
+    end = first.block_end(conv)
+    assert torch.equal(end.features, whole.states[conv].features)
+    assert torch.equal(generator.synthesize_styles(styles, start=end).image, whole.image)
+    moved = replace(end, features=end.features + 1)
+    # What is put there is seen by later layers alone: after the block it is another picture than before its ToRGB.
+    after = generator.synthesize_styles(styles, start=moved).image
+    before = generator.synthesize_styles(styles, start=replace(whole.states[conv], features=moved.features)).image
+    assert not torch.equal(after, whole.image) and not torch.equal(after, before)
+
+
 def test_nothing_is_kept_unless_asked_for(random_generator: Callable[..., Generator], numbers: Numbers) -> None:
     generator = random_generator()
     result = generator.synthesize_styles(generator.styles(numbers(1, 24)))
@@ -449,6 +468,11 @@ def test_another_noise_mode_is_refused(generator: Generator) -> None:
         ),
         (FeatureState(1, torch.zeros(1, 16, 8, 8), None), "an RGB sum belongs to every start"),
         (FeatureState(0, torch.zeros(1, 20, 4, 4), torch.zeros(1, 3, 4, 4)), "an RGB sum belongs to every start"),
+        (FeatureState(0, torch.zeros(1, 20, 4, 4), None, is_in_rgb=True), "an RGB sum belongs to every start"),
+        (
+            FeatureState(1, torch.zeros(1, 16, 8, 8), torch.zeros(1, 3, 4, 4), is_in_rgb=True),
+            "no ToRGB reads the features of convolution 1",
+        ),
     ],
 )
 def test_a_start_that_is_no_state_of_this_generator_is_refused(
