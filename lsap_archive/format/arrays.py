@@ -18,7 +18,7 @@ from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.format.documents import ONLY_FIELDS, Claim, Count, Size, as_json, typed
 from lsap_archive.format.layout import LARGEST_ITEM_BYTES, TRACE, W_PLUS, Geometry, noise_name
 
-DTYPES = ("float32", "uint8")
+DTYPES = ("float32", "float16", "uint8")
 _TRACED = tuple[tuple[Count, ...], tuple[str, ...]]  # steps and terms
 _NAME = re.compile(r"(?!(rows|images)$)[a-z][a-z0-9_]{0,63}")  # rows and images lie in the same folder
 
@@ -31,7 +31,7 @@ class RunArray:
         name: name in the run's Zarr group: a small letter, then small letters, digits and underscores.
         item_shape: shape of one image's part, e.g. (K, D).
         dimensions: a name for each of its dimensions, e.g. ("layer", "channel").
-        dtype: "float32", which holds NaN where a row is not ok, or "uint8", which holds 0 there.
+        dtype: "float32" or "float16", which hold NaN where a row is not ok, or "uint8", which holds 0 there.
         is_needed: whether every shard with an ok row has it; a shard may be without one that is not.
         has_gaps: whether an ok row may hold values that are not finite, as a trace that ended early.
         attributes: what readers of the array want to know, JSON values.
@@ -71,7 +71,7 @@ class RunArray:
     @property
     def fill_value(self) -> float:
         """What stands where a row is not ok."""
-        return float("nan") if self.dtype == "float32" else 0
+        return 0 if self.dtype == "uint8" else float("nan")
 
 
 def code_arrays(geometry: Geometry) -> tuple[RunArray, ...]:

@@ -14,7 +14,7 @@
         w_plus/                         [N, K, D] float32
         noise_00/ noise_01/ ...         [N, r, r] float32, where the plan declares them
         trace/                          [N, steps, terms] float32, where the plan declares it
-        <name>/                         [N, ...], any other array that the plan declares
+        <name>/                         [N, ...], any other array that the plan declares, such as features
     runs/<run_id>/rows/shard-00000.parquet
     runs/<run_id>/images/00000000.png an edited image by its row, where an edit run keeps them
     runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
@@ -31,9 +31,10 @@
     evaluations/<id>/_copy/...        once more, for repair: the manifest and plan.json
     evaluations/<id>/_retired.json    readers see nothing of this evaluation any more; create-only
 
-An edit run is a run like any other, beside the run that it edits: its plan names that run as `subject`, its rows and
-shards are those of the subject, and it keeps neither noise maps (they are the subject's) nor a trace. One that makes
-up for retired shards of another has only these shards.
+A refinement or an edit is a run like any other, beside the run that it is made of: its plan names that run as
+`subject`, its rows and shards are those of the subject, and it keeps no noise maps: they are the inversion's. A
+refinement refines an inversion and keeps what it found beside the codes; an edit is of an inversion or of a refinement
+and has no trace. One that makes up for retired shards of another has only these shards.
 
 Keys are relative to the archive's root and use "/". N images, K = num_ws, D = w_dim, r = side of a noise map.
 """
@@ -48,13 +49,14 @@ from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.format.documents import Size, typed
 
 FORMAT_NAME = "lsap-archive"
-FORMAT_VERSION = 4
-"""Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare.
+FORMAT_VERSION = 5
+"""Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare,
+version 5 refinements and arrays of float16.
 
 Older archives are read and written further. Every manifest and plan has the version of whoever wrote it, so an archive
 may hold several; archive.json has that of its first day.
 """
-READABLE_VERSIONS = (1, 2, 3, 4)
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
 
 ARCHIVE_KEY = "archive.json"
 SEQUENCE_PREFIX = "sequence"

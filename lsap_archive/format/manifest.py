@@ -229,8 +229,8 @@ class Manifest(Published):
         generator: {"digest": ..., "name": ...}.
         geometry: {"num_ws": ..., "w_dim": ..., "noise_sides": [...]}.
         schema_version: of the rows.
-        subject: of an edit run, what it edits; None for an inversion.
-        shards: shards of an edit run that has not all of its subject's, because it makes up for retired ones.
+        subject: of a refinement or an edit, what it is made of; None for an inversion.
+        shards: shards of a run that has not all of its subject's, because it makes up for retired ones.
     """
 
     __pydantic_config__: ClassVar = ONLY_FIELDS
@@ -259,6 +259,30 @@ class Manifest(Published):
     def own_shards(self) -> tuple[int, ...]:
         """Numbers of the shards that it has."""
         return tuple(range(self.num_shards)) if self.shards is None else self.shards
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether it edits codes, rather than finding or refining them."""
+        return self.subject is not None and self.subject.is_edit
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The run itself, and those that it is made of, the inversion last."""
+        return (self.run_id, *(self.subject.lineage if self.subject else ()))
+
+    @property
+    def refinement(self) -> str | None:
+        """The run whose arrays its images are rendered with: itself, if it is a refinement, or the one it edits."""
+        if self.subject is None:
+            return None
+        if not self.subject.is_edit:
+            return self.run_id
+        return None if self.subject.inversion is None else self.subject.run_id
+
+    @property
+    def inversion(self) -> str:
+        """The run whose images, noise maps and retirements it shares: itself, if it is an inversion."""
+        return self.lineage[-1]
 
     def values(self) -> dict[str, Any]:
         """The manifest as JSON values."""

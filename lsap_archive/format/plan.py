@@ -52,8 +52,8 @@ class RunPlan:
         arrays: what is kept of each image: `code_arrays` always; `noise_arrays`, `trace_arrays` or any other where the
             method has them.
         shard_rows: rows of a shard, below 16 or a multiple of 16. 512 measured best at K = 18, D = 512.
-        subject: of an edit run, the run whose codes it edits, which has the same rows; None for an inversion.
-        shards: of an edit run that makes up for retired shards of another, exactly those; None for all.
+        subject: of a refinement or an edit, the run that it is made of, which has the same rows; None for an inversion.
+        shards: of such a run that makes up for retired shards of another, exactly those; None for all.
 
     Raises:
         ArchiveMismatchError: any of this does not hold.
@@ -93,7 +93,7 @@ class RunPlan:
         names = Counter(array.name for array in self.arrays)
         if names.total() > len(names):
             raise ArchiveMismatchError(f"run {self.run_id} declares an array twice: {', '.join(names.elements())}")
-        if self.subject is not None and TRACE in names:
+        if self.subject is not None and self.subject.is_edit and TRACE in names:
             raise ArchiveMismatchError(f"run {self.run_id} edits {self.subject.run_id}: an edit has no trace")
         self._check_shards()
 
@@ -102,8 +102,8 @@ class RunPlan:
             return
         if self.subject is None or not self.shards or not set(self.shards) <= set(range(self.num_shards)):
             raise ArchiveMismatchError(
-                f"run {self.run_id} has the shards {self.shards}: an edit may have some of its {self.num_shards} "
-                "shards, an inversion has all"
+                f"run {self.run_id} has the shards {self.shards}: an edit or a refinement may have some of its "
+                f"{self.num_shards} shards, an inversion has all"
             )
 
     @property

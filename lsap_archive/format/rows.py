@@ -93,8 +93,8 @@ image that failed is failed itself, and tells why.
 width and height are those of the original file, in pixels; altered is what was done to its pixels beyond decoding and
 shrinking them, as words between commas such as "cmyk_to_rgb,cropped", "" for nothing. All three are null where there
 were no pixels; altered also in rows of schema versions before 4. seconds is the batch's wall time over its size.
-Of an edit, subject_run_id and subject_row say which code was edited; they are null for an inversion. What is measured
-of an edit stands in the measurements of an evaluation.
+Of a refinement or an edit, subject_run_id and subject_row say which code was refined or edited; they are null for an
+inversion. What is measured of an edit stands in the measurements of an evaluation.
 """
 
 
@@ -129,7 +129,7 @@ def conform_rows(
 ) -> Any:
     """A shard's rows in ROW_SCHEMA, checked against the plan.
 
-    What the plan knows (run_id, row, image_id, uri, digest, method, shard, attempt, and of an edit its subject) may be
+    What the plan knows (run_id, row, image_id, uri, digest, method, shard, attempt, and its subject) may be
     left out; where it is there, it must agree. Columns of measurements may be left out and are null.
 
     Args:
@@ -139,7 +139,7 @@ def conform_rows(
         method: the run's method.
         shard: number of the shard.
         attempt: the attempt that made the rows.
-        subject: what an edit run edits, None for an inversion.
+        subject: what a refinement or an edit is made of, None for an inversion.
 
     Returns:
         A pyarrow table in ROW_SCHEMA.
@@ -272,7 +272,7 @@ def _check_status(table: Any, where: str) -> None:
 
 
 def _subject_columns(subject: Subject | None, planned: Any) -> dict[str, Any]:
-    """What rows say of the subject of an edit; null for an inversion."""
+    """What rows say of what a refinement or an edit is made of; null for an inversion."""
     size = planned.num_rows
     values: dict[str, list[Any]] = {
         "subject_run_id": [None if subject is None else subject.run_id] * size,

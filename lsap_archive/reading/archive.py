@@ -78,7 +78,7 @@ class RunInfo:
         config: the configuration.
         provenance: versions, digests, seeds.
         summary: what the flow had to say.
-        subject: of an edit run, what it edits; None for an inversion.
+        subject: of a refinement or an edit, what it is made of; None for an inversion.
     """
 
     run_id: str
@@ -171,9 +171,8 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
     refuse_vanished(store, {one.sequence for one in manifests})
     order = {one.run_id: one.order for one in manifests}
 
-    def age(one: Manifest) -> tuple[Any, ...]:  # an edit is as old as its subject: of an image the newest counts
-        of_subject = one.order if one.subject is None else order.get(one.subject.run_id, one.order)
-        return of_subject, one.order
+    def age(one: Manifest) -> list[tuple[Any, ...]]:  # as old as what it is made of: of an image the newest counts
+        return [order.get(run_id, one.order) for run_id in reversed(one.lineage)]
 
     return Archive(store, generator, geometry, sorted(manifests, key=age))
 
@@ -185,7 +184,8 @@ class Archive:
     Where several runs of it hold an image, because its content changed or it was run again, the run published
     last counts; `rows` shows them all, `latest` in `sql` only that one. What two commands at once put there twice, with
     the same content, is shown once. A duplicate has the code of the image it duplicates. An edit is
-    named after its method ("lsap_e/slant"); its noise is that of the inversion.
+    named after its method ("lsap_e/slant"), a refinement after its inversion ("lsap_e/pti"); their noise is that of the
+    inversion.
 
     Attributes:
         url: where it is.
@@ -215,13 +215,13 @@ class Archive:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods with a published inversion, sorted."""
-        return sorted({manifest.method for manifest in self._manifests if manifest.subject is None})
+        """Names of the methods with published inversions, refined ones such as "lsap_e/pti" among them, sorted."""
+        return sorted({manifest.method for manifest in self._manifests if not manifest.is_edit})
 
     @property
     def edits(self) -> list[str]:
         """Names of the methods with a published edit, such as "lsap_e/slant", sorted."""
-        return sorted({manifest.method for manifest in self._manifests if manifest.subject is not None})
+        return sorted({manifest.method for manifest in self._manifests if manifest.is_edit})
 
     @cached_property
     def evaluations(self) -> list[EvaluationInfo]:
@@ -380,12 +380,40 @@ class Archive:
             ArchiveKeyError: as in `codes`, or the run kept no noise maps.
             CorruptArchiveError: an object is missing or damaged.
         """
-        places = [self._inverted(*place) for place in self._places(image_ids, method)]
+        inversion_of = {one.run_id: one.inversion for one in self._manifests}
+        places = self._made_of(self._places(image_ids, method), inversion_of)
         sides = self.geometry.noise_sides
         return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
 
+    def refined(self, image_ids: Sequence[str], method: str) -> dict[str, NDArray[np.float32]]:
+        """What a refinement keeps of images beside their codes, such as features; of an edit what its refinement does.
+
+        Args:
+            image_ids: N ids, at least one.
+            method: name or digest of a refinement ("lsap_e/pti"), or of an edit of one.
+
+        Returns:
+            The arrays that it declares, by name, each [N, ...], float32.
+
+        Raises:
+            ArchiveKeyError: as in `codes`, or the images are not refined.
+            ArchiveMismatchError: the images come from runs that keep other arrays.
+            CorruptArchiveError: an object is missing or damaged.
+        """
+        refinement_of = {one.run_id: one.refinement for one in self._manifests}
+        places = self._made_of(self._places(image_ids, method), refinement_of)
+        kinds = {
+            tuple((one.name, one.item_shape) for one in self._manifests[run].arrays if one.name not in (W_PLUS, TRACE))
+            for run, _ in places
+        }
+        if len(kinds) != 1:
+            raise ArchiveMismatchError(
+                f"{self.url}: the images come from runs that keep {len(kinds)} kinds of arrays: ask by method digest"
+            )
+        return {name: self._gather(places, name, shape) for name, shape in kinds.pop()}
+
     def images(self, image_ids: Sequence[str], method: str) -> list[bytes]:
-        """Kept images of an edit, as PNG files.
+        """Kept images of an edit or a refinement, as PNG files.
 
         Args:
             image_ids: N ids.
@@ -482,7 +510,7 @@ class Archive:
         edits: dict[str, dict[str, Any]] = {}
         counts = [self._counts_of(manifest) for manifest in self._manifests]
         for manifest, by_status in zip(self._manifests, counts, strict=True):
-            of_kind = methods if manifest.subject is None else edits
+            of_kind = edits if manifest.is_edit else methods
             about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
             about["runs"] += 1
             for status, number in by_status.items():
@@ -655,18 +683,22 @@ class Archive:
             f"{row.run_id}, reason {row.reason}{sentence}"
         )
 
-    def _inverted(self, run: int, row: int) -> tuple[int, int]:
-        """The place of the inversion: of an edit that of its subject, whose rows are its own."""
-        subject = self._manifests[run].subject
-        if subject is None:
-            return run, row
-        found = next((i for i, one in enumerate(self._manifests) if one.run_id == subject.run_id), None)
-        if found is None:
-            raise CorruptArchiveError(
-                f"{self.url}: run {self._manifests[run].run_id} edits run {subject.run_id}, which is gone: "
-                f"{HOW_TO_REPAIR}"
-            )
-        return found, row
+    def _made_of(self, places: list[tuple[int, int]], by_run: Mapping[str, str | None]) -> list[tuple[int, int]]:
+        """The same rows in the runs that theirs are made of, by the id of each run."""
+        number = {one.run_id: run for run, one in enumerate(self._manifests)}
+        found = []
+        for run, row in places:
+            made_of = by_run[run_id := self._manifests[run].run_id]
+            if made_of is None:
+                raise ArchiveKeyError(
+                    f"run {run_id} of method {self._manifests[run].method} is no refinement, nor of one"
+                )
+            if made_of not in number:
+                raise CorruptArchiveError(
+                    f"{self.url}: run {run_id} is made of run {made_of}, which is gone: {HOW_TO_REPAIR}"
+                )
+            found.append((number[made_of], row))
+        return found
 
     def _image(self, run: int, row: int) -> bytes:
         run_id, name = self._manifests[run].run_id, image_name(row)

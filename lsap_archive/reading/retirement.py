@@ -4,8 +4,8 @@ Nothing published is rewritten, so what cannot be restored bit for bit is retire
 counts, whatever it holds. Whoever plans a run then finds that these images are missing, and makes them again, unless
 another run has them.
 
-A shard of an edit is retired with the same shard of the inversion that it edits, and so are measurements of it: one key
-retires them all at once.
+A shard of a refinement or an edit is retired with the same shard of what it is made of, and so are measurements of it:
+one key retires them all at once.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def visible_manifest(store: Store, manifest_type: type[P], name: str) -> P | Non
 
 
 def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, frozenset[int]]:
-    """Shards that readers do not see, by run: retired ones, and of edits also those of what they edit.
+    """Shards that readers do not see, by run: retired ones, also of what the run is made of.
 
     Args:
         store: the archive.
@@ -115,21 +115,20 @@ def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, froz
 
 
 def retired_by_run(store: Store, manifests: Sequence[Manifest]) -> dict[str, RetiredShards]:
-    """What of each of these runs, and of those that they edit, is retired by keys of its own."""
-    subjects = {one.subject.run_id for one in manifests if one.subject is not None}
-    run_ids = sorted({one.run_id for one in manifests} | subjects)
+    """What of each of these runs, and of those that they are made of, is retired by keys of its own."""
+    run_ids = sorted({run_id for one in manifests for run_id in one.lineage})
     return dict(zip(run_ids, in_threads(lambda run_id: retired_of(store, run_id), run_ids), strict=True))
 
 
 def may_be_twice(manifest: Manifest, found: Mapping[str, RetiredShards]) -> bool:
-    """Whether rows of a run count in older runs that have them too; those of an edit do as its subject's do."""
-    return found[manifest.run_id if manifest.subject is None else manifest.subject.run_id].has_twice
+    """Whether rows of a run count in older runs that have them too; they do as those of the inversion do."""
+    return found[manifest.inversion].has_twice
 
 
 def hidden_of(manifest: Manifest, found: Mapping[str, RetiredShards]) -> frozenset[int]:
     """Shards of a run that readers do not see."""
     hidden: frozenset[int] = frozenset()
-    for run_id in (manifest.run_id, *((manifest.subject.run_id,) if manifest.subject else ())):
+    for run_id in manifest.lineage:
         if found[run_id].whole:
             return frozenset(range(manifest.num_shards))
         hidden |= found[run_id].shards

@@ -105,25 +105,25 @@ class RunReader:
         return self.array(W_PLUS, part)
 
     def noise(self, part: range) -> list[NDArray[np.float32]] | None:
-        """Noise maps of consecutive rows, one array [n, r, r] for each convolution; those of an edit are its subject's.
+        """Noise maps of consecutive rows, one array [n, r, r] for each convolution; those of the inversion.
 
         Returns:
             The maps, or None where images have none of their own: they belong to the generator's constant ones.
 
         Raises:
             ArchiveMismatchError, CorruptArchiveError: as `rows`.
-            ArchiveNotFoundError: the subject of an edit is gone.
+            ArchiveNotFoundError: the inversion of a refinement or an edit is gone.
         """
-        if self._subject is not None:
-            return self._subject.noise(part)
+        if self._inversion is not None:
+            return self._inversion.noise(part)
         if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.files):
             return None
         return [self.array(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
 
     @cached_property
-    def _subject(self) -> RunReader | None:
-        subject = self.manifest.subject
-        return None if subject is None else RunReader(self.store, subject.run_id, self.geometry)
+    def _inversion(self) -> RunReader | None:
+        manifest = self.manifest
+        return None if manifest.subject is None else RunReader(self.store, manifest.inversion, self.geometry)
 
     @cached_property
     def _images(self) -> pa.Table:

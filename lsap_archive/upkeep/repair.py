@@ -50,7 +50,7 @@ from lsap_archive.reading.retirement import is_retired
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.repair_evaluations import EvaluationRepair
 from lsap_archive.upkeep.repair_publication import bytes_or_none, is_readable
-from lsap_archive.upkeep.repair_report import RepairedRun, RepairReport
+from lsap_archive.upkeep.repair_report import RepairedRun, RepairReport, flow_of
 from lsap_archive.upkeep.repair_runs import RunRepair
 from lsap_archive.upkeep.verify import verify_archive
 from lsap_archive.upkeep.verify_report import Problem
@@ -125,7 +125,7 @@ def give_up_unfinished(
     for one in chosen:
         if isinstance(one, RunWriter):
             key = run_prefix(one.run_id)
-            report.runs[one.run_id] = RepairedRun(one.plan["method"], one.subject is not None, images=one.num_rows)
+            report.runs[one.run_id] = RepairedRun(one.plan["method"], flow_of(one.subject), images=one.num_rows)
         else:
             key = evaluation_prefix(one.evaluation_id)
         report.given_up.append(key)
@@ -241,7 +241,7 @@ def _mend_anchor(store: Store, problem: Problem, report: RepairReport) -> None:
 
 
 def _count_once(store: Store, problems: list[Problem], report: RepairReport) -> None:
-    """Let what older runs have with the same content count there: of an edit by its subject, so that it comes last."""
+    """Let what older runs have with the same content count there; what was made of them does as they do."""
     twice: dict[str, list[Problem]] = {}
     for problem in problems:
         twice.setdefault(problem.key.split("/")[1], []).append(problem)
@@ -256,11 +256,12 @@ def _count_once(store: Store, problems: list[Problem], report: RepairReport) -> 
             report.counted_once.append(f"{number} images of {run_prefix(manifest.run_id)}")
             if not report.dry_run:
                 overlaps.settle(writer.run(manifest.run_id))
-        elif manifest.subject.run_id not in inversions:
+        elif manifest.inversion not in inversions:
             report.left += [str(problem) for problem in twice[manifest.run_id]]
-    edits = {one.run_id for one in there if one.subject is not None and one.subject.run_id in inversions}
-    measured = [one.evaluation_id for one in read_evaluations(store) if one.run_id in inversions | edits]
-    report.made_of_them += [*map(run_prefix, sorted(edits)), *map(evaluation_prefix, measured)]
+    made = {one.run_id: one for one in there if one.subject is not None and one.inversion in inversions}
+    measured = [one.evaluation_id for one in read_evaluations(store) if one.run_id in inversions | made.keys()]
+    report.made_of_them += [*map(run_prefix, sorted(made)), *map(evaluation_prefix, measured)]
+    report.has_refinements = any(one.subject and not one.is_edit for one in there)
 
 
 def _give_up_seen(store: Store, report: RepairReport) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lsap_archive.format.subject import Subject
+
+_DONE = {"invert": "inverted", "refine": "refined", "edit": "edited"}
+
 
 @dataclass
 class RepairedRun:
@@ -12,17 +16,24 @@ class RepairedRun:
 
     Attributes:
         method: of the run, empty where that cannot be read any more.
-        is_edit: whether it is an edit run.
+        flow: which flow makes it: "invert", "refine" or "edit".
         restored: objects that got back the bytes that were written.
         retired_shards: shards that readers do not see any more.
         images: images of these shards, which the next run makes again.
     """
 
     method: str = ""
-    is_edit: bool = False
+    flow: str = "invert"
     restored: int = 0
     retired_shards: list[int] = field(default_factory=list)
     images: int = 0
+
+
+def flow_of(subject: Subject | None) -> str:
+    """Which flow makes a run."""
+    if subject is None:
+        return "invert"
+    return "edit" if subject.is_edit else "refine"
 
 
 @dataclass
@@ -40,6 +51,7 @@ class RepairReport:
         made_of_them: edits and evaluations of what counts elsewhere now; that may lack them.
         given_up: unfinished runs whose images readers see all in other runs, and what was asked to be given up.
         copied: keys of objects that were sound and have a copy now.
+        has_refinements: whether the archive has any, which follow their inversions.
         left: problems that repair cannot mend, one sentence each.
     """
 
@@ -54,6 +66,7 @@ class RepairReport:
     given_up: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    has_refinements: bool = False
 
     def run(self, run_id: str) -> RepairedRun:
         """What became of a run; an empty account to be filled if nothing did yet."""
@@ -66,11 +79,13 @@ class RepairReport:
         unpublished = [key for key in self.removed if key.startswith(("runs/", "anchors/"))]
         commands = []
         gone = [name for name in self.retired if name.startswith("runs/")]
-        if unpublished or gone or any(run.images and not run.is_edit for run in runs):
+        lost_by = {run.flow for run in runs if run.images}
+        if unpublished or gone or "invert" in lost_by:
             commands.append("lsap run invert")
-        edited = [run for run in runs if run.images and run.is_edit]
-        edited_twice = [key for key in self.made_of_them if key.startswith("runs/")]
-        if commands or edited or edited_twice or "calibrations/" in "".join(self.removed):
+        made_of_them = [key for key in self.made_of_them if key.startswith("runs/")]
+        if "refine" in lost_by or (self.has_refinements and (commands or made_of_them)):
+            commands.append("lsap run refine")
+        if commands or "edit" in lost_by or made_of_them or "calibrations/" in "".join(self.removed):
             commands.append("lsap run edit")
         lost = [*self.retired, *self.removed, *self.given_up, *self.made_of_them]
         if commands or any("evaluations/" in name or name.startswith("sets/") for name in lost):
@@ -90,10 +105,10 @@ class RepairReport:
         done = "would be " if self.dry_run else ""
         lines = []
         for run_id, run in self.runs.items():
-            what = "edited" if run.is_edit else "inverted"
             lines.append(
                 f"run {run_id}: {run.restored} objects {done}restored, {len(run.retired_shards)} shards {done}retired "
-                f"({', '.join(map(str, run.retired_shards)) or 'none'}), {run.images} images will be {what} again"
+                f"({', '.join(map(str, run.retired_shards)) or 'none'}), {run.images} images will be "
+                f"{_DONE[run.flow]} again"
             )
         for told, names in (
             ("restored", self.restored),

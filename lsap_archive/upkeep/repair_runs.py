@@ -12,6 +12,7 @@ from lsap_archive.format.rows import count_by_status
 from lsap_archive.format.shards import run_metadata
 from lsap_archive.reading.checked import is_vital, read_header, read_row_files
 from lsap_archive.upkeep.repair_publication import PublicationRepair, bytes_or_none, is_readable
+from lsap_archive.upkeep.repair_report import flow_of
 from lsap_archive.writing.run_writer import RunWriter
 
 _MARKER = re.compile(r"_commit/(\d+)\.json")
@@ -48,7 +49,7 @@ class RunRepair(PublicationRepair[Manifest]):
     def mend_published(self, manifest: Manifest, damaged: Mapping[str, Sequence[str]]) -> list[int | None]:
         """Also report the run's method, and how many of its images are lost."""
         account = self.report.run(manifest.run_id)
-        account.method, account.is_edit = manifest.method, manifest.subject is not None
+        account.method, account.flow = manifest.method, flow_of(manifest.subject)
         lost = super().mend_published(manifest, damaged)
         for shard in manifest.own_shards if None in lost else [one for one in lost if one is not None]:
             account.retired_shards.append(shard)

@@ -231,15 +231,14 @@ def _note_staging(publication: Publication[Manifest], winners: set[str], report:
 
 
 def verify_subjects(runs: Mapping[str, Manifest], retired: Collection[str], report: VerifyReport) -> None:
-    """What is edited is there or retired, and has as many rows as its edit."""
+    """What runs are made of is there or retired, and has as many rows as they."""
     for run_id, manifest in runs.items():
-        if manifest.subject is None or manifest.subject.run_id in retired:
-            continue
-        subject = runs.get(manifest.subject.run_id)
-        if subject is None or subject.num_rows != manifest.num_rows:
-            found = "nothing" if subject is None else f"{subject.num_rows} rows"
-            wanted = f"{manifest.num_rows} rows in run {manifest.subject.run_id}, which it edits"
-            report.note(f"{run_prefix(run_id)}/{MANIFEST_NAME}", found, wanted, is_damage=False)
+        for hangs_on in manifest.lineage[1:]:
+            subject = runs.get(hangs_on)
+            if hangs_on not in retired and (subject is None or subject.num_rows != manifest.num_rows):
+                found = "nothing" if subject is None else f"{subject.num_rows} rows"
+                wanted = f"{manifest.num_rows} rows in run {hangs_on}, which it is made of"
+                report.note(f"{run_prefix(run_id)}/{MANIFEST_NAME}", found, wanted, is_damage=False)
 
 
 def _verify_values(

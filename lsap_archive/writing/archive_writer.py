@@ -124,8 +124,8 @@ class ArchiveWriter:
             plan: what the run works on.
 
         Raises:
-            ArchiveMismatchError: a run of this id has another plan, or an edit's rows are not those of its subject.
-            ArchiveNotFoundError: the subject of an edit is not published.
+            ArchiveMismatchError: a run of this id has another plan, or its rows are not those of its subject.
+            ArchiveNotFoundError: its subject is not published.
         """
         store, wanted = self.store, plan.document()
         publication = Publication(store, Manifest, plan.run_id)
@@ -342,20 +342,23 @@ class ArchiveWriter:
         return self.store.join(report_key(name))
 
     def _check_subject(self, plan: RunPlan) -> None:
-        """Accept an edit of exactly the rows of an inversion that readers see."""
+        """Accept what is made of exactly the rows of a run that readers see, an inversion or, of an edit, a refinement."""
         assert plan.subject is not None
+        does = "edits" if plan.subject.is_edit else "refines"
         subject = RunWriter(self.store, plan.subject.run_id, self.generator, self.geometry)
         if not subject.is_published:
             raise ArchiveNotFoundError(
-                f"run {plan.run_id} edits run {subject.run_id}, which is not published in {self.store.url}: "
+                f"run {plan.run_id} {does} run {subject.run_id}, which is not published in {self.store.url}: "
                 "finish that run first"
             )
         found = (plan.subject.method, plan.subject.method_digest, images_digest(plan.table()))
         wanted = tuple(subject.plan[name] for name in ("method", "method_digest", "images_digest"))
-        if found != wanted or subject.subject is not None:
+        inversion = None if subject.subject is None else subject.subject.run_id
+        is_fit = subject.subject is None or (plan.subject.is_edit and not subject.subject.is_edit)
+        if found != wanted or not is_fit or plan.subject.inversion != inversion:
             raise ArchiveMismatchError(
-                f"run {plan.run_id} has not the method and images of run {subject.run_id}, which it edits: "
-                "plan it with the rows of that inversion"
+                f"run {plan.run_id} has not the method and images of run {subject.run_id}, which it {does}: "
+                "plan it with the rows of that run"
             )
 
     def _check_leftover(self, key: str, name: str, data: bytes, plan: RunPlan) -> None:

@@ -43,7 +43,7 @@ class Overlaps:
         self._store = store
         self._generator = generator
         self._geometry = geometry
-        self._methods: dict[str, str | None] = {}  # None of an edit, which goes with its subject
+        self._methods: dict[str, str | None] = {}  # None of what is made of a run, and goes with it
         self._spans: dict[str, _Span] = {}
 
     @classmethod

@@ -70,7 +70,7 @@ class RunWriter:
         geometry: sizes of the generator's inputs.
         plan: plan.json (run_id, method, method_digest, config, provenance, num_rows, shard_rows, num_shards, and shards
             where the run has not all of its subject's).
-        subject: of an edit run, what it edits; None for an inversion.
+        subject: of a refinement or an edit, what it is made of; None for an inversion.
         arrays: what it keeps of each image, by name.
     """
 
@@ -121,7 +121,7 @@ class RunWriter:
 
     @property
     def own_shards(self) -> tuple[int, ...]:
-        """Numbers of the shards that it has: all, but of an edit run that makes up for retired ones only those."""
+        """Numbers of the shards that it has: all, but of one that makes up for retired ones only those."""
         shards = self.plan.get("shards")
         return tuple(range(self.num_shards)) if shards is None else tuple(shards)
 
@@ -483,7 +483,7 @@ class RunWriter:
     def _check_image(self, row: int, is_ok: NDArray[np.bool_], shard: int) -> None:
         where = f"shard {shard} of run {self.run_id}"
         if self.subject is None:
-            raise ArchiveMismatchError(f"{where}: only an edit run keeps images: leave them out")
+            raise ArchiveMismatchError(f"{where}: an inversion keeps no images: leave them out")
         rows = self.rows_of(shard)
         if row not in rows or not is_ok[row - rows.start]:
             raise ArchiveMismatchError(f"{where}: an image of row {row} was given, which is not an ok row of it")

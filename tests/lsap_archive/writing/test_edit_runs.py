@@ -134,7 +134,7 @@ def test_images_of_an_edit_are_kept_and_read(place: Any, work: Any, published: C
 
 def test_only_an_edit_keeps_images(memory_place: Any, work: Any) -> None:
     run = memory_place.writer().start_run(work.plan())
-    with pytest.raises(ArchiveMismatchError, match="only an edit run keeps images"):
+    with pytest.raises(ArchiveMismatchError, match="an inversion keeps no images"):
         run.write_shard(0, work.arrays(run, 0), work.rows(run, 0), "first", images=[(0, PNG)])
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_edited_is_refused(memory_place: Any, work: Any, publishe
     with pytest.raises(ArchiveMismatchError, match="has not the method and images of run run-1"):
         writer.start_run(fewer)
     edit = publish_edit(work, memory_place, run)
-    with pytest.raises(ArchiveMismatchError, match="plan it with the rows of that inversion"):
+    with pytest.raises(ArchiveMismatchError, match="plan it with the rows of that run"):
         writer.start_run(edit_plan(work, edit, "edit-2"))
     with pytest.raises(ArchiveNotFoundError, match="no run run-9"):
         writer.start_run(replace(plan, run_id="e", subject=replace(plan.subject, run_id="run-9")))
@@ -163,7 +163,7 @@ def test_an_edit_that_lost_its_subject_is_found(memory_place: Any, work: Any, pu
     memory_place.store.delete_folder("runs/run-1")
     lost, edit = sorted(verify_archive(memory_place.url).problems, key=lambda one: one.key, reverse=True)
     assert (lost.key, edit.key) == ("runs/run-1/_manifest.json", "runs/edit-1/_manifest.json")
-    assert "run run-1, which it edits" in edit.wanted
+    assert "run run-1, which it is made of" in edit.wanted
     with pytest.raises(CorruptArchiveError, match=r"nothing of run-1.* got number 1 .*lsap archive repair"):
         open_archive(memory_place.url)
     report = repair_archive(memory_place.url)
