@@ -99,21 +99,28 @@ def test_the_gradient_is_that_of_the_formula(make_training: MakeTraining, small:
 
 def test_a_few_steps_bring_images_closer(make_training: MakeTraining, small: ModuleType) -> None:
     training = make_training()
-    images, codes, _ = batch(training, small)
-    before = training.validate(images, codes)
-    train(training, small, range(30))
-    after = training.validate(images, codes)
-    assert after["loss"].mean() < 0.5 * before["loss"].mean()
-    assert after["l2"].mean() < 0.5 * before["l2"].mean()
-    plain = (training.generator.synthesize(codes) - images).square().mean()
-    assert after["l2"].mean() < plain  # closer than the codes alone
+    given = batch(training, small)
+    logged = [training.advance(*given) for _ in range(12)]
+    for term in ("loss", "l2", "alignment"):
+        assert logged[-1][term] < 0.8 * logged[0][term], term
+    assert logged[-1]["loss"] < 0.5 * logged[0]["loss"]
+
+
+def test_a_training_may_start_at_the_plain_image(make_training: MakeTraining, small: ModuleType) -> None:
+    training = make_training(learning_rate=3e-2, lpips_weight=0.0, identity_weight=0.0)
+    training.networks.start_without_effect()
+    images, codes, seeds = batch(training, small)
+    plain = training.generator.synthesize(codes)
+    torch.testing.assert_close(training.reconstruct(images, codes), plain)
+    logged = [training.advance(images, codes, seeds) for _ in range(16)]
+    assert logged[-1]["l2"] < 0.95 * logged[0]["l2"]
 
 
 def test_only_the_two_networks_move(make_training: MakeTraining, small: ModuleType) -> None:
     training = make_training()
     generator, perceptual = (copy.deepcopy(part.state_dict()) for part in (training.generator, training.perceptual))
     before = copy.deepcopy(training.networks.state_dict())
-    train(training, small, range(2))
+    train(training, small, range(1))
     small.assert_equal(training.generator.state_dict(), generator)
     small.assert_equal(training.perceptual.state_dict(), perceptual)
     assert not training.generator.training
@@ -124,7 +131,7 @@ def test_only_the_two_networks_move(make_training: MakeTraining, small: ModuleTy
 def test_the_same_seed_gives_the_same_weights(make_training: MakeTraining, small: ModuleType) -> None:
     trainings = [make_training(seed=seed) for seed in (5, 5, 6)]
     for training in trainings:
-        train(training, small, range(2))
+        train(training, small, range(1))
     one, other, another = (training.networks.state_dict() for training in trainings)
     small.assert_equal(one, other)
     assert not torch.equal(one["encoder.condition_scale3.2.weight"], another["encoder.condition_scale3.2.weight"])
@@ -132,11 +139,11 @@ def test_the_same_seed_gives_the_same_weights(make_training: MakeTraining, small
 
 def test_a_saved_training_goes_on_bit_for_bit(make_training: MakeTraining, small: ModuleType) -> None:
     whole, first, second = make_training(), make_training(), make_training()
-    logged = train(whole, small, range(8))
-    train(first, small, range(4))
+    logged = train(whole, small, range(4))
+    train(first, small, range(2))
     train(second, small, range(1))  # what it did before does not matter
     second.load_state_dict(saved(first))
-    assert train(second, small, range(4, 8)) == logged[4:]
+    assert train(second, small, range(2, 4)) == logged[2:]
     small.assert_equal(second.state_dict(), whole.state_dict())
     with pytest.raises(CheckpointError, match="lacks ranger"):
         second.load_state_dict({"step": 0, "networks": {}})
@@ -146,20 +153,19 @@ def test_a_saved_training_goes_on_bit_for_bit(make_training: MakeTraining, small
 
 def test_a_loss_that_is_not_finite_changes_nothing(make_training: MakeTraining, small: ModuleType) -> None:
     training = make_training()
-    train(training, small, range(2))
+    train(training, small, range(1))
     before = saved(training)
     images, codes, seeds = batch(training, small)
     codes = codes.clone()
     codes[2] = torch.nan
-    with pytest.raises(TrainingDivergedError, match=r"step 2: .* not finite \(loss nan"):
+    with pytest.raises(TrainingDivergedError, match=r"step 1: .* not finite \(loss nan"):
         training.advance(images, codes, seeds)
     small.assert_equal(saved(training), before)
-    train(training, small, range(2, 3))
 
 
 def test_validation_is_of_each_image_and_changes_nothing(make_training: MakeTraining, small: ModuleType) -> None:
     training = make_training(identity_weight=0.0)
-    train(training, small, range(2))
+    train(training, small, range(1))
     before = saved(training)
     images, codes, _ = batch(training, small)
     terms = training.validate(images, codes)
