@@ -114,7 +114,7 @@ class HfgiRefiner:
 
     With X0 = G(w) and the photo x the residual is D = x - X0. For an edit Y = G(w'), or Y = X0 for the inversion, the
     aligned residual D' = ADA(D, Y) gives scale and shift, and the image is G(w') with one feature f replaced by
-    f (1 + scale) + shift (sections 3.1 to 3.3). Nothing is searched: D alone is kept of an image.
+    f (1 + scale) + shift (section 3). Nothing is searched: D alone is kept of an image.
 
     An image whose residual is 0 everywhere has lost nothing, or was stopped: it gets nothing back, G(w') itself.
 

@@ -102,7 +102,7 @@ class Fusion:
         return content if content.shape[-2:] == self.view_size else F.interpolate(content, self.view_size, mode="area")
 
     def enter(self, state: FeatureState, scale: Tensor, shift: Tensor) -> FeatureState:
-        """Where synthesis stands with conditions [N, channels, h, w], of a state after `conv` (section 3.1)."""
+        """Where synthesis stands with conditions [N, channels, h, w], of a state after `conv`."""
         features = state.features * (1 + self._placed(scale)) + self._placed(shift)
         return replace(state, features=features)
 

@@ -197,8 +197,8 @@ class HfgiNetworks(nn.Module):
     def start_without_effect(self) -> HfgiNetworks:
         """Let new networks begin with scale 0 and shift 0, so that training starts at the plain image; returns itself.
 
-        The last convolution of each condition becomes 0, and learns first. Published trainings start at random
-        conditions, which they take 100,000 steps to get over; short ones on small domains do better from here.
+        The last convolution of each condition becomes 0, and learns first. Published trainings, which are long, start at
+        random conditions instead.
         """
         for branch in (self.encoder.condition_scale3, self.encoder.condition_shift3):
             for parameter in branch[-1].parameters():
@@ -206,7 +206,7 @@ class HfgiNetworks(nn.Module):
         return self
 
     def forward(self, residual: Tensor, images: Tensor) -> Conditions:
-        """What brings a residual [N, C, H, W] back into images of the same shape, in [-1, 1] (section 3.2).
+        """What brings a residual [N, C, H, W] back into images of the same shape, in [-1, 1].
 
         Raises:
             ShapeError: another shape, or two.

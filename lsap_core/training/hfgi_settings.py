@@ -14,7 +14,7 @@ WEIGHTED_TERMS = ("l2", "lpips", "identity", "alignment")
 
 @dataclass(frozen=True)
 class HfgiTrainingSettings:
-    """How HFGI's networks are trained; the defaults are those published for faces (Wang et al. 2022, section 3.4).
+    """How HFGI's networks are trained; the defaults are those published for faces (Wang et al. 2022, section 3).
 
     The loss of an image is l2_weight MSE + lpips_weight LPIPS + identity_weight (1 - similarity)
     + alignment_weight mean |D' - D|, with the residual D and D' = ADA(warped D, G(w)).

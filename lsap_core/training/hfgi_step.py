@@ -1,4 +1,4 @@
-"""Training HFGI's networks: everything that one optimizer step consists of (Wang et al. 2022, section 3.4)."""
+"""Training HFGI's networks: everything that one optimizer step consists of (Wang et al. 2022, section 3)."""
 
 from __future__ import annotations
 
