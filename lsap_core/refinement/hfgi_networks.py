@@ -197,7 +197,7 @@ class HfgiNetworks(nn.Module):
     def start_without_effect(self) -> HfgiNetworks:
         """Let new networks begin with scale 0 and shift 0, so that training starts at the plain image; returns itself.
 
-        The last convolution of each condition becomes 0, and learns first. Published trainings, which are long, start at
+        The last convolution of each condition becomes 0, and learns first. Published trainings are long, and start at
         random conditions instead.
         """
         for branch in (self.encoder.condition_scale3, self.encoder.condition_shift3):
