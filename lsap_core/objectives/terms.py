@@ -77,10 +77,10 @@ def realness_loss(logits: Tensor) -> Tensor:
     return F.softplus(-logits)
 
 
-def r1_penalty(logits: Tensor, codes: Tensor) -> Tensor:
-    """||grad_w D(w)||^2 at each of the real codes [N, w_dim] that the logits [N] are of (Mescheder et al. 2018): [N].
+def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:
+    """||grad_x D(x)||^2 at each of the real codes or images [N, ...] that the logits [N] are of: [N].
 
-    Differentiable in the weights of D; the codes must require a gradient.
+    Mescheder et al. 2018. Differentiable in the weights of D; codes or images must require a gradient.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), codes, create_graph=True)
-    return gradient.square().sum(dim=1)
+    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1)

@@ -1,0 +1,219 @@
+"""Refinement by StyleFeatureEditor: batches, interruption, edits, what is kept, and images that give no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsap_core.errors import ConfigError, ShapeError
+from lsap_core.generators import Generator, GeneratorConfig
+from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
+from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored, bytes_of_state
+from lsap_core.refinement.sfe import SfeRefiner, SfeSettings, SfeState
+from lsap_core.refinement.sfe_networks import SfeConfig, SfeNetworks
+
+GRAY = GeneratorConfig(32, (20, 16, 12, 8), z_dim=16, w_dim=24, num_mapping_layers=3, image_channels=1)
+WIDE = GeneratorConfig(32, (20, 16, 12, 8), z_dim=16, w_dim=24, num_mapping_layers=3, content_box=(4, 28, 0, 32))
+SEEDS = (0, 1, 2)
+
+
+def make_refiner(generator: Generator, *, seed: int = 0) -> SfeRefiner:
+    """A refiner with random networks, whose batch statistics differ from 0 and 1."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        networks = SfeNetworks(SfeConfig.for_generator(generator.config, backbone="small"))
+        for name, buffer in networks.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.8, 1.2)
+    return SfeRefiner(generator, networks=networks, settings=SfeSettings())
+
+
+@pytest.fixture(scope="module")
+def generator(random_generator: Callable[..., Generator]) -> Generator:
+    return with_mean(random_generator())
+
+
+def with_mean(generator: Generator) -> Generator:
+    generator.mapping.w_avg.fill_(0.1)
+    return generator.freeze()
+
+
+@pytest.fixture(scope="module")
+def refiner(generator: Generator) -> SfeRefiner:
+    return make_refiner(generator)
+
+
+@pytest.fixture(scope="module")
+def target(numbers: Callable[..., Tensor]) -> Tensor:
+    return numbers(3, 3, 32, 32, seed=1).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def embedded(numbers: Callable[..., Tensor]) -> Embedded:
+    return Embedded(numbers(3, 8, 24, seed=2))
+
+
+def run(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> SfeState:
+    state = refiner.start(embedded, target, range(len(target)))
+    refiner.advance(state, target)
+    return state
+
+
+def test_an_image_is_refined_for_itself(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> None:
+    together = refiner.finish(run(refiner, embedded, target)).refined
+    shift = torch.ones(3, 8, 24)
+    edited = together.synthesize(together.w_plus + shift)
+    for index in range(3):
+        row = slice(index, index + 1)
+        alone = refiner.finish(run(refiner, Embedded(embedded.w_plus[row]), target[row])).refined
+        torch.testing.assert_close(alone.w_plus, together.w_plus[row])
+        torch.testing.assert_close(alone.synthesize(), together.synthesize()[row], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(alone.synthesize(alone.w_plus + shift[row]), edited[row], rtol=1e-4, atol=1e-4)
+
+
+def test_code_and_features_come_from_the_image_and_edits_from_the_embedding(
+    refiner: SfeRefiner, embedded: Embedded, target: Tensor, numbers: Callable[..., Tensor]
+) -> None:
+    one = refiner.finish(run(refiner, embedded, target)).refined
+    other = refiner.finish(run(refiner, Embedded(numbers(3, 8, 24, seed=3)), target)).refined
+    assert torch.equal(one.synthesize(), other.synthesize())
+    edited = one.w_plus + 0.5
+    assert (one.synthesize(edited) - other.synthesize(edited)).abs().max() > 1e-3
+    mirrored = refiner.finish(run(refiner, embedded, target.flip(3))).refined
+    assert (mirrored.w_plus - one.w_plus).abs().max() > 1e-3
+
+
+def test_equal_codes_give_the_inversion_bit_for_bit_and_edits_another_image(
+    refiner: SfeRefiner, embedded: Embedded, target: Tensor
+) -> None:
+    refined = refiner.finish(run(refiner, embedded, target)).refined
+    inversion = refined.synthesize()
+    assert torch.equal(refined.synthesize(refined.w_plus.clone()), inversion)
+    for rows in (slice(0, 2), slice(6, 8)):  # below and above the layer
+        edited = refined.w_plus.clone()
+        edited[:, rows] += 1.0
+        assert (refined.synthesize(edited) - inversion).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+def test_the_edit_of_the_guide_reaches_the_features(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> None:
+    refined = refiner.finish(run(refiner, embedded, target)).refined
+    edited = refined.w_plus + 1.0
+    styles = refiner.generator.styles(edited)
+    with_the_same_features = refined.synthesize_styles(styles)
+    assert (refined.synthesize(edited) - with_the_same_features).abs().max() > 1e-3
+    everywhere = torch.ones(1, 1, 32, 32)
+    guide_styles = refiner.generator.styles(refined.guide_w_plus + 1.0)
+    assert torch.equal(refined.synthesize_styles(styles, guide_styles, mask=everywhere), with_the_same_features)
+
+
+def test_what_is_kept_renders_the_same(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> None:
+    refined = refiner.finish(run(refiner, embedded, target)).refined
+    arrays = refined.arrays()
+    assert {name: tuple(values.shape[1:]) for name, values in arrays.items()} == {
+        array.name: array.shape for array in refiner.state_arrays
+    }
+    again = refiner.restore(Embedded(refined.w_plus), {name: values.clone() for name, values in arrays.items()})
+    edited = refined.w_plus + 0.5
+    assert torch.equal(again.synthesize(), refined.synthesize())
+    assert torch.equal(again.synthesize(edited), refined.synthesize(edited))
+    stored = as_stored(refiner, refined, "constant")
+    assert stored.arrays()["features"].dtype == torch.float32
+    assert 0 < (stored.synthesize() - refined.synthesize()).abs().max() < 0.01
+    assert 0 < (stored.synthesize(edited) - refined.synthesize(edited)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_interruption_changes_nothing(refiner: SfeRefiner, embedded: Embedded, target: Tensor, step: int) -> None:
+    whole = run(refiner, embedded, target)
+    first = refiner.start(embedded, target, SEEDS)
+    refiner.advance(first, target, until=step)
+    second = refiner.start(Embedded(torch.zeros(3, 8, 24)), target, SEEDS)
+    second.load_tensors(first.to_tensors())
+    seen: list[int] = []
+    refiner.advance(second, target, after_step=lambda state: seen.append(state.step))
+    assert seen == [1][step:]
+    for name, tensor in whole.to_tensors().items():
+        assert torch.equal(tensor, second.to_tensors()[name]), name
+    assert torch.equal(refiner.finish(second).refined.synthesize(), refiner.finish(whole).refined.synthesize())
+
+
+def test_a_state_of_another_batch_is_refused(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> None:
+    state = refiner.start(Embedded(embedded.w_plus[:2]), target[:2], SEEDS[:2])
+    with pytest.raises(ShapeError, match=r"saved w_plus is \[3, 8, 24\]; this refinement has \[2, 8, 24\]"):
+        state.load_tensors(run(refiner, embedded, target).to_tensors())
+
+
+def test_an_image_without_numbers_stops_and_its_neighbours_do_not(
+    refiner: SfeRefiner, embedded: Embedded, target: Tensor
+) -> None:
+    damaged = target.clone()
+    damaged[1, 0, 3, 4] = torch.nan
+    found = refiner.finish(run(refiner, embedded, damaged))
+    assert found.stopped_at.tolist() == [-1, 0, -1]
+    assert found.num_steps.tolist() == [1, 0, 1]
+    assert torch.equal(found.refined.w_plus[1], embedded.w_plus[1])
+    assert found.refined.synthesize().isfinite().all()
+    good = refiner.finish(run(refiner, embedded, target)).refined
+    assert torch.equal(found.refined.w_plus[::2], good.w_plus[::2])
+    reason, message = refiner.settings.why_stopped(0)
+    assert reason == "non_finite_features" and "are not finite" in message
+
+
+@pytest.mark.parametrize("config", [GRAY, WIDE], ids=["gray", "wide"])
+def test_other_images_are_refined_too(
+    config: GeneratorConfig, random_generator: Callable[..., Generator], numbers: Callable[..., Tensor]
+) -> None:
+    generator = with_mean(random_generator(config))
+    refiner = make_refiner(generator)
+    images = numbers(2, config.image_channels, 32, 32).clamp(-1, 1)
+    refined = refiner.finish(run(refiner, Embedded(numbers(2, 8, 24)), images)).refined
+    assert refined.synthesize().shape == images.shape
+    assert refined.arrays()["features"].shape == (2, 16, 8, 8)
+
+
+def test_settings_say_what_is_kept_before_any_file_is_opened() -> None:
+    settings: RefinementSettings = SfeSettings()
+    assert (settings.kind, settings.num_steps, settings.needs_networks, settings.goes_back) == ("sfe", 1, True, False)
+    features, guide = settings.state_arrays(GeneratorConfig.config_f(1024))
+    assert (features.name, features.shape) == ("features", (512, 64, 64))
+    assert (guide.name, guide.shape) == ("guide_w_plus", (18, 512))
+    assert bytes_of_state((features, guide)) == 2 * (512 * 64 * 64 + 18 * 512)
+
+
+def test_parts_that_do_not_fit_are_refused(generator: Generator, refiner: SfeRefiner) -> None:
+    perceptual = FeatureDistance(FeatureNet(FeatureNetConfig(32, 3, channels=(4, 4, 4, 4))))
+    parts = RefinementParts(generator, perceptual, refiner.networks)
+    assert isinstance(SfeSettings().refiner(parts), SfeRefiner)
+    with pytest.raises(ConfigError, match="the networks are NoneType; wanted those of StyleFeatureEditor"):
+        SfeSettings().refiner(replace(parts, networks=None))
+    with pytest.raises(ConfigError, match="the networks are Linear"):
+        SfeSettings().refiner(replace(parts, networks=nn.Linear(1, 1)))
+    config = refiner.networks.config
+    for changed, message in (
+        (replace(config, has_editor=False), "have no Feature Editor"),
+        (replace(config, num_ws=10), "num_ws of the networks of StyleFeatureEditor is 10; their generator wants 8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            SfeSettings().refiner(replace(parts, networks=SfeNetworks(changed)))
+    with pytest.raises(ConfigError, match="no mean code"):
+        SfeSettings().refiner(replace(parts, generator=Generator(generator.config)))
+
+
+def test_shapes_that_do_not_fit_are_refused(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> None:
+    with pytest.raises(ShapeError, match=r"target images are \[3, 3, 32, 16\]"):
+        refiner.start(embedded, target[..., :16], SEEDS)
+    with pytest.raises(ShapeError, match=r"codes are \[3, 7, 24\]; wanted \[3, 8, 24\]"):
+        refiner.start(Embedded(embedded.w_plus[:, :7]), target, SEEDS)
+    with pytest.raises(ShapeError, match="0 noise maps; this generator wants 7"):
+        refiner.start(Embedded(embedded.w_plus, ()), target, SEEDS)
+    refined = refiner.finish(run(refiner, embedded, target)).refined
+    with pytest.raises(ShapeError, match=r"edited codes are \[1, 8, 24\]; wanted \[3, 8, 24\]"):
+        refined.synthesize(refined.w_plus[:1])
+    with pytest.raises(ShapeError, match=r"the array features is None; wanted \[3, 16, 8, 8\]"):
+        refiner.restore(embedded, {"guide_w_plus": embedded.w_plus})
