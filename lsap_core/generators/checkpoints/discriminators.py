@@ -19,6 +19,7 @@ from lsap_core.generators.checkpoints.canonical import (
 )
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.discriminator import Discriminator
+from lsap_core.generators.resample import fir_kernel
 
 WHAT = "the discriminator"
 KERNEL = "resample_filter"
@@ -49,12 +50,12 @@ def from_nvlabs_discriminator(state: Mapping[str, Any]) -> Discriminator:
     for name in own:
         published = nvlabs_discriminator_name(name, config.resolution)
         tensors[name] = state[published].detach().to(device="cpu", dtype=torch.float32, copy=True)
-        if not bool(torch.isfinite(tensors[name]).all()):
+        if not bool(torch.isfinite(torch.stack(torch.aminmax(tensors[name]))).all()):  # one pass, without a copy
             raise CheckpointError(f"{WHAT}: {published} holds values that are not finite; the network is damaged")
-    with torch.random.fork_rng(devices=[]):
-        network = Discriminator(config)  # with its kernels, which are no part of a state
-    network.load_state_dict(tensors)
-    return network.eval()
+    network.load_state_dict(tensors, assign=True)
+    for block in network.blocks:
+        block.register_buffer("kernel", fir_kernel(), persistent=False)  # it is no part of a state
+    return network.requires_grad_(True).eval()
 
 
 def to_nvlabs_discriminator(discriminator: Discriminator, resolution: int) -> dict[str, Tensor]:
