@@ -221,7 +221,7 @@ class _Training:
     def __init__(self, parts: SfeTrainingParts, trained: nn.Module, settings: SfeTrainingSettings):
         _check_parts(parts, settings)
         self.parts = parts
-        self.trained = trained
+        self.trained = trained.requires_grad_(True)
         self.settings = settings
         self.step = 0
         self.image_terms = ImageTerms(

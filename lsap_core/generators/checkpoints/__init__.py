@@ -8,6 +8,11 @@ from lsap_core.generators.checkpoints.canonical import (
     generator_digest,
     to_metadata,
 )
+from lsap_core.generators.checkpoints.discriminators import (
+    from_nvlabs_discriminator,
+    from_nvlabs_discriminator_document,
+    to_nvlabs_discriminator,
+)
 from lsap_core.generators.checkpoints.nvlabs import from_nvlabs, from_nvlabs_document, to_nvlabs
 from lsap_core.generators.checkpoints.rosinality import (
     from_rosinality,
@@ -24,6 +29,8 @@ __all__ = [
     "canonical_shapes",
     "from_canonical",
     "from_nvlabs",
+    "from_nvlabs_discriminator",
+    "from_nvlabs_discriminator_document",
     "from_nvlabs_document",
     "from_rosinality",
     "from_rosinality_document",
@@ -34,6 +41,7 @@ __all__ = [
     "read_torch",
     "to_metadata",
     "to_nvlabs",
+    "to_nvlabs_discriminator",
     "to_rosinality",
     "to_rosinality_document",
 ]

@@ -17,13 +17,46 @@ from lsap_core.generators.checkpoints.canonical import (
     first_size,
     largest_index,
 )
+from lsap_core.generators.checkpoints.nvlabs import modules_of, records_of
+from lsap_core.generators.checkpoints.unpickling import PersistentNode, to_tensor
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.discriminator import Discriminator
+from lsap_core.generators.discriminator import STDDEV_GROUP, Discriminator
 from lsap_core.generators.resample import fir_kernel
 
 WHAT = "the discriminator"
 KERNEL = "resample_filter"
 LAST_LAYERS = {"final_conv": "conv", "final_linear": "fc", "logit": "out"}
+
+
+def from_nvlabs_discriminator_document(document: object) -> Discriminator:
+    """The network `D` of an NVlabs snapshot, whose source code stays unread.
+
+    A bound on activations (`conv_clamp`) is left out: it keeps half precision from overflowing, and this network is one
+    of float32.
+
+    Args:
+        document: what `read_records` found in the file.
+
+    Raises:
+        CheckpointError: the file holds no `D`, it is conditional or of another architecture, or the tensors do not fit.
+    """
+    node = document.get("D") if isinstance(document, Mapping) else None
+    if not isinstance(node, PersistentNode):
+        raise CheckpointError("wanted a snapshot with the network D; found none: pass one that was saved in training")
+    options = node.state.get("_init_kwargs")
+    options = options if isinstance(options, Mapping) else {}
+    epilogue = options.get("epilogue_kwargs")
+    epilogue = epilogue if isinstance(epilogue, Mapping) else {}
+    for name, value, supported in (
+        ("c_dim", options.get("c_dim", 0), 0),
+        ("architecture", options.get("architecture", "resnet"), "resnet"),
+        ("mbstd_group_size", epilogue.get("mbstd_group_size", STDDEV_GROUP), STDDEV_GROUP),
+        ("mbstd_num_channels", epilogue.get("mbstd_num_channels", 1), 1),
+    ):
+        if value != supported:
+            raise CheckpointError(f"{WHAT} has {name} = {str(value)[:60]}; only {supported!r} is supported")
+    records = records_of(dict(modules_of(node, "D")), "D")
+    return from_nvlabs_discriminator({name: to_tensor(record) for name, record in records})
 
 
 def from_nvlabs_discriminator(state: Mapping[str, Any]) -> Discriminator:

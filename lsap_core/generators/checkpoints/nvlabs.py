@@ -70,10 +70,10 @@ def from_nvlabs_document(document: object) -> CanonicalCheckpoint:
     if not isinstance(node, PersistentNode):
         entries = ", ".join(f"{str(name)[:40]}: {_kind(value)}" for name, value in list(document.items())[:6])
         raise CheckpointError(f"wanted a snapshot with the network G_ema; found {entries or 'no entries'}")
-    nodes = dict(_walk(node))
+    nodes = dict(modules_of(node, "G_ema"))
     if any(name.startswith("synthesis.input") for name in nodes):
         raise CheckpointError(_STYLEGAN3)
-    state = {name: to_tensor(record) for name, record in _records(nodes)}
+    state = {name: to_tensor(record) for name, record in records_of(nodes, "G_ema")}
     init_kwargs = node.state.get("_init_kwargs")
     if not isinstance(init_kwargs, Mapping):
         raise CheckpointError("G_ema does not say what it was made with: _init_kwargs is missing")
@@ -163,34 +163,43 @@ def nvlabs_name(name: str, config: GeneratorConfig) -> str:
     return f"synthesis.b{config.noise_sides[index]}.conv{0 if index % 2 else 1}.{part}"
 
 
-def _walk(top: PersistentNode) -> Iterator[tuple[str, PersistentNode]]:
-    """The network and its modules by dotted name; a module that appears twice, as in a cycle, is refused."""
+def modules_of(top: PersistentNode, what: str) -> Iterator[tuple[str, PersistentNode]]:
+    """A network of a snapshot and its modules by dotted name.
+
+    Raises:
+        CheckpointError: something else stands in a module's place, or one appears twice, as in a cycle.
+    """
     waiting = [("", top, 0)]
     seen: set[int] = set()
     while waiting:
         prefix, node, depth = waiting.pop()
         if id(node) in seen or depth > MAX_DEPTH:
-            raise CheckpointError(f"G_ema: the module {prefix[:80] or '(top)'} is nested in itself or shared")
+            raise CheckpointError(f"{what}: the module {prefix[:80] or '(top)'} is nested in itself or shared")
         seen.add(id(node))
         yield prefix, node
-        for name, child in _entries(node, "_modules"):
+        for name, child in _entries(node, "_modules", what):
             if not isinstance(child, PersistentNode):
-                raise CheckpointError(f"G_ema: the module {prefix}.{name} is {_kind(child)}")
+                raise CheckpointError(f"{what}: the module {prefix}.{name} is {_kind(child)}")
             waiting.append((f"{prefix}.{name}" if prefix else name, child, depth + 1))
 
 
-def _records(nodes: Mapping[str, PersistentNode]) -> Iterator[tuple[str, TensorRecord]]:
+def records_of(nodes: Mapping[str, PersistentNode], what: str) -> Iterator[tuple[str, TensorRecord]]:
+    """Parameters and buffers of modules by dotted name.
+
+    Raises:
+        CheckpointError: something else stands in a tensor's place.
+    """
     for prefix, node in nodes.items():
-        for name, value in (*_entries(node, "_parameters"), *_entries(node, "_buffers")):
+        for name, value in (*_entries(node, "_parameters", what), *_entries(node, "_buffers", what)):
             if not isinstance(value, TensorRecord):
-                raise CheckpointError(f"G_ema: {prefix}.{name} is {_kind(value)}; a tensor was wanted")
+                raise CheckpointError(f"{what}: {prefix}.{name} is {_kind(value)}; a tensor was wanted")
             yield f"{prefix}.{name}" if prefix else name, value
 
 
-def _entries(node: PersistentNode, attribute: str) -> Iterator[tuple[str, Any]]:
+def _entries(node: PersistentNode, attribute: str, what: str) -> Iterator[tuple[str, Any]]:
     entries = node.state.get(attribute)
     if not isinstance(entries, Mapping) or not all(isinstance(name, str) for name in entries):
-        raise CheckpointError(f"G_ema: a {node.class_name[:60]} has no {attribute}")
+        raise CheckpointError(f"{what}: a {node.class_name[:60]} has no {attribute}")
     return ((name, value) for name, value in entries.items() if value is not None)
 
 

@@ -29,6 +29,7 @@ from lsap_core.generators.checkpoints import (
     canonical_shapes,
     from_canonical,
     from_nvlabs,
+    from_nvlabs_discriminator_document,
     from_nvlabs_document,
     from_rosinality,
     from_rosinality_document,
@@ -38,12 +39,15 @@ from lsap_core.generators.checkpoints import (
     read_records,
     to_metadata,
     to_nvlabs,
+    to_nvlabs_discriminator,
     to_rosinality,
     to_rosinality_document,
 )
 from lsap_core.generators.checkpoints.nvlabs import nvlabs_name
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.discriminator import Discriminator
 from lsap_core.generators.generator import Generator
+from lsap_core.generators.resample import fir_kernel
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 IMAGE_TOLERANCE = {"atol": 2e-4, "rtol": 1e-5}
@@ -499,6 +503,27 @@ def test_the_clamp_is_read_from_both_layouts_of_options(
     assert_same(found, tiny(replace(TINY, conv_clamp=conv_clamp)))
     assert isinstance(found.config.conv_clamp, float | None)
     assert found.notes == ()
+
+
+def test_the_discriminator_of_a_snapshot_is_read(pickled: Snapshot) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        original = Discriminator(TINY)
+    state = to_nvlabs_discriminator(original, TINY.resolution)
+    options = {"c_dim": 0, "img_resolution": 16, "architecture": "resnet", "epilogue_kwargs": {"mbstd_group_size": 4}}
+    document = {"D": network(state | {"b16.skip.resample_filter": fir_kernel()}, options, conv_clamp=256)}
+    found = from_nvlabs_discriminator_document(pickled(document))
+    images = torch.randn(4, TINY.image_channels, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(found(images), original(images))
+    for change, message in (
+        ({"c_dim": 5}, "c_dim = 5; only 0"),
+        ({"architecture": "skip"}, "architecture = skip; only 'resnet'"),
+        ({"epilogue_kwargs": {"mbstd_group_size": 8}}, "mbstd_group_size = 8; only 4"),
+    ):
+        with pytest.raises(CheckpointError, match=f"the discriminator has {message}"):
+            from_nvlabs_discriminator_document(pickled({"D": network(state, options | change)}))
+    with pytest.raises(CheckpointError, match="wanted a snapshot with the network D; found none"):
+        from_nvlabs_discriminator_document(pickled({"D": None}))
 
 
 def test_a_clamped_network_makes_clamped_images(pickled: Snapshot) -> None:

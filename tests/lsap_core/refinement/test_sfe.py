@@ -177,6 +177,17 @@ def test_other_images_are_refined_too(
     assert refined.arrays()["features"].shape == (2, 16, 8, 8)
 
 
+def test_noise_of_the_embedding_is_not_that_of_this_code(
+    refiner: SfeRefiner, embedded: Embedded, target: Tensor, numbers: Callable[..., Tensor]
+) -> None:
+    maps = [numbers(3, 1, side, side) for side in refiner.generator.config.noise_sides]
+    one = refiner.finish(run(refiner, embedded, target)).refined
+    other = refiner.finish(run(refiner, Embedded(embedded.w_plus, maps), target)).refined
+    restored = refiner.restore(Embedded(other.w_plus, maps), other.arrays())
+    assert torch.equal(one.synthesize(), other.synthesize())
+    assert torch.equal(one.synthesize(), restored.synthesize())
+
+
 def test_settings_say_what_is_kept_before_any_file_is_opened() -> None:
     settings: RefinementSettings = SfeSettings()
     assert (settings.kind, settings.num_steps, settings.needs_networks, settings.goes_back) == ("sfe", 1, True, False)
