@@ -329,6 +329,17 @@ def test_edits_are_drawn_from_the_seed_and_the_step() -> None:
     assert drawn[-1] == drawn[0]
 
 
+def test_an_edit_of_styles_moves_its_channels_by_three_times_the_power() -> None:
+    generator = make_parts().generator
+    codes = generator.mapping.w_avg.expand(2, 8, 12)
+    moved = style_edit("some", [2.0], generator, [(3, 1), (0, 2), (3, 1)]).styles(codes, 2.0)
+    shifts = [after - before for after, before in zip(moved, generator.styles(codes), strict=True)]
+    found = {(position, int(channel)) for position, shift in enumerate(shifts) for channel in shift[0].nonzero()}
+    assert found == {(3, 1), (0, 2)}
+    torch.testing.assert_close(shifts[0][:, 2], torch.full((2,), 6.0))
+    torch.testing.assert_close(shifts[3][:, 1], torch.full((2,), 12.0))
+
+
 def test_gray_images_and_content_boxes_are_trained_on_too() -> None:
     for config in (replace(SMALL, image_channels=1), replace(SMALL, content_box=(4, 28, 0, 32))):
         parts = make_parts(config)
