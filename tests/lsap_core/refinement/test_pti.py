@@ -263,7 +263,8 @@ def test_weights_are_kept_in_the_order_of_the_parameters(finished: Any, generato
     flat = torch.cat([value.detach().flatten() for value in generator.synthesis.parameters()])
     weights = tuned_weights(refiner.tuned, found.refined.arrays()["weights"])
     assert torch.equal(
-        torch.cat([value.flatten(1) for value in weights.values()], dim=1), flat + found.refined.differences
+        torch.cat([value.reshape(len(value), -1) for value in weights.values()], dim=1),
+        flat + found.refined.differences,
     )
     assert all((value != refiner.tuned.parameter(name)).any() for name, value in weights.items())
 
