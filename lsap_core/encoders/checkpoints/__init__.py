@@ -1,6 +1,6 @@
 """Encoder checkpoints, published and our own, translated to and from one set of names. Opens no file."""
 
-from lsap_core.encoders.checkpoints.backbones import load_backbone
+from lsap_core.encoders.checkpoints.backbones import load_backbone, load_trunk
 from lsap_core.encoders.checkpoints.canonical import (
     EncoderCheckpoint,
     build_encoder,
@@ -22,5 +22,6 @@ __all__ = [
     "from_encoder_document",
     "is_encoder_document",
     "load_backbone",
+    "load_trunk",
     "to_encoder_metadata",
 ]

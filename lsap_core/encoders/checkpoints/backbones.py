@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsap_core.encoders.backbone import RESNET_34_BLOCKS
 from lsap_core.encoders.checkpoints.canonical import COUNTER
@@ -39,30 +39,63 @@ def load_backbone(encoder: Encoder, state: Mapping[str, Tensor], *, seed: int = 
         CheckpointError: the weights are another network's; missing and unexpected ones are named.
     """
     config = encoder.config
-    if config.backbone not in FILES:
-        raise CheckpointError(f'a "{config.backbone}" backbone has no trained weights to start from: leave them out')
-    first = FIRST_LAYERS[config.backbone]
+    return load_trunk(
+        encoder.backbone,
+        state,
+        backbone=config.backbone,
+        image_channels=config.image_channels,
+        reads_pairs=config.is_iterative,
+        seed=seed,
+    )
+
+
+def load_trunk(
+    trunk: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    backbone: str,
+    image_channels: int,
+    reads_pairs: bool,
+    seed: int = 0,
+) -> tuple[str, ...]:
+    """`load_backbone` for a backbone that stands alone, as that of a hypernetwork.
+
+    Args:
+        trunk: changed in place.
+        state: the weights under their published names.
+        backbone: its name.
+        image_channels: of one image.
+        reads_pairs: whether it reads an image and its reconstruction.
+        seed: of the numbers that are drawn.
+
+    Returns:
+        Sentences about what the file did not hold.
+
+    Raises:
+        CheckpointError: the weights are another network's; missing and unexpected ones are named.
+    """
+    if backbone not in FILES:
+        raise CheckpointError(f'a "{backbone}" backbone has no trained weights to start from: leave them out')
+    first = FIRST_LAYERS[backbone]
     if not isinstance(state, Mapping) or not isinstance(state.get(first), Tensor):
         found = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else type(state).__name__
-        raise CheckpointError(
-            f"a {config.backbone} backbone starts from {FILES[config.backbone]} with {first}; found {found}, ..."
-        )
+        raise CheckpointError(f"a {backbone} backbone starts from {FILES[backbone]} with {first}; found {found}, ...")
     found_state = {
         _in_one_list(name): tensor
         for name, tensor in state.items()
-        if not name.startswith(LAST_LAYERS[config.backbone]) and not name.endswith(COUNTER)
+        if not name.startswith(LAST_LAYERS[backbone]) and not name.endswith(COUNTER)
     }
-    own = {name: tensor for name, tensor in encoder.backbone.state_dict().items() if not name.endswith(COUNTER)}
+    own = {name: tensor for name, tensor in trunk.state_dict().items() if not name.endswith(COUNTER)}
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items() if name != SLOPE}
-    shapes[first] = (shapes[first][0], config.image_channels, *shapes[first][2:])
-    check_tensors(found_state, shapes, what=f"the {config.backbone} backbone")
+    shapes[first] = (shapes[first][0], image_channels, *shapes[first][2:])
+    check_tensors(found_state, shapes, what=f"the {backbone} backbone")
     notes = []
     with torch.no_grad():
         for name in shapes:
             target, source = own[name], found_state[name].detach()
-            if name == first and config.is_iterative:
-                target[:, config.image_channels :] = _draw(target[:, config.image_channels :], seed)
-                target = target[:, : config.image_channels]
+            if name == first and reads_pairs:
+                target[:, image_channels:] = _draw(target[:, image_channels:], seed)
+                target = target[:, :image_channels]
                 notes.append(f"{first}: the channels of the reconstruction were drawn from N(0, 1) with seed {seed}")
             target.copy_(source)
     if SLOPE in own:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lsap_core.encoders.backbone import ResNet34Trunk
+from lsap_core.encoders.checkpoints import load_trunk
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators import GeneratorConfig
 from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
@@ -204,6 +206,19 @@ def test_other_files_are_refused_with_what_they_are(short: dict[str, Any]) -> No
         )
     with pytest.raises(CheckpointError, match=r"latent_avg is \[3, 512\]"):
         from_hyperstyle_document(document(short, latent_avg=torch.zeros(3, 512)), generator_config=FACES)
+
+
+def test_its_backbone_starts_from_a_trained_classifier() -> None:
+    with torch.device("meta"):
+        names = ResNet34Trunk(in_channels=3).state_dict()
+    names = {name: value for name, value in names.items() if "num_batches" not in name and name != "relu.weight"}
+    state = {name: torch.full(value.shape, 0.5) for name, value in names.items()}
+    network = HyperNetwork(HyperStyleConfig.for_generator(WIDTHS, layers=(5,)))
+    notes = load_trunk(network.backbone, state, backbone="resnet_34", image_channels=3, reads_pairs=True)
+    first = network.get_parameter("backbone.conv1.weight")
+    assert (first[:, :3] == 0.5).all() and 0.95 < first[:, 3:].std() < 1.05
+    assert (network.get_parameter("backbone.body.15.conv2.weight") == 0.5).all()
+    assert len(notes) == 2
 
 
 # --- other sizes -----------------------------------------------------------------------------------------------
