@@ -123,7 +123,7 @@ class HyperStyleState:
 
 
 class HyperStyleRefiner:
-    """Asks a hypernetwork how the weights change for each image of a batch, each image for itself.
+    """Asks a hypernetwork how the weights change for each image of a batch, each image for itself (section 3.4).
 
     Pass t looks at the image and at G(w; W (1 + D_(t-1))), and D_t = D_(t-1) + H(image, reconstruction); D_0 = 0. The
     sum is of offsets, not of factors. The code never changes.

@@ -85,9 +85,11 @@ def from_hyperstyle_document(
     state, notes = _our_state(hypernet, config)
     with torch.device("meta"):
         network = HyperNetwork(config)
-    return HyperStyleCheckpoint(
-        with_weights(network, state, WHAT).eval(), _read_w_avg(latent_avg, generator), decoder, notes
-    )
+    network = with_weights(network, state, WHAT).eval()
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(torch.stack(torch.aminmax(parameter.detach()))).all()):  # one pass, without a copy
+            raise CheckpointError(f"{WHAT}: {name} holds values that are not finite; the network is damaged")
+    return HyperStyleCheckpoint(network, _read_w_avg(latent_avg, generator), decoder, notes)
 
 
 def is_hyperstyle_document(document: object) -> bool:

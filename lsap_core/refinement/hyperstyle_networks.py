@@ -1,6 +1,6 @@
 """The hypernetwork of HyperStyle: an image and its reconstruction -> relative offsets of the generator's weights.
 
-Alaluf et al. 2022 (HyperStyle), section 3.3 and appendix A. Layers of the generator are counted in execution order over
+Alaluf et al. 2022 (HyperStyle), section 3.3. Layers of the generator are counted in execution order over
 convolutions and ToRGB layers: convolution 0, ToRGB 0, convolutions 1 and 2, ToRGB 1, ...
 """
 
@@ -41,6 +41,7 @@ class HyperSizes:
         own_inner: channels inside a head with a last step of its own.
         code: of a layer, from which its offsets are made.
         kernel_side: 3 where shared layers have an offset for each of the nine kernel positions, 1 where one serves all.
+        starts_at_zero: whether a new network changes nothing, so that its training begins at the embedding's images.
     """
 
     features: int
@@ -48,11 +49,12 @@ class HyperSizes:
     own_inner: int
     code: int
     kernel_side: int
+    starts_at_zero: bool
 
 
 SIZES: dict[HyperBackbone, HyperSizes] = {
-    "resnet_34": HyperSizes(512, shared_inner=128, own_inner=256, code=512, kernel_side=3),
-    "small": HyperSizes(24, shared_inner=12, own_inner=12, code=16, kernel_side=1),
+    "resnet_34": HyperSizes(512, shared_inner=128, own_inner=256, code=512, kernel_side=3, starts_at_zero=False),
+    "small": HyperSizes(24, shared_inner=12, own_inner=12, code=16, kernel_side=1, starts_at_zero=True),
 }
 SMALL_TRUNK = IrSeSizes(8, (12, 16, 24), (1, 1, 1))
 
@@ -252,6 +254,14 @@ class HyperNetwork(nn.Module):
             self.shared = SharedMatrices(
                 sizes.code, in_channels=width, out_channels=width, kernel_side=sizes.kernel_side
             )
+
+        if sizes.starts_at_zero:
+            last_steps = [head.output for head in self.heads.values() if isinstance(head, OffsetHead)]
+            for parameter in (parameter for layer in last_steps for parameter in layer.parameters()):
+                nn.init.zeros_(parameter)
+            if self.shared is not None:
+                nn.init.zeros_(self.shared.w1)
+                nn.init.zeros_(self.shared.b1)
 
     def features(self, images: Tensor) -> Tensor:
         """The map that all heads read, [N, C, h / 16, w / 16] (small: / 8), of images as in `forward`.

@@ -31,8 +31,8 @@ class PtiSettings:
     """How the generator is tuned to an image; the defaults are published.
 
     The loss of an image is mse_weight MSE + lpips_weight LPIPS between G(w; theta) and the image, both at the
-    generator's full size (eq. 2), Adam moves every parameter of synthesis, and w never moves. With locality
-    regularization (section 3.2), locality_mse_weight MSE + locality_lpips_weight LPIPS is added between G(w_r; theta)
+    generator's full size (section 3.2). Adam moves every parameter of synthesis, and w never moves. With locality
+    regularization (section 3.3), locality_mse_weight MSE + locality_lpips_weight LPIPS is added between G(w_r; theta)
     and G(w_r) without noise, for one w_r = w + alpha (w_z - w) / ||w_z - w||_2 in each step, where
     w_z = w_avg + psi (f(z) - w_avg) of a z from the image's own random stream.
 
@@ -80,10 +80,10 @@ class PtiSettings:
                 f"num_steps is {self.num_steps} and record_every is {self.record_every}: a trace of {recorded} steps "
                 f"cannot be kept of every image; wanted at most {MOST_RECORDED:,}: raise record_every"
             )
-        for name in ("learning_rate", "locality_alpha"):
+        for name in ("learning_rate", "locality_alpha", "locality_psi"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a positive number")
-        for name in ("mse_weight", "lpips_weight", "locality_psi", "locality_mse_weight", "locality_lpips_weight"):
+        for name in ("mse_weight", "lpips_weight", "locality_mse_weight", "locality_lpips_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a number that is not negative")
         if self.mse_weight == self.lpips_weight == 0:
@@ -264,7 +264,7 @@ class PtiRefiner:
         state.num_steps += state.is_active
 
     def _terms(self, state: PtiState, rows: Tensor, view: Tensor, target_features: list[Tensor]) -> dict[str, Tensor]:
-        """The loss of each image, [n], and its terms (eq. 2 and 5)."""
+        """The loss of each image, [n], and its terms."""
         settings = self.settings
         w_plus, noise = state.w_plus[rows], noise_of(state.noise, rows, len(state.w_plus))
         weights = tuned_weights(self.tuned, torch.stack([state.weights[row] for row in rows.tolist()]))

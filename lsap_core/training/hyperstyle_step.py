@@ -1,4 +1,4 @@
-"""Training a hypernetwork: everything that one optimizer step consists of (Alaluf et al. 2022, section 3.4)."""
+"""Training a hypernetwork: everything that one optimizer step consists of (Alaluf et al. 2022, HyperStyle)."""
 
 from __future__ import annotations
 

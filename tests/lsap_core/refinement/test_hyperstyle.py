@@ -15,7 +15,7 @@ from lsap_core.encoders.checkpoints import build_encoder, from_encoder_document
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
-from lsap_core.refinement import Embedded, RefinementParts, as_stored
+from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
 from lsap_core.refinement.hyperstyle import (
     HyperStyleRefiner,
     HyperStyleSettings,
@@ -177,6 +177,9 @@ def small_network(config: GeneratorConfig, settings: HyperStyleSettings = SMALL)
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_(0, 0.1)
+        for name, parameter in network.named_parameters():
+            if name.endswith(("output.weight", "shared.w1")):  # 0 in a new one
+                nn.init.normal_(parameter, 0, 0.3)
     return network.eval()
 
 
@@ -350,3 +353,16 @@ def test_arrays_and_states_of_others_are_refused(
 def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(HyperStyleSettings(), **changes)
+
+
+def test_published_settings_are_the_defaults() -> None:
+    settings = HyperStyleSettings()
+    assert isinstance(settings, RefinementSettings)
+    assert settings.num_steps == 5 and settings.needs_networks and not settings.goes_back
+    assert settings.why_stopped(1) == (
+        "non_finite_offsets",
+        "the offsets of the generator's weights were no longer finite in pass 2 of 5: take this image out, or another "
+        "hypernetwork",
+    )
+    shapes = [array.shape for array in settings.state_arrays(GeneratorConfig.config_f(1024))]
+    assert shapes[0] == (512, 512, 3, 3) and shapes[-1] == (32, 32, 1, 1) and len(shapes) == 14

@@ -169,6 +169,13 @@ def test_a_tensor_too_many_or_too_few_is_named(short: dict[str, Any]) -> None:
         from_hyperstyle_document(file, generator_config=FACES)
 
 
+def test_a_damaged_file_is_refused(short: dict[str, Any]) -> None:
+    file = document(short)
+    file["state_dict"]["hypernet.refinement_blocks.24.output.1.bias"][3] = torch.inf
+    with pytest.raises(CheckpointError, match=r"heads\.24\.output\.bias holds values that are not finite"):
+        from_hyperstyle_document(file, generator_config=FACES)
+
+
 def test_a_generator_that_is_too_small_or_too_narrow_is_refused(short: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"layers are \(21, 24\); wanted some of 0 to 22"):
         from_hyperstyle_document(document(short), generator_config=GeneratorConfig.config_f(512))
@@ -228,6 +235,15 @@ def test_the_small_one_is_small() -> None:
     digits = GeneratorConfig(32, (64, 64, 32, 16), w_dim=64, z_dim=12, image_channels=1)
     network = HyperNetwork(HyperStyleConfig.for_generator(digits, backbone="small"))
     assert sum(parameter.numel() for parameter in network.parameters()) < 150_000
+
+
+def test_a_new_small_one_changes_nothing_and_learns_to() -> None:
+    network = HyperNetwork(HyperStyleConfig.for_generator(WIDTHS, backbone="small", layers=(0, 1, 5)))
+    found = network(torch.rand(2, 6, 16, 16))
+    assert not any(offsets.any() for offsets in found.values())
+    torch.stack([(offsets - 1).square().sum() for offsets in found.values()]).sum().backward()
+    last = (network.get_parameter("heads.1.output.weight"), network.get_parameter("shared.w1"))
+    assert all(weight.grad is not None and weight.grad.any() for weight in last)
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet_34"])

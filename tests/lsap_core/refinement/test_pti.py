@@ -15,7 +15,7 @@ from lsap_core.generators.checkpoints import build_generator, from_rosinality
 from lsap_core.inversion import PerceptualDistance
 from lsap_core.objectives.terms import pixel_error
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
-from lsap_core.refinement import Embedded, RefinementParts, as_stored, bytes_of_state
+from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored, bytes_of_state
 from lsap_core.refinement.pti import PtiRefiner, PtiSettings, at_distance
 from lsap_core.refinement.pti_state import TRACE_TERMS, PtiState
 from lsap_core.refinement.refined_by_pti import tuned_weights
@@ -158,6 +158,7 @@ def our_name(published: str) -> str:
     return f"{layer}.{names.get(rest) or rest.replace('conv.modulation', 'affine')}"
 
 
+@pytest.mark.slow
 def test_five_steps_in_float64_are_the_published_ones(reference: Callable[[str], Any], published64: Generator) -> None:
     numbers = reference("pti_tuning")
     settings = PtiSettings(num_steps=5, lpips_weight=0.0, stop_at_lpips=None, record_every=1)
@@ -447,6 +448,16 @@ def test_what_does_not_fit_is_named(refine: Refine, embedded: Embedded, target: 
 def test_settings_that_cannot_run_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(PtiSettings(), **changes)
+
+
+def test_published_settings_are_the_defaults() -> None:
+    settings = PtiSettings()
+    assert isinstance(settings, RefinementSettings)
+    assert (settings.num_steps, settings.learning_rate, settings.stop_at_lpips) == (350, 3e-4, 0.06)
+    assert (settings.mse_weight, settings.lpips_weight, settings.regularizes_locality) == (1, 1, False)
+    assert settings.goes_back and not settings.needs_networks
+    assert settings.why_stopped(3)[0] == "non_finite_loss"
+    assert settings.trace_steps[:2] == (0, 10) and settings.trace_steps[-1] == 349
 
 
 def test_locality_needs_the_mean_of_w(random_generator: Callable[..., Generator], features: FeatureDistance) -> None:

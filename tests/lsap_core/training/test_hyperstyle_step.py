@@ -46,6 +46,7 @@ class PixelError:
 # --- the published loop ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_passes_leave_the_published_gradients(
     reference: Callable[[str], Any], fill: Any, published_generator: Callable[[int], Generator]
 ) -> None:
