@@ -38,6 +38,7 @@ class HyperStyleTrainingSettings:
         learning_rate: of Ranger.
         batch_size: images of one step.
         num_steps: optimizer steps.
+        decay_steps: the last steps, over which the learning rate falls linearly to 0; the published training has none.
 
     Raises:
         ConfigError: a value lies outside its range.
@@ -50,6 +51,7 @@ class HyperStyleTrainingSettings:
     learning_rate: float = 1e-4
     batch_size: int = 8
     num_steps: int = 500_000
+    decay_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -64,6 +66,20 @@ class HyperStyleTrainingSettings:
                 raise ConfigError(f"{term}_weight is {weight}; wanted a number that is not negative")
         if not self.weights:
             raise ConfigError("l2_weight, lpips_weight and identity_weight are all 0: nothing would look at images")
+        if not 0 <= self.decay_steps <= self.num_steps:
+            raise ConfigError(f"decay_steps is {self.decay_steps}; wanted 0 to num_steps, {self.num_steps}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Ranger's rate at a step, counted from 0.
+
+        Example:
+            >>> settings = HyperStyleTrainingSettings(learning_rate=1.0, num_steps=100, decay_steps=4)
+            >>> [settings.learning_rate_at(step) for step in (0, 96, 97, 99)]
+            [1.0, 1.0, 0.75, 0.25]
+        """
+        if not self.decay_steps:
+            return self.learning_rate
+        return self.learning_rate * min(1.0, (self.num_steps - step) / self.decay_steps)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -150,6 +166,8 @@ class HyperStyleTraining:
                 f"step {self.step}: the loss or its gradient is not finite ({found}); nothing was changed: look for "
                 "damaged images, lower learning_rate, or go on from an earlier checkpoint"
             )
+        for group in self.ranger.param_groups:
+            group["lr"] = self.settings.learning_rate_at(self.step)
         self.ranger.step()
         self.step += 1
         return logged

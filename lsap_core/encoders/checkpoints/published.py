@@ -198,7 +198,9 @@ def _describe(document: object) -> str:
         if "g_ema" in keys:
             return "a generator checkpoint (entry g_ema): pass it as the generator"
         if "hypernet" in modules:
-            return "a HyperStyle checkpoint, whose hypernetwork changes the generator; it is not supported"
+            return (
+                "a HyperStyle checkpoint, whose hypernetwork changes the generator: it refines codes, and is no encoder"
+            )
         if {"input_layer", "body", "output_layer"} <= keys:
             return "the face recognition network that encoders start from (ArcFace): pass it as the backbone"
         if {"input_layer", "body"} <= keys or {"conv1", "body"} <= keys:

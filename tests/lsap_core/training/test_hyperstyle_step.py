@@ -131,12 +131,13 @@ def batch(training: HyperStyleTraining, step: int) -> tuple[Tensor, Tensor]:
 
 
 def test_the_loss_falls(make: Callable[..., HyperStyleTraining]) -> None:
-    training = make(learning_rate=0.1, num_passes=1)
+    training = make(learning_rate=0.1, num_passes=1, num_steps=40, decay_steps=10)
     images, codes = batch(training, 0)
     logged = [training.advance(images, codes) for _ in range(40)]
     assert set(logged[0]) == {"loss", "l2", "lpips", "identity", "gradient_norm"}
     assert logged[-1]["loss"] < 0.9 * logged[0]["loss"], (logged[0], logged[-1])
     assert training.step == 40
+    assert training.ranger.param_groups[0]["lr"] == pytest.approx(0.01)  # the rate of the last step
     assert all(parameter.grad is None for parameter in training.generator.parameters())
 
 
@@ -207,6 +208,7 @@ def test_what_does_not_fit_is_named(make: Callable[..., HyperStyleTraining], sma
     ("changes", "message"),
     [
         ({"num_passes": 0}, "num_passes is 0"),
+        ({"num_steps": 10, "decay_steps": 11}, "decay_steps is 11; wanted 0 to num_steps, 10"),
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"lpips_weight": -1.0}, "lpips_weight is -1"),
         ({"l2_weight": 0.0, "lpips_weight": 0.0, "identity_weight": 0.0}, "nothing would look"),
