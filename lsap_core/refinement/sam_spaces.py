@@ -1,0 +1,166 @@
+"""The latent spaces of SAM, and synthesis with masked offsets of features (Parmar et al. 2022, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from lsap_core.errors import ConfigError
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.generator import FeatureState, Generator, Noise
+
+Placement = Literal["block", "up_conv"]
+
+W_PLUS = "W+"
+SMALLEST_SIDE = 8
+LARGEST_SIDE = 128
+MOST_FEATURE_SPACES = 4
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A feature map of a generator that offsets are added to.
+
+    Spaces bear the published names: F4, F6, F8 and F10 are the features at sides 16, 32, 64 and 128, and F2 those at
+    side 8. The number is that of the block's second convolution, 2 log2(side) - 4.
+
+    Attributes:
+        name: "F2", "F4", ...
+        conv: the convolution whose output is changed: with placement "block" the block's second one, whose ToRGB has
+            read the features unchanged (the method's own program); with "up_conv" its first one, so that the second
+            convolution and the ToRGB read what was changed (GANInverter).
+        channels: of the features.
+        side: of the features.
+    """
+
+    name: str
+    conv: int
+    channels: int
+    side: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image's features: channels, rows, columns."""
+        return self.channels, self.side, self.side
+
+
+def feature_spaces(config: GeneratorConfig, placement: Placement = "block") -> tuple[FeatureSpace, ...]:
+    """The feature spaces of a generator, from the most editable to the least.
+
+    The four largest sides from 8 to 128 at which an offset changes the image. From 256 pixels on these are the
+    published 16, 32, 64 and 128. In a smaller image nothing reads the last block's features once its ToRGB has, so
+    that with placement "block" that side is left out, and F2 stands in where there are fewer than four.
+
+    Raises:
+        ConfigError: another placement.
+
+    Example:
+        >>> [space.name for space in feature_spaces(GeneratorConfig.config_f(1024))]
+        ['F4', 'F6', 'F8', 'F10']
+        >>> [space.name for space in feature_spaces(GeneratorConfig.config_f(32))]
+        ['F2', 'F4']
+    """
+    if placement not in get_args(Placement):
+        raise ConfigError(f'placement is "{placement}"; wanted "block" or "up_conv"')
+    largest = config.resolution // 2 if placement == "block" else config.resolution
+    sides = [side for side in config.noise_sides[2::2] if SMALLEST_SIDE <= side <= min(largest, LARGEST_SIDE)]
+    return tuple(feature_space(config, side, placement) for side in sides[-MOST_FEATURE_SPACES:])
+
+
+def feature_space(config: GeneratorConfig, side: int, placement: Placement = "block") -> FeatureSpace:
+    """The features of a generator at a side from 8 to its resolution."""
+    second = config.noise_sides.index(side) + 1
+    conv = second if placement == "block" else second - 1
+    return FeatureSpace(f"F{second}", conv, config.conv_out_channels(conv), side)
+
+
+def space_names(config: GeneratorConfig, placement: Placement = "block") -> tuple[str, ...]:
+    """The names of all latent spaces of a generator, W+ first, from the most editable to the least."""
+    return (W_PLUS, *(space.name for space in feature_spaces(config, placement)))
+
+
+def synthesize_with_offsets(
+    generator: Generator,
+    w_plus: Tensor,
+    spaces: Sequence[FeatureSpace],
+    masks: Sequence[Tensor],
+    offsets: Sequence[Tensor],
+    *,
+    noise: Noise = "constant",
+) -> tuple[Tensor, list[Tensor]]:
+    """Images of codes and offsets: in every space f <- f + m dF.
+
+    Args:
+        generator: of the images.
+        w_plus: codes [N, K, w_dim].
+        spaces: of the generator, from the first to the last.
+        masks: for each space [N, 1, side, side].
+        offsets: for each space [N, channels, side, side].
+        noise: as in `Generator.synthesize`.
+
+    Returns:
+        Images [N, C, R, R], unclamped, and the features of every space after its offset was added.
+    """
+    return _synthesize(
+        generator, w_plus, spaces, lambda index, features: features + masks[index] * offsets[index], noise
+    )
+
+
+def synthesize_edited(
+    generator: Generator,
+    w_plus: Tensor,
+    spaces: Sequence[FeatureSpace],
+    masks: Sequence[Tensor],
+    contents: Sequence[Tensor],
+    *,
+    noise: Noise = "constant",
+) -> Tensor:
+    """Images of edited codes, with the features of the inversion in the masks: in every space f <- f (1 - m) + G m.
+
+    What belongs to a space is that of the inversion up to there and is edited by later layers alone. On soft borders
+    of masks this is not quite the inversion where nothing was edited: G has m dF in it already.
+
+    Args:
+        generator: of the images.
+        w_plus: edited codes [N, K, w_dim].
+        spaces: of the generator, from the first to the last.
+        masks: for each space [N, 1, side, side].
+        contents: for each space the features of the inversion that `synthesize_with_offsets` gave.
+        noise: as in `Generator.synthesize`.
+
+    Returns:
+        Images [N, C, R, R], unclamped.
+    """
+    image, _ = _synthesize(
+        generator,
+        w_plus,
+        spaces,
+        lambda index, features: features * (1 - masks[index]) + contents[index] * masks[index],
+        noise,
+    )
+    return image
+
+
+def _synthesize(
+    generator: Generator,
+    w_plus: Tensor,
+    spaces: Sequence[FeatureSpace],
+    change: Callable[[int, Tensor], Tensor],
+    noise: Noise,
+) -> tuple[Tensor, list[Tensor]]:
+    """Synthesis that stops in every space, has the features changed there, and goes on with them."""
+    styles = generator.styles(w_plus)
+    start: FeatureState | None = None
+    changed: list[Tensor] = []
+    for index, space in enumerate(spaces):
+        part = generator.synthesize_styles(styles, noise=noise, start=start, until=space.conv, collect=(space.conv,))
+        reached = part.block_end(space.conv) if space.conv % 2 == 0 else part.states[space.conv]
+        changed.append(change(index, reached.features))
+        start = replace(reached, features=changed[-1])
+    if start is not None and start.is_in_rgb and start.conv == generator.config.num_convs - 1:
+        assert start.rgb is not None
+        return start.rgb, changed
+    return generator.synthesize_styles(styles, noise=noise, start=start).image, changed
