@@ -115,6 +115,17 @@ class FeatureDistance(nn.Module):
         terms = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(features, target_features, strict=True)]
         return torch.stack(terms).mean(dim=0)
 
+    def spatial(self, features: list[Tensor], target_features: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """The distance at every pixel of images of a size, [N, height, width], at least 0.
+
+        Every tap's squared differences, interpolated bilinearly to the size, averaged over taps.
+        """
+        maps = [
+            F.interpolate((a - b).square().sum(dim=1, keepdim=True), size, mode="bilinear", align_corners=False)
+            for a, b in zip(features, target_features, strict=True)
+        ]
+        return torch.stack(maps).mean(dim=0)[:, 0]
+
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """Distance of images [N, C, R, R] to target, the same shape, both in [-1, 1]: [N]."""
         return self.distance(self.features(images), self.features(target))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError
@@ -52,6 +53,17 @@ class LpipsDistance(nn.Module):
             for linear, a, b in zip(self.network.lins, features, target_features, strict=True)
         ]
         return torch.stack(terms)
+
+    def spatial(self, features: list[Tensor], target_features: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """The distance at every pixel of images of a size, [N, height, width], at least 0.
+
+        Every tap's contributions, interpolated bilinearly to the size, summed over taps.
+        """
+        maps = [
+            F.interpolate(linear((a - b).square()), size, mode="bilinear", align_corners=False)
+            for linear, a, b in zip(self.network.lins, features, target_features, strict=True)
+        ]
+        return torch.stack(maps).sum(dim=0)[:, 0]
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """Distance of images [N, C, H, W] to target, the same shape, both in [-1, 1]: [N]."""

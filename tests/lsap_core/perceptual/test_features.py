@@ -65,6 +65,18 @@ def test_distance_is_the_squared_difference_of_normalized_features(network: Feat
     torch.testing.assert_close(FeatureDistance(network)(images, target), sum(terms) / 3)
 
 
+def test_maps_of_distances_are_the_taps_interpolated_to_every_pixel(network: FeatureNet, images: Tensor) -> None:
+    distance, target = FeatureDistance(network), images.roll(1, 0)
+    features, target_features = distance.features(images), distance.features(target)
+    expected = torch.zeros(3, 20, 12)
+    for a, b in zip(features, target_features, strict=True):
+        difference = ((a - b) ** 2).sum(dim=1, keepdim=True)
+        expected += torch.nn.functional.interpolate(difference, (20, 12), mode="bilinear")[:, 0] / 3
+    torch.testing.assert_close(distance.spatial(features, target_features, (20, 12)), expected)
+    maps = distance.spatial(features, target_features, (16, 16))  # 2x2 and 4x4 pixels of a tap weigh nearly the same
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), distance(images, target), rtol=0.05, atol=1e-3)
+
+
 def test_features_of_a_target_computed_once_give_the_same_distance(network: FeatureNet, images: Tensor) -> None:
     distance, target = FeatureDistance(network), images.roll(1, 0)
     once = distance.features(target)

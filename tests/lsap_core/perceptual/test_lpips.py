@@ -1,5 +1,6 @@
 """LPIPS beside the published program and beside the `lpips` package."""
 
+import copy
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,20 @@ def test_distances_are_those_of_the_lpips_package(
     with torch.no_grad():
         torch.testing.assert_close(distance(*pair), package(*pair).flatten(), rtol=1e-5, atol=1e-6)
         assert (distance(*pair) > 1e-3).all()
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_maps_of_distances_are_those_of_the_lpips_package(
+    net: str, pair: tuple[Tensor, Tensor], published: Callable[[str], LpipsDistance]
+) -> None:
+    distance = published(net)
+    package = copy.copy(distance.network)
+    package.spatial = True
+    images, target = (one[:, :, :60, :44] for one in pair)
+    with torch.no_grad():
+        found = distance.spatial(distance.features(images), distance.features(target), (60, 44))
+        torch.testing.assert_close(found, package(images, target)[:, 0], rtol=1e-5, atol=1e-6)
+    assert found.shape == (2, 60, 44) and found.min() >= 0 and found.std() > 1e-3
 
 
 def test_equal_images_have_no_distance(published: Callable[[str], LpipsDistance], pair: tuple[Tensor, Tensor]):
