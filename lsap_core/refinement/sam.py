@@ -40,8 +40,8 @@ class SamSettings:
         spaces: latent spaces to choose from, or None for all that the generator has.
         placement: where offsets are added, after a "block" or after its "up_conv".
         threshold: tau, the mean predicted error up to which a space is good enough for a segment.
-        predicted_on: size of the images that are segmented and whose errors are predicted: "full", as published, or
-            "comparison", at most 256 pixels.
+        predicted_on: size of the images that are segmented and whose errors are predicted: "full", as published for
+            faces, or "comparison", at most 256 pixels, as for cars.
         pixels_on: size of the images whose pixels are compared; LPIPS sees at most 256 pixels.
         mse_weight: multiplier of the pixel error.
         lpips_weight: multiplier of the perceptual distance.
@@ -60,7 +60,6 @@ class SamSettings:
     kind: ClassVar[str] = "sam"
     needs_networks: ClassVar[bool] = True
     goes_back: ClassVar[bool] = True
-    trace_terms: ClassVar[tuple[str, ...]] = TRACE_TERMS
 
     num_steps: int = 500
     learning_rate: float = 0.05
@@ -120,16 +119,7 @@ class SamSettings:
         Raises:
             ConfigError: the generator does not have one of them, or an offset there would change nothing.
         """
-        known = feature_spaces(generator, self.placement)
-        if self.spaces is None:
-            return known
-        names = (W_PLUS, *(space.name for space in known))
-        if missing := [name for name in self.spaces if name not in names]:
-            raise ConfigError(
-                f"spaces name {missing[0]}; a generator of {generator.resolution} pixels has {', '.join(names)} with "
-                f'placement "{self.placement}": leave it out'
-            )
-        return tuple(space for space in known if space.name in self.spaces)
+        return feature_spaces(generator, self.placement, self.spaces)
 
     def refiner(self, parts: RefinementParts) -> SamRefiner:
         """Builds the refiner.
@@ -175,8 +165,8 @@ class SamRefiner:
 
     Args:
         generator: of the images; frozen.
-        predictor: of the errors of latent spaces.
-        segment: finds segments, or None where they are given to `start`.
+        predictor: of the errors of latent spaces, or None where a choice is given to `start`.
+        segment: finds segments, or None where they or a choice are given.
         perceptual: the network of the loss.
         settings: how to refine.
 
@@ -188,7 +178,7 @@ class SamRefiner:
         self,
         generator: Generator,
         *,
-        predictor: ErrorPredictor,
+        predictor: ErrorPredictor | None,
         segment: Segment | None,
         perceptual: PerceptualDistance,
         settings: SamSettings,
@@ -198,13 +188,12 @@ class SamRefiner:
         self.segment = segment
         self.settings = settings
         self.spaces = settings.feature_spaces(generator.config)
-        names = (W_PLUS, *(space.name for space in self.spaces))
-        if missing := [name for name in names if name not in predictor.spaces]:
+        self._names = (W_PLUS, *(space.name for space in self.spaces))
+        if predictor is not None and (missing := [name for name in self._names if name not in predictor.spaces]):
             raise ConfigError(
                 f"the predictor knows {', '.join(predictor.spaces)}; the settings choose from {missing[0]} too: pass "
                 "the predictor of this generator's spaces, or leave it out of `spaces`"
             )
-        self._columns = [predictor.spaces.index(name) for name in names]
         prior = None
         if settings.prior_weight > 0:
             prior = GaussianPrior.estimate(generator, num_samples=settings.prior_samples, seed=settings.prior_seed)
@@ -223,7 +212,7 @@ class SamRefiner:
         return state_arrays(self.spaces)
 
     def start(
-        self, embedded: Embedded, target: Tensor, seeds: Sequence[int], *, segments: Tensor | None = None
+        self, embedded: Embedded, target: Tensor, seeds: Sequence[int], *, choice: Tensor | None = None
     ) -> SamState:
         """The state before the first step: the embedding's codes, masks as they were chosen, and no offsets.
 
@@ -231,17 +220,20 @@ class SamRefiner:
             embedded: codes and noise of N images.
             target: the images, [N, C, R, R] in [-1, 1].
             seeds: not used.
-            segments: labels [N, h, w] of the images in the size that `predicted_on` means; asked for by default.
+            choice: indices of spaces [N, h, w], as `choose` or `everywhere` gives them; that of `choose` by default.
 
         Raises:
-            ShapeError: codes, noise, images or segments do not fit the generator or each other.
-            ConfigError: there are no segments, and nothing that finds them.
+            ShapeError: codes, noise, images or choice do not fit the generator or each other.
+            ConfigError: nothing was chosen, and there is no predictor or no segmenter.
         """
         check_embedded(embedded, self.generator)
         self._check_target(target, len(embedded.w_plus))
         codes = embedded.w_plus
-        choice = self.choose(target.to(codes), segments)
-        masks = masks_of_choice(choice, len(self.spaces) + 1, self.generator.config)[:, 1:]
+        if choice is None:
+            choice = self.choose(target.to(codes))
+        if choice.ndim != 3 or len(choice) != len(codes):
+            raise ShapeError(f"the choice of spaces is {list(choice.shape)}; wanted [{len(codes)}, h, w]")
+        masks = masks_of_choice(choice.to(codes.device), len(self.spaces) + 1, self.generator.config)[:, 1:]
         return SamState(
             codes,
             [codes.new_zeros(len(codes), *space.shape) for space in self.spaces],
@@ -258,22 +250,35 @@ class SamRefiner:
 
         Args:
             target: images [N, C, R, R] in [-1, 1].
-            segments: labels [N, h, w] of the content box; asked for by default.
+            segments: labels [N, h, w] of the content box in the size that `predicted_on` means; asked for by default.
 
         Returns:
             Indices [N, h, w], of the content box.
 
         Raises:
-            ShapeError: the segments are not of these images in the size that `predicted_on` means.
-            ConfigError: there are no segments, and nothing that finds them.
+            ShapeError: the segments are not of these images in this size.
+            ConfigError: there is no predictor, or neither segments nor a segmenter.
         """
+        if self.predictor is None:
+            raise ConfigError("nothing predicts errors: pass a predictor, or a `choice` to `start`")
         view = view_of(target, self.generator.config, self.settings.predicted_on)
         if segments is None:
             if self.segment is None:
-                raise ConfigError("nothing finds segments: pass a segmenter, or `segments` to `start`")
+                raise ConfigError("nothing finds segments: pass a segmenter, or `segments` to `choose`")
             segments = torch.cat([self.segment(image) for image in view.split(1)])
-        errors = torch.cat([self.predictor(image) for image in view.split(1)])[:, self._columns]
+        columns = [self.predictor.spaces.index(name) for name in self._names]
+        errors = torch.cat([self.predictor(image) for image in view.split(1)])[:, columns]
         return choose_spaces(errors, segments.to(errors.device), threshold=self.settings.threshold)
+
+    def everywhere(self, space: str, num_images: int) -> Tensor:
+        """One space for whole images, [N, h, w]: what a predictor learns from are inversions in each alone.
+
+        Raises:
+            ConfigError: no space of the settings and the generator.
+        """
+        if space not in self._names:
+            raise ConfigError(f'space is "{space}"; wanted one of {", ".join(self._names)}')
+        return torch.full((num_images, *self.generator.config.content_size), self._names.index(space))
 
     def advance(
         self,

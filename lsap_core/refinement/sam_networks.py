@@ -21,6 +21,7 @@ Segment = Callable[[Tensor], Tensor]
 """Labels [N, h, w], integers, of the segments of images [N, C, h, w] in [-1, 1]."""
 
 NUM_FEATURES = 8
+FIRST_ERROR = 0.5
 MOST_SPACES = 16
 SMALL_WIDTHS = (16, 32, 48)
 
@@ -90,7 +91,10 @@ class PredictorConfig:
 
 
 class LayerHead(nn.Module):
-    """Features [N, 8, h, w] -> the errors of one latent space, [N, 1, h, w], at least 0."""
+    """Features [N, 8, h, w] -> the errors of one latent space, [N, 1, h, w], at least 0.
+
+    A new head starts at errors of about 0.5: one that started below 0 everywhere would have no gradient.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,6 +104,7 @@ class LayerHead(nn.Module):
             nn.LeakyReLU(0.2),
             nn.ConvTranspose2d(NUM_FEATURES // 2, 1, 1),
         )
+        nn.init.constant_(self.get_parameter("m.3.bias"), FIRST_ERROR)
 
     def forward(self, features: Tensor) -> Tensor:
         """Predicted errors, in units of LPIPS."""

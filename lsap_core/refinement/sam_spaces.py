@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -47,15 +47,22 @@ class FeatureSpace:
         return self.channels, self.side, self.side
 
 
-def feature_spaces(config: GeneratorConfig, placement: Placement = "block") -> tuple[FeatureSpace, ...]:
+def feature_spaces(
+    config: GeneratorConfig, placement: Placement = "block", names: Collection[str] | None = None
+) -> tuple[FeatureSpace, ...]:
     """The feature spaces of a generator, from the most editable to the least.
 
     The four largest sides from 8 to 128 at which an offset changes the image. From 256 pixels on these are the
     published 16, 32, 64 and 128. In a smaller image nothing reads the last block's features once its ToRGB has, so
     that with placement "block" that side is left out, and F2 stands in where there are fewer than four.
 
+    Args:
+        config: of the generator.
+        placement: of the offsets.
+        names: of latent spaces, W+ among them, to take only those; all by default.
+
     Raises:
-        ConfigError: another placement.
+        ConfigError: another placement, or a name of none of these spaces.
 
     Example:
         >>> [space.name for space in feature_spaces(GeneratorConfig.config_f(1024))]
@@ -67,7 +74,16 @@ def feature_spaces(config: GeneratorConfig, placement: Placement = "block") -> t
         raise ConfigError(f'placement is "{placement}"; wanted "block" or "up_conv"')
     largest = config.resolution // 2 if placement == "block" else config.resolution
     sides = [side for side in config.noise_sides[2::2] if SMALLEST_SIDE <= side <= min(largest, LARGEST_SIDE)]
-    return tuple(feature_space(config, side, placement) for side in sides[-MOST_FEATURE_SPACES:])
+    spaces = tuple(feature_space(config, side, placement) for side in sides[-MOST_FEATURE_SPACES:])
+    if names is None:
+        return spaces
+    known = (W_PLUS, *(space.name for space in spaces))
+    if missing := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"spaces name {missing[0]}; a generator of {config.resolution} pixels has {', '.join(known)} with "
+            f'placement "{placement}": leave it out'
+        )
+    return tuple(space for space in spaces if space.name in names)
 
 
 def feature_space(config: GeneratorConfig, side: int, placement: Placement = "block") -> FeatureSpace:

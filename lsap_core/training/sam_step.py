@@ -118,7 +118,8 @@ class PredictorTraining:
 
         Args:
             images: [N, C, h, w] in [-1, 1], after `augment`.
-            errors: that inversions of these images left, [N, spaces, h, w], as `error_maps` gives them.
+            errors: that inversions of these images left, [N, spaces, h, w], as `error_maps` gives them. The rates are
+                made for errors of LPIPS, up to about 1: multiply much smaller ones, and SAM's threshold alike.
 
         Returns:
             Means over images and pixels: "loss", that of each space by its name, and the "gradient_norm".

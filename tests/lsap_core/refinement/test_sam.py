@@ -140,8 +140,10 @@ def test_every_segment_gets_the_most_editable_space_that_can_invert_it(
     assert [tuple(mask.shape) for mask in state.masks] == [(3, 1, 8, 8), (3, 1, 16, 16)]
     assert state.masks[0][0, 0, 1, 6] > 0.95 and state.masks[0][0, 0, 6, 6] < 0.05  # F2: upper right alone
     assert state.masks[1][0, 0, 13, 3] > 0.95 and state.masks[1][0, 0, 3, 3] < 0.05  # F4: below
-    given = refiner.start(embedded, target, SEEDS, segments=torch.zeros(3, 32, 32, dtype=torch.long))
-    assert not torch.equal(given.masks[0], state.masks[0])
+    whole = refiner.choose(target, torch.zeros(3, 32, 32, dtype=torch.long))
+    assert not torch.equal(whole, choice) and all(len(one.unique()) == 1 for one in whole)
+    given = refiner.start(embedded, target, SEEDS, choice=choice)
+    assert all(torch.equal(a, b) for a, b in zip(given.masks, state.masks, strict=True))
 
 
 @pytest.mark.parametrize("settings", [SHORT, replace(SHORT, placement="up_conv", pixels_on="full", weighs_codes=True)])
@@ -192,6 +194,16 @@ def test_steps_are_those_of_the_published_equations(
         assert found.abs().max() > 0
 
 
+def test_a_single_space_is_asked_of_nobody_and_covers_the_image(make: Make, embedded: Embedded, target: Tensor) -> None:
+    refiner = make(predictor=None, segment=None, spaces=("W+", "F4"), num_steps=4)
+    state = refiner.start(embedded, target, SEEDS, choice=refiner.everywhere("F4", 3))
+    assert len(state.masks) == 1 and torch.equal(state.masks[0], torch.ones(3, 1, 16, 16))
+    refiner.advance(state, target)
+    assert (state.offsets[0] != 0).float().mean() > 0.9
+    none = refiner.start(embedded, target, SEEDS, choice=refiner.everywhere("W+", 3))
+    assert none.masks[0].abs().max() == 0
+
+
 def test_refined_images_are_closer_and_offsets_stay_within_their_masks(
     refinement: Refinement, generator: Generator, embedded: Embedded, target: Tensor
 ) -> None:
@@ -231,7 +243,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert state.step == step
     saved = state.to_tensors()
     second = make()
-    again = second.start(embedded, target, SEEDS, segments=torch.zeros(3, 32, 32, dtype=torch.long))
+    again = second.start(embedded, target, SEEDS, choice=second.everywhere("F4", 3))
     again.load_tensors(saved)  # the masks too
     seen: list[int] = []
     second.advance(again, target, after_step=lambda moved: seen.append(moved.step))
@@ -444,7 +456,13 @@ def test_parts_that_do_not_fit_are_refused(
     with pytest.raises(ShapeError, match="target images"):
         refiner.start(embedded, target[:2], SEEDS)
     with pytest.raises(ShapeError, match="in their size"):
-        refiner.start(embedded, target, SEEDS, segments=torch.zeros(3, 16, 16, dtype=torch.long))
+        refiner.choose(target, torch.zeros(3, 16, 16, dtype=torch.long))
+    with pytest.raises(ShapeError, match="choice of spaces"):
+        refiner.start(embedded, target, SEEDS, choice=refiner.everywhere("F2", 2))
+    with pytest.raises(ConfigError, match="wanted one of W\\+, F2, F4"):
+        refiner.everywhere("F6", 3)
+    with pytest.raises(ConfigError, match="nothing predicts errors"):
+        make(predictor=None).choose(target)
     with pytest.raises(ShapeError, match="codes are"):
         refiner.start(Embedded(embedded.w_plus[:, :3], embedded.noise), target, SEEDS)
 

@@ -126,6 +126,16 @@ def test_the_small_base_reads_images_of_any_size(
         torch.testing.assert_close(predictor(images[1:]), errors[1:])
 
 
+def test_new_heads_have_a_gradient_wherever_they_start(numbers: Callable[..., Tensor]) -> None:
+    images = numbers(4, 3, 16, 16)
+    for seed in range(8):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            predictor = InvertibilityPredictor(PredictorConfig("small", ("W+", "F2", "F4")))
+        errors = predictor(images)
+        assert (errors > 0).float().mean(dim=(0, 2, 3)).min() > 0.2
+
+
 @torch.no_grad()
 def test_gray_images_are_colours_to_deeplab(predictor: InvertibilityPredictor, numbers: Callable[..., Tensor]) -> None:
     gray = InvertibilityPredictor(PredictorConfig("deeplab", predictor.spaces, 1)).eval()
