@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, get_args
 
 import torch
@@ -105,8 +105,6 @@ class SamSettings:
             object.__setattr__(self, "spaces", tuple(self.spaces))  # a list, where a file was read
             if W_PLUS not in self.spaces or len(set(self.spaces)) < len(self.spaces):
                 raise ConfigError(f"spaces are {list(self.spaces)}; wanted W+ and feature spaces, each once")
-            if unknown := [name for name in self.spaces if not re.fullmatch(r"W\+|F[1-9]\d*", name)]:
-                raise ConfigError(f'no latent space is called "{unknown[0]}"; wanted W+, F4, F6, F8, F10')
 
     @property
     def trace_steps(self) -> tuple[int, ...]:
@@ -122,19 +120,18 @@ class SamSettings:
         return feature_spaces(generator, self.placement, self.spaces)
 
     def refiner(self, parts: RefinementParts) -> SamRefiner:
-        """Builds the refiner.
+        """Builds the refiner; one without networks restores refined images, or is told which spaces to take.
 
         Raises:
             ConfigError: the networks are none of SAM, or do not know one of the spaces.
         """
-        if not isinstance(parts.networks, SamNetworks):
-            raise ConfigError(
-                f"networks are {type(parts.networks).__name__}; wanted SamNetworks: a predictor of errors"
-            )
+        networks = parts.networks
+        if networks is not None and not isinstance(networks, SamNetworks):
+            raise ConfigError(f"networks are {type(networks).__name__}; wanted SamNetworks: a predictor of errors")
         return SamRefiner(
             parts.generator,
-            predictor=parts.networks.predictor,
-            segment=parts.networks.segmenter,
+            predictor=None if networks is None else networks.predictor,
+            segment=None if networks is None else networks.segmenter,
             perceptual=parts.perceptual,
             settings=self,
         )
@@ -146,8 +143,7 @@ class SamSettings:
     def why_stopped(self, step: int) -> tuple[str, str]:
         """Reason and message of an image whose loss was no longer finite at a step."""
         return "non_finite_loss", (
-            f"the loss was no longer finite at step {step} of {self.num_steps}: lower learning_rate or the weights of "
-            "the terms"
+            f"the loss was no longer finite at step {step} of {self.num_steps}: lower learning_rate or a term's weight"
         )
 
 
@@ -186,6 +182,7 @@ class SamRefiner:
         self.generator = generator
         self.predictor = predictor
         self.segment = segment
+        self.perceptual = perceptual
         self.settings = settings
         self.spaces = settings.feature_spaces(generator.config)
         self._names = (W_PLUS, *(space.name for space in self.spaces))
@@ -194,16 +191,16 @@ class SamRefiner:
                 f"the predictor knows {', '.join(predictor.spaces)}; the settings choose from {missing[0]} too: pass "
                 "the predictor of this generator's spaces, or leave it out of `spaces`"
             )
-        prior = None
+
+    @cached_property
+    def loss(self) -> SamLoss:
+        """What is minimized. The prior is estimated when it is first needed."""
+        settings, prior = self.settings, None
         if settings.prior_weight > 0:
-            prior = GaussianPrior.estimate(generator, num_samples=settings.prior_samples, seed=settings.prior_seed)
-        self.loss = SamLoss(
-            generator.config,
-            perceptual,
-            prior,
-            {name: getattr(settings, f"{name}_weight") for name in WEIGHTED_TERMS},
-            pixels_on=settings.pixels_on,
-            weighs_codes=settings.weighs_codes,
+            prior = GaussianPrior.estimate(self.generator, num_samples=settings.prior_samples, seed=settings.prior_seed)
+        weights = {name: getattr(settings, f"{name}_weight") for name in WEIGHTED_TERMS}
+        return SamLoss(
+            self.generator.config, self.perceptual, prior, weights, settings.pixels_on, settings.weighs_codes
         )
 
     @property
