@@ -229,8 +229,8 @@ def test_an_image_gets_the_same_alone_and_in_a_batch(
     refiner, together = make(), refinement.refined
     for index in range(3):
         alone = refine(refiner, some(embedded, [index]), target[index : index + 1]).refined
-        torch.testing.assert_close(alone.w_plus[0], together.w_plus[index], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(alone.synthesize()[0], together.synthesize()[index], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(alone.w_plus[0], together.w_plus[index], rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(alone.synthesize()[0], together.synthesize()[index], rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 12])
