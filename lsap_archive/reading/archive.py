@@ -386,7 +386,7 @@ class Archive:
         return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
 
     def refined(self, image_ids: Sequence[str], method: str) -> dict[str, NDArray[np.float32]]:
-        """What a refinement keeps of images beside their codes, such as features; of an edit what its refinement does.
+        """What a refinement keeps of images, its codes among it; of an edit what its refinement does.
 
         Args:
             image_ids: N ids, at least one.
@@ -403,7 +403,7 @@ class Archive:
         refinement_of = {one.run_id: one.refinement for one in self._manifests}
         places = self._made_of(self._places(image_ids, method), refinement_of)
         kinds = {
-            tuple((one.name, one.item_shape) for one in self._manifests[run].arrays if one.name not in (W_PLUS, TRACE))
+            tuple((one.name, one.item_shape) for one in self._manifests[run].arrays if one.name != TRACE)
             for run, _ in places
         }
         if len(kinds) != 1:

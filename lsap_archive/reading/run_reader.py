@@ -13,7 +13,16 @@ import zarr
 from numpy.typing import NDArray
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveKeyError, ArchiveMismatchError, CorruptArchiveError
-from lsap_archive.format.layout import IMAGES_NAME, W_PLUS, Geometry, noise_name, rows_name, rows_of_shard, run_prefix
+from lsap_archive.format.layout import (
+    IMAGES_NAME,
+    TRACE,
+    W_PLUS,
+    Geometry,
+    noise_name,
+    rows_name,
+    rows_of_shard,
+    run_prefix,
+)
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.rows import DUPLICATE, FAILED, IMAGES_SCHEMA, conform_rows
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
@@ -119,6 +128,27 @@ class RunReader:
         if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.files):
             return None
         return [self.array(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
+
+    def refined(self, part: range) -> dict[str, NDArray[Any]] | None:
+        """What a refinement keeps of consecutive rows, its codes among it; of an edit what its refinement does.
+
+        Returns:
+            The arrays that it declares, by name, each [n, ...]; None where images are not refined.
+
+        Raises:
+            ArchiveMismatchError, CorruptArchiveError: as `rows`.
+            ArchiveNotFoundError: the refinement of an edit is gone.
+        """
+        run_id = self.manifest.refinement
+        if run_id is None:
+            return None
+        reader = self if run_id == self.manifest.run_id else self._refinement
+        return {one.name: reader.array(one.name, part) for one in reader.manifest.arrays if one.name != TRACE}
+
+    @cached_property
+    def _refinement(self) -> RunReader:
+        assert self.manifest.refinement is not None
+        return RunReader(self.store, self.manifest.refinement, self.geometry)
 
     @cached_property
     def _inversion(self) -> RunReader | None:

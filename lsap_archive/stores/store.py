@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import threading
 import time
 import uuid
@@ -190,6 +191,15 @@ class Store:
             key = f"writable-{uuid.uuid4().hex}"
             self.create(key, b"")
             self.delete(key)
+
+    def free_bytes(self) -> int | None:
+        """Room that is left below the URL for this process; None where the store does not tell."""
+        if self._kind != "file":
+            return None
+        folder = self._root
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        return shutil.disk_usage(folder).free
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, in the place of an older one.

@@ -342,7 +342,7 @@ class ArchiveWriter:
         return self.store.join(report_key(name))
 
     def _check_subject(self, plan: RunPlan) -> None:
-        """Accept what is made of exactly the rows of a run that readers see, an inversion or, of an edit, a refinement."""
+        """Accept what is made of exactly the rows of a run that readers see; refinements only of inversions."""
         assert plan.subject is not None
         does = "edits" if plan.subject.is_edit else "refines"
         subject = RunWriter(self.store, plan.subject.run_id, self.generator, self.geometry)

@@ -84,9 +84,14 @@ def test_a_refinement_keeps_arrays_of_its_own_and_what_is_made_of_it_finds_them(
     for method, run, seed in (("lsap_o/pti", refinement, 1), ("lsap_o/pti/slant", edit, 2)):
         np.testing.assert_array_equal(archive.codes(IDS, method), work.expected(run, seed=seed)[[3, 0, 3]])
         np.testing.assert_array_equal(archive.noise(IDS, method)[1], work.expected(inversion, "noise_01")[[3, 0, 3]])
-        assert archive.refined(IDS, method).keys() == {"features"}
-        np.testing.assert_array_equal(archive.refined(IDS, method)["features"], features)
+        found = archive.refined(IDS, method)
+        assert found.keys() == {"w_plus", "features"}
+        np.testing.assert_array_equal(found["features"], features)
+        np.testing.assert_array_equal(found["w_plus"], work.expected(refinement, seed=1)[[3, 0, 3]])
         reader = RunReader.open(place.url, run.run_id, place.options)
+        of_rows = reader.refined(range(1, 4))
+        assert of_rows is not None and of_rows["features"].dtype == np.float16
+        np.testing.assert_array_equal(of_rows["w_plus"], work.expected(refinement, seed=1)[1:4])
         maps = reader.noise(range(1, 4))
         assert maps is not None
         np.testing.assert_array_equal(maps[0], work.expected(inversion, "noise_00")[1:4])
