@@ -10,6 +10,11 @@ from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.inversion.inversion import EmbeddingSettings
+from lsap_core.refinement.hfgi import HfgiSettings
+from lsap_core.refinement.hyperstyle import HyperStyleSettings
+from lsap_core.refinement.pti import PtiSettings
+from lsap_core.refinement.refinement import RefinementSettings
+from lsap_core.refinement.sfe import SfeSettings
 from lsap_core.training.settings import EncoderTrainingSettings
 
 PASSES = "num_refinements"
@@ -192,6 +197,70 @@ def training(name: str, **changes: object) -> Training:
     if name not in TRAININGS:
         raise ConfigError(f'no training is called "{name}"; wanted one of {", ".join(TRAININGS)}')
     return TRAININGS[name].with_settings(changes)
+
+
+@dataclass(frozen=True)
+class NamedRefiner:
+    """A named way to refine inversions.
+
+    Attributes:
+        name: what configurations call it; of "lsap_e" it makes "lsap_e/<name>".
+        title: what its paper calls it.
+        settings: its constants at full scale.
+        networks: name of the file of its networks, or None where it has none.
+    """
+
+    name: str
+    title: str
+    settings: RefinementSettings
+    networks: str | None = None
+
+    def with_settings(self, changes: Mapping[str, Any]) -> NamedRefiner:
+        """The refiner with some of its settings, or its `networks`, changed.
+
+        Raises:
+            ConfigError: no such setting, or a value outside its range.
+        """
+        others = {name: value for name, value in changes.items() if name != "networks"}
+        try:
+            settings = replace(self.settings, **others)
+        except TypeError as error:
+            raise ConfigError(f"refiner {self.name}: {error}") from error
+        return replace(self, settings=settings, networks=changes.get("networks", self.networks))
+
+
+# All refiners, and with them all kinds of their settings: a new one needs its file in `refinement` and its line here.
+REFINERS: dict[str, NamedRefiner] = {
+    refiner.name: refiner
+    for refiner in (
+        NamedRefiner("hfgi", "HFGI", HfgiSettings(), networks="hfgi"),
+        NamedRefiner("pti", "PTI", PtiSettings()),
+        NamedRefiner("hyperstyle", "HyperStyle", HyperStyleSettings(), networks="hyperstyle"),
+        NamedRefiner("sfe", "StyleFeatureEditor", SfeSettings(), networks="sfe"),
+    )
+}
+
+
+def recorded_refinement(settings: RefinementSettings) -> dict[str, Any]:
+    """A refiner's settings as an archive keeps them, with their kind."""
+    return {**asdict(settings), "kind": settings.kind}
+
+
+def refinement_settings_of(values: Mapping[str, Any]) -> RefinementSettings:
+    """The settings of a refiner, from what an archive keeps of it.
+
+    Raises:
+        ConfigError: of a kind that this package does not have, or no settings of it.
+    """
+    known = {refiner.settings.kind: type(refiner.settings) for refiner in REFINERS.values()}
+    others = dict(values)
+    kind = others.pop("kind", None)
+    if not isinstance(kind, str) or kind not in known:
+        raise ConfigError(f'refiner of kind "{kind}"; this package has {", ".join(known)}: take the one that wrote it')
+    try:
+        return known[kind](**others)
+    except TypeError as error:
+        raise ConfigError(f"settings of a refiner make no sense ({error}): take the package that wrote them") from error
 
 
 def kinds() -> dict[str, type[EmbeddingSettings]]:

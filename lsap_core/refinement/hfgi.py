@@ -35,6 +35,8 @@ class HfgiSettings:
     kind: ClassVar[str] = "hfgi"
     needs_networks: ClassVar[bool] = True
     goes_back: ClassVar[bool] = False
+    trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
+    trace_terms: ClassVar[tuple[str, ...]] = ()
     num_steps: ClassVar[int] = 1  # one pass
 
     view_side: int | None = None

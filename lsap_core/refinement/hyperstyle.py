@@ -40,6 +40,8 @@ class HyperStyleSettings:
     kind: ClassVar[str] = "hyperstyle"
     needs_networks: ClassVar[bool] = True
     goes_back: ClassVar[bool] = False
+    trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
+    trace_terms: ClassVar[tuple[str, ...]] = ()
 
     num_passes: int = 5
     layers: tuple[int, ...] | None = None

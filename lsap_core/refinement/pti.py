@@ -56,6 +56,7 @@ class PtiSettings:
     kind: ClassVar[str] = "pti"
     needs_networks: ClassVar[bool] = False
     goes_back: ClassVar[bool] = True
+    trace_terms: ClassVar[tuple[str, ...]] = TRACE_TERMS
 
     num_steps: int = 350
     learning_rate: float = 3e-4

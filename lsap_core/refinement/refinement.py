@@ -170,10 +170,16 @@ class RefinementSettings(Protocol):
 
     Attributes:
         kind: what archives call refiners of this class.
+        needs_networks: whether it has networks of its own.
+        goes_back: whether its steps compute gradients, which takes memory.
+        trace_terms: names of the loss terms that are recorded; none where nothing is minimized.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
+    needs_networks: ClassVar[bool]
+    goes_back: ClassVar[bool]
+    trace_terms: ClassVar[tuple[str, ...]]
 
     @property
     def num_steps(self) -> int:
@@ -181,13 +187,8 @@ class RefinementSettings(Protocol):
         ...
 
     @property
-    def needs_networks(self) -> bool:
-        """Whether it has networks of its own."""
-        ...
-
-    @property
-    def goes_back(self) -> bool:
-        """Whether its steps compute gradients, which takes memory."""
+    def trace_steps(self) -> tuple[int, ...]:
+        """The steps whose loss terms are recorded."""
         ...
 
     def refiner(self, parts: RefinementParts) -> Refiner[Any]:

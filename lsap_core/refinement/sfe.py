@@ -40,6 +40,8 @@ class SfeSettings:
     num_steps: ClassVar[int] = 1  # one pass
     needs_networks: ClassVar[bool] = True
     goes_back: ClassVar[bool] = False
+    trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
+    trace_terms: ClassVar[tuple[str, ...]] = ()
 
     def refiner(self, parts: RefinementParts) -> SfeRefiner:
         """Refines with these parts.
