@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lsap_archive import NUM_UNSETTLED, ArchiveWriter, Provenance, RunPlan, RunWriter, num_unsettled, retired_of
-from tasks.stage import Shard
+from tasks.stage import Shard, ShardOutcome
 
 PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
 
@@ -36,7 +36,7 @@ def opened(writer: ArchiveWriter, plan: RunPlan) -> RunWriter:
 
 
 def plan_of_missing(writer: ArchiveWriter, plan: RunPlan, *, tidy: bool) -> RunPlan | None:
-    """The plan of the run that is left of another run's subject: itself, or one more with the shards retired since.
+    """The plan of the run that is left to be made of a subject: itself, or one more with the shards retired since.
 
     Args:
         writer: the archive.
@@ -47,7 +47,9 @@ def plan_of_missing(writer: ArchiveWriter, plan: RunPlan, *, tidy: bool) -> RunP
         A plan, of a run that may be under way; None if readers see every shard that the subject has.
     """
     assert plan.subject is not None
-    wanted = set(range(plan.num_shards)) - retired_of(writer.store, plan.subject.run_id).shards
+    wanted = set(writer.run(plan.subject.run_id).own_shards)
+    for run_id in plan.subject.lineage:
+        wanted -= retired_of(writer.store, run_id).shards
     if not wanted:
         return None
     asked = plan if len(wanted) == plan.num_shards else replace(plan, shards=tuple(sorted(wanted)))
@@ -68,8 +70,8 @@ def plan_of_missing(writer: ArchiveWriter, plan: RunPlan, *, tidy: bool) -> RunP
     return asked
 
 
-def publish_edit(archive: str, run_id: str) -> None:
-    """Check every object of an edit run whose every shard is committed, and make it visible to readers.
+def publish_made(archive: str, run_id: str) -> None:
+    """Check every object of an edit or a refinement whose every shard is committed, and make it visible to readers.
 
     Raises:
         IncompleteRunError: it was given up meanwhile.
@@ -102,3 +104,11 @@ def goes_on_in_shards_of(kind: str, name: str, *, begun: int, asked: int, archiv
         f"{kind} {name} was begun with shard_rows {begun}, and parts of it are done: it goes on so, and not with "
         f"{asked}; to give it up instead, with what is done of it: lsap archive repair {archive} --give-up {name}"
     )
+
+
+def outcome_of_committed(run: RunWriter, shard: Shard, seconds: float) -> ShardOutcome:
+    """The outcome of a shard that is in the archive: of an earlier try of this command, or of another command."""
+    commit = run.commit_of(shard.index)
+    is_own = commit.attempt.startswith(f"{shard.command}-")
+    counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
+    return ShardOutcome(shard.job_id, shard.index, is_own, counts, {}, seconds)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import itertools
-import json
-import logging
 import os
 import socket
 import time
@@ -20,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,11 +29,9 @@ from lsap_archive import (
     ROW_SCHEMA,
     UNSETTLED,
     Archive,
-    ArchiveNotFoundError,
     RunWriter,
     noise_name,
     open_archive,
-    scratch_key,
 )
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
@@ -45,8 +39,11 @@ from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.inversion import Embedder, EmbedderState, Inversion, Parts
 from lsap_core.presets import encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
+from tasks.archived.image_seeds import image_seed
+from tasks.archived.jobs import outcome_of_committed
 from tasks.archived.originals import fit_of
-from tasks.archived.rendering import Preview, Stored, has_noise_maps
+from tasks.archived.rendering import Preview, Renderer, Stored, has_noise_maps
+from tasks.archived.saved_states import SAVE_EVERY_SECONDS, SavedState
 from tasks.errors import BadImageError
 from tasks.inversion.listing import UNREADABLE
 from tasks.inversion.request import InversionRequest
@@ -59,14 +56,10 @@ from tasks.weights.devices import module_device, place
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import load_networks
 
-logger = logging.getLogger(__name__)
-
-SAVE_EVERY_SECONDS = 300.0
 LONGEST_PREVIEW_SIDE = 256
 READ_TOGETHER = 8  # images, while the others wait for their storage
 READING = 0.01  # of the work on an image
 KEPT_RUNS = 4
-DIGEST_BYTES = hashlib.sha256().digest_size
 _OF_PIXELS = ("width", "height", "altered")
 
 
@@ -99,7 +92,7 @@ class EmbedWorker:
         self._spent = defaultdict(float)
         run = self._run(shard.job_id)
         if run.is_committed(shard.index):  # by another command at the same time, or by this one, unheard
-            return self._found(run, shard, time.monotonic() - started)
+            return outcome_of_committed(run, shard, time.monotonic() - started)
         planned = run.planned_rows(shard.index).to_pylist()
         planned = [{**row, "uri": shard.places.get(row["image_id"], row["uri"])} for row in planned]
         with self._spending("reading"):
@@ -130,13 +123,6 @@ class EmbedWorker:
             began,
         )
 
-    def _found(self, run: RunWriter, shard: Shard, seconds: float) -> ShardOutcome:
-        """The outcome of a shard that is in the archive: of an earlier try of this command, or of another command."""
-        commit = run.commit_of(shard.index)
-        is_own = commit.attempt.startswith(f"{shard.command}-")
-        counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
-        return ShardOutcome(shard.job_id, shard.index, is_own, counts, {}, seconds)
-
     def preview(self, images_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Preview]]:
         """Original, reconstruction and difference of published images, by method and id.
 
@@ -159,7 +145,7 @@ class EmbedWorker:
         if not shown:
             return {}
         ids = [row.columns["image_id"] for row in shown]
-        reconstruction = Stored.of_images(self.generator, archive, ids, method).render()
+        reconstruction = Stored.of_images(Renderer(self.generator), archive, ids, method).render()
         target = from_uint8(np.stack([row.pixels for row in shown])).to(self.device)
         difference = (reconstruction.clamp(-1, 1) - target).abs() - 1  # black where they agree
         pictures = zip(ids, shown, to_uint8(reconstruction), to_uint8(difference), strict=True)
@@ -260,12 +246,13 @@ class EmbedWorker:
     ) -> int:
         """Fill the arrays at `places` and the columns of `rows`; returns the step it was resumed at."""
         embedder = self._embedder(run)
-        key = _state_key(run.run_id, shard, [row.columns["image_id"] for row in rows])
+        image_ids = [row.columns["image_id"] for row in rows]
+        saved = SavedState(run, shard, image_ids, every_seconds=self.save_every_seconds)
         started = time.monotonic()
         target = from_uint8(np.stack([row.pixels for row in rows])).to(self.device)
-        seeds = [image_seed(run.plan["config"]["seed"], row.columns["image_id"]) for row in rows]
+        seeds = [image_seed(run.plan["config"]["seed"], image_id) for image_id in image_ids]
         done_before = self._progress
-        inversion, resumed_at = self._find_codes(run, key, embedder, target, seeds)
+        inversion, resumed_at = self._find_codes(saved, embedder, target, seeds)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # else the time would be that of asking
         self._spent["embedding"] += time.monotonic() - started
@@ -275,21 +262,17 @@ class EmbedWorker:
         return resumed_at
 
     def _find_codes(
-        self, run: RunWriter, key: str, embedder: Embedder[Any], target: Tensor, seeds: list[int]
+        self, saved: SavedState, embedder: Embedder[Any], target: Tensor, seeds: list[int]
     ) -> tuple[Inversion, int]:
-        """The inversion of a batch, and the step it was resumed at; the state is saved under `key` now and then."""
+        """The inversion of a batch, and the step it was resumed at; its state is saved now and then."""
         num_steps = embedder.settings.num_steps
         state = embedder.start(seeds, target=target)
-        resumed_at = self._restore(run, key, state) if num_steps > 1 else 0  # of one step there is nothing to take up
+        resumed_at = saved.restore(state) if num_steps > 1 else 0  # of one step there is nothing to take up
         done_before = self._progress
-        last_saved = time.monotonic()
 
         def after_step(state: EmbedderState) -> None:
-            nonlocal last_saved
             self._progress = done_before + len(seeds) * state.step / num_steps
-            if time.monotonic() - last_saved > self.save_every_seconds:
-                run.store.put(key, _with_digest(safetensors.torch.save(state.to_tensors())))
-                last_saved = time.monotonic()
+            saved.save_if_due(state)
 
         embedder.advance(state, target, after_step=after_step)
         return embedder.finish(state), resumed_at
@@ -320,18 +303,6 @@ class EmbedWorker:
             encoder = loaded.encoder.requires_grad_(False)
             self._encoders = {(name, digest): place(encoder, self.device)}
         return self._encoders[name, digest]
-
-    def _restore(self, run: RunWriter, key: str, state: EmbedderState) -> int:
-        try:
-            saved = run.store.get(key)
-        except ArchiveNotFoundError:
-            return 0
-        digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
-        if hashlib.sha256(data).digest() != digest:
-            logger.warning("%s is damaged: the batch begins again from its first step", run.store.join(key))
-            return 0
-        state.load_tensors(safetensors.torch.load(data))
-        return state.step
 
     def _fill(
         self,
@@ -392,23 +363,6 @@ class _Row:
     def pixels(self) -> np.ndarray:
         assert self.image is not None
         return self.image.pixels
-
-
-def image_seed(seed: int, image_id: str) -> int:
-    """The random state of one image: the same in every shard, batch and run with this seed."""
-    digest = hashlib.sha256(f"{seed}:{image_id}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _state_key(run_id: str, shard: int, image_ids: Sequence[str]) -> str:
-    """Where the state of a batch is saved; named after its images, so that no other batch takes it for its own."""
-    digest = hashlib.sha256(json.dumps(image_ids).encode()).hexdigest()[:16]
-    return scratch_key(run_id, shard, f"state-{digest}")
-
-
-def _with_digest(data: bytes) -> bytes:
-    """A saved state and, before it, what tells that it is whole."""
-    return hashlib.sha256(data).digest() + data
 
 
 def _unread(image: Mapping[str, Any]) -> dict[str, Any]:

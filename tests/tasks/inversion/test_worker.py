@@ -24,7 +24,8 @@ from lsap_core.inversion import EncoderEmbedder, EncoderSettings
 from lsap_core.perceptual.features import FeatureDistance
 from lsap_core.presets import METHODS, method
 from tasks.archived.anchors import AnchorOptions
-from tasks.inversion.worker import EmbedWorker, image_seed
+from tasks.archived.image_seeds import image_seed
+from tasks.inversion.worker import EmbedWorker
 from tasks.stage import Shard
 from tasks.weights.encoders import load_encoder
 from tasks.weights.generators import load_generator, save_generator

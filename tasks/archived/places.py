@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
 
 from tasks.sources.source import open_source
+from tasks.stage import Shard
 
 MEMORY_LIMIT = "256MB"  # of the database; what does not fit is on disk
 LISTED_TOGETHER = 10_000
@@ -37,6 +39,20 @@ class Places:
                 "where listed.uri is distinct from planned.uri"
             ).fetchall()
         )
+
+
+def with_places(shard: Shard, image_ids: Sequence[str], moved: Mapping[str, str | None], shard_rows: int) -> Shard:
+    """The shard with where its images are now.
+
+    Args:
+        shard: of a run.
+        image_ids: of all images of the run.
+        moved: as `Places.moved` gives it.
+        shard_rows: rows of its shards.
+    """
+    start = shard.index * shard_rows
+    members = image_ids[start : start + shard.num_images]
+    return replace(shard, places={image_id: moved[image_id] for image_id in members if image_id in moved})
 
 
 @contextlib.contextmanager
