@@ -167,7 +167,7 @@ def factorize_weights(parsed: argparse.Namespace) -> int:
 def apply_direction(parsed: argparse.Namespace) -> int:
     """`lsap direction apply`."""
     from lsap_archive import open_archive
-    from tasks.archived.rendering import Stored
+    from tasks.archived.rendering import Renderer, Stored
     from tasks.editing.spec import build_edit, parse_edit
     from tasks.pictures.sheets import draw_strips
 
@@ -182,7 +182,8 @@ def apply_direction(parsed: argparse.Namespace) -> int:
         )
     specs = [parse_edit("apply", _edit_document(parsed, strength), _directions(domain)) for strength in parsed.strength]
     edits: list[Edit] = [build_edit(spec, config=loaded.config, generator_digest=loaded.digest) for spec in specs]
-    stored = Stored.of_images(loaded.generator, archive, parsed.image, parsed.method)
+    renderer = Renderer(loaded.generator, domain.refiners if domain else {})
+    stored = Stored.of_images(renderer, archive, parsed.image, parsed.method)
     columns = [stored.show(), *(stored.show(edit(stored.codes)) for edit in edits)]
     labels = ["inversion", *(f"{strength:+g}" if strength else "0" for strength in parsed.strength)]
     Path(parsed.out).parent.mkdir(parents=True, exist_ok=True)

@@ -3,73 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lsap_archive import (
-    OK,
-    Archive,
-    RunReader,
-)
+from lsap_archive import OK, Archive, RunReader
 from lsap_core.generators.generator import Generator, Noise
 from lsap_core.images import crop
+from lsap_core.refinement import Embedded, Refined, Refiner
+from tasks.archived.refiners import RefinerOfRun, build_refiner, refiner_of
+
+W_PLUS = "w_plus"
+
+
+class Renderer:
+    """Makes images of what an archive holds: a generator, and the refiners that its refinements were made by.
+
+    Attributes:
+        generator: of the archive, frozen, on any device.
+    """
+
+    def __init__(self, generator: Generator, refiners: Mapping[str, str] | None = None):
+        """For images of this generator.
+
+        Args:
+            generator: of the archive.
+            refiners: paths or URLs of the networks of refiners, by name.
+        """
+        self.generator = generator
+        self._files = dict(refiners or {})
+        self._refiners: dict[str, Refiner[Any]] = {}  # the one that was needed last: their networks may be large
+
+    def refiner(self, about: RefinerOfRun) -> Refiner[Any]:
+        """The refiner of a refinement, to restore what it found.
+
+        Raises:
+            ConfigError: it is not known where its networks lie, or they are others.
+            CheckpointError: they are no networks of this generator.
+        """
+        key = about.key
+        if key not in self._refiners:
+            self._refiners = {key: build_refiner(about, self.generator, self._files)}
+        return self._refiners[key]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Images as an archive keeps them: their codes, and whatever else of theirs the generator needs to make them again.
+    """Images as an archive keeps them: their codes, and whatever else of theirs is needed to make them again.
 
     Attributes:
         generator: on any device.
         codes: W+ codes [N, K, D], on its device.
         noise: the maps of the inversion, each [N, 1, r, r], there too; or "constant": the generator's.
+        refiner: of refined images and their edits; None of others.
+        kept: what the refinement keeps of them, its codes among it, by the names of its arrays, each [N, ...].
     """
 
     generator: Generator
     codes: Tensor
     noise: Noise
+    refiner: Refiner[Any] | None = None
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of_arrays(cls, generator: Generator, codes: Tensor, maps: Sequence[Tensor] | None) -> Stored:
+    def of_arrays(
+        cls,
+        renderer: Renderer,
+        codes: Tensor,
+        maps: Sequence[Tensor] | None,
+        about: RefinerOfRun | None = None,
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> Stored:
         """What the arrays of an archive hold of N images.
 
         Args:
-            generator: of the archive.
+            renderer: of the archive.
             codes: [N, K, D].
             maps: of noise, each [N, r, r], or None where none are kept.
+            about: by which refiner they are refined, or None.
+            kept: what the refinement keeps of them.
         """
-        device = generator.mapping.w_avg.device
+        device = renderer.generator.mapping.w_avg.device
         noise: Noise = "constant" if maps is None else [one[:, None].to(device) for one in maps]
-        return cls(generator, codes.to(device), noise)
+        refiner = None if about is None else renderer.refiner(about)
+        on_device = {name: values.to(device) for name, values in (kept or {}).items()}
+        return cls(renderer.generator, codes.to(device), noise, refiner, on_device if refiner else {})
 
     @classmethod
-    def of_images(cls, generator: Generator, archive: Archive, image_ids: Sequence[str], method: str) -> Stored:
-        """Published images by id, as a method or an edit left them; an edit has the noise of its inversion.
+    def of_images(cls, renderer: Renderer, archive: Archive, image_ids: Sequence[str], method: str) -> Stored:
+        """Published images by id, as a method, a refinement or an edit left them; the noise is that of the inversion.
 
         Args:
-            generator: of the archive.
+            renderer: of the archive.
             archive: where they are.
             image_ids: N ids, in any order.
-            method: name or digest of the method or the edit.
+            method: name or digest of the method, the refinement or the edit.
 
         Raises:
             ArchiveKeyError: the archive has not all of them.
+            ConfigError: their refinement kept no state.
         """
         codes = torch.from_numpy(archive.codes(image_ids, method))
         runs = [run for run in archive.runs if method in (run.method, run.method_digest)]
-        if not all(has_noise_maps(run.config) for run in runs):
-            return cls.of_arrays(generator, codes, None)
-        return cls.of_arrays(generator, codes, [torch.from_numpy(maps) for maps in archive.noise(image_ids, method)])
+        maps = None
+        if all(has_noise_maps(run.config) for run in runs):
+            maps = [torch.from_numpy(one) for one in archive.noise(image_ids, method)]
+        if (about := refiner_of(runs[-1].config)) is None:
+            return cls.of_arrays(renderer, codes, maps)
+        kept = archive.refined(image_ids, method)
+        return cls.of_arrays(
+            renderer, codes, maps, about, {name: torch.from_numpy(values) for name, values in kept.items()}
+        )
 
     def one_by_one(self) -> Iterator[Stored]:
         """Each image for itself, so that the largest generator fits."""
         for at in range(len(self.codes)):
             noise = self.noise if isinstance(self.noise, str) else [maps[at : at + 1] for maps in self.noise]
-            yield Stored(self.generator, self.codes[at : at + 1], noise)
+            kept = {name: values[at : at + 1] for name, values in self.kept.items()}
+            yield Stored(self.generator, self.codes[at : at + 1], noise, self.refiner, kept)
 
     @torch.no_grad()
     def render(self, codes: Tensor | None = None) -> Tensor:
@@ -79,11 +133,20 @@ class Stored:
             codes: in the place of their own, [N, K, D], such as edited ones; on any device.
         """
         chosen = self.codes if codes is None else codes.to(self.codes.device)
+        if self._refined is not None:
+            return self._refined.synthesize(chosen)
         return self.generator.synthesize(chosen, noise=self.noise)
 
     def show(self, codes: Tensor | None = None) -> Tensor:
         """What the images show, [N, C, h, w]: as `render`, without what lies around the content box."""
         return crop(self.render(codes), self.generator.config.content_box)
+
+    @cached_property
+    def _refined(self) -> Refined | None:
+        if self.refiner is None:
+            return None
+        arrays = {name: values for name, values in self.kept.items() if name != W_PLUS}
+        return self.refiner.restore(Embedded(self.kept[W_PLUS], self.noise), arrays)
 
 
 @dataclass(frozen=True)
@@ -119,17 +182,26 @@ class RunPart:
         good = self.good
         return [good[start : start + size] for start in range(0, len(good), size)]
 
-    def stored(self, generator: Generator, places: Sequence[int]) -> Stored:
+    def stored(self, renderer: Renderer, places: Sequence[int]) -> Stored:
         """The images of some rows.
 
-        Of the noise only what lies between the first and the last of them is read: the maps of a whole shard fill a
+        Of all but codes only what lies between the first and the last of them is read: that of a whole shard fills a
         memory.
+
+        Raises:
+            ConfigError: their refinement kept no state.
         """
         first, last = min(places), max(places)
-        maps = self.reader.noise(range(self.rows[first], self.rows[last] + 1))
+        part = range(self.rows[first], self.rows[last] + 1)
         chosen = [at - first for at in places]
+        maps = self.reader.noise(part)
         noise = None if maps is None else [torch.from_numpy(one)[chosen] for one in maps]
-        return Stored.of_arrays(generator, self.codes[list(places)], noise)
+        codes = self.codes[list(places)]
+        if (about := refiner_of(self.reader.manifest.config)) is None:
+            return Stored.of_arrays(renderer, codes, noise)
+        kept = self.reader.refined(part) or {}
+        arrays = {name: torch.from_numpy(values)[chosen] for name, values in kept.items()}
+        return Stored.of_arrays(renderer, codes, noise, about, arrays)
 
 
 @dataclass(frozen=True)

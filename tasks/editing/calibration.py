@@ -15,10 +15,9 @@ from torch import Tensor
 from domains.embedded import Attribute
 from lsap_archive import RunReader
 from lsap_core.errors import ConfigError, OutOfReachError
-from lsap_core.generators.generator import Generator
 from lsap_core.images import quantize
 from lsap_core.metrics.editability import equal_effect
-from tasks.archived.rendering import RunPart
+from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.spec import EditSpec
 from tasks.measuring.attributes import load_attribute
@@ -83,7 +82,7 @@ class Calibrator:
 
     def __init__(
         self,
-        generator: Generator,
+        renderer: Renderer,
         builder: EditBuilder,
         *,
         archive: str,
@@ -91,8 +90,8 @@ class Calibrator:
         published: Published,
         advance: Callable[[int], None] = lambda num_images: None,
     ):
-        self.generator = generator
-        self.device = generator.mapping.w_avg.device
+        self.renderer = renderer
+        self.device = renderer.generator.mapping.w_avg.device
         self.builder = builder
         self.archive = archive
         self.batch_size = batch_size
@@ -105,7 +104,7 @@ class Calibrator:
         Raises:
             ConfigError: no such attribute, or it does not vary.
         """
-        generator = self.generator
+        generator = self.renderer.generator
         attribute = self._attribute(attribute_name)
         z = torch.randn(SYNTHETIC_IMAGES, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
         values = []
@@ -205,7 +204,7 @@ class Calibrator:
                 codes = part.codes[places]
                 if edit is not None:
                     codes = self.builder.build(*edit, method_digest=part.reader.manifest.method_digest)(codes)
-                images = part.stored(self.generator, places).render(codes)
+                images = part.stored(self.renderer, places).render(codes)
                 values.append(attribute.measure(quantize(images)).double().cpu())
                 self.advance(len(places))
         return torch.cat(values)

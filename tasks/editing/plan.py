@@ -19,7 +19,7 @@ from lsap_archive import (
     code_arrays,
     open_archive,
 )
-from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_edit, shards_of
+from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_made, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import id_part, title_of
 from tasks.digests import digest_of
@@ -106,7 +106,7 @@ class EditingStage:
 
     def publish(self, job_id: str) -> None:
         """Check every object of a finished edit run and make it visible to readers."""
-        publish_edit(self._request.archive, job_id)
+        publish_made(self._request.archive, job_id)
 
 
 def _run_plan(
@@ -127,8 +127,7 @@ def _run_plan(
     }
     if edit.calibration is not None:
         config["calibration_digest"] = edit.calibration
-    if "noise" in subject.config:
-        config["noise"] = subject.config["noise"]
+    config |= {name: subject.config[name] for name in ("noise", "refiner") if name in subject.config}
     decisive = [edit.name, edit.spec.digest, strength, subject.method_digest, config["generator"], request.keep_images]
     if edit.spec.needs_images:
         config["others"] = _contents_of_others(archive, edit)
@@ -143,7 +142,14 @@ def _run_plan(
         rows=tuple(PlannedRow(**row) for row in inverted.images.to_pylist()),
         arrays=code_arrays(archive.geometry),
         shard_rows=inverted.shard_rows,
-        subject=Subject(subject.run_id, subject.method, subject.method_digest, edit.spec.name, strength),
+        subject=Subject(
+            subject.run_id,
+            subject.method,
+            subject.method_digest,
+            edit.spec.name,
+            strength,
+            inversion=None if subject.subject is None else subject.subject.run_id,
+        ),
     )
 
 

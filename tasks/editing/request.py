@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import EditSpec
@@ -24,6 +24,7 @@ class EditRequest:
         calibration: how edits of equal effect are calibrated.
         batch_size: images edited and rendered together.
         device: "auto", "cpu", "cuda", ...
+        refiners: paths or URLs of the networks of refiners, by name.
         published: where published networks lie.
     """
 
@@ -35,4 +36,5 @@ class EditRequest:
     calibration: CalibrationOptions
     batch_size: int
     device: str = "auto"
+    refiners: Mapping[str, str] = field(default_factory=dict)
     published: Published = TORCH_CACHE

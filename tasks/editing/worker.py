@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from lsap_archive import DUPLICATE, FAILED, OK, ROW_SCHEMA, RunReader, RunWriter
+from lsap_archive import FAILED, OK, ROW_SCHEMA, RunReader, RunWriter
 from lsap_core.images import to_uint8
-from tasks.archived.rendering import RunPart
+from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
+from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
 from tasks.editing.request import EditRequest
@@ -22,9 +23,8 @@ from tasks.pictures.saved import png_file
 from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
 
-NOT_INVERTED = "not_inverted"
 NOT_FINITE = "non_finite_code"
-_COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "altered", "seconds")
+_COLUMNS = (*CARRIED_COLUMNS, "seconds")
 
 
 class EditWorker:
@@ -36,8 +36,9 @@ class EditWorker:
         loaded = request.generator.load()
         self.generator = place(loaded.generator, device).freeze()
         self.builder = EditBuilder(loaded.config, loaded.digest, archive=request.archive)
+        self.renderer = Renderer(self.generator, request.refiners)
         self.calibrator = Calibrator(
-            self.generator,
+            self.renderer,
             self.builder,
             archive=request.archive,
             batch_size=request.batch_size,
@@ -68,7 +69,7 @@ class EditWorker:
         run = RunWriter.open(self.request.archive, shard.job_id)
         assert run.subject is not None
         part = RunPart(RunReader.open(self.request.archive, run.subject.run_id), run.rows_of(shard.index))
-        records = [_edited_record(record, run.subject.method) for record in part.records]
+        records = [record_made_of(record, run.subject.method) for record in part.records]
         edited = np.full(tuple(part.codes.shape), np.nan, np.float32)
         keeps_images = run.plan["config"]["keep_images"]
         self._progress = float(len(records) - len(part.good))
@@ -79,7 +80,8 @@ class EditWorker:
             for at in places:
                 records[at]["seconds"] = (time.monotonic() - began) / len(places)
                 if not np.isfinite(edited[at]).all():
-                    records[at] |= {"status": FAILED, "reason": NOT_FINITE, "message": _not_finite(run.subject.edit)}
+                    name = run.plan["config"]["edit"]["name"]
+                    records[at] |= {"status": FAILED, "reason": NOT_FINITE, "message": _not_finite(name)}
             if not keeps_images:  # which takes far longer
                 self._progress += len(places)
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
@@ -100,7 +102,7 @@ class EditWorker:
         )
 
     def _edit(self, run: RunWriter, part: RunPart, places: list[int], image_ids: list[str]) -> np.ndarray:
-        assert run.subject is not None
+        assert run.subject is not None and run.subject.edit is not None, "the run is an edit"
         config = run.plan["config"]
         spec = self.request.edits[run.subject.edit]
         calibrated = run.subject.strength if config["calibration"] is not None else None
@@ -110,21 +112,11 @@ class EditWorker:
     def _images(self, part: RunPart, edited: np.ndarray, records: list[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
         """PNG files of what the generator's images show, batch by batch: a shard of large ones fits no memory."""
         for places in part.batches(self.request.batch_size):
-            images = part.stored(self.generator, places).show(torch.from_numpy(edited[places]))
+            images = part.stored(self.renderer, places).show(torch.from_numpy(edited[places]))
             for at, one in zip(places, to_uint8(images), strict=True):
                 if records[at]["status"] == OK:
                     yield part.rows[at], png_file(one)
                 self._progress += 1
-
-
-def _edited_record(record: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The row of an edit before editing: what has no code of its own stays without."""
-    kept = {name: record[name] for name in ("status", "width", "height", "altered", "duplicate_of")}
-    if record["status"] in (OK, DUPLICATE):
-        return kept
-    why = f"{record['reason']}: {record['message']}" if record["message"] else record["reason"]
-    message = f"{method} has no code of this image ({why}): mend the image and invert it again"
-    return {**kept, "reason": NOT_INVERTED, "message": message}
 
 
 def _not_finite(edit: str) -> str:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from lsap_archive import ArchiveWriter, EvaluationPlan, EvaluationWriter, RunInfo, RunWriter, is_archive, open_archive
 from tasks.archived.jobs import goes_on_in_shards_of, provenance_of, shards_of
 from tasks.archived.opening import open_writer
 from tasks.archived.originals import fit_of
+from tasks.archived.places import known_places, with_places
 from tasks.archived.runs import config_of, id_part
 from tasks.digests import digest_of
 from tasks.editing.chosen import EditedMethod, MissingCalibrations, missing_calibrations
 from tasks.evaluation.chosen import ChosenRuns, choose_runs
-from tasks.evaluation.places import known_places
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.evaluation.worker import EvaluationWorker
 from tasks.measuring.frechet import INCEPTION, added_up, find_inception
 from tasks.sources.source import open_source
-from tasks.stage import Job, Shard
+from tasks.stage import Job
 from tasks.weights.networks import digest_of_file, network_digest
 
 MEASURING_PACKAGES = ("torchmetrics", "torch-fidelity")
@@ -160,7 +159,7 @@ class EvaluationStage:
                 self.notes.append(note)
         shards = shards_of(plan.evaluation_id, plan.method, plan.num_rows, plan.shard_rows, left)
         if moved:
-            shards = tuple(_with_places(shard, image_ids, moved, plan.shard_rows) for shard in shards)
+            shards = tuple(with_places(shard, image_ids, moved, plan.shard_rows) for shard in shards)
         yield Job(plan.evaluation_id, plan.method, shards, is_new, note)
 
     def _about_fit(self, run: RunWriter, reference: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -168,7 +167,7 @@ class EvaluationStage:
         asked = self._request.fit
         if self._request.source is None:
             return {}
-        inversion = run if run.subject is None else RunWriter.open(self._request.archive, run.subject.run_id)
+        inversion = run if run.subject is None else RunWriter.open(self._request.archive, run.subject.lineage[-1])
         fit = fit_of(inversion.plan["config"], asked)
         if reference is None or fit == asked:
             return {"fit": fit}
@@ -179,12 +178,6 @@ class EvaluationStage:
         if is_new:
             return writer.start_evaluation(plan)
         return EvaluationWriter(writer.store, plan.evaluation_id)
-
-
-def _with_places(shard: Shard, image_ids: Sequence[str], moved: Mapping[str, str | None], shard_rows: int) -> Shard:
-    start = shard.index * shard_rows
-    members = image_ids[start : start + shard.num_images]
-    return replace(shard, places={image_id: moved[image_id] for image_id in members if image_id in moved})
 
 
 def _shared_config(request: EvaluationRequest, chosen: ChosenRuns) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class EvaluationRequest:
         encoders: path or URL of encoders by name.
         synthetic: measure encoders on these, and not what is in the archive.
         device: "auto", "cpu", "cuda", ...
+        refiners: paths or URLs of the networks of refiners, by name.
     """
 
     archive: str
@@ -75,6 +76,7 @@ class EvaluationRequest:
     synthetic: Synthetic | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
+    refiners: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def published(self) -> Published:

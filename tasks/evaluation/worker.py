@@ -21,7 +21,7 @@ from lsap_core.presets import PASSES
 from lsap_core.spaces.styles import StyleSet
 from tasks.archived.anchors import open_anchor
 from tasks.archived.originals import Originals, fit_of
-from tasks.archived.rendering import RunPart
+from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
 from tasks.evaluation.request import EvaluationRequest
@@ -53,8 +53,9 @@ class EvaluationWorker:
             None if request.frechet is None else load_frechet(request.frechet, request.published, self.device)
         )
         self.builder = EditBuilder(loaded.config, loaded.digest, archive=request.archive)
+        self.renderer = Renderer(self.generator, request.refiners)
         self.calibrator = Calibrator(
-            self.generator,
+            self.renderer,
             self.builder,
             archive=request.archive,
             batch_size=request.batch_size,
@@ -112,7 +113,7 @@ class EvaluationWorker:
         has_sums = False
         self._progress = float(len(rows) - len(part.good))
         for places in part.batches(self.request.batch_size):
-            stored = part.stored(self.generator, places)
+            stored = part.stored(self.renderer, places)
             images, records = stored.render(), [part.records[at] for at in places]
             original, problems = self._originals_of(records, moved, fit_of(plan.config, self.request.fit))
             for chosen, target in _with_and_without(original, problems):

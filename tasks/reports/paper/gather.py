@@ -16,7 +16,7 @@ from lsap_core.generators.generator import Generator
 from lsap_core.images import to_uint8
 from tasks.archived.anchors import open_anchor
 from tasks.archived.originals import fit_of
-from tasks.archived.rendering import Stored
+from tasks.archived.rendering import Renderer, Stored
 from tasks.archived.runs import current_rows, runs_by_method
 from tasks.errors import BadImageError
 from tasks.inversion.plan import InversionFacts, facts_of
@@ -297,5 +297,5 @@ def _pictures(
     shown = [image_id for image_id in ids if image_id in there]
     if not shown:
         return []
-    stored = Stored.of_images(generator, archive, shown, runs[-1].method_digest)
+    stored = Stored.of_images(Renderer(generator), archive, shown, runs[-1].method_digest)
     return [(image_id, to_uint8(one.show())[0]) for image_id, one in zip(shown, stored.one_by_one(), strict=True)]

@@ -12,7 +12,7 @@ from lsap_core.editing import Direction, along
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import method
-from tasks.archived.rendering import RunPart, Stored
+from tasks.archived.rendering import Renderer, RunPart, Stored
 from tasks.weights.generators import load_generator
 
 OPTIMIZED = "stylegan2_w_plus"
@@ -23,7 +23,7 @@ def test_an_edit_of_strength_0_is_the_inversion_with_its_own_noise(laboratory: A
     archive = laboratory.invert()
     generator = load_generator(laboratory.generator).generator.freeze()
     ids = ["2.png", "0.png"]
-    stored = Stored.of_images(generator, archive, ids, OPTIMIZED)
+    stored = Stored.of_images(Renderer(generator), archive, ids, OPTIMIZED)
     assert [maps.shape for maps in stored.noise] == [(2, 1, side, side) for side in generator.config.noise_sides]
     direction = Direction("d", torch.randn(1, 8, generator=torch.Generator().manual_seed(0)))
     inversion = stored.show()
@@ -44,7 +44,10 @@ def test_an_encoder_keeps_no_noise_and_its_images_have_the_generators(
     archive = laboratory.invert(methods=(method("e4e"),))
     generator = load_generator(laboratory.generator).generator.freeze()
     part = RunPart(RunReader.open(laboratory.archive, archive.runs[0].run_id), range(2))
-    for stored in (Stored.of_images(generator, archive, ["0.png"], "e4e"), part.stored(generator, [0])):
+    for stored in (
+        Stored.of_images(Renderer(generator), archive, ["0.png"], "e4e"),
+        part.stored(Renderer(generator), [0]),
+    ):
         assert stored.noise == "constant"
         assert torch.equal(stored.render(), generator.synthesize(stored.codes))
 
@@ -61,8 +64,8 @@ def test_rows_of_a_run_are_the_images_of_their_ids(laboratory: Any, desk: Any, m
     for run in archive.runs:
         part = RunPart(RunReader.open(laboratory.archive, run.run_id), range(4))
         rows, images = (
-            part.stored(generator, [1, 3]),
-            Stored.of_images(generator, archive, ["1.png", "3.png"], run.method),
+            part.stored(Renderer(generator), [1, 3]),
+            Stored.of_images(Renderer(generator), archive, ["1.png", "3.png"], run.method),
         )
         assert torch.equal(rows.render(), images.render())
         assert torch.equal(rows.noise[-1], torch.from_numpy(archive.noise(["1.png", "3.png"], OPTIMIZED)[-1])[:, None])
@@ -71,7 +74,7 @@ def test_rows_of_a_run_are_the_images_of_their_ids(laboratory: Any, desk: Any, m
 
 def test_only_the_content_box_is_shown() -> None:
     config = GeneratorConfig(32, (4, 4, 4, 4), z_dim=4, w_dim=4, num_mapping_layers=1, content_box=(4, 28, 0, 32))
-    stored = Stored.of_arrays(Generator(config).freeze(), torch.ones(2, config.num_ws, 4), None)
+    stored = Stored.of_arrays(Renderer(Generator(config).freeze()), torch.ones(2, config.num_ws, 4), None)
     assert stored.show().shape == (2, 3, 24, 32) and stored.render().shape == (2, 3, 32, 32)
     assert torch.equal(stored.show(), stored.render()[:, :, 4:28])
 
@@ -83,7 +86,7 @@ def test_images_are_made_one_by_one_with_their_own_noise(has_noise: bool) -> Non
     for layer in generator.synthesis.conv_layers():
         torch.nn.init.constant_(layer.noise_strength, 0.1)
     maps = [torch.randn(2, side, side) for side in config.noise_sides] if has_noise else None
-    one, other = Stored.of_arrays(generator, codes, maps).one_by_one()
-    alone = Stored.of_arrays(generator, codes[1:], maps and [of[1:] for of in maps])
+    one, other = Stored.of_arrays(Renderer(generator), codes, maps).one_by_one()
+    alone = Stored.of_arrays(Renderer(generator), codes[1:], maps and [of[1:] for of in maps])
     assert torch.equal(other.render(), alone.render())
     assert one.render().shape == (1, 3, 32, 32) and not torch.equal(one.render(), other.render())

@@ -1,0 +1,135 @@
+"""Networks of refiners: released files and our own, told apart by content, and whom they were trained for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints import read_torch
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.refinement.hfgi_checkpoints import (
+    HfgiCheckpoint,
+    build_hfgi,
+    from_canonical_hfgi,
+    from_hfgi_document,
+    is_hfgi_document,
+)
+from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
+from lsap_core.refinement.sfe_checkpoints import (
+    SfeCheckpoint,
+    build_sfe,
+    from_canonical_sfe,
+    from_sfe_document,
+    is_sfe_document,
+)
+from tasks.weights.files import (
+    check_torch_zip,
+    describe_other,
+    is_safetensors,
+    is_torch_file,
+    read_bytes,
+    read_safetensors,
+)
+
+KINDS = "released networks of a refiner (.pt of HFGI, HyperStyle, StyleFeatureEditor) or a .safetensors of this project"
+
+
+@dataclass(frozen=True)
+class LoadedNetworks:
+    """Networks of a refiner and where they came from.
+
+    Attributes:
+        networks: on the CPU, in eval mode, frozen.
+        kind: of the refiner that they are of.
+        digest: SHA-256 of weights and configuration, the same for every file format that holds these networks.
+        generator_digest: digest of the generator that they were trained with, or None when the file does not say.
+        encoder_digest: digest of the encoder whose codes they were trained on, or None likewise.
+        notes: sentences about what else is in the file; to be shown.
+    """
+
+    networks: nn.Module
+    kind: str
+    digest: str
+    generator_digest: str | None
+    encoder_digest: str | None
+    notes: tuple[str, ...]
+
+
+def load_refiner_networks(
+    path_or_url: str, generator: GeneratorConfig, *, storage_options: Mapping[str, Any] | None = None
+) -> LoadedNetworks:
+    """The networks of a refiner, without running any code that the file holds.
+
+    Args:
+        path_or_url: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
+        generator: that they are wanted for: released files do not say all of their sizes.
+        storage_options: passed to fsspec.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds no networks of a refiner that can be read.
+    """
+    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
+    try:
+        if is_torch_file(data):
+            check_torch_zip(data, wanted=KINDS)
+            return _of_document(read_torch(data), generator)
+        if is_safetensors(data):
+            return _of_state(*read_safetensors(data))
+        raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path_or_url}: {error}") from error
+
+
+def _of_document(document: object, generator: GeneratorConfig) -> LoadedNetworks:
+    if is_hfgi_document(document):
+        return _of_hfgi(from_hfgi_document(document))
+    if is_sfe_document(document):
+        return _of_sfe(from_sfe_document(document))
+    if is_hyperstyle_document(document):
+        found = from_hyperstyle_document(document, generator_config=generator)
+        trained_with = None if found.decoder is None else found.decoder.digest
+        network = found.network.requires_grad_(False).eval()
+        return LoadedNetworks(network, "hyperstyle", _digest_of(network), trained_with, None, found.notes)
+    raise CheckpointError(f"it holds no networks of a refiner; wanted {KINDS}")
+
+
+def _of_state(state: dict[str, Tensor], metadata: Mapping[str, str]) -> LoadedNetworks:
+    kind = metadata.get("kind", "")
+    if kind not in _CANONICAL:
+        told = f'networks of kind "{kind[:40]}"' if kind else "no networks of a refiner"
+        raise CheckpointError(f"it holds {told}; wanted one of {', '.join(_CANONICAL)}")
+    return _CANONICAL[kind](state, metadata)
+
+
+def _of_hfgi(checkpoint: HfgiCheckpoint) -> LoadedNetworks:
+    return LoadedNetworks(
+        build_hfgi(checkpoint).requires_grad_(False).eval(),
+        "hfgi",
+        checkpoint.digest,
+        checkpoint.generator_digest,
+        checkpoint.encoder_digest,
+        checkpoint.notes,
+    )
+
+
+def _of_sfe(checkpoint: SfeCheckpoint) -> LoadedNetworks:
+    networks = build_sfe(checkpoint).requires_grad_(False).eval()
+    return LoadedNetworks(networks, "sfe", checkpoint.digest, checkpoint.generator_digest, None, checkpoint.notes)
+
+
+def _digest_of(network: nn.Module) -> str:
+    """SHA-256 of names and weights; counters of batches do not count."""
+    state = {name: one for name, one in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    return hashlib.sha256(safetensors.torch.save({name: one.contiguous() for name, one in state.items()})).hexdigest()
+
+
+_CANONICAL: dict[str, Callable[[dict[str, Tensor], Mapping[str, str]], LoadedNetworks]] = {
+    "hfgi": lambda state, metadata: _of_hfgi(from_canonical_hfgi(state, metadata)),
+    "sfe": lambda state, metadata: _of_sfe(from_canonical_sfe(state, metadata)),
+}
