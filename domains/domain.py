@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -13,7 +13,18 @@ from domains.embedded import embedded_folders
 from domains.yaml_values import LARGEST_FLOAT, LARGEST_INTEGER, MAX_BYTES, finite, read_yaml, shown
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
-from lsap_core.presets import METHODS, TRAININGS, Method, Training, current_names, kinds, method_of_encoder, training
+from lsap_core.presets import (
+    METHODS,
+    REFINERS,
+    TRAININGS,
+    Method,
+    NamedRefiner,
+    Training,
+    current_names,
+    kinds,
+    method_of_encoder,
+    training,
+)
 
 HERE = Path(__file__).parent
 SHARED = "all"
@@ -115,6 +126,8 @@ class Domain:
         encoder_training: how its encoders are trained.
         directions: paths or URLs of directions and components to edit along, by name.
         attributes: what can be measured of its images, by name.
+        refiners: paths or URLs of the networks of refiners, by name.
+        refinement: settings by refiner that differ from the published ones.
         weights: published files that it needs, by role, such as "generator", "psp" or "identity".
     """
 
@@ -134,6 +147,8 @@ class Domain:
     encoder_training: TrainingPresets = TrainingPresets()
     directions: Mapping[str, str] = field(default_factory=dict)
     attributes: tuple[str, ...] = ()
+    refiners: Mapping[str, str] = field(default_factory=dict)
+    refinement: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weights: Mapping[str, WeightFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -178,6 +193,31 @@ class Domain:
             raise ConfigError(f"method {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
         return chosen.with_settings(
             {setting: _checked(setting, value, known[setting]) for setting, value in values.items()}
+        )
+
+    def refiner(self, name: str, changes: Mapping[str, Any] | None = None) -> NamedRefiner:
+        """The named refiner with this domain's settings.
+
+        Args:
+            name: of a published refiner.
+            changes: further settings on top.
+
+        Raises:
+            ConfigError: no such refiner, or no such setting.
+        """
+        if name not in REFINERS:
+            raise ConfigError(f'refiner "{name}" is not known; wanted one of {", ".join(REFINERS)}')
+        chosen = REFINERS[name]
+        known = {"networks": "", **asdict(chosen.settings)}
+        values = {**self.refinement.get(name, {}), **(changes or {})}
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(f"refiner {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        types = {"networks": str, **get_type_hints(type(chosen.settings))}
+        return chosen.with_settings(
+            {
+                setting: _checked_refinement(setting, value, known[setting], types[setting])
+                for setting, value in values.items()
+            }
         )
 
 
@@ -227,6 +267,10 @@ def parse_domain(data: bytes, place: str) -> Domain:
             )
         for name in TRAININGS:
             trained.method(name)
+        if unknown := sorted(set(domain.refinement) - set(REFINERS)):
+            raise ConfigError(f'{place} has settings for "{unknown[0]}"; refiners are {", ".join(REFINERS)}')
+        for name in domain.refinement:
+            domain.refiner(name)
     except ValidationError as error:
         raise _refusal(place, error.errors()) from error
     return replace(
@@ -234,6 +278,7 @@ def parse_domain(data: bytes, place: str) -> Domain:
         generator=domain.generator and _beside(place, domain.generator),
         encoders={name: _beside(place, other) for name, other in domain.encoders.items()},
         directions={name: _beside(place, other) for name, other in domain.directions.items()},
+        refiners={name: _beside(place, other) for name, other in domain.refiners.items()},
     )
 
 
@@ -264,6 +309,21 @@ def _checked_training(setting: str, value: Any, default: Any) -> Any:
         return value
     if setting == "progressive_start":
         return None if value is None else _checked(setting, value, 0)
+    return _checked(setting, value, default)
+
+
+def _checked_refinement(setting: str, value: Any, default: Any, kind: Any) -> Any:
+    """As `_checked`, with what only refiners have: claims, names, and numbers that may be none."""
+    if value is None and type(None) in get_args(kind):
+        return None
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{setting} is {shown(value)}; wanted true or false")
+        return value
+    if any(get_origin(one) is tuple for one in (kind, *get_args(kind))):
+        if not isinstance(value, list | tuple) or not all(type(one) in (str, int) for one in value):
+            raise ConfigError(f"{setting} is {shown(value)}; wanted a list of names or of whole numbers")
+        return tuple(value)
     return _checked(setting, value, default)
 
 

@@ -42,5 +42,6 @@ class EditRun(ArchiveRun):
             calibration=self.calibration_options(),
             batch_size=self.batch_size or domain.batch_size,
             device=self.workers.device,
+            refiners=domain.refiners,
             published=Published(settings.backbones),
         )

@@ -97,6 +97,7 @@ class EvaluateRun(ArchiveRun):
             synthetic=self._synthetic(domain),
             versions=self.versions,
             device=self.workers.device,
+            refiners=domain.refiners,
         )
 
     def _networks(self, domain: Domain, settings: Settings) -> EvaluationChoice:

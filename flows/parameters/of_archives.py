@@ -26,6 +26,9 @@ class ArchiveRun(Parameters):
     directions: dict[str, str] = Field(
         default_factory=dict, description="files of directions and components by name, over the domain's"
     )
+    refiner_networks: dict[str, str] = Field(
+        default_factory=dict, description="files of networks of refiners by name, over the domain's"
+    )
     calibration_images: Whole = Field(
         64,
         ge=2,
@@ -43,7 +46,7 @@ class ArchiveRun(Parameters):
         return CalibrationOptions(self.calibration_images, self.calibration_seed)
 
     def resolved_domain(self, settings: Settings) -> Domain:
-        """The domain with this run's generator and directions.
+        """The domain with this run's generator, directions and networks of refiners.
 
         Raises:
             ParameterError: the archive is out of reach of workers, there are none such, or a name means nothing.
@@ -51,7 +54,11 @@ class ArchiveRun(Parameters):
         refuse_memory("archive", self.archive)
         check_workers(self.workers, self.workers.count, settings)
         domain = domain_of(self.domain, self.generator, settings)
-        return replace(domain, directions={**domain.directions, **self.directions})
+        return replace(
+            domain,
+            directions={**domain.directions, **self.directions},
+            refiners={**domain.refiners, **self.refiner_networks},
+        )
 
 
 def check_methods(methods: tuple[str, ...]) -> None:
