@@ -102,8 +102,8 @@ class Stage(Protocol):
     """One stage of the pipeline over an archive.
 
     Attributes:
-        part: the part of the archive that it writes: "inversions", "edits" or "evaluations".
-        verb: what is done to a shard: "embed", "edit" or "evaluate".
+        part: the part of the archive that it writes: "inversions", "refinements", "edits" or "evaluations".
+        verb: what is done to a shard: "embed", "refine", "edit" or "evaluate".
         build_worker: builds a worker in its process; it and what it closes over travel.
         notes: what whoever asked should know, a sentence each, so far.
     """

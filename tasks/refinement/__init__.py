@@ -1,0 +1,1 @@
+"""Stage 2: inversions of an archive refined, shard by shard."""

@@ -1,0 +1,253 @@
+"""Refine one shard: codes of an inversion and their images in, what the refiner found out, into the archive."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lsap_archive import FAILED, OK, ROW_SCHEMA, ArchiveKeyError, RunReader, RunWriter, open_archive
+from lsap_core.generators.generator import Noise
+from lsap_core.images import crop, to_uint8
+from lsap_core.inversion.inversion import EmbedderState
+from lsap_core.presets import refinement_settings_of
+from lsap_core.refinement import Embedded, Refined, Refinement, RefinementParts, Refiner
+from tasks.archived.anchors import open_anchor
+from tasks.archived.image_seeds import image_seed
+from tasks.archived.jobs import outcome_of_committed
+from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
+from tasks.archived.originals import Originals, fit_of
+from tasks.archived.refiners import RefinerOfRun, networks_of, refiner_of
+from tasks.archived.rendering import Renderer, RunPart, Stored
+from tasks.archived.saved_states import SAVE_EVERY_SECONDS, SavedState
+from tasks.errors import BadImageError
+from tasks.measuring.of_inversions import COLUMNS, measure
+from tasks.pictures.saved import png_file
+from tasks.refinement.request import RefinementRequest
+from tasks.stage import Shard, ShardOutcome
+from tasks.weights.devices import module_device, place
+from tasks.weights.networks import load_networks
+
+BEYOND_STORED = "state_beyond_float16"
+_COLUMNS = (*CARRIED_COLUMNS, "num_steps", "seconds", "final_loss", *COLUMNS)
+
+
+class RefineWorker:
+    """Networks loaded once; called with one shard after the other, whichever refinement it belongs to."""
+
+    def __init__(self, request: RefinementRequest, *, save_every_seconds: float = SAVE_EVERY_SECONDS):
+        self.request = request
+        self.save_every_seconds = save_every_seconds
+        self.device = module_device(request.device)
+        loaded = request.generator.load()
+        self.generator = place(loaded.generator, self.device).freeze()
+        self.networks = load_networks(request.networks, self.device)
+        self.originals = Originals(request.source, loaded.config, "refuse")
+        self.renderer = Renderer(self.generator)
+        self._refiners: dict[str, Refiner[Any]] = {}  # the one that the last shard needed: their networks may be large
+        self._progress = 0.0
+
+    def progress(self) -> float:
+        """Images' worth of work done on the present shard."""
+        return self._progress
+
+    def __call__(self, shard: Shard) -> ShardOutcome:
+        """Refine a shard and commit it; one that is committed already is not refined again."""
+        started, self._progress = time.monotonic(), 0.0
+        run = RunWriter.open(self.request.archive, shard.job_id)
+        if run.is_committed(shard.index):  # by another command at the same time, or by this one, unheard
+            return outcome_of_committed(run, shard, time.monotonic() - started)
+        assert run.subject is not None
+        part = RunPart(RunReader.open(self.request.archive, run.subject.run_id), run.rows_of(shard.index))
+        work = _ShardWork.begin(run, shard.index, part)
+        self._progress = float(len(part.records) - len(part.good))
+        resumed_at = 0
+        for places in part.batches(self.request.batch_size):
+            resumed_at = self._refine_batch(work, places, shard.places) or resumed_at
+        won = run.write_shard(
+            shard.index,
+            work.arrays,
+            work.table(),
+            attempt=f"{shard.command}-{uuid.uuid4().hex[:12]}",
+            images=work.files,
+        )
+        return ShardOutcome(
+            shard.job_id,
+            shard.index,
+            won,
+            dict(Counter(record["status"] for record in work.records)),
+            dict(Counter(record["reason"] for record in work.records if record["status"] == FAILED)),
+            time.monotonic() - started,
+            resumed_at,
+        )
+
+    @torch.no_grad()
+    def preview(self, images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, bytes]]:
+        """Pictures of published images as PNG files, by method and id, and their originals under "original".
+
+        Args:
+            images: image_id, uri and digest of each; an original that cannot be read any more is left out.
+            methods: inversions and refinements that kept their state; an image that one has not is left out.
+        """
+        archive = open_archive(self.request.archive)
+        fits = {run.method: fit_of(run.config) for run in archive.runs}
+        renderer = Renderer(self.generator, self.request.refiner_networks)
+        box = self.generator.config.content_box
+        found: dict[str, dict[str, bytes]] = {"original": {}}
+        for image in images:
+            with contextlib.suppress(BadImageError):
+                pixels = self.originals.read(image, fits[methods[0]])
+                found["original"][image["image_id"]] = png_file(
+                    pixels if box is None else pixels[box[0] : box[1], box[2] : box[3]]
+                )
+        for method in methods:
+            found[method] = {}
+            for image in images:
+                with contextlib.suppress(ArchiveKeyError):
+                    stored = Stored.of_images(renderer, archive, [image["image_id"]], method)
+                    found[method][image["image_id"]] = png_file(to_uint8(stored.show())[0])
+            self._progress += len(images)
+        return found
+
+    def _refine_batch(self, work: _ShardWork, places: list[int], moved: Mapping[str, str | None]) -> int:
+        """Fill arrays and records of a batch, whose images may have moved; returns the step it was resumed at."""
+        started, done_before = time.monotonic(), self._progress
+        config = work.run.plan["config"]
+        about = refiner_of(config)
+        assert about is not None, "the run is a refinement"
+        records = [work.part.records[at] for at in places]
+        now = [{**one, "uri": moved.get(one["image_id"], one["uri"])} for one in records]
+        read, problems = self.originals.batch(now, fit_of(config))
+        for at, problem in zip(places, problems, strict=True):
+            if problem is not None:
+                work.records[at] |= {"status": FAILED, "reason": problem, "message": _unread(work.part.records[at])}
+        places = [at for at, problem in zip(places, problems, strict=True) if problem is None]
+        if read is None:
+            self._progress = done_before + len(problems)
+            return 0
+        target = read.to(self.device)
+        stored = work.part.stored(self.renderer, places)
+        embedded = Embedded(stored.codes, stored.noise)
+        refiner = self._refiner(about)
+        image_ids = [work.part.records[at]["image_id"] for at in places]
+        seeds = [image_seed(config["seed"], image_id) for image_id in image_ids]
+        saved = SavedState(work.run, work.shard, image_ids, every_seconds=self.save_every_seconds)
+        state = refiner.start(embedded, target, seeds)
+        num_steps = refiner.settings.num_steps
+        resumed_at = saved.restore(state) if num_steps > 1 else 0  # of one step there is nothing to take up
+
+        def after_step(state: EmbedderState) -> None:
+            self._progress = done_before + len(places) * state.step / num_steps
+            saved.save_if_due(state)
+
+        refiner.advance(state, target, after_step=after_step)
+        found = refiner.finish(state)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # else the time would be that of asking
+        seconds = (time.monotonic() - started) / len(places)
+        self._keep(work, places, refiner, found, stored.noise, target, seconds)
+        self._progress = done_before + len(problems)
+        return resumed_at
+
+    def _refiner(self, about: RefinerOfRun) -> Refiner[Any]:
+        if about.key not in self._refiners:
+            networks = networks_of(about, self.request.refiner_networks, self.generator)
+            parts = RefinementParts(self.generator, self.networks.perceptual, networks)
+            self._refiners = {about.key: refinement_settings_of(about.settings).refiner(parts)}
+        return self._refiners[about.key]
+
+    @torch.no_grad()
+    def _keep(
+        self,
+        work: _ShardWork,
+        places: list[int],
+        refiner: Refiner[Any],
+        found: Refinement,
+        noise: Noise,
+        target: Tensor,
+        seconds: float,
+    ) -> None:
+        """Measure and keep what a reader will see: the images of the arrays as they are stored."""
+        config = work.run.plan["config"]
+        kept = _as_type(found.refined.arrays(), config["state_type"])
+        refined: Refined = refiner.restore(Embedded(found.refined.w_plus, noise), kept)
+        images = refined.synthesize()
+        anchor = open_anchor(self.request.archive, config["anchor"]).to(self.device)
+        measured = measure(
+            images, target, refined.w_plus, generator=self.generator, anchor=anchor, networks=self.networks
+        )
+        is_finite = torch.stack(
+            [values.isfinite().flatten(1).all(dim=1) for values in (refined.w_plus, images, *kept.values())]
+        ).all(dim=0)
+        work.fill(places, {"w_plus": refined.w_plus, "trace": found.trace, **kept})
+        if config["refiner"]["keep"] == "images":
+            shown = to_uint8(crop(images, self.generator.config.content_box))
+            work.files += [(work.part.rows[at], png_file(one)) for at, one in zip(places, shown, strict=True)]
+        for index, at in enumerate(places):
+            record = work.records[at]
+            record |= {"num_steps": int(found.num_steps[index]), "seconds": seconds}
+            if (stopped_at := int(found.stopped_at[index])) >= 0:
+                reason, message = refiner.settings.why_stopped(stopped_at)
+                record |= {"status": FAILED, "reason": reason, "message": message}
+            elif not is_finite[index]:
+                record |= {"status": FAILED, "reason": BEYOND_STORED, "message": _beyond(config["state_type"])}
+            else:
+                record |= {name: values[index] for name, values in measured.items()}
+                if found.trace_steps:
+                    last = found.trace[index, :, found.trace_terms.index("loss")]
+                    record["final_loss"] = float(last[last.isfinite()][-1])
+
+
+@dataclass
+class _ShardWork:
+    """A shard on its way to the archive."""
+
+    run: RunWriter
+    shard: int
+    part: RunPart
+    records: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+    files: list[tuple[int, bytes]]
+
+    @classmethod
+    def begin(cls, run: RunWriter, shard: int, part: RunPart) -> _ShardWork:
+        assert run.subject is not None
+        records = [record_made_of(record, run.subject.method) for record in part.records]
+        arrays = {
+            one.name: np.full((len(records), *one.item_shape), one.fill_value, one.dtype) for one in run.arrays.values()
+        }
+        return cls(run, shard, part, records, arrays, [])
+
+    def fill(self, places: Sequence[int], values: Mapping[str, Tensor]) -> None:
+        """Put values of some rows where the run keeps them, if it does."""
+        for name, array in self.arrays.items():
+            array[list(places)] = values[name].cpu().numpy()
+
+    def table(self) -> pa.Table:
+        """The rows, without those columns that nothing is known of; files of images that are not ok are left out."""
+        is_ok = {row for row, record in zip(self.part.rows, self.records, strict=True) if record["status"] == OK}
+        self.files = [(row, file) for row, file in self.files if row in is_ok]
+        names = {name for record in self.records for name in record}
+        schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS if name in names])
+        return pa.Table.from_pylist(self.records, schema=schema)
+
+
+def _as_type(arrays: Mapping[str, Tensor], state_type: str) -> dict[str, Tensor]:
+    return {name: values.to(getattr(torch, state_type)) for name, values in arrays.items()}
+
+
+def _unread(record: Mapping[str, Any]) -> str:
+    return f"{record['image_id']} could not be read again as it was inverted: bring it back, or invert it again"
+
+
+def _beyond(state_type: str) -> str:
+    return f"what was found cannot be kept as {state_type}: refine with state_type: float32"
