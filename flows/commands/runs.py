@@ -48,6 +48,13 @@ FLOWS = {
         "tasks.training.cost:dry_run",
         "flows.train_encoder:train_encoder",
     ),
+    "refine": FlowParts(
+        "inversions of an archive and their images in, refined ones out",
+        "flows.parameters.refine:RefineRun",
+        "tasks.refinement.chosen:choose_refinements",
+        "tasks.refinement.cost:dry_run",
+        "flows.refine:refine",
+    ),
     "edit": FlowParts(
         "inversions of an archive in, edits of them out",
         "flows.parameters.edit:EditRun",

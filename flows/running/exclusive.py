@@ -36,7 +36,7 @@ from prefect.states import Crashed
 from flows.parameters.shared import WhenBusy
 from flows.running.ending import take_signals, when_interrupted
 
-Part = Literal["inversions", "edits", "evaluations", "training", "reproduction"]
+Part = Literal["inversions", "refinements", "edits", "evaluations", "training", "reproduction"]
 LOCKED = 423
 LEASE_SECONDS = 300.0  # a writer on a machine that has vanished is forgotten after this time
 ASK_AGAIN_SECONDS = 5.0

@@ -1,0 +1,1 @@
+"""Refinements beside the inversions that they were made of."""
