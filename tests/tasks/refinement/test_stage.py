@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,72 +24,18 @@ from lsap_archive import (
     verify_archive,
 )
 from lsap_core.errors import ConfigError
-from lsap_core.presets import REFINERS, NamedRefiner
 from tasks.archived.made_rows import NOT_INVERTED
-from tasks.archived.rendering import Renderer, RunPart, Stored
+from tasks.archived.rendering import RunPart, Stored
 from tasks.refinement.cost import dry_run
 from tasks.refinement.plan import RefinementStage
-from tasks.refinement.request import RefinementRequest
 from tasks.refinement.worker import RefineWorker
-from tasks.stage import ShardOutcome
-from tasks.weights.generators import GeneratorFile, load_generator
+from tasks.weights.generators import load_generator
 
 METHOD = "stylegan2_w_plus"
 REFINED = f"{METHOD}/pti"
 
 
-def pti(**changes: Any) -> NamedRefiner:
-    """A few large steps."""
-    return REFINERS["pti"].with_settings({"num_steps": 6, "learning_rate": 0.02, "stop_at_lpips": None, **changes})
-
-
-@dataclass
-class RefiningDesk:
-    """Refines a laboratory's archive in this process, as the flow does."""
-
-    laboratory: Any
-
-    def request(self, *refiners: NamedRefiner, **changes: Any) -> RefinementRequest:
-        values: dict[str, Any] = {
-            "archive": self.laboratory.archive,
-            "source": str(self.laboratory.source),
-            "generator": GeneratorFile(self.laboratory.generator),
-            "methods": (),
-            "refiners": refiners or (pti(),),
-            "networks": self.laboratory.networks,
-            "seed": 0,
-            "keep": "state",
-            "state_type": "float16",
-            "batch_size": 4,
-            "device": "cpu",
-        }
-        return RefinementRequest(**{**values, **changes})
-
-    def refine(
-        self, *refiners: NamedRefiner, save_every_seconds: float = 300.0, **changes: Any
-    ) -> tuple[Archive, list[ShardOutcome]]:
-        """Plan, refine every shard that is left, publish."""
-        request = self.request(*refiners, **changes)
-        stage, worker = RefinementStage(request), RefineWorker(request, save_every_seconds=save_every_seconds)
-        jobs = list(stage.jobs())
-        outcomes = [worker(shard) for job in jobs for shard in job.shards]
-        for job in jobs:
-            stage.publish(job.job_id)
-        return open_archive(self.laboratory.archive), outcomes
-
-    @property
-    def renderer(self) -> Renderer:
-        return Renderer(load_generator(self.laboratory.generator).generator.freeze())
-
-
-@pytest.fixture
-def refining(laboratory: Any) -> RefiningDesk:
-    laboratory.fill(5)
-    laboratory.invert()
-    return RefiningDesk(laboratory)
-
-
-def test_refined_images_come_closer_and_are_rendered_as_they_were_measured(refining: RefiningDesk) -> None:
+def test_refined_images_come_closer_and_are_rendered_as_they_were_measured(refining: Any) -> None:
     archive, outcomes = refining.refine()
     assert [outcome.by_status for outcome in outcomes] == [{OK: 4}, {OK: 1}]
     assert archive.methods == [METHOD, REFINED] and archive.edits == []
@@ -121,7 +66,7 @@ def _record(archive: Archive, image_id: str) -> dict[str, Any]:
     return found
 
 
-def test_an_edit_of_a_refinement_starts_from_it(refining: RefiningDesk, desk: Any) -> None:
+def test_an_edit_of_a_refinement_starts_from_it(refining: Any, desk: Any) -> None:
     """Of strength 0 it is the refined inversion bit for bit, with its weights; and its edits are told from others."""
     refining.refine()
     edits = {name: {"direction": "right", "strength": strength} for name, strength in (("right", 2.0), ("none", 0.0))}
@@ -146,7 +91,7 @@ def test_an_edit_of_a_refinement_starts_from_it(refining: RefiningDesk, desk: An
     assert verify_archive(refining.laboratory.archive).is_sound
 
 
-def test_the_same_refinement_is_not_made_again_and_another_is(refining: RefiningDesk) -> None:
+def test_the_same_refinement_is_not_made_again_and_another_is(pti: Any, refining: Any) -> None:
     refining.refine()
     assert refining.refine()[1] == []
     archive, outcomes = refining.refine(pti(num_steps=2))
@@ -159,9 +104,9 @@ class InterruptedWorkError(Exception):
 
 
 def test_an_interrupted_refinement_goes_on_and_ends_the_same(
-    refining: RefiningDesk, new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    refining_desk: Any, refining: Any, new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = RefiningDesk(new_laboratory())
+    other = refining_desk(new_laboratory())
     other.laboratory.invert()
     whole, _ = other.refine()
     put, saved = Store.put, []
@@ -184,13 +129,13 @@ def test_an_interrupted_refinement_goes_on_and_ends_the_same(
         np.testing.assert_array_equal(archive.refined(ids, REFINED)[name], values, err_msg=name)
 
 
-def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(laboratory: Any) -> None:
+def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(refining_desk: Any, laboratory: Any) -> None:
     laboratory.fill(3)
     laboratory.put("bad.png", b"no picture")
     laboratory.invert()
     (laboratory.source / "1.png").unlink()
     laboratory.put("2.png", laboratory.picture(7))
-    archive, _ = RefiningDesk(laboratory).refine()
+    archive, _ = refining_desk(laboratory).refine()
     rows = archive.sql("select * from rows where method = $m order by image_id", m=REFINED).to_pylist()
     told = {row["image_id"]: (row["status"], row["reason"]) for row in rows}
     assert told == {
@@ -203,9 +148,7 @@ def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(labora
 
 
 @pytest.mark.parametrize("keep", ["images", "nothing"])
-def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered(
-    keep: str, refining: RefiningDesk
-) -> None:
+def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered(keep: str, refining: Any) -> None:
     archive, _ = refining.refine(keep=keep)
     run = next(run for run in archive.runs if run.method == REFINED)
     reader = RunReader.open(refining.laboratory.archive, run.run_id)
@@ -217,7 +160,7 @@ def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered
         Stored.of_images(refining.renderer, archive, ["0.png"], REFINED)
 
 
-def test_what_was_retired_is_refined_again(refining: RefiningDesk) -> None:
+def test_what_was_retired_is_refined_again(refining: Any) -> None:
     archive, _ = refining.refine()
     run = next(run for run in archive.runs if run.method == REFINED)
     store = refining.laboratory.store
@@ -229,7 +172,7 @@ def test_what_was_retired_is_refined_again(refining: RefiningDesk) -> None:
     assert found == [{"n": 5}] and verify_archive(refining.laboratory.archive).is_sound
 
 
-def test_what_is_kept_is_told_before(refining: RefiningDesk) -> None:
+def test_what_is_kept_is_told_before(pti: Any, refining: Any) -> None:
     told = dry_run(refining.request())
     generator = load_generator(refining.laboratory.generator).generator
     weights = sum(parameter.numel() for parameter in generator.synthesis.parameters())
@@ -242,7 +185,7 @@ def test_what_is_kept_is_told_before(refining: RefiningDesk) -> None:
 
 
 def test_bad_wishes_are_refused_before_anything_is_written(
-    refining: RefiningDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pti: Any, refining: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refining.refine()
     before = refining.laboratory.contents()
@@ -258,7 +201,7 @@ def test_bad_wishes_are_refused_before_anything_is_written(
     assert refining.laboratory.contents() == before
 
 
-def test_a_run_of_a_refinement_says_how_it_was_made(refining: RefiningDesk) -> None:
+def test_a_run_of_a_refinement_says_how_it_was_made(refining: Any) -> None:
     archive, _ = refining.refine()
     run = next(run for run in archive.runs if run.method == REFINED)
     assert run.subject is not None and run.subject.refiner == "pti" and run.subject.edit is None
