@@ -209,12 +209,23 @@ def undisturbed_evaluation(whole_bench: Bench, undisturbed: Undisturbed) -> Undi
     return whole_bench.undisturbed("evaluate", undisturbed)
 
 
-UNDISTURBED = {"invert": "undisturbed", "edit": "undisturbed_edit", "evaluate": "undisturbed_evaluation"}
+@pytest.fixture(scope="package")
+def undisturbed_refinement(whole_bench: Bench, undisturbed: Undisturbed) -> Undisturbed:
+    """The refinement, of the undisturbed inversion."""
+    return whole_bench.undisturbed("refine", undisturbed)
+
+
+UNDISTURBED = {
+    "invert": "undisturbed",
+    "refine": "undisturbed_refinement",
+    "edit": "undisturbed_edit",
+    "evaluate": "undisturbed_evaluation",
+}
 
 
 @pytest.fixture
 def work(request: pytest.FixtureRequest, bench: Bench) -> Work:
-    """One of the three commands that work shard by shard, by its verb: parametrized indirectly."""
+    """One of the commands that work shard by shard, by its verb: parametrized indirectly."""
     return Work(bench, request.getfixturevalue(UNDISTURBED[request.param]))
 
 

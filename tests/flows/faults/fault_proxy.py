@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 import re
 import socket
 import struct
@@ -170,7 +171,11 @@ class FaultProxy:
     async def _forwarded(self, asked: web.Request, body: bytes) -> tuple[int, dict[str, str], bytes]:
         headers = {name: value for name, value in asked.headers.items() if name.lower() not in HOP_BY_HOP}
         async with self._session.request(
-            asked.method, f"{self._upstream}{asked.raw_path}", data=body, headers=headers, allow_redirects=False
+            asked.method,
+            f"{self._upstream}{asked.raw_path}",
+            data=io.BytesIO(body),
+            headers=headers,
+            allow_redirects=False,
         ) as answer:
             content = await answer.read()
             return answer.status, {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}, content

@@ -96,8 +96,10 @@ class Values:
         for method in {method for method, _ in shown}:
             ids = sorted(name for own, name in shown if own == method and status[own, name] == "ok")
             parts = [[code.tobytes() for code in archive.codes(ids, method)]]
-            if "/" in method:
+            if method in archive.edits:
                 parts.append(archive.images(ids, method))
+            elif "/" in method:  # a refinement
+                parts += [[one.tobytes() for one in kept] for kept in archive.refined(ids, method).values()]
             elif any(run.method == method and "noise" not in run.config for run in archive.runs):
                 parts += [[one.tobytes() for one in maps] for maps in archive.noise(ids, method)]
             codes |= {(method, name): b"".join(part[i] for part in parts) for i, name in enumerate(ids)}

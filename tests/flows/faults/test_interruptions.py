@@ -19,11 +19,11 @@ from tests.flows.faults.work import FLOW, INTERRUPTED, PATIENCE_SECONDS, Work
 
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
-MOMENTS = {"invert": 6, "edit": 3, "evaluate": 3}
+MOMENTS = {"invert": 6, "refine": 3, "edit": 3, "evaluate": 3}
 
 
 @pytest.mark.all_faults
-@pytest.mark.parametrize("work", ["invert", "edit", "evaluate"], indirect=True)
+@pytest.mark.parametrize("work", ["invert", "refine", "edit", "evaluate"], indirect=True)
 def test_a_command_is_asked_to_end(work: Work, chosen: random.Random, record: Callable[..., None]) -> None:
     """The same command again and again, each time interrupted at the next point, until it finishes."""
     left = work.draw(MOMENTS[work.verb], chosen)

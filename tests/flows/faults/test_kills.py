@@ -20,18 +20,17 @@ from tests.flows.ray_nodes import RayNode
 pytestmark = [pytest.mark.ray, pytest.mark.object_store, pytest.mark.slow]
 
 HowMany = Callable[[int, int], int]
-ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("invert", "evaluate")]
-COMMAND_KILLS = {"invert": (2, 10), "edit": (1, 6), "evaluate": (1, 6)}  # every day, and in all
-WORKER_KILLS = {"invert": (2, 10), "edit": (1, 6), "evaluate": (1, 6)}
+ONLY_IN_ALL = [pytest.param(verb, marks=pytest.mark.all_faults) for verb in ("invert", "refine", "evaluate")]
+COMMAND_KILLS = {"invert": 10, "refine": 4, "edit": 6, "evaluate": 6}
+WORKER_KILLS = {"invert": 10, "refine": 6, "edit": 6, "evaluate": 6}
+WORKER_KILLS_OF_A_DAY = 1
 
 
 @pytest.mark.all_faults
-@pytest.mark.parametrize("work", ["invert", "edit", "evaluate"], indirect=True)
-def test_the_command_is_killed(
-    work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
-) -> None:
+@pytest.mark.parametrize("work", ["invert", "refine", "edit", "evaluate"], indirect=True)
+def test_the_command_is_killed(work: Work, chosen: random.Random, record: Callable[..., None]) -> None:
     """The same command again and again, each time killed at the next point, until it finishes."""
-    left = work.draw(how_many(*COMMAND_KILLS[work.verb]), chosen)
+    left = work.draw(COMMAND_KILLS[work.verb], chosen)
     outcomes = []
     while left:
         url = work.archive(f"command-{len(outcomes)}")
@@ -44,11 +43,11 @@ def test_the_command_is_killed(
     record(outcomes)
 
 
-@pytest.mark.parametrize("work", [ONLY_IN_ALL[0], "edit", ONLY_IN_ALL[1]], indirect=True)
+@pytest.mark.parametrize("work", ["edit", *ONLY_IN_ALL], indirect=True)
 def test_workers_are_killed(work: Work, chosen: random.Random, how_many: HowMany, record: Callable[..., None]) -> None:
     """In the middle of a shard, and of another one, while one command works."""
     url = work.archive("workers")
-    points = work.draw_in_shards(how_many(*WORKER_KILLS[work.verb]), chosen)
+    points = work.draw_in_shards(how_many(WORKER_KILLS_OF_A_DAY, WORKER_KILLS[work.verb]), chosen)
     trap = Trap(points, url, lambda request: os.kill(work.bench.proxy.process_of(request), signal.SIGKILL))
     again = finished_under(trap, work, url)
     record([work.outcome(f"kill -9 of a worker, {work.verb}", len(trap.sprung), url, again)])

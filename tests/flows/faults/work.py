@@ -27,6 +27,12 @@ INTERRUPTED = "lsap: interrupted; the same command goes on where this one stoppe
 REQUESTS = {
     "invert": {"methods": [METHOD], "shard_rows": 4, "report_images": 0, "anchor": {"num_samples": 500}},
     "edit": {"methods": [METHOD], "edits": {"slant": {"direction": "slant", "strength": 1.0}}, "keep_images": True},
+    "refine": {
+        "methods": [METHOD],
+        "refiners": ["pti"],
+        "refiner_settings": {"pti": {"num_steps": 4, "stop_at_lpips": None}},
+        "report_images": 0,
+    },
     "evaluate": {"methods": [METHOD], "frechet": "digits-judge"},
 }
 
@@ -171,8 +177,10 @@ class Bench:
         archive = open_archive(url, storage_options=self.options)
         members: dict[str, set[str]] = {}
         sources = {(row["run_id"], row["row"]): row["uri"].removeprefix("s3://") for row in archive.rows().to_pylist()}
-        if verb == "invert":
+        if verb in ("invert", "refine"):
             for row in archive.rows().to_pylist():
+                if verb == "refine" and row["subject_run_id"] is None:  # it was there before
+                    continue
                 marker = f"runs/{row['run_id']}/_commit/{row['shard']:05d}.json"
                 members.setdefault(marker, set()).add(sources[row["run_id"], row["row"]])
         elif verb == "evaluate":
