@@ -15,6 +15,7 @@ from lsap_core.refinement.hyperstyle import HyperStyleSettings
 from lsap_core.refinement.pti import PtiSettings
 from lsap_core.refinement.refinement import RefinementSettings
 from lsap_core.refinement.sfe import SfeSettings
+from lsap_core.training.hfgi_settings import HfgiTrainingSettings
 from lsap_core.training.settings import EncoderTrainingSettings
 
 PASSES = "num_refinements"
@@ -241,6 +242,37 @@ REFINERS: dict[str, NamedRefiner] = {
 }
 
 
+@dataclass(frozen=True)
+class RefinerTraining:
+    """A named way to train the networks of a refiner.
+
+    Attributes:
+        name: of the refiner and of its networks.
+        title: what its paper calls it.
+        settings: its constants at full scale, for faces.
+    """
+
+    name: str
+    title: str
+    settings: HfgiTrainingSettings
+
+    def with_settings(self, changes: Mapping[str, Any]) -> RefinerTraining:
+        """The training with some of its settings changed.
+
+        Raises:
+            ConfigError: no such setting, or a value outside its range.
+        """
+        try:
+            return replace(self, settings=replace(self.settings, **changes))
+        except TypeError as error:
+            raise ConfigError(f"training of {self.name}: {error}") from error
+
+
+REFINER_TRAININGS: dict[str, RefinerTraining] = {
+    training.name: training for training in (RefinerTraining("hfgi", "HFGI", HfgiTrainingSettings()),)
+}
+
+
 def recorded_refinement(settings: RefinementSettings) -> dict[str, Any]:
     """A refiner's settings as an archive keeps them, with their kind."""
     return {**asdict(settings), "kind": settings.kind}
@@ -273,8 +305,8 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_passes" if name == PASSES else name: value for name, value in values.items()}
 
 
-def recorded(settings: EmbeddingSettings | EncoderTrainingSettings) -> dict[str, Any]:
-    """Settings under the names that archives and files of encoders keep them by."""
+def recorded(settings: EmbeddingSettings | EncoderTrainingSettings | HfgiTrainingSettings) -> dict[str, Any]:
+    """Settings under the names that archives and files of networks keep them by."""
     return {PASSES if name == "num_passes" else name: value for name, value in asdict(settings).items()}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from lsap_core.errors import ConfigError
 from lsap_core.refinement.hfgi_fusion import check_view_side
+from lsap_core.refinement.hfgi_networks import Widths
 from lsap_core.training.settings import MOST_STEPS
 
 WEIGHTED_TERMS = ("l2", "lpips", "identity", "alignment")
@@ -29,7 +31,10 @@ class HfgiTrainingSettings:
         learning_rate: of Ranger.
         batch_size: images of one step.
         num_steps: optimizer steps.
+        decay_steps: the last steps, over which the learning rate falls linearly to 0; the published training has none.
         view_side: pixels on the longer side of the images that the networks see, as in `HfgiSettings`.
+        widths: of the networks, "published", or "small" for small domains.
+        starts_without_effect: whether new networks begin at the plain image, as `HfgiNetworks.start_without_effect`.
 
     Raises:
         ConfigError: a value lies outside its range, or contradicts another one.
@@ -44,7 +49,10 @@ class HfgiTrainingSettings:
     learning_rate: float = 1e-4
     batch_size: int = 8
     num_steps: int = 100_000
+    decay_steps: int = 0
     view_side: int | None = None
+    widths: Widths = "published"
+    starts_without_effect: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -61,10 +69,20 @@ class HfgiTrainingSettings:
                 )
         if self.l2_weight == self.lpips_weight == self.identity_weight == 0:
             raise ConfigError("l2_weight, lpips_weight and identity_weight are all 0: nothing would look at images")
+        if not 0 <= self.decay_steps <= self.num_steps:
+            raise ConfigError(f"decay_steps is {self.decay_steps}; wanted 0 to num_steps, {self.num_steps}")
+        if self.widths not in get_args(Widths):
+            raise ConfigError(f'widths is "{self.widths}"; wanted one of {", ".join(get_args(Widths))}')
         if not 0 <= self.distortion < 1:
             raise ConfigError(f"distortion is {self.distortion}; wanted 0 to below 1 half sides")
         if not 0 <= self.warp_probability <= 1:
             raise ConfigError(f"warp_probability is {self.warp_probability}; wanted 0 to 1")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Ranger's rate at a step, counted from 0."""
+        if not self.decay_steps:
+            return self.learning_rate
+        return self.learning_rate * min(1.0, (self.num_steps - step) / self.decay_steps)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -116,6 +116,8 @@ class HfgiTraining:
         logged = dict(zip(terms, means, strict=True))
         if not all(map(math.isfinite, means)):
             self._give_up(before, logged)
+        for group in self.ranger.param_groups:
+            group["lr"] = self.settings.learning_rate_at(self.step)
         self.ranger.step()
         self.step += 1
         return logged
