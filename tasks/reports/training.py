@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.training.parts import TrainingSpec
-from tasks.training.store import BEST_KEY, LAST_KEY, TrainingStore
+from tasks.training.spec import TrainingSpec
+from tasks.training.store import BEST_KEY, TrainingStore
 from tasks.visible_text import markdown_table
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -23,13 +23,14 @@ class TrainingReport:
 
     Attributes:
         output: URL of its folder.
-        encoder: URL of the last encoder.
-        best_encoder: URL of the encoder with the lowest validation loss.
+        what: what was trained, "encoder" or "networks" of a refiner.
+        last_file: URL of what the last step gave.
+        best_file: URL of what had the lowest validation loss.
         step: steps taken, in all.
         num_images: images trained on.
         num_bad_images: images of those that could not be used.
-        validation: of the last encoder: loss and its terms.
-        best: of the best encoder, with its step.
+        validation: after the last step: loss and its terms.
+        best: where the loss was lowest, with the step.
         images_per_second: at the end.
         seconds: wall time of this command.
         table: the curves, Markdown.
@@ -37,8 +38,9 @@ class TrainingReport:
     """
 
     output: str
-    encoder: str
-    best_encoder: str
+    what: str
+    last_file: str
+    best_file: str
     step: int
     num_images: int
     num_bad_images: int
@@ -50,8 +52,10 @@ class TrainingReport:
     sheet: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; the files are called "encoder" and "best_encoder", or whatever was trained."""
+        files = {self.what: self.last_file, f"best_{self.what}": self.best_file}
+        others = {name: value for name, value in asdict(self).items() if name not in ("what", "last_file", "best_file")}
+        return {**files, **others}
 
     def lines(self) -> list[str]:
         """For people."""
@@ -63,8 +67,8 @@ class TrainingReport:
             f"step {self.step}; {self.num_images} images{bad}; {self.images_per_second:.1f} images per second, "
             f"{self.seconds:.0f} s in all",
             f"validation loss {self.validation['loss']:.4f}, the lowest {best}",
-            f"encoder: {self.encoder}",
-            f"best:    {self.best_encoder}",
+            f"{self.what}: {self.last_file}",
+            f"{'best:':<{len(self.what) + 1}} {self.best_file}",
         ]
 
 
@@ -78,8 +82,9 @@ def report_training(spec: TrainingSpec, seconds: float) -> TrainingReport:
     last = {name: value for name, value in rows["validation"][-1].items() if name != "time"}
     return TrainingReport(
         output=store.url,
-        encoder=store.store.join(LAST_KEY),
-        best_encoder=store.store.join(BEST_KEY),
+        what=spec.what,
+        last_file=store.store.join(spec.last_key),
+        best_file=store.store.join(BEST_KEY),
         step=saved.step,
         num_images=saved.summary["num_images"],
         num_bad_images=saved.summary["num_bad_images"],

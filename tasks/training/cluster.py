@@ -34,8 +34,8 @@ from lsap_core.errors import (
 )
 from tasks.errors import SourceError, TaskError
 from tasks.training.data import TooManyBadImagesError
-from tasks.training.loop import TrainingOutcome, train_encoder
-from tasks.training.parts import TrainingSpec, TrainingWorkers
+from tasks.training.loop import TrainingOutcome, train_networks
+from tasks.training.spec import TrainingSpec, TrainingWorkers
 from tasks.training.store import TrainingStore
 from tasks.workers.cluster import LOCAL, join_cluster, runtime_environment, share_of_gpus, worker_environment
 from tasks.workers.deaths import last_line
@@ -78,7 +78,7 @@ def train_on_cluster(
 
     Raises:
         WorkersLostError: workers were lost more often than allowed; what they have committed is kept.
-        LsapError, TaskError: as `train_encoder`.
+        LsapError, TaskError: as `train_networks`.
     """
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -128,7 +128,7 @@ def run_worker(config: dict[str, Any]) -> TrainingOutcome | None:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     try:
-        return train_encoder(
+        return train_networks(
             spec,
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),

@@ -9,20 +9,17 @@ from typing import IO, Any, cast
 
 import torch
 
-from lsap_core.alignment.anchor import estimate_anchor
-from lsap_core.training.encoder_step import EncoderTraining
-from tasks.training.parts import TrainingRequest, assemble, build_first_encoder
-from tasks.training.plan import check_memory, prepare_training
+from tasks.training.plan import prepare_training
+from tasks.training.spec import Steps, TrainingRequest
 from tasks.weights.devices import probe_device
 
 PROBE_STEPS = 2
-PROBE_ANCHOR_SAMPLES = 1024
 
 
 def dry_run(request: TrainingRequest) -> dict[str, Any]:
     """Check everything, and time two steps on this machine; nothing is written."""
     spec = request.spec
-    check_memory(request)
+    request.spec.check_memory(request.device)
     prepared = prepare_training(spec, dry=True)
     settings = spec.method.settings
     steps_left = max(settings.num_steps - prepared.step, 0)
@@ -33,7 +30,7 @@ def dry_run(request: TrainingRequest) -> dict[str, Any]:
         "method": spec.method.title,
         "images to train on": prepared.num_images,
         "images held out": prepared.num_held_out,
-        "parameters of the encoder": prepared.num_parameters,
+        f"parameters of the {spec.what}": prepared.num_parameters,
         "steps already taken": prepared.step,
         "steps left": steps_left,
         "epochs left": round(steps_left * settings.batch_size / prepared.num_images, 2),
@@ -50,7 +47,7 @@ def dry_run_trainings(trainings: Mapping[str, TrainingRequest]) -> dict[str, Any
     seconds_of: dict[str, float] = {}
     seconds = 0.0
     for name, request in trainings.items():
-        check_memory(request)
+        request.spec.check_memory(request.device)
         prepared = prepare_training(request.spec, dry=True)
         method = request.spec.method
         steps = max(method.settings.num_steps - prepared.step, 0)
@@ -78,16 +75,12 @@ class _CountedBytes(io.RawIOBase):
         return len(data)
 
 
-def _probe(request: TrainingRequest) -> tuple[EncoderTraining, float]:
-    """A training after a few steps on black images with all heads, and the seconds of one step."""
-    spec, device = request.spec, probe_device(request.device)
-    loaded = spec.generator.load()
-    anchor = estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES)
-    encoder, _ = build_first_encoder(spec, loaded, anchor)
-    training = assemble(spec, encoder, loaded, anchor, device)
-    training.step = max(training.schedule.stages())  # from here on every head is active
-    config, batch_size = encoder.config, spec.method.settings.batch_size
-    images = torch.zeros(batch_size, config.image_channels, *config.input_size)
+def _probe(request: TrainingRequest) -> tuple[Steps, float]:
+    """A training after a few steps on black images, and the seconds of one step."""
+    spec = request.spec
+    training = spec.probe(probe_device(request.device))
+    view, batch_size = spec.first(spec.generator.load()).view, spec.method.settings.batch_size
+    images = torch.zeros(batch_size, view.channels, *view.size)
     training.advance(images, range(batch_size))  # the first step pays for what is paid once
     started = time.monotonic()
     for _ in range(PROBE_STEPS):

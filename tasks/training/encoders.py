@@ -1,13 +1,14 @@
-"""What a training consists of, and how it is built from a small description that travels."""
+"""What the training of an encoder consists of, and how it is built from a small description that travels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from lsap_core.alignment.anchor import Anchor
+from lsap_core.alignment.anchor import Anchor, estimate_anchor
 from lsap_core.encoders.checkpoints import load_backbone
 from lsap_core.encoders.config import Backbone, EncoderConfig
 from lsap_core.encoders.encoder import Encoder
@@ -19,70 +20,37 @@ from lsap_core.presets import Training, recorded
 from lsap_core.training.encoder_step import EncoderTraining
 from lsap_core.training.random_numbers import derived_seed
 from tasks.archived.anchors import AnchorOptions
-from tasks.pictures.decoding import Fit
 from tasks.training.data import EncoderView
-from tasks.training.store import TrainingStore
-from tasks.weights.devices import place
+from tasks.training.spec import FirstNetworks, Opened, TrainingSpec, load_planned_generator
+from tasks.training.store import LAST_KEY, TrainingStore
+from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, place
 from tasks.weights.encoders import check_generator, encode_encoder, load_encoder
 from tasks.weights.files import check_torch_zip, describe_other, is_torch_file, read_bytes
-from tasks.weights.generators import GeneratorFile, LoadedGenerator
-from tasks.weights.networks import NetworkChoice, load_networks
+from tasks.weights.generators import LoadedGenerator
+from tasks.weights.networks import load_networks
+
+PROBE_ANCHOR_SAMPLES = 1024
 
 
-@dataclass(frozen=True)
-class TrainingSpec:
-    """Everything that a worker trains by; small, so that it travels.
+@dataclass(frozen=True, kw_only=True)
+class EncoderTrainingSpec(TrainingSpec):
+    """How an encoder is trained.
 
     Attributes:
-        output: URL of the run's folder, which `prepare_training` fills.
-        source: where training images are read from.
-        validation_source: where held-out images are read from; None holds some of `source` out.
-        validation_images: how many images are held out, or taken of `validation_source`.
-        generator: the generator's weights.
         method: how to train.
-        backbone: of the encoder.
-        networks: what compares images.
         anchor: how the anchor is estimated.
-        seed: of everything random.
-        augmentation: what is changed at random in an image.
-        fit: what to do with images of another shape.
+        backbone: of the encoder.
         backbone_weights: file of a trained backbone to start from, or None.
         init_from: file of an encoder to start from, or None.
-        log_every: steps from one logged row to the next.
-        validate_every: steps from one validation to the next.
-        checkpoint_every: steps from one complete state to the next.
-        keep_checkpoints: states that are kept.
-        sheet_images: held-out images on a sheet of samples.
-        loader_workers: processes that read images, for each worker; 0 for a thread.
-        max_failed_share: the run fails when more than this share of the images cannot be used.
     """
 
-    output: str
-    source: str
-    generator: GeneratorFile
     method: Training
-    networks: NetworkChoice
     anchor: AnchorOptions
-    validation_source: str | None = None
-    validation_images: int = 256
     backbone: Backbone = "ir_se_50"
-    seed: int = 0
-    augmentation: str = "none"
-    fit: Fit = "refuse"
     backbone_weights: str | None = None
     init_from: str | None = None
-    log_every: int = 50
-    validate_every: int = 2000
-    checkpoint_every: int = 2000
-    keep_checkpoints: int = 2
-    sheet_images: int = 8
-    loader_workers: int = 0
-    max_failed_share: float = 0.05
-
-    @property
-    def held_out_source(self) -> str:
-        """Where held-out images are read from."""
-        return self.validation_source or self.source
+    what = "encoder"
+    last_key = LAST_KEY
 
     def encoder_config(self, generator: GeneratorConfig) -> EncoderConfig:
         """The sizes of the encoder for a generator."""
@@ -95,69 +63,88 @@ class TrainingSpec:
             has_pyramid=self.method.has_pyramid,
         )
 
+    def first(self, loaded: LoadedGenerator) -> FirstNetworks:
+        """The first encoder, and which files and anchor it is trained with.
 
-@dataclass(frozen=True)
-class TrainingWorkers:
-    """How many processes train, and on what.
+        Raises:
+            CheckpointError: `init_from` or `backbone_weights` is of the wrong kind.
+        """
+        encoder, notes = build_first_encoder(self, loaded, anchor=None)
+        files = {
+            name: hashlib.sha256(read_bytes(path, None, wanted="weights")).hexdigest()[:16]
+            for name, path in (("backbone_weights", self.backbone_weights), ("init_from", self.init_from))
+            if path is not None
+        }
+        return FirstNetworks(
+            view=view_of(encoder.config, self),
+            num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+            identity={"backbone": self.backbone, **files, "anchor": asdict(self.anchor)},
+            notes=notes,
+        )
 
-    Attributes:
-        count: processes that share each batch.
-        address: Ray cluster to join, or "local" to start a small one.
-        gpus_each: GPUs, or the share of one, for each; None shares out what the cluster has, 0 trains on the CPU.
-        threads: CPU threads of each.
-        max_failures: how often lost workers are started again.
-    """
+    def keep_parts(self, loaded: LoadedGenerator, store: TrainingStore) -> None:
+        """Estimate the anchor once."""
+        options, digest = self.anchor, self.anchor.digest(loaded.digest)
+        if store.anchor(digest) is None:
+            store.put_anchor(
+                digest,
+                estimate_anchor(
+                    loaded.generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
+                ),
+            )
 
-    count: int = 1
-    address: str = "local"
-    gpus_each: float | None = 0.0
-    threads: int = 1
-    max_failures: int = 3
+    def open(self, store: TrainingStore, device: torch.device) -> Opened:
+        """Encoder, losses and optimizer as they are before the first step.
+
+        Raises:
+            CheckpointError, MissingWeightsError: a file of weights is missing, of the wrong kind, or another one than
+                when the run was prepared.
+        """
+        loaded = load_planned_generator(self, store)
+        anchor = store.anchor(self.anchor.digest(loaded.digest))
+        if anchor is None:
+            raise CheckpointError(f"{store.url} has lost its anchor: run the same command again")
+        encoder, _ = build_first_encoder(self, loaded, anchor)
+        training = assemble(self, encoder, loaded, anchor, device)
+        return Opened(
+            training,
+            view_of(encoder.config, self),
+            lambda step: {
+                "stage": training.schedule.stage(step),
+                "learning_rate": self.method.settings.learning_rate_at(step),
+            },
+            lambda: encoder_file(self, training, loaded.digest),
+        )
+
+    def probe(self, device: torch.device) -> EncoderTraining:
+        """A training with all heads and the anchor of a few codes."""
+        loaded = self.generator.load()
+        anchor = estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES)
+        encoder, _ = build_first_encoder(self, loaded, anchor)
+        training = assemble(self, encoder, loaded, anchor, device)
+        training.step = max(training.schedule.stages())  # from here on every head is active
+        return training
+
+    def check_memory(self, device: str) -> None:
+        """A batch, or the latent discriminator's pools, that no memory can hold.
+
+        Raises:
+            ConfigError: they are that large.
+            CheckpointError: the generator's file cannot be read.
+        """
+        config, settings = self.generator.load().config, self.method.settings
+        together = -(-settings.batch_size // settings.accumulate)
+        check_room("training.batch_size", together, bytes_of_image(config, goes_back=True), device)
+        check_room("training.pool_size", 2 * settings.pool_size, FLOAT_BYTES * config.num_ws * config.w_dim, device)
 
 
-@dataclass(frozen=True)
-class TrainingRequest:
-    """A training as it was asked for.
-
-    Attributes:
-        spec: what is trained, and how.
-        workers: how many processes train, and on what.
-        device: "auto", "cpu" or "cuda".
-    """
-
-    spec: TrainingSpec
-    workers: TrainingWorkers
-    device: str
-
-
-def view_of(config: EncoderConfig, spec: TrainingSpec) -> EncoderView:
+def view_of(config: EncoderConfig, spec: EncoderTrainingSpec) -> EncoderView:
     """What the encoder reads of an image file."""
     return EncoderView(config.input_size, config.image_channels, spec.fit)
 
 
-def build_training(spec: TrainingSpec, store: TrainingStore, device: torch.device) -> EncoderTraining:
-    """Encoder, losses and optimizer as they are before the first step.
-
-    Raises:
-        CheckpointError, MissingWeightsError: a file of weights is missing, of the wrong kind, or another one than
-            when the run was prepared.
-    """
-    loaded = spec.generator.load()
-    planned = store.identity()["generator"]
-    if loaded.digest != planned:
-        raise CheckpointError(
-            f"{spec.generator.place} holds generator {loaded.digest}, {store.url} was made with {planned}: put those "
-            "weights back, or name another output"
-        )
-    anchor = store.anchor(spec.anchor.digest(loaded.digest))
-    if anchor is None:
-        raise CheckpointError(f"{store.url} has lost its anchor: run the same command again")
-    encoder, _ = build_first_encoder(spec, loaded, anchor)
-    return assemble(spec, encoder, loaded, anchor, device)
-
-
 def assemble(
-    spec: TrainingSpec, encoder: Encoder, loaded: LoadedGenerator, anchor: Anchor, device: torch.device
+    spec: EncoderTrainingSpec, encoder: Encoder, loaded: LoadedGenerator, anchor: Anchor, device: torch.device
 ) -> EncoderTraining:
     """A training of the parts, on a device."""
     networks = load_networks(spec.networks, device)
@@ -176,7 +163,7 @@ def assemble(
 
 
 def build_first_encoder(
-    spec: TrainingSpec, generator: LoadedGenerator, anchor: Anchor | None
+    spec: EncoderTrainingSpec, generator: LoadedGenerator, anchor: Anchor | None
 ) -> tuple[Encoder, tuple[str, ...]]:
     """The encoder before the first step, and sentences about where it comes from.
 
@@ -238,7 +225,7 @@ def load_backbone_file(encoder: Encoder, path: str, *, seed: int) -> tuple[str, 
         raise CheckpointError(f"backbone_weights {path}: {error}") from error
 
 
-def encoder_file(spec: TrainingSpec, training: EncoderTraining) -> bytes:
+def encoder_file(spec: EncoderTrainingSpec, training: EncoderTraining, generator_digest: str) -> bytes:
     """The .safetensors file of the encoder as it is now."""
     options: dict[str, Any] = {
         "method": spec.method.name,
@@ -248,5 +235,4 @@ def encoder_file(spec: TrainingSpec, training: EncoderTraining) -> bytes:
         "augmentation": spec.augmentation,
         "source": spec.source,
     }
-    digest = TrainingStore(spec.output).identity()["generator"]
-    return encode_encoder(training.encoder, generator_digest=digest, title=spec.method.title, options=options)
+    return encode_encoder(training.encoder, generator_digest=generator_digest, title=spec.method.title, options=options)

@@ -1,4 +1,4 @@
-"""Train an encoder: the loop of one worker, from the newest complete state of the run's folder to the last step.
+"""Train: the loop of one worker, from the newest complete state of the run's folder to the last step.
 
 The same function runs in this process, in each of several processes that share a `torch.distributed` group, and again
 after any of them has died: it looks into the folder for where to go on.
@@ -23,8 +23,8 @@ from lsap_core.errors import TrainingDivergedError
 from tasks.errors import SourceError
 from tasks.pictures.sheets import draw_pairs
 from tasks.training.data import Batch, ImageProblem, TooManyBadImagesError, TrainingStream, read_images
-from tasks.training.parts import TrainingSpec, build_training, encoder_file, view_of
-from tasks.training.store import BEST_KEY, LAST_KEY, TABLES, TrainingStore
+from tasks.training.spec import TrainingSpec
+from tasks.training.store import BEST_KEY, TABLES, TrainingStore
 from tasks.weights.devices import module_device
 
 PROGRESS_SECONDS = 5.0
@@ -50,7 +50,7 @@ class TrainingOutcome:
     best_loss: float | None
 
 
-def train_encoder(
+def train_networks(
     spec: TrainingSpec,
     *,
     rank: int = 0,
@@ -133,9 +133,9 @@ class _Loop:
         self.spec = spec
         self.rank, self.world_size, self.device = rank, world_size, device
         self.store = TrainingStore(spec.output)
-        self.training = build_training(spec, self.store, device)
+        self.opened = spec.open(self.store, device)
+        self.training, self.view = self.opened.training, self.opened.view
         self.settings = spec.method.settings
-        self.view = view_of(self.training.encoder.config, spec)
         self.images = self.store.listing("train")
         self.held_out = self.store.listing("validation")
         self.window = _Window()
@@ -194,8 +194,7 @@ class _Loop:
             "step": step,
             "time": time.time(),
             "epoch": step * batch_size / len(self.images),
-            "stage": self.training.schedule.stage(step - 1),
-            "learning_rate": self.settings.learning_rate_at(step - 1),
+            **self.opened.columns(step - 1),
             "images_per_second": (step - self._clock_step) * batch_size / (time.monotonic() - self._clock),
             **self.window.means(),
         }
@@ -205,7 +204,7 @@ class _Loop:
         self._tell(row)
 
     def validate(self) -> None:
-        """Measure the held-out images, each worker some of them; keep the encoder if it is the best so far."""
+        """Measure the held-out images, each worker some of them; keep what is trained if it is the best so far."""
         measured: dict[int, dict[str, float]] = {}
         batch_size = self.settings.batch_size // self.world_size
         places = range(self.rank, len(self.held_out), self.world_size)
@@ -231,7 +230,7 @@ class _Loop:
             self._keep_sheet(sorted(measured)[: self.spec.sheet_images])
         if not self.best or means["loss"] < self.best["loss"]:
             self.best = {"step": step, **means}
-            self._keep_encoder(BEST_KEY)
+            self._keep_networks(BEST_KEY)
         self._restart_clock()
 
     def commit(self) -> None:
@@ -247,8 +246,8 @@ class _Loop:
         self._restart_clock()
 
     def finish(self) -> None:
-        """Keep the last encoder."""
-        self._keep_encoder(LAST_KEY)
+        """Keep what the last step gave."""
+        self._keep_networks(self.spec.last_key)
         self._told_at = 0.0
         self._tell({})
 
@@ -289,10 +288,10 @@ class _Loop:
         for images, reconstruction in parts:
             self.store.put_sheet(self.training.step, draw_pairs(images, reconstruction))
 
-    def _keep_encoder(self, key: str) -> None:
+    def _keep_networks(self, key: str) -> None:
         if self.rank == 0:
-            data = encoder_file(self.spec, self.training)
-            patiently(lambda: self.store.put_encoder(key, data))
+            data = self.opened.file()
+            patiently(lambda: self.store.put_networks(key, data))
 
     def _tell(self, row: Mapping[str, Any]) -> None:
         """Say where the run is, now and then."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.presets import recorded
 from tasks.errors import SourceError
 from tasks.training.data import check_usable, hold_out, list_source, listing_digest
-from tasks.training.parts import TrainingRequest, TrainingSpec, build_first_encoder, view_of
-from tasks.training.store import LAST_KEY, TrainingStore
-from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
-from tasks.weights.files import read_bytes
+from tasks.training.spec import FirstNetworks, TrainingRequest, TrainingSpec
+from tasks.training.store import TrainingStore
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import network_digest
 
@@ -27,7 +23,7 @@ class PreparedTraining:
     Attributes:
         num_images: images to train on.
         num_held_out: images to validate on.
-        num_parameters: of the encoder.
+        num_parameters: of what is trained.
         step: steps already taken.
         is_finished: whether nothing is left to do.
         notes: sentences about the files of weights, to be shown.
@@ -42,41 +38,40 @@ class PreparedTraining:
 
 
 def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraining:
-    """Check everything, claim the folder, keep the listings and the anchor.
+    """Check everything, claim the folder, keep the listings and what workers share.
 
     Args:
         spec: what to train.
         dry: check only; nothing is written.
 
     Raises:
-        SourceError: a source cannot be read, holds too few images, or none that the encoder can read.
+        SourceError: a source cannot be read, holds too few images, or none that can be used.
         CheckpointError, MissingWeightsError, ConfigError: a network is not there or does not fit.
         OtherRunError: the folder holds another run.
     """
     loaded = spec.generator.load()
     spec.networks.check(loaded.config)
-    config = spec.encoder_config(loaded.config)
     train, held_out = _list_images(spec)
+    first = spec.first(loaded)
     for source, listing in ((spec.source, train), (spec.held_out_source, held_out)):
-        check_usable(source, listing, view_of(config, spec))
-    encoder, notes = build_first_encoder(spec, loaded, anchor=None)
+        check_usable(source, listing, first.view)
     store = TrainingStore(spec.output)
-    identity = _identity(spec, loaded, train, held_out)
+    identity = _identity(spec, loaded, first, train, held_out)
     store.check(identity)
     if not dry:
         store.claim(identity, {"output": store.url, "num_steps": spec.method.settings.num_steps})
         store.put_listing("train", train)
         store.put_listing("validation", held_out)
-        _keep_anchor(spec, loaded, store)
+        spec.keep_parts(loaded, store)
     saved = store.latest()
     step = saved.step if saved else 0
     return PreparedTraining(
         num_images=len(train),
         num_held_out=len(held_out),
-        num_parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        num_parameters=first.num_parameters,
         step=step,
-        is_finished=step >= spec.method.settings.num_steps and store.has_encoder(LAST_KEY),
-        notes=(*loaded.notes, *notes),
+        is_finished=step >= spec.method.settings.num_steps and store.has_networks(spec.last_key),
+        notes=(*loaded.notes, *first.notes),
     )
 
 
@@ -86,21 +81,8 @@ def check(request: TrainingRequest) -> None:
     Raises:
         As `prepare_training`.
     """
-    check_memory(request)
+    request.spec.check_memory(request.device)
     prepare_training(request.spec, dry=True)
-
-
-def check_memory(request: TrainingRequest) -> None:
-    """A batch, or the latent discriminator's pools, that no memory can hold.
-
-    Raises:
-        ConfigError: they are that large.
-        CheckpointError: the generator's file cannot be read.
-    """
-    config, settings = request.spec.generator.load().config, request.spec.method.settings
-    together = -(-settings.batch_size // settings.accumulate)
-    check_room("training.batch_size", together, bytes_of_image(config, goes_back=True), request.device)
-    check_room("training.pool_size", 2 * settings.pool_size, FLOAT_BYTES * config.num_ws * config.w_dim, request.device)
 
 
 def check_apart(source: str, evaluation_source: str) -> None:
@@ -140,16 +122,13 @@ def _list_images(spec: TrainingSpec) -> tuple[pa.Table, pa.Table]:
     return train, held_out
 
 
-def _identity(spec: TrainingSpec, loaded: LoadedGenerator, train: pa.Table, held_out: pa.Table) -> dict[str, Any]:
+def _identity(
+    spec: TrainingSpec, loaded: LoadedGenerator, first: FirstNetworks, train: pa.Table, held_out: pa.Table
+) -> dict[str, Any]:
     """What decides the result, by name. More steps continue a run, so their number is among it only with a decay."""
     settings = recorded(spec.method.settings)
     if not settings["decay_steps"]:
         del settings["num_steps"]
-    files = {
-        name: hashlib.sha256(read_bytes(path, None, wanted="weights")).hexdigest()[:16]
-        for name, path in (("backbone_weights", spec.backbone_weights), ("init_from", spec.init_from))
-        if path is not None
-    }
     networks = spec.networks
     names = {"perceptual": networks.perceptual, "identity": networks.identity}
     digests = {
@@ -159,24 +138,11 @@ def _identity(spec: TrainingSpec, loaded: LoadedGenerator, train: pa.Table, held
         "generator": loaded.digest,
         "method": spec.method.name,
         **{f"training.{name}": value for name, value in settings.items()},
-        "backbone": spec.backbone,
+        **first.identity,
         **digests,
-        **files,
-        "anchor": asdict(spec.anchor),
         "seed": spec.seed,
         "augmentation": spec.augmentation,
         "fit": spec.fit,
         "images": f"{len(train)} images, {listing_digest(train)}",
         "validation": f"{len(held_out)} images, {listing_digest(held_out)}",
     }
-
-
-def _keep_anchor(spec: TrainingSpec, loaded: LoadedGenerator, store: TrainingStore) -> None:
-    options, digest = spec.anchor, spec.anchor.digest(loaded.digest)
-    if store.anchor(digest) is None:
-        store.put_anchor(
-            digest,
-            estimate_anchor(
-                loaded.generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
-            ),
-        )

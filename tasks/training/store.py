@@ -2,14 +2,15 @@
 
     run.json                         what the run is; written once, so that no other run takes the folder for its own
     listings/train.parquet, ...      the images, by id
-    anchors/<digest>.npz             the anchor of SNCD
+    anchors/<digest>.npz             the anchor of SNCD, where an encoder is trained
     checkpoints/step-00004000.pt     the complete state; weights only, no code
     checkpoints/latest.json          which state is the newest complete one: the atomic switch
     metrics/part-<first>-<last>.parquet      rows of the steps in between; validation/ and problems/ likewise
     tensorboard/                     the same rows as event files
     sheets/step-00004000.png         originals over reconstructions
     progress.json                    where the run is right now
-    best.safetensors  encoder.safetensors    the encoder with the lowest validation loss, and the last one
+    best.safetensors  encoder.safetensors    what is trained, with the lowest validation loss and at last; the last
+                                             networks of a refiner bear its name, such as hfgi.safetensors
 
 A commit writes state and rows first and switches last. What a killed process has written beyond the switch is written
 again, under the same names, so rows are neither lost nor doubled.
@@ -42,6 +43,7 @@ LATEST_KEY = "checkpoints/latest.json"
 PROGRESS_KEY = "progress.json"
 BEST_KEY = "best.safetensors"
 LAST_KEY = "encoder.safetensors"
+"""Of an encoder; the networks of a refiner bear its name."""
 TABLES = ("metrics", "validation", "problems")
 
 _PART = re.compile(r"part-(\d+)-(\d+)")
@@ -278,12 +280,12 @@ class TrainingStore:
         """Remove what `put_failure` wrote, once it was told."""
         self.store.delete(f"failures/{launch}.json")
 
-    def put_encoder(self, key: str, data: bytes) -> None:
-        """Keep an encoder under `BEST_KEY` or `LAST_KEY`."""
+    def put_networks(self, key: str, data: bytes) -> None:
+        """Keep what is trained, as it is now, under `BEST_KEY` or the last key of its spec."""
         self.store.put(key, data)
 
-    def has_encoder(self, key: str) -> bool:
-        """Whether an encoder is there under `BEST_KEY` or `LAST_KEY`."""
+    def has_networks(self, key: str) -> bool:
+        """Whether there is something under `BEST_KEY` or the last key."""
         return self.store.exists(key)
 
     def newest_sheet(self) -> str | None:

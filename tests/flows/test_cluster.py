@@ -27,7 +27,7 @@ from lsap_archive import RunWriter, open_archive, verify_archive
 from tasks.inversion.request import InversionRequest
 from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
-from tasks.training.loop import train_encoder
+from tasks.training.loop import train_networks
 from tasks.training.plan import prepare_training
 from tasks.training.store import LAST_KEY, TrainingStore
 from tasks.workers import pool as pool_module
@@ -206,7 +206,7 @@ def test_two_workers_on_two_nodes_train_what_one_process_trains(lsap: Any, nodes
 
     spec = TrainEncoderRun.read(str(config), [f"output={tmp_path / 'alone'}"]).resolve(Settings()).spec
     prepare_training(spec)
-    train_encoder(spec, device=torch.device("cpu"))
+    train_networks(spec, device=torch.device("cpu"))
     one, two = (safetensors.numpy.load((tmp_path / name / LAST_KEY).read_bytes()) for name in ("alone", "across"))
     assert one.keys() == two.keys()
     for name, values in one.items():

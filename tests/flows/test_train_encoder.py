@@ -20,7 +20,7 @@ import torch
 from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_archive import Store
 from tasks.settings import Settings
-from tasks.training.loop import train_encoder
+from tasks.training.loop import train_networks
 from tasks.training.plan import prepare_training
 from tasks.training.store import LAST_KEY, TrainingStore
 
@@ -59,7 +59,7 @@ def train_here(training_config: Path, output: Path, **fields: Any) -> TrainingSt
     changes = [word for word in sets(output=output, **fields) if word != "--set"]
     spec = TrainEncoderRun.read(str(training_config), changes).resolve(Settings()).spec
     prepare_training(spec)
-    train_encoder(spec, device=torch.device("cpu"))
+    train_networks(spec, device=torch.device("cpu"))
     return TrainingStore(spec.output)
 
 

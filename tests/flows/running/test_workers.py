@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flows.parameters.shared import WorkerParameters
-from flows.parameters.train_encoder import TrainingWorkerParameters
+from flows.parameters.trainings import TrainingWorkerParameters
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:

@@ -32,7 +32,7 @@ def work(store: TrainingStore, monkeypatch: pytest.MonkeyPatch) -> Any:
         def fail(*_: Any, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(tasks.training.cluster, "train_encoder", fail)
+        monkeypatch.setattr(tasks.training.cluster, "train_networks", fail)
         return run_worker({"spec": SimpleNamespace(output=store.url), "launch": "a", "threads": 1, "gpus": 0.0})
 
     return run

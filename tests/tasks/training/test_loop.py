@@ -22,8 +22,8 @@ from lsap_core.errors import CheckpointError, TrainingDivergedError
 from lsap_core.presets import training
 from tasks.archived.anchors import AnchorOptions
 from tasks.training.data import TooManyBadImagesError
-from tasks.training.loop import TrainingOutcome, train_encoder
-from tasks.training.parts import TrainingSpec
+from tasks.training.encoders import EncoderTrainingSpec
+from tasks.training.loop import TrainingOutcome, train_networks
 from tasks.training.plan import prepare_training
 from tasks.training.store import BEST_KEY, LAST_KEY, LATEST_KEY, TrainingStore
 from tasks.weights.encoders import load_encoder
@@ -44,7 +44,7 @@ SETTINGS = {
 NETWORKS = NetworkChoice("digits-features", "digits-features", identity="digits-features")
 CLOCKS = ("time", "images_per_second")
 
-NewTraining = Callable[..., TrainingSpec]
+NewTraining = Callable[..., EncoderTrainingSpec]
 
 
 class Killed(BaseException):
@@ -55,7 +55,7 @@ class Killed(BaseException):
 def new_training(generator_file: str) -> NewTraining:
     """Makes trainings of 18 digits in folders of their own; a setting is changed by its name."""
 
-    def new(*, method: str = "lsap_e", output: str | None = None, **changes: Any) -> TrainingSpec:
+    def new(*, method: str = "lsap_e", output: str | None = None, **changes: Any) -> EncoderTrainingSpec:
         settings = {**SETTINGS, **{name: changes.pop(name) for name in list(changes) if name in SETTINGS}}
         values: dict[str, Any] = {
             "output": output or f"memory://training-{uuid.uuid4().hex}",
@@ -72,12 +72,12 @@ def new_training(generator_file: str) -> NewTraining:
             "checkpoint_every": 3,
             "sheet_images": 3,
         }
-        return TrainingSpec(**{**values, **changes})
+        return EncoderTrainingSpec(**{**values, **changes})
 
     return new
 
 
-def train(spec: TrainingSpec, *, kill_at: int | None = None) -> TrainingOutcome:
+def train(spec: EncoderTrainingSpec, *, kill_at: int | None = None) -> TrainingOutcome:
     """Prepare and train, as a command does."""
 
     def after_step(step: int) -> None:
@@ -85,10 +85,10 @@ def train(spec: TrainingSpec, *, kill_at: int | None = None) -> TrainingOutcome:
             raise Killed
 
     prepare_training(spec)
-    return train_encoder(spec, device=torch.device("cpu"), after_step=after_step)
+    return train_networks(spec, device=torch.device("cpu"), after_step=after_step)
 
 
-def contents(spec: TrainingSpec) -> dict[str, Any]:
+def contents(spec: EncoderTrainingSpec) -> dict[str, Any]:
     """Everything in a folder but clocks, as values that can be compared."""
     store = Store.from_url(spec.output)
     found: dict[str, Any] = {}
@@ -307,16 +307,16 @@ def test_a_damaged_state_is_refused_by_name(new_training: NewTraining) -> None:
     key = store.latest().key  # type: ignore[union-attr]
     store.store.put(key, store.store.get(key)[:-1])
     with pytest.raises(CheckpointError, match=r"step-00000003.pt has \d+ bytes and another digest.*train anew"):
-        train_encoder(spec, device=torch.device("cpu"))
+        train_networks(spec, device=torch.device("cpu"))
     store.store.delete(key)
     with pytest.raises(CheckpointError, match=r"step-00000003.pt does not exist"):
-        train_encoder(spec, device=torch.device("cpu"))
+        train_networks(spec, device=torch.device("cpu"))
 
 
 def test_a_generator_that_was_exchanged_is_refused(new_training: NewTraining) -> None:
     spec = new_training(num_steps=3)
     prepare_training(spec)
     with pytest.raises(CheckpointError, match="another output"):
-        train_encoder(
+        train_networks(
             replace(spec, generator=GeneratorFile("domains/digits/generator.safetensors")), device=torch.device("cpu")
         )

@@ -20,7 +20,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import training
 from tasks.archived.anchors import AnchorOptions
 from tasks.errors import SourceError
-from tasks.training.parts import TrainingSpec, build_first_encoder
+from tasks.training.encoders import EncoderTrainingSpec, build_first_encoder
 from tasks.training.plan import prepare_training
 from tasks.training.store import OtherRunError, TrainingStore
 from tasks.weights.encoders import encode_encoder
@@ -30,12 +30,12 @@ from tasks.weights.published import Published
 
 NETWORKS = NetworkChoice("digits-features", "digits-features", identity="digits-features")
 
-NewTraining = Callable[..., TrainingSpec]
+NewTraining = Callable[..., EncoderTrainingSpec]
 
 
 @pytest.fixture
 def new_training(generator_file: str) -> NewTraining:
-    def new(**changes: Any) -> TrainingSpec:
+    def new(**changes: Any) -> EncoderTrainingSpec:
         values: dict[str, Any] = {
             "output": f"memory://training-{uuid.uuid4().hex}",
             "source": "digits:train[:20]",
@@ -46,12 +46,12 @@ def new_training(generator_file: str) -> NewTraining:
             "validation_images": 5,
             "backbone": "small",
         }
-        return TrainingSpec(**{**values, **changes})
+        return EncoderTrainingSpec(**{**values, **changes})
 
     return new
 
 
-def refused(spec: TrainingSpec, error: type[Exception], match: str) -> None:
+def refused(spec: EncoderTrainingSpec, error: type[Exception], match: str) -> None:
     """Refused, and nothing written."""
     with pytest.raises(error, match=match):
         prepare_training(spec)
