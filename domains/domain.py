@@ -15,10 +15,12 @@ from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
 from lsap_core.presets import (
     METHODS,
+    REFINER_TRAININGS,
     REFINERS,
     TRAININGS,
     Method,
     NamedRefiner,
+    RefinerTraining,
     Training,
     current_names,
     kinds,
@@ -128,6 +130,8 @@ class Domain:
         attributes: what can be measured of its images, by name.
         refiners: paths or URLs of the networks of refiners, by name.
         refinement: settings by refiner that differ from the published ones.
+        refiner_training: settings by refiner of the training of its networks, where they differ from the published
+            ones; what changes and compares images is that of `encoder_training`.
         weights: published files that it needs, by role, such as "generator", "psp" or "identity".
     """
 
@@ -149,6 +153,7 @@ class Domain:
     attributes: tuple[str, ...] = ()
     refiners: Mapping[str, str] = field(default_factory=dict)
     refinement: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    refiner_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weights: Mapping[str, WeightFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -210,15 +215,27 @@ class Domain:
         chosen = REFINERS[name]
         known = {"networks": "", **asdict(chosen.settings)}
         values = {**self.refinement.get(name, {}), **(changes or {})}
-        if unknown := sorted(set(values) - set(known)):
-            raise ConfigError(f"refiner {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
         types = {"networks": str, **get_type_hints(type(chosen.settings))}
-        return chosen.with_settings(
-            {
-                setting: _checked_refinement(setting, value, known[setting], types[setting])
-                for setting, value in values.items()
-            }
-        )
+        return chosen.with_settings(_checked_all(f"refiner {name}", values, known, types))
+
+    def training_of_refiner(self, name: str, changes: Mapping[str, Any] | None = None) -> RefinerTraining:
+        """The training of the named refiner's networks with this domain's settings.
+
+        Args:
+            name: of a refiner with networks that can be trained.
+            changes: further settings on top.
+
+        Raises:
+            ConfigError: no such training, or no such setting.
+        """
+        if name not in REFINER_TRAININGS:
+            raise ConfigError(
+                f'networks of refiner "{name}" cannot be trained; wanted those of {", ".join(REFINER_TRAININGS)}'
+            )
+        chosen = REFINER_TRAININGS[name]
+        values = {**self.refiner_training.get(name, {}), **(changes or {})}
+        types = get_type_hints(type(chosen.settings))
+        return chosen.with_settings(_checked_all(f"training of {name}", values, asdict(chosen.settings), types))
 
 
 def load_domain(name_or_path: str) -> Domain:
@@ -271,6 +288,8 @@ def parse_domain(data: bytes, place: str) -> Domain:
             raise ConfigError(f'{place} has settings for "{unknown[0]}"; refiners are {", ".join(REFINERS)}')
         for name in domain.refinement:
             domain.refiner(name)
+        for name in domain.refiner_training:
+            domain.training_of_refiner(name)
     except ValidationError as error:
         raise _refusal(place, error.errors()) from error
     return replace(
@@ -310,6 +329,15 @@ def _checked_training(setting: str, value: Any, default: Any) -> Any:
     if setting == "progressive_start":
         return None if value is None else _checked(setting, value, 0)
     return _checked(setting, value, default)
+
+
+def _checked_all(
+    what: str, values: Mapping[str, Any], known: Mapping[str, Any], types: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of a refiner in their types, if it has them."""
+    if unknown := sorted(set(values) - set(known)):
+        raise ConfigError(f"{what} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return {name: _checked_refinement(name, value, known[name], types[name]) for name, value in values.items()}
 
 
 def _checked_refinement(setting: str, value: Any, default: Any, kind: Any) -> Any:

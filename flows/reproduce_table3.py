@@ -20,8 +20,8 @@ from flows.running.retries import retried
 from tasks.reports.paper.seeds import write_table3
 from tasks.settings import Settings
 from tasks.training.cluster import train_on_cluster
-from tasks.training.parts import TrainingRequest
 from tasks.training.plan import prepare_training
+from tasks.training.spec import TrainingRequest
 from tasks.workers.cluster import opened_cluster
 
 

@@ -48,6 +48,13 @@ FLOWS = {
         "tasks.training.cost:dry_run",
         "flows.train_encoder:train_encoder",
     ),
+    "train_refiner": FlowParts(
+        "images in, networks that refine their inversions out",
+        "flows.parameters.train_refiner:TrainRefinerRun",
+        "tasks.training.plan:check",
+        "tasks.training.cost:dry_run",
+        "flows.train_refiner:train_refiner",
+    ),
     "refine": FlowParts(
         "inversions of an archive and their images in, refined ones out",
         "flows.parameters.refine:RefineRun",

@@ -14,7 +14,7 @@ from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_core.presets import TRAININGS
 from tasks.reports.paper.seeds import Variant
 from tasks.settings import Settings
-from tasks.training.parts import TrainingRequest
+from tasks.training.spec import TrainingRequest
 from tasks.weights.of_domains import find_domain
 
 Weight = Annotated[Number, Field(ge=0.0)]

@@ -16,10 +16,13 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.refinement.hfgi_checkpoints import (
     HfgiCheckpoint,
     build_hfgi,
+    canonical_hfgi_state,
     from_canonical_hfgi,
     from_hfgi_document,
     is_hfgi_document,
+    to_hfgi_metadata,
 )
+from lsap_core.refinement.hfgi_networks import HfgiNetworks
 from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
 from lsap_core.refinement.sfe_checkpoints import (
     SfeCheckpoint,
@@ -84,6 +87,33 @@ def load_refiner_networks(
         raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
     except CheckpointError as error:
         raise CheckpointError(f"{path_or_url}: {error}") from error
+
+
+def encode_hfgi(
+    networks: HfgiNetworks, *, generator_digest: str, encoder_digest: str, title: str, options: Mapping[str, Any]
+) -> bytes:
+    """The .safetensors file of HFGI's networks.
+
+    Args:
+        networks: both of them.
+        generator_digest: of the generator that they were trained with.
+        encoder_digest: of the encoder whose codes they were trained on.
+        title: what to call them in reports.
+        options: what else is worth knowing of their training, plain values for JSON.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
+    checkpoint = HfgiCheckpoint(
+        networks.config,
+        canonical_hfgi_state(networks.config, networks.state_dict(), what="HFGI's networks"),
+        layout="safetensors",
+        options=dict(options),
+        generator_digest=generator_digest,
+        encoder_digest=encoder_digest,
+        title=title,
+    )
+    return safetensors.torch.save(checkpoint.state, to_hfgi_metadata(checkpoint))
 
 
 def _of_document(document: object, generator: GeneratorConfig) -> LoadedNetworks:
