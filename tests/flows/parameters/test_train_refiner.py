@@ -1,0 +1,112 @@
+"""What a training of a refiner's networks may be asked for, what is refused, and what a dry run tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domains.domain import load_domain
+from flows.commands.cli import main
+from flows.parameters.train_refiner import TrainRefinerRun
+from lsap_core.inversion.by_encoder import EncoderSettings
+from tasks.settings import Settings
+from tasks.training.refiners import RefinerTrainingSpec
+
+DONE, ASKED_WRONGLY = 0, 2
+CONFIG = """\
+source: digits:train[:40]
+domain: digits
+training: {batch_size: 4, num_steps: 100, decay_steps: 0}
+validation_images: 8
+workers: {device: cpu}
+"""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`run train_refiner` into tmp_path/training in this process, with changes; `__` stands for a dot."""
+    config = tmp_path / "training.yaml"
+    config.write_text(CONFIG)
+
+    def run(*flags: str, **fields: Any) -> tuple[int, str, str]:
+        changes = {"output": tmp_path / "training", **fields}
+        words = [word for name, value in changes.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
+        code = main(["run", "train_refiner", str(config), *words, *flags])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+WRONG = {
+    "unknown field": ({"method": "hfgi"}, ["method", "no such field"]),
+    "unknown refiner": ({"refiner": "pti"}, ['networks of refiner "pti" cannot be trained', "hfgi"]),
+    "unknown setting": ({"training__lr": 1}, ["training", "'lr'", "learning_rate"]),
+    "setting of another type": (
+        {"training__starts_without_effect": 3},
+        ["starts_without_effect is 3", "true or false"],
+    ),
+    "setting out of range": ({"training__widths": "tiny"}, ['widths is "tiny"', "small"]),
+    "decay beyond the end": ({"training__decay_steps": 101}, ["decay_steps is 101", "100"]),
+    "several workers": ({"workers__count": 2}, ["workers.count: 2", "trained by one worker", "wanted 1"]),
+    "no identity": ({"training__identity_weight": 0.1}, ["identity_weight is 0.1", "arcface", "moco"]),
+    "unknown encoder": ({"encoder": "mine"}, ['where "mine" lies', "lsap_e", "encoders.mine=..."]),
+    "missing encoder": ({"encoders__lsap_e": "nowhere.pt"}, ["nowhere.pt", "does not exist"]),
+    "an encoder that is no encoder": ({"encoders__pti": "training.yaml", "encoder": "pti"}, ["training.yaml"]),
+    "another view": ({"training__view_side": 64}, ["view_side: 64", "leave view_side out"]),
+    "folder of one process": ({"output": "memory://x"}, ["memory://", "s3://"]),
+    "too few images": ({"source": "digits:train[:10]"}, ["2 images besides the 8", "a batch is 4"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(
+    case: str, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, words = WRONG[case]
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    code, out, err = train(**changes)
+    assert (code, out) == (ASKED_WRONGLY, ""), err
+    (line,) = err.splitlines()
+    assert line.startswith("lsap: ")
+    for word in words:
+        assert word in line
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_tells_the_work_and_writes_nothing(train: Command, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    code, out, err = train("--dry-run", "--json", checkpoint_every=30)
+    assert (code, err) == (DONE, "")
+    told = json.loads(out)
+    assert (told["method"], told["images to train on"], told["steps left"]) == ("HFGI", 32, 100)
+    assert (told["epochs left"], told["checkpoints left"]) == (12.5, 4)
+    assert 5e4 < told["parameters of the networks"] < 2e5
+    assert told["bytes of a checkpoint"] > 4 * 4 * told["parameters of the networks"]
+    assert told["hours on this machine, one worker"] > 0
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_the_domain_gives_what_the_run_leaves_open(tmp_path: Path) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text(CONFIG)
+    resolved = TrainRefinerRun.read(str(config), ["output=x", "training.distortion=1e-1"]).resolve(Settings())
+    spec, digits = resolved.spec, load_domain("digits")
+    assert isinstance(spec, RefinerTrainingSpec)
+    assert (spec.augmentation, spec.networks.perceptual) == ("digits", "digits-features")
+    assert (spec.encoder, spec.encoder_name, spec.embedding) == (digits.encoders["lsap_e"], "lsap_e", EncoderSettings())
+    assert spec.method == digits.training_of_refiner(
+        "hfgi", {"batch_size": 4, "num_steps": 100, "decay_steps": 0, "distortion": 0.1}
+    )
+    assert (spec.method.settings.widths, spec.method.settings.starts_without_effect) == ("small", True)
+
+
+def test_the_example_can_be_run() -> None:
+    resolved = TrainRefinerRun.read("examples/train_refiner_digits.yaml").resolve(Settings())
+    assert (resolved.spec.source, resolved.spec.method.title) == ("digits:train", "HFGI")
