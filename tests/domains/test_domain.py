@@ -14,7 +14,7 @@ from domains.domain import Domain, builtin_domains, load_domain
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
-from lsap_core.presets import METHODS, TRAININGS
+from lsap_core.presets import METHODS, REFINER_TRAININGS, TRAININGS
 from tasks.weights.generators import load_generator
 from tasks.weights.networks import NetworkChoice
 
@@ -289,6 +289,28 @@ def test_settings_of_a_training_win_as_those_of_a_method_do(tmp_path: Path) -> N
     found = presets.method("lsap_e", {"sncd_weight": 1}).settings
     assert (found.batch_size, found.learning_rate, found.sncd_weight) == (16, 1.0, 1.0)
     assert (presets.method("e4e").settings.batch_size, presets.method("e4e").settings.progressive_start) == (4, None)
+
+
+@pytest.mark.parametrize("name", builtin_domains())
+def test_a_built_in_domain_trains_networks_of_refiners(name: str) -> None:
+    trained = load_domain(name).training_of_refiner("hfgi")
+    assert trained.title == "HFGI"
+    if name != "digits":
+        assert trained == REFINER_TRAININGS["hfgi"], "as published"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pti": {}}, 'networks of refiner "pti" cannot be trained; wanted those of hfgi'),
+        ({"hfgi": {"lr": 1}}, "training of hfgi has no setting 'lr'; it has .*learning_rate"),
+        ({"hfgi": {"num_steps": "many"}}, "num_steps is 'many'; wanted a whole number"),
+        ({"hfgi": {"starts_without_effect": 1}}, "starts_without_effect is 1; wanted true or false"),
+        ({"hfgi": {"widths": "large"}}, 'widths is "large"; wanted one of published, small'),
+    ],
+)
+def test_a_wrong_training_of_a_refiner_is_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    assert re.search(message, refused(write(tmp_path, refiner_training=values)))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from flows.parameters.reproduce_editability import ReproduceEditability
 from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import Parameters
 from flows.parameters.train_encoder import TrainEncoderRun
+from flows.parameters.train_refiner import TrainRefinerRun
 from lsap_archive import Secrets
 from lsap_core.errors import ConfigError
 from tasks.settings import Settings
@@ -35,6 +36,7 @@ RUNS: dict[type[Parameters], dict[str, Any]] = {
     EditRun: {"archive": "a", "domain": "digits", "edits": {"slant": {"direction": "slant", "strength": 3}}},
     EvaluateRun: {"archive": "a", "domain": "digits", "synthetic": {"count": 4}, "methods": ["lsap_e"]},
     TrainEncoderRun: {"source": "digits:train", "output": "o", "domain": "digits", "backbone": "small"},
+    TrainRefinerRun: {"source": "digits:train", "output": "o", "domain": "digits", "encoder": "lsap_e"},
     ReproduceRun: {
         "source": "digits:test",
         "archive": "a",

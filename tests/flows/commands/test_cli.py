@@ -320,6 +320,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         (("edit",), "edit_digits", "archive"),
         (("evaluate",), "evaluate_digits", "archive"),
         (("train_encoder",), "train_digits", "output"),
+        (("train_refiner",), "train_refiner_digits", "output"),
         (("reproduce", "all"), "reproduce_digits", "archive"),
         (("reproduce", "all"), "reproduce_digits", "output"),
         (("reproduce", "table3"), "table3_digits", "output"),

@@ -208,6 +208,18 @@ def test_what_does_not_fit_is_refused(make_training: MakeTraining, small: Module
         HfgiTraining(networks, *parts, None, replace(SETTINGS, identity_weight=0.0), seed=0)
 
 
+def test_the_rate_falls_to_nothing_over_the_last_steps(make_training: MakeTraining, small: ModuleType) -> None:
+    settings = HfgiTrainingSettings(learning_rate=1.0, num_steps=100, decay_steps=4)
+    assert [settings.learning_rate_at(step) for step in (0, 96, 97, 99)] == [1.0, 1.0, 0.75, 0.25]
+    one, other = (
+        make_training(num_steps=2, decay_steps=decay, learning_rate=rate) for decay, rate in ((2, 1e-2), (0, 5e-3))
+    )
+    one.step = other.step = 1  # the last step, at half the rate
+    assert train(one, small, range(1)) == train(other, small, range(1))
+    for moved, expected in zip(one.networks.parameters(), other.networks.parameters(), strict=True):
+        assert torch.equal(moved, expected)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -220,6 +232,8 @@ def test_what_does_not_fit_is_refused(make_training: MakeTraining, small: Module
         {"batch_size": 0},
         {"num_steps": 10**10},
         {"view_side": 1},
+        {"decay_steps": 100_001},
+        {"widths": "large"},
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
