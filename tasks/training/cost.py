@@ -77,9 +77,8 @@ class _CountedBytes(io.RawIOBase):
 
 def _probe(request: TrainingRequest) -> tuple[Steps, float]:
     """A training after a few steps on black images, and the seconds of one step."""
-    spec = request.spec
-    training = spec.probe(probe_device(request.device))
-    view, batch_size = spec.first(spec.generator.load()).view, spec.method.settings.batch_size
+    opened = request.spec.probe(probe_device(request.device))
+    training, view, batch_size = opened.training, opened.view, request.spec.method.settings.batch_size
     images = torch.zeros(batch_size, view.channels, *view.size)
     training.advance(images, range(batch_size))  # the first step pays for what is paid once
     started = time.monotonic()

@@ -105,25 +105,16 @@ class EncoderTrainingSpec(TrainingSpec):
         if anchor is None:
             raise CheckpointError(f"{store.url} has lost its anchor: run the same command again")
         encoder, _ = build_first_encoder(self, loaded, anchor)
-        training = assemble(self, encoder, loaded, anchor, device)
-        return Opened(
-            training,
-            view_of(encoder.config, self),
-            lambda step: {
-                "stage": training.schedule.stage(step),
-                "learning_rate": self.method.settings.learning_rate_at(step),
-            },
-            lambda: encoder_file(self, training, loaded.digest),
-        )
+        return _opened(self, assemble(self, encoder, loaded, anchor, device), loaded)
 
-    def probe(self, device: torch.device) -> EncoderTraining:
+    def probe(self, device: torch.device) -> Opened:
         """A training with all heads and the anchor of a few codes."""
         loaded = self.generator.load()
         anchor = estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES)
         encoder, _ = build_first_encoder(self, loaded, anchor)
         training = assemble(self, encoder, loaded, anchor, device)
         training.step = max(training.schedule.stages())  # from here on every head is active
-        return training
+        return _opened(self, training, loaded)
 
     def check_memory(self, device: str) -> None:
         """A batch, or the latent discriminator's pools, that no memory can hold.
@@ -223,6 +214,16 @@ def load_backbone_file(encoder: Encoder, path: str, *, seed: int) -> tuple[str, 
         return load_backbone(encoder, read_torch(data), seed=seed)
     except CheckpointError as error:
         raise CheckpointError(f"backbone_weights {path}: {error}") from error
+
+
+def _opened(spec: EncoderTrainingSpec, training: EncoderTraining, loaded: LoadedGenerator) -> Opened:
+    schedule, settings = training.schedule, spec.method.settings
+    return Opened(
+        training,
+        view_of(training.encoder.config, spec),
+        columns=lambda step: {"stage": schedule.stage(step), "learning_rate": settings.learning_rate_at(step)},
+        file=lambda: encoder_file(spec, training, loaded.digest),
+    )
 
 
 def encoder_file(spec: EncoderTrainingSpec, training: EncoderTraining, generator_digest: str) -> bytes:

@@ -83,18 +83,12 @@ class RefinerTrainingSpec(TrainingSpec):
         loaded = load_planned_generator(self, store)
         encoder = load_its_encoder(self, loaded)
         check_planned("encoder", encoder.digest, self.encoder, store)
-        training = assemble(self, loaded, encoder, device)
-        return Opened(
-            training,
-            view_of(self, loaded, encoder),
-            lambda step: {"learning_rate": self.method.settings.learning_rate_at(step)},
-            lambda: networks_file(self, training.training, loaded, encoder),
-        )
+        return _opened(self, loaded, encoder, device)
 
-    def probe(self, device: torch.device) -> TrainingOnCodes:
-        """A training before its first step: every step costs the same."""
+    def probe(self, device: torch.device) -> Opened:
+        """The training before its first step: every step costs the same."""
         loaded = self.generator.load()
-        return assemble(self, loaded, load_its_encoder(self, loaded), device)
+        return _opened(self, loaded, load_its_encoder(self, loaded), device)
 
     def check_memory(self, device: str) -> None:
         """A batch that no memory can hold.
@@ -201,6 +195,16 @@ def assemble(
     )
     frozen = place(encoder.encoder, device).requires_grad_(False)
     return TrainingOnCodes(training, EncoderEmbedder(generator, frozen, spec.embedding))
+
+
+def _opened(spec: RefinerTrainingSpec, loaded: LoadedGenerator, encoder: LoadedEncoder, device: torch.device) -> Opened:
+    training = assemble(spec, loaded, encoder, device)
+    return Opened(
+        training,
+        view_of(spec, loaded, encoder),
+        columns=lambda step: {"learning_rate": spec.method.settings.learning_rate_at(step)},
+        file=lambda: networks_file(spec, training.training, loaded, encoder),
+    )
 
 
 def networks_file(

@@ -151,7 +151,7 @@ class TrainingSpec(ABC):
         """
 
     @abstractmethod
-    def probe(self, device: torch.device) -> Steps:
+    def probe(self, device: torch.device) -> Opened:
         """A training whose next step costs as much as any, to be timed; without a folder."""
 
     @abstractmethod
