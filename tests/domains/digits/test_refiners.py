@@ -1,0 +1,38 @@
+"""The networks of refiners that come with the digits: whose they are, and what they do for held-out digits."""
+
+import torch
+from torch import Tensor
+
+from domains.digits.data import load_split
+from domains.domain import load_domain
+from lsap_core.images import from_uint8
+from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
+from lsap_core.refinement import Embedded, RefinementParts
+from tasks.weights.encoders import load_encoder
+from tasks.weights.generators import load_generator
+from tasks.weights.networks import load_perceptual
+from tasks.weights.published import Published
+from tasks.weights.refiners import load_refiner_networks
+
+
+@torch.no_grad()
+def test_hfgi_brings_back_what_the_codes_of_lsap_e_lost() -> None:
+    digits = load_domain("digits")
+    assert digits.generator is not None
+    loaded, encoder = load_generator(digits.generator), load_encoder(digits.encoders["lsap_e"])
+    found = load_refiner_networks(digits.refiners["hfgi"])
+    assert (found.generator_digest, found.encoder_digest) == (loaded.digest, encoder.digest)
+
+    target = from_uint8(load_split("test").images[:48, :, :, None])
+    generator, judge = loaded.generator.freeze(), load_perceptual("digits-judge", Published(None))  # in no loss
+    codes = EncoderEmbedder(generator, encoder.encoder, EncoderSettings()).codes(target)
+    refiner = digits.refiner("hfgi").settings.refiner(RefinementParts(generator, judge, found.networks))
+    refined = refiner(Embedded(codes), target).refined.synthesize()
+
+    def errors(images: Tensor) -> Tensor:
+        distance = judge.distance(judge.features(images), judge.features(target))
+        return torch.stack([(images - target).square().mean(dim=(1, 2, 3)), distance])  # [2, N]
+
+    left = errors(refined) / errors(generator.synthesize(codes))
+    assert (left.median(dim=1).values < 0.75).all()
+    assert ((left < 1).float().mean(dim=1) > 0.9).all()  # a digit whose code shows another shape may get worse
