@@ -14,6 +14,7 @@ from lsap_core.refinement.hfgi import HfgiSettings
 from lsap_core.refinement.hyperstyle import HyperStyleSettings
 from lsap_core.refinement.pti import PtiSettings
 from lsap_core.refinement.refinement import RefinementSettings
+from lsap_core.refinement.sam import SAM_TOOLBOX, SamSettings
 from lsap_core.refinement.sfe import SfeSettings
 from lsap_core.training.hfgi_settings import HfgiTrainingSettings
 from lsap_core.training.settings import EncoderTrainingSettings
@@ -237,6 +238,8 @@ REFINERS: dict[str, NamedRefiner] = {
         NamedRefiner("hfgi", "HFGI", HfgiSettings(), networks="hfgi"),
         NamedRefiner("pti", "PTI", PtiSettings()),
         NamedRefiner("hyperstyle", "HyperStyle", HyperStyleSettings(), networks="hyperstyle"),
+        NamedRefiner("sam", "SAM", SamSettings(), networks="sam"),
+        NamedRefiner("sam_toolbox", "SAM as in GANInverter", SAM_TOOLBOX, networks="sam"),
         NamedRefiner("sfe", "StyleFeatureEditor", SfeSettings(), networks="sfe"),
     )
 }

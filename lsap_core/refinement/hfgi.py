@@ -34,6 +34,7 @@ class HfgiSettings:
 
     kind: ClassVar[str] = "hfgi"
     needs_networks: ClassVar[bool] = True
+    restores_alone: ClassVar[bool] = False
     goes_back: ClassVar[bool] = False
     trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
     trace_terms: ClassVar[tuple[str, ...]] = ()

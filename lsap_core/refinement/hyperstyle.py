@@ -39,6 +39,7 @@ class HyperStyleSettings:
 
     kind: ClassVar[str] = "hyperstyle"
     needs_networks: ClassVar[bool] = True
+    restores_alone: ClassVar[bool] = False
     goes_back: ClassVar[bool] = False
     trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
     trace_terms: ClassVar[tuple[str, ...]] = ()

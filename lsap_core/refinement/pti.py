@@ -55,6 +55,7 @@ class PtiSettings:
 
     kind: ClassVar[str] = "pti"
     needs_networks: ClassVar[bool] = False
+    restores_alone: ClassVar[bool] = True
     goes_back: ClassVar[bool] = True
     trace_terms: ClassVar[tuple[str, ...]] = TRACE_TERMS
 

@@ -171,6 +171,7 @@ class RefinementSettings(Protocol):
     Attributes:
         kind: what archives call refiners of this class.
         needs_networks: whether it has networks of its own.
+        restores_alone: whether it restores what it found without them.
         goes_back: whether its steps compute gradients, which takes memory.
         trace_terms: names of the loss terms that are recorded; none where nothing is minimized.
     """
@@ -178,6 +179,7 @@ class RefinementSettings(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
     needs_networks: ClassVar[bool]
+    restores_alone: ClassVar[bool]
     goes_back: ClassVar[bool]
     trace_terms: ClassVar[tuple[str, ...]]
 

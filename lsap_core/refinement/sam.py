@@ -14,6 +14,7 @@ from torch import Tensor
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
+from lsap_core.images import comparison_size
 from lsap_core.inversion.by_optimization import MOST_RECORDED, MOST_STEPS
 from lsap_core.inversion.inversion import NOT_STOPPED, PerceptualDistance
 from lsap_core.inversion.schedule import learning_rate
@@ -59,7 +60,9 @@ class SamSettings:
 
     kind: ClassVar[str] = "sam"
     needs_networks: ClassVar[bool] = True
+    restores_alone: ClassVar[bool] = True
     goes_back: ClassVar[bool] = True
+    trace_terms: ClassVar[tuple[str, ...]] = TRACE_TERMS
 
     num_steps: int = 500
     learning_rate: float = 0.05
@@ -123,11 +126,18 @@ class SamSettings:
         """Builds the refiner; one without networks restores refined images, or is told which spaces to take.
 
         Raises:
-            ConfigError: the networks are none of SAM, or do not know one of the spaces.
+            ConfigError: the networks are none of SAM, do not know one of the spaces, or read other images.
         """
         networks = parts.networks
         if networks is not None and not isinstance(networks, SamNetworks):
             raise ConfigError(f"networks are {type(networks).__name__}; wanted SamNetworks: a predictor of errors")
+        if networks is not None:
+            found, wanted = networks.predictor.config.image_channels, parts.generator.config.image_channels
+            if found != wanted:
+                raise ConfigError(
+                    f"the predictor reads {found}-channel images, the generator makes {wanted}-channel ones: pass the "
+                    "predictor of this generator's spaces"
+                )
         return SamRefiner(
             parts.generator,
             predictor=None if networks is None else networks.predictor,
@@ -208,8 +218,20 @@ class SamRefiner:
         """Offset and mask of every feature space."""
         return state_arrays(self.spaces)
 
+    @property
+    def segments_size(self) -> tuple[int, int]:
+        """Height and width of the images whose errors are predicted, and so of their segments."""
+        size = self.generator.config.content_size
+        return size if self.settings.predicted_on == "full" else comparison_size(*size)
+
     def start(
-        self, embedded: Embedded, target: Tensor, seeds: Sequence[int], *, choice: Tensor | None = None
+        self,
+        embedded: Embedded,
+        target: Tensor,
+        seeds: Sequence[int],
+        *,
+        segments: Tensor | None = None,
+        choice: Tensor | None = None,
     ) -> SamState:
         """The state before the first step: the embedding's codes, masks as they were chosen, and no offsets.
 
@@ -217,6 +239,7 @@ class SamRefiner:
             embedded: codes and noise of N images.
             target: the images, [N, C, R, R] in [-1, 1].
             seeds: not used.
+            segments: labels of the images, as `choose` takes them; asked for by default.
             choice: indices of spaces [N, h, w], as `choose` or `everywhere` gives them; that of `choose` by default.
 
         Raises:
@@ -227,7 +250,7 @@ class SamRefiner:
         self._check_target(target, len(embedded.w_plus))
         codes = embedded.w_plus
         if choice is None:
-            choice = self.choose(target.to(codes))
+            choice = self.choose(target.to(codes), segments)
         if choice.ndim != 3 or len(choice) != len(codes):
             raise ShapeError(f"the choice of spaces is {list(choice.shape)}; wanted [{len(codes)}, h, w]")
         masks = masks_of_choice(choice.to(codes.device), len(self.spaces) + 1, self.generator.config)[:, 1:]
@@ -247,7 +270,7 @@ class SamRefiner:
 
         Args:
             target: images [N, C, R, R] in [-1, 1].
-            segments: labels [N, h, w] of the content box in the size that `predicted_on` means; asked for by default.
+            segments: labels [N, h, w] of the content box, of `segments_size`; asked for by default.
 
         Returns:
             Indices [N, h, w], of the content box.

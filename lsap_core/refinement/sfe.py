@@ -39,6 +39,7 @@ class SfeSettings:
     kind: ClassVar[str] = "sfe"
     num_steps: ClassVar[int] = 1  # one pass
     needs_networks: ClassVar[bool] = True
+    restores_alone: ClassVar[bool] = False
     goes_back: ClassVar[bool] = False
     trace_steps: ClassVar[tuple[int, ...]] = ()  # it minimizes nothing
     trace_terms: ClassVar[tuple[str, ...]] = ()

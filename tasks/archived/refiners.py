@@ -69,7 +69,7 @@ def build_refiner(about: RefinerOfRun, generator: Generator, files: Mapping[str,
         files: paths or URLs of the networks of refiners, by name.
 
     Raises:
-        ConfigError: the refinement kept no state, or it is not known where its networks lie.
+        ConfigError: the refinement kept no state, or it is not known where the networks lie that restore it.
         CheckpointError: their file holds others.
     """
     if about.keep != "state":
@@ -77,8 +77,9 @@ def build_refiner(about: RefinerOfRun, generator: Generator, files: Mapping[str,
             f"refinement {about.name} kept no state (keep: {about.keep}), so its images cannot be made again, nor "
             "edits of them: refine once more with keep: state, or name other methods"
         )
-    parts = RefinementParts(generator, NoLoss(), networks_of(about, files, generator))
-    return refinement_settings_of(about.settings).refiner(parts)
+    settings = refinement_settings_of(about.settings)
+    networks = None if settings.restores_alone else networks_of(about, files, generator)
+    return settings.refiner(RefinementParts(generator, NoLoss(), networks))
 
 
 def networks_of(about: RefinerOfRun, files: Mapping[str, str], generator: Generator) -> nn.Module | None:

@@ -24,6 +24,17 @@ from lsap_core.refinement.hfgi_checkpoints import (
 )
 from lsap_core.refinement.hfgi_networks import HfgiNetworks
 from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
+from lsap_core.refinement.sam_checkpoints import (
+    KIND as PREDICTOR,
+)
+from lsap_core.refinement.sam_checkpoints import (
+    PredictorCheckpoint,
+    build_predictor,
+    from_canonical_predictor,
+    from_released_predictor,
+    is_released_predictor,
+)
+from lsap_core.refinement.sam_networks import SamNetworks
 from lsap_core.refinement.sfe_checkpoints import (
     SfeCheckpoint,
     build_sfe,
@@ -40,7 +51,9 @@ from tasks.weights.files import (
     read_safetensors,
 )
 
-KINDS = "released networks of a refiner (.pt of HFGI, HyperStyle, StyleFeatureEditor) or a .safetensors of this project"
+KINDS = (
+    "released networks of a refiner (of HFGI, HyperStyle, SAM or StyleFeatureEditor) or a .safetensors of this project"
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,8 @@ def _of_document(document: object, generator: GeneratorConfig) -> LoadedNetworks
         return _of_hfgi(from_hfgi_document(document))
     if is_sfe_document(document):
         return _of_sfe(from_sfe_document(document))
+    if is_released_predictor(document):
+        return _of_predictor(from_released_predictor(document))
     if is_hyperstyle_document(document):
         found = from_hyperstyle_document(document, generator_config=generator)
         trained_with = None if found.decoder is None else found.decoder.digest
@@ -153,6 +168,12 @@ def _of_sfe(checkpoint: SfeCheckpoint) -> LoadedNetworks:
     return LoadedNetworks(networks, "sfe", checkpoint.digest, checkpoint.generator_digest, None, checkpoint.notes)
 
 
+def _of_predictor(checkpoint: PredictorCheckpoint) -> LoadedNetworks:
+    """SAM's networks without a segmenter, which is chosen by name."""
+    networks = SamNetworks(build_predictor(checkpoint))
+    return LoadedNetworks(networks, "sam", checkpoint.digest, checkpoint.generator_digest, None, ())
+
+
 def _digest_of(network: nn.Module) -> str:
     """SHA-256 of names and weights; counters of batches do not count."""
     state = {name: one for name, one in network.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -161,5 +182,6 @@ def _digest_of(network: nn.Module) -> str:
 
 _CANONICAL: dict[str, Callable[[dict[str, Tensor], Mapping[str, str]], LoadedNetworks]] = {
     "hfgi": lambda state, metadata: _of_hfgi(from_canonical_hfgi(state, metadata)),
+    PREDICTOR: lambda state, metadata: _of_predictor(from_canonical_predictor(state, metadata)),
     "sfe": lambda state, metadata: _of_sfe(from_canonical_sfe(state, metadata)),
 }
