@@ -132,6 +132,8 @@ class Domain:
         refinement: settings by refiner that differ from the published ones.
         refiner_training: settings by refiner of the training of its networks, where they differ from the published
             ones; what changes and compares images is that of `encoder_training`.
+        segmenter: what finds the segments of its images, for refiners that ask: "superpixels", "face",
+            "face_with_hair", or "maps:" and the folder of label maps.
         weights: published files that it needs, by role, such as "generator", "psp" or "identity".
     """
 
@@ -154,6 +156,7 @@ class Domain:
     refiners: Mapping[str, str] = field(default_factory=dict)
     refinement: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     refiner_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    segmenter: str = "superpixels"
     weights: Mapping[str, WeightFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -298,6 +301,7 @@ def parse_domain(data: bytes, place: str) -> Domain:
         encoders={name: _beside(place, other) for name, other in domain.encoders.items()},
         directions={name: _beside(place, other) for name, other in domain.directions.items()},
         refiners={name: _beside(place, other) for name, other in domain.refiners.items()},
+        segmenter=_segmenter_beside(place, domain.segmenter),
     )
 
 
@@ -318,6 +322,12 @@ def _beside(file: str, place: str) -> str:
     if "://" in place or Path(place).is_absolute():
         return place
     return f"{file.rpartition('/')[0]}/{place}" if "://" in file else str(Path(file).parent / place)
+
+
+def _segmenter_beside(file: str, segmenter: str) -> str:
+    """The name of a segmenter, whose folder of label maps starts at the file's folder."""
+    kind, _, folder = segmenter.partition(":")
+    return f"{kind}:{_beside(file, folder)}" if kind == "maps" and folder else segmenter
 
 
 def _checked_training(setting: str, value: Any, default: Any) -> Any:

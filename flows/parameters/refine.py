@@ -12,13 +12,14 @@ from flows.parameters.invert import own_title
 from flows.parameters.numbers import MANY_SHOWN, Seed, Whole
 from flows.parameters.of_archives import ArchiveRun, check_methods
 from flows.parameters.run_file import ParameterError, refused
-from flows.parameters.shared import generator_of
+from flows.parameters.shared import generator_of, refuse_memory
 from lsap_core.errors import ConfigError
 from lsap_core.presets import REFINERS, NamedRefiner
 from tasks.refinement.request import RefinementRequest
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
 from tasks.weights.published import Published
+from tasks.weights.segmenters import MAPS, check_segmenter_name
 
 
 class RefineRun(ArchiveRun):
@@ -34,6 +35,11 @@ class RefineRun(ArchiveRun):
         default_factory=dict,
         description="refiners of one's own by name: a published one, and what is different about it, such as "
         "{refiner: pti, num_steps: 100}",
+    )
+    segmenter: str | None = Field(
+        None,
+        description="what finds the segments of images, for SAM: superpixels, face, face_with_hair, or maps: and the "
+        "folder of label maps, PNG files named like the images; the domain's by default",
     )
     perceptual: str | None = Field(None, description="network of the loss; the domain's by default")
     metric_perceptual: str | None = Field(None, description="network of the reported LPIPS")
@@ -61,6 +67,9 @@ class RefineRun(ArchiveRun):
         if unknown := sorted(set(self.refiner_settings) - set(self.refiners)):
             raise ParameterError(f'refiner_settings: "{unknown[0]}" is not among the refiners of this run')
         refiners = tuple(refused(f"refiners[{name}]", self._refiner, name, domain) for name in self.refiners)
+        segmenter = self.segmenter or domain.segmenter
+        refused("segmenter", check_segmenter_name, segmenter)
+        refuse_memory("segmenter", segmenter.removeprefix(MAPS))
         perceptual = self.perceptual or domain.perceptual
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
         names = (perceptual, metric, domain.identity, domain.judge)
@@ -76,6 +85,7 @@ class RefineRun(ArchiveRun):
             state_type=self.state_type,
             batch_size=self.batch_size or domain.batch_size,
             refiner_networks=domain.refiners,
+            segmenter=segmenter,
             device=self.workers.device,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from lsap_core.presets import refinement_settings_of
 from lsap_core.refinement import RefinementParts, Refiner
 from tasks.weights.devices import place
 from tasks.weights.refiners import load_refiner_networks
+from tasks.weights.segmenters import Segmenter
 
 Kept = Literal["state", "images", "nothing"]
 
@@ -29,6 +30,7 @@ class RefinerOfRun:
         settings: its constants, and their kind.
         networks: name of the file of its networks, or None where it has none.
         digest: of their weights.
+        segmenter: what finds the segments of images, or None where none are asked for.
         keep: what is kept of every image: "state", from which it and edits of it are rendered; "images", as files; or
             "nothing" but codes and measurements.
     """
@@ -37,12 +39,14 @@ class RefinerOfRun:
     settings: dict[str, Any]
     networks: str | None = None
     digest: str | None = None
+    segmenter: Segmenter | None = None
     keep: Kept = "state"
 
     @property
     def key(self) -> str:
         """What tells it from other refiners."""
-        return json.dumps([self.settings, self.digest], sort_keys=True)
+        segmenter = None if self.segmenter is None else asdict(self.segmenter)
+        return json.dumps([self.settings, self.digest, segmenter], sort_keys=True)
 
 
 @dataclass(frozen=True)

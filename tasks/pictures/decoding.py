@@ -32,6 +32,7 @@ MAX_PIXELS = 89_478_485  # 9459 x 9459: where Pillow begins to warn of decompres
 MIN_SIDE = 8
 
 _ALPHA_BACKGROUND = (255, 255, 255, 255)
+_PNG = b"\x89PNG\r\n\x1a\n"
 _BACKGROUND = 0  # of letterboxed images, as the published car generator was trained
 
 _UPRIGHT = {
@@ -124,6 +125,47 @@ def decode_photo(data: bytes, *, min_side: int = MIN_SIDE, max_pixels: int = MAX
     return DecodedImage(np.array(image, dtype=np.uint8), *image.size, tuple(notes))
 
 
+def decode_labels(data: bytes, *, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> NDArray[np.int64]:
+    """Decode a label map, a PNG file, to a size: every gray value, colour, or number of a palette is a label.
+
+    Args:
+        data: the whole file.
+        size: height and width of the result, in pixels; a map of the same aspect ratio becomes it by the nearest pixel.
+        max_pixels: refuse maps with more pixels than this.
+
+    Returns:
+        Labels [height, width].
+
+    Raises:
+        BadImageError: the file cannot be used; its reason is that of `decode_image`, or "wrong_aspect".
+    """
+    if not data.startswith(_PNG):
+        raise BadImageError("not_an_image", f"the file begins with {data[:8]!r}; wanted a label map: save it as PNG")
+    with _reading(data):
+        file = _open_header(data)
+        _check_header(file, None, 1, max_pixels, [])
+        if not has_aspect(file.size, size):
+            height, width = size
+            raise BadImageError(
+                "wrong_aspect",
+                f"the label map is {file.size[0]}x{file.size[1]} pixels, its image {width}x{height}; wanted the same "
+                "aspect ratio: make the map of the image as it was aligned and cropped",
+            )
+        file.load()
+        if file.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "RGB"):
+            raise BadImageError(
+                "unsupported_colour",
+                f"the label map's pixels are stored as {file.mode}; wanted gray, palette or RGB: save it without alpha",
+            )
+        values = np.asarray(file).astype(np.int64)
+    labels = values if values.ndim == 2 else values @ np.array([1 << 16, 1 << 8, 1])
+    rows, columns = (
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[np.ix_(rows, columns)]
+
+
 def place_content(pixels: NDArray[np.uint8], *, resolution: int, content_box: ContentBox | None) -> NDArray[np.uint8]:
     """Pixels [H, W, C] of a content box within a generator's square [R, R, C]; around them is its background, black.
 
@@ -180,7 +222,7 @@ def _open_header(data: bytes) -> ImageFile.ImageFile:
     """
     file = io.BytesIO(data)
     readers: list[tuple[tuple[bytes, ...], Callable[[io.BytesIO], ImageFile.ImageFile]]] = [
-        ((b"\x89PNG\r\n\x1a\n",), PngImagePlugin.PngImageFile),
+        ((_PNG,), PngImagePlugin.PngImageFile),
         ((b"\xff\xd8\xff",), JpegImagePlugin.jpeg_factory),
         ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
         ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
@@ -287,7 +329,7 @@ def _ends_early(data: bytes, error: Exception) -> bool:
     """Whether a file that failed to decode lacks its end, by its format's end mark or announced length."""
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return True
-    if data.startswith(b"\x89PNG"):
+    if data.startswith(_PNG):
         return b"IEND" not in data
     if data.startswith(b"\xff\xd8"):
         return not data.rstrip(b"\0").endswith(b"\xff\xd9")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import NamedRefiner, recorded_refinement
 from lsap_core.refinement import RefinementParts
+from lsap_core.refinement.sam import SamSettings
 from tasks.archived.opening import geometry_of, open_writer
 from tasks.archived.refiners import NoLoss
 from tasks.archived.runs import config_of, runs_by_method
@@ -30,6 +31,7 @@ from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import network_digest
 from tasks.weights.refiners import LoadedNetworks, load_refiner_networks
+from tasks.weights.segmenters import choose_segmenter
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def choose_refinements(request: RefinementRequest) -> tuple[LoadedGenerator, lis
         ArchiveNotFoundError, ArchiveMismatchError: no archive is there, or that of another generator.
         ArchiveKeyError: it has no such inversion.
         ArchiveNotFoundError, CorruptArchiveError: an anchor of the codes is missing or altered.
-        ConfigError, CheckpointError, MissingWeightsError: a network is not there or does not fit, or no memory can hold
-            what is asked for.
+        ConfigError, CheckpointError, MissingWeightsError: a network or segmenter is not there or does not fit, or no
+            memory can hold what is asked for.
         SourceError: the source cannot be read.
     """
     archive = open_archive(request.archive)
@@ -143,13 +145,16 @@ def _notes(
 
 
 def _about(refiner: NamedRefiner, request: RefinementRequest, networks: LoadedNetworks | None) -> dict[str, Any]:
-    return {
+    about = {
         "name": refiner.name,
         "settings": recorded_refinement(refiner.settings),
         "networks": None if networks is None else refiner.networks or refiner.name,
         "digest": None if networks is None else networks.digest,
         "keep": request.keep,
     }
+    if isinstance(refiner.settings, SamSettings):
+        about["segmenter"] = asdict(choose_segmenter(request.segmenter, request.networks.published))
+    return about
 
 
 def digests_of_networks(request: RefinementRequest) -> dict[str, str]:

@@ -10,6 +10,7 @@ from lsap_core.presets import NamedRefiner
 from tasks.archived.refiners import Kept
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.networks import NetworkChoice
+from tasks.weights.segmenters import SUPERPIXELS
 
 StateType = Literal["float16", "float32"]
 
@@ -31,6 +32,7 @@ class RefinementRequest:
         state_type: of the arrays of the state.
         batch_size: images refined together.
         refiner_networks: paths or URLs of the networks of refiners, by name.
+        segmenter: what finds the segments of images, for refiners that ask: by name.
         device: "auto", "cpu", "cuda", ...
     """
 
@@ -45,4 +47,5 @@ class RefinementRequest:
     state_type: StateType
     batch_size: int
     refiner_networks: Mapping[str, str] = field(default_factory=dict)
+    segmenter: str = SUPERPIXELS
     device: str = "auto"

@@ -21,6 +21,8 @@ from lsap_core.images import crop, to_uint8
 from lsap_core.inversion.inversion import EmbedderState
 from lsap_core.presets import refinement_settings_of
 from lsap_core.refinement import Embedded, Refined, Refinement, RefinementParts, Refiner
+from lsap_core.refinement.sam import SamRefiner
+from lsap_core.refinement.sam_networks import SamNetworks
 from tasks.archived.anchors import open_anchor
 from tasks.archived.image_seeds import image_seed
 from tasks.archived.jobs import outcome_of_committed
@@ -32,10 +34,12 @@ from tasks.archived.saved_states import SAVE_EVERY_SECONDS, SavedState
 from tasks.errors import BadImageError
 from tasks.measuring.of_inversions import COLUMNS, measure
 from tasks.pictures.saved import png_file
+from tasks.refinement.label_maps import LabelMaps
 from tasks.refinement.request import RefinementRequest
 from tasks.stage import Shard, ShardOutcome
 from tasks.weights.devices import module_device, place
 from tasks.weights.networks import load_networks
+from tasks.weights.segmenters import load_segmenter
 
 BEYOND_STORED = "state_beyond_float16"
 _COLUMNS = (*CARRIED_COLUMNS, "num_steps", "seconds", "final_loss", *COLUMNS)
@@ -135,13 +139,21 @@ class RefineWorker:
             self._progress = done_before + len(problems)
             return 0
         target = read.to(self.device)
+        refiner, segments = self._refiner(about), None
+        if isinstance(refiner, SamRefiner) and about.segmenter is not None and about.segmenter.maps is not None:
+            places, target, segments = _with_segments(work, places, target, about.segmenter.maps, refiner)
+            if not places:
+                self._progress = done_before + len(problems)
+                return 0
         stored = work.part.stored(self.renderer, places)
         embedded = Embedded(stored.codes, stored.noise)
-        refiner = self._refiner(about)
         image_ids = [work.part.records[at]["image_id"] for at in places]
         seeds = [image_seed(config["seed"], image_id) for image_id in image_ids]
         saved = SavedState(work.run, work.shard, image_ids, every_seconds=self.save_every_seconds)
-        state = refiner.start(embedded, target, seeds)
+        if isinstance(refiner, SamRefiner):
+            state = refiner.start(embedded, target, seeds, segments=segments)
+        else:
+            state = refiner.start(embedded, target, seeds)
         num_steps = refiner.settings.num_steps
         resumed_at = saved.restore(state) if num_steps > 1 else 0  # of one step there is nothing to take up
 
@@ -161,6 +173,9 @@ class RefineWorker:
     def _refiner(self, about: RefinerOfRun) -> Refiner[Any]:
         if about.key not in self._refiners:
             networks = networks_of(about, self.request.refiner_networks, self.generator)
+            if isinstance(networks, SamNetworks) and about.segmenter is not None:
+                segmenter = load_segmenter(about.segmenter, self.request.networks.published)
+                networks = SamNetworks(networks.predictor, segmenter).to(self.device)
             parts = RefinementParts(self.generator, self.networks.perceptual, networks)
             self._refiners = {about.key: refinement_settings_of(about.settings).refiner(parts)}
         return self._refiners[about.key]
@@ -239,6 +254,20 @@ class _ShardWork:
         names = {name for record in self.records for name in record}
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS if name in names])
         return pa.Table.from_pylist(self.records, schema=schema)
+
+
+def _with_segments(
+    work: _ShardWork, places: list[int], target: Tensor, folder: str, refiner: SamRefiner
+) -> tuple[list[int], Tensor, Tensor | None]:
+    """Of some images those that have a label map, [n, C, R, R], and their segments; the others' rows say why not."""
+    maps, found = LabelMaps(folder), dict[int, Tensor]()
+    for index, at in enumerate(places):
+        try:
+            found[index] = maps.read(work.part.records[at]["image_id"], refiner.segments_size)
+        except BadImageError as error:
+            work.records[at] |= {"status": FAILED, "reason": error.reason, "message": error.message}
+    segments = torch.stack(list(found.values())) if found else None
+    return [places[index] for index in found], target[list(found)], segments
 
 
 def _as_type(arrays: Mapping[str, Tensor], state_type: str) -> dict[str, Tensor]:
