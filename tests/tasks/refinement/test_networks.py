@@ -25,13 +25,13 @@ def test_hfgi_refines_and_its_networks_are_needed_for_edits(
     refining: Any, desk: Any, hfgi_file: Callable[..., str]
 ) -> None:
     files = {"hfgi": hfgi_file()}
+    renderer = Renderer(load_generator(refining.laboratory.generator).generator.freeze(), files)
     archive, outcomes = refining.refine(HFGI, refiner_networks=files)
     assert [outcome.by_status for outcome in outcomes] == [{"ok": 4}, {"ok": 1}]
     run = next(run for run in archive.runs if run.method == REFINED)
-    assert run.config["refiner"]["digest"] == load_refiner_networks(files["hfgi"], refining.config).digest
+    assert run.config["refiner"]["digest"] == load_refiner_networks(files["hfgi"], renderer.generator.config).digest
     edits = {name: {"direction": "right", "strength": far} for name, far in (("right", 2.0), ("none", 0.0))}
     archive, _ = desk.edit(edits, keep_images=True, refiners=files)
-    renderer = Renderer(load_generator(refining.laboratory.generator).generator.freeze(), files)
     ids = ["0.png", "3.png"]
     inversion, same, other = (
         Stored.of_images(renderer, archive, ids, f"{REFINED}{edit}").render() for edit in ("", "/none", "/right")

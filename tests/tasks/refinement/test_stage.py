@@ -30,12 +30,10 @@ from tasks.refinement.cost import dry_run
 from tasks.refinement.plan import RefinementStage
 from tasks.refinement.worker import RefineWorker
 from tasks.weights.generators import load_generator
-
-METHOD = "stylegan2_w_plus"
-REFINED = f"{METHOD}/pti"
+from tests.refining import METHOD, REFINED, RefiningDesk, pti
 
 
-def test_refined_images_come_closer_and_are_rendered_as_they_were_measured(refining: Any) -> None:
+def test_refined_images_come_closer_and_are_rendered_as_they_were_measured(refining: RefiningDesk) -> None:
     archive, outcomes = refining.refine()
     assert [outcome.by_status for outcome in outcomes] == [{OK: 4}, {OK: 1}]
     assert archive.methods == [METHOD, REFINED] and archive.edits == []
@@ -66,7 +64,7 @@ def _record(archive: Archive, image_id: str) -> dict[str, Any]:
     return found
 
 
-def test_an_edit_of_a_refinement_starts_from_it(refining: Any, desk: Any) -> None:
+def test_an_edit_of_a_refinement_starts_from_it(refining: RefiningDesk, desk: Any) -> None:
     """Of strength 0 it is the refined inversion bit for bit, with its weights; and its edits are told from others."""
     refining.refine()
     edits = {name: {"direction": "right", "strength": strength} for name, strength in (("right", 2.0), ("none", 0.0))}
@@ -91,7 +89,7 @@ def test_an_edit_of_a_refinement_starts_from_it(refining: Any, desk: Any) -> Non
     assert verify_archive(refining.laboratory.archive).is_sound
 
 
-def test_the_same_refinement_is_not_made_again_and_another_is(pti: Any, refining: Any) -> None:
+def test_the_same_refinement_is_not_made_again_and_another_is(refining: RefiningDesk) -> None:
     refining.refine()
     assert refining.refine()[1] == []
     archive, outcomes = refining.refine(pti(num_steps=2))
@@ -104,9 +102,9 @@ class InterruptedWorkError(Exception):
 
 
 def test_an_interrupted_refinement_goes_on_and_ends_the_same(
-    refining_desk: Any, refining: Any, new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    refining: RefiningDesk, new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = refining_desk(new_laboratory())
+    other = RefiningDesk(new_laboratory())
     other.laboratory.invert()
     whole, _ = other.refine()
     put, saved = Store.put, []
@@ -129,13 +127,13 @@ def test_an_interrupted_refinement_goes_on_and_ends_the_same(
         np.testing.assert_array_equal(archive.refined(ids, REFINED)[name], values, err_msg=name)
 
 
-def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(refining_desk: Any, laboratory: Any) -> None:
+def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(laboratory: Any) -> None:
     laboratory.fill(3)
     laboratory.put("bad.png", b"no picture")
     laboratory.invert()
     (laboratory.source / "1.png").unlink()
     laboratory.put("2.png", laboratory.picture(7))
-    archive, _ = refining_desk(laboratory).refine()
+    archive, _ = RefiningDesk(laboratory).refine()
     rows = archive.sql("select * from rows where method = $m order by image_id", m=REFINED).to_pylist()
     told = {row["image_id"]: (row["status"], row["reason"]) for row in rows}
     assert told == {
@@ -148,7 +146,9 @@ def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(refini
 
 
 @pytest.mark.parametrize("keep", ["images", "nothing"])
-def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered(keep: str, refining: Any) -> None:
+def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered(
+    keep: str, refining: RefiningDesk
+) -> None:
     archive, _ = refining.refine(keep=keep)
     run = next(run for run in archive.runs if run.method == REFINED)
     reader = RunReader.open(refining.laboratory.archive, run.run_id)
@@ -160,7 +160,7 @@ def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered
         Stored.of_images(refining.renderer, archive, ["0.png"], REFINED)
 
 
-def test_what_was_retired_is_refined_again(refining: Any) -> None:
+def test_what_was_retired_is_refined_again(refining: RefiningDesk) -> None:
     archive, _ = refining.refine()
     run = next(run for run in archive.runs if run.method == REFINED)
     store = refining.laboratory.store
@@ -172,7 +172,7 @@ def test_what_was_retired_is_refined_again(refining: Any) -> None:
     assert found == [{"n": 5}] and verify_archive(refining.laboratory.archive).is_sound
 
 
-def test_what_is_kept_is_told_before(pti: Any, refining: Any) -> None:
+def test_what_is_kept_is_told_before(refining: RefiningDesk) -> None:
     told = dry_run(refining.request())
     generator = load_generator(refining.laboratory.generator).generator
     weights = sum(parameter.numel() for parameter in generator.synthesis.parameters())
@@ -185,7 +185,7 @@ def test_what_is_kept_is_told_before(pti: Any, refining: Any) -> None:
 
 
 def test_bad_wishes_are_refused_before_anything_is_written(
-    pti: Any, refining: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refining: RefiningDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refining.refine()
     before = refining.laboratory.contents()
@@ -201,7 +201,7 @@ def test_bad_wishes_are_refused_before_anything_is_written(
     assert refining.laboratory.contents() == before
 
 
-def test_a_run_of_a_refinement_says_how_it_was_made(refining: Any) -> None:
+def test_a_run_of_a_refinement_says_how_it_was_made(refining: RefiningDesk) -> None:
     archive, _ = refining.refine()
     run = next(run for run in archive.runs if run.method == REFINED)
     assert run.subject is not None and run.subject.refiner == "pti" and run.subject.edit is None
