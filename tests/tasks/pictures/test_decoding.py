@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.errors import BadImageError, TaskError
-from tasks.pictures.decoding import DecodedImage, decode_image, place_content
+from tasks.pictures.decoding import DecodedImage, decode_image, decode_labels, place_content
 
 # Made with PIL and torchvision, as the published encoders and projector preprocess (see tests/reference).
 REFERENCE = Path(__file__).parents[2] / "reference" / "preprocess.npz"
@@ -445,3 +445,43 @@ def test_wrong_arguments_are_not_booked_on_the_image(options: dict[str, Any], ma
     with pytest.raises(ValueError, match=match) as caught:
         decode(save(Image.fromarray(gradient())), **options)
     assert not isinstance(caught.value, BadImageError)
+
+
+# --- label maps --------------------------------------------------------------------------------
+
+
+def test_labels_are_gray_values_colours_or_numbers_of_a_palette() -> None:
+    labels = np.arange(64).reshape(8, 8).astype(np.uint8) // 16
+    palette = Image.fromarray(labels)
+    palette.putpalette([9, 9, 9] * 256)  # all of one colour, and yet four labels
+    for data, wanted in (
+        (save(Image.fromarray(labels)), labels),
+        (save(palette), labels),
+        (save(Image.fromarray(labels > 1)), labels > 1),
+        (save(Image.fromarray(labels.astype(np.uint16) * 1000)), labels.astype(int) * 1000),
+        (save(Image.fromarray(np.stack([labels, labels * 0, labels], axis=-1))), labels.astype(int) * 0x10001),
+    ):
+        np.testing.assert_array_equal(decode_labels(data, size=(8, 8)), wanted)
+
+
+def test_a_map_of_another_size_gives_the_nearest_label_and_mixes_none() -> None:
+    labels = np.array([[0, 9], [4, 250]], np.uint8)
+    large = decode_labels(save(Image.fromarray(labels)), size=(6, 6))
+    np.testing.assert_array_equal(large, labels.repeat(3, axis=0).repeat(3, axis=1))
+    back = decode_labels(save(Image.fromarray(large.astype(np.uint8))), size=(2, 2))
+    np.testing.assert_array_equal(back, labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "message"),
+    [
+        (b"", "not_an_image", "wanted a label map: save it as PNG"),
+        (save(Image.fromarray(gradient()), "JPEG"), "not_an_image", "wanted a label map: save it as PNG"),
+        (save(Image.fromarray(gradient(32, 16))), "wrong_aspect", "the label map is 16x32 pixels, its image 32x32"),
+        (save(Image.new("RGBA", (32, 32))), "unsupported_colour", "stored as RGBA; wanted gray, palette or RGB"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(data: bytes, reason: str, message: str) -> None:
+    with pytest.raises(BadImageError) as caught:
+        decode_labels(data, size=(32, 32))
+    assert caught.value.reason == reason and message in str(caught.value)
