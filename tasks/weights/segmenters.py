@@ -52,7 +52,7 @@ class SuperpixelSettings:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """Everything that decides the segments of an image, as runs keep it.
+    """What decides the segments of images, as runs keep it; of label maps where they lie, and not what is in them.
 
     Attributes:
         name: "superpixels", "face", "face_with_hair", or "maps:" and a folder of label maps.
@@ -85,7 +85,7 @@ def check_segmenter_name(name: str) -> None:
 
 
 def choose_segmenter(name: str, published: Published) -> Segmenter:
-    """The segmenter of a name, whose files are there.
+    """The segmenter of a name, whose files are there and can be read.
 
     Args:
         name: of the segmenter.
@@ -94,13 +94,16 @@ def choose_segmenter(name: str, published: Published) -> Segmenter:
     Raises:
         ConfigError: it is not known, or there is no such folder of label maps.
         MissingWeightsError: its weights are not on this machine.
+        CheckpointError: their file holds something else.
         StoreUnavailableError: the storage of the maps does not answer.
     """
     check_segmenter_name(name)
     if name == SUPERPIXELS:
         return Segmenter(name, superpixels=SuperpixelSettings())
     if name in FACE_PARSERS:
-        return Segmenter(name, digest_of_file(_find_face_parser(name, published)))
+        segmenter = Segmenter(name, digest_of_file(_find_face_parser(name, published)))
+        _load_face_parser(segmenter, published)  # raises where it is something else
+        return segmenter
     folder = name.removeprefix(MAPS)
     folder = folder.rstrip("/") or folder
     _check_folder(folder)

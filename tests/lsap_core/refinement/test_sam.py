@@ -401,13 +401,35 @@ def test_any_generator_can_be_refined(
         assert 0 < mask.mean() < 1 and inside > 0.8 * mask.sum()
 
 
+# --- segments that are given -----------------------------------------------------------------------------------
+
+
+def test_given_segments_are_taken_as_those_that_are_found(make: Make, embedded: Embedded, target: Tensor) -> None:
+    refiner = make(segment=None)
+    assert refiner.segments_size == tuple(target.shape[2:])
+    given = refiner.start(embedded, target, SEEDS, segments=quarters(target))
+    found = make().start(embedded, target, SEEDS)
+    for one, other in zip(given.masks, found.masks, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ShapeError, match="segment the images that the errors were predicted of, in their size"):
+        refiner.start(embedded, target, SEEDS, segments=quarters(target)[:, :16])
+
+
+def test_segments_have_the_size_that_errors_are_predicted_in() -> None:
+    with torch.device("meta"):
+        cars = Generator(GeneratorConfig.config_f(512, content_box=(64, 448, 0, 512)))
+    parts = RefinementParts(cars, SpoiledPixels(after=0, value=0))
+    assert SamSettings().refiner(parts).segments_size == (384, 512)
+    assert SamSettings(predicted_on="comparison").refiner(parts).segments_size == (192, 256)
+
+
 # --- settings --------------------------------------------------------------------------------------------------
 
 
 def test_defaults_are_the_published_values() -> None:
     settings = SamSettings()
     assert (settings.kind, settings.num_steps, settings.threshold, settings.placement) == ("sam", 500, 0.225, "block")
-    assert settings.needs_networks and settings.goes_back
+    assert settings.needs_networks and settings.goes_back and settings.restores_alone
     faces = GeneratorConfig.config_f(1024)
     assert [space.name for space in settings.feature_spaces(faces)] == ["F4", "F6", "F8", "F10"]
     assert [space.conv for space in SAM_TOOLBOX.feature_spaces(faces)] == [3, 5, 9]

@@ -98,4 +98,4 @@ def test_the_face_parser_is_found_by_its_published_name_and_known_by_its_weights
     with pytest.raises(CheckpointError, match=r"the refinement was planned with .*: put that file in its place"):
         load_segmenter(chosen, published)
     with pytest.raises(CheckpointError, match=rf"{FACE_PARSER_FILE}: wanted the face parser BiSeNet"):
-        load_segmenter(choose_segmenter("face", published), published)
+        choose_segmenter("face", published)
