@@ -6,6 +6,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := examples/digits.yaml
+REFINEMENT := examples/refine_digits.yaml
 REPRODUCTION := examples/reproduce_digits.yaml
 
 # Small machines: one thread per worker process. Nothing is reported to anybody.
@@ -23,7 +24,7 @@ export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 .PHONY: help setup demo reproduce test faults lint clean
 
 help:
-	@echo "make demo       invert the built-in handwritten digits and say where the report lies"
+	@echo "make demo       invert the built-in handwritten digits, refine some, and say where the reports lie"
 	@echo "make reproduce  every table and figure of the paper on the digits, on one page"
 	@echo "make test       run all tests (among them the linters and the import contracts)"
 	@echo "make faults     kill, cut and corrupt what can be, and print what it cost; FLAGS=--fault-seed=1 for other moments"
@@ -49,6 +50,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/lsap run invert $(DEMO)
+	$(BIN)/lsap run refine $(REFINEMENT)
 	@archive="$$(sed -n 's/^archive: *//p' $(DEMO))" && echo "Report:" && find "$$archive/reports" -type f | sort
 
 reproduce: $(INSTALLED)

@@ -42,7 +42,8 @@ def test_a_command_trains_what_one_process_trains(lsap_on_cluster: Any, tmp_path
     spec = TrainRefinerRun.read(str(config), [f"output={outputs[1]}"]).resolve(Settings()).spec
     prepare_training(spec)
     train_networks(spec, device=torch.device("cpu"))
-    one, other = (load_refiner_networks(str(output / "hfgi.safetensors")) for output in outputs)
+    config_of_digits = spec.generator.load().config
+    one, other = (load_refiner_networks(str(output / "hfgi.safetensors"), config_of_digits) for output in outputs)
     assert one.digest == other.digest
 
     again = lsap_on_cluster.start(*command).wait()

@@ -20,7 +20,7 @@ def test_hfgi_brings_back_what_the_codes_of_lsap_e_lost() -> None:
     digits = load_domain("digits")
     assert digits.generator is not None
     loaded, encoder = load_generator(digits.generator), load_encoder(digits.encoders["lsap_e"])
-    found = load_refiner_networks(digits.refiners["hfgi"])
+    found = load_refiner_networks(digits.refiners["hfgi"], loaded.config)
     assert (found.generator_digest, found.encoder_digest) == (loaded.digest, encoder.digest)
 
     target = from_uint8(load_split("test").images[:48, :, :, None])

@@ -128,7 +128,7 @@ def test_a_killed_training_ends_with_the_same_bytes(
     assert {"loss", "l2", "lpips", "identity", "alignment", "gradient_norm"} <= rows[0].keys()
     assert prepare_training(one).is_finished
 
-    loaded = load_refiner_networks(str(tmp_path / "one" / "hfgi.safetensors"))
+    loaded = load_refiner_networks(str(tmp_path / "one" / "hfgi.safetensors"), load_generator(generator_file).config)
     assert (loaded.kind, loaded.generator_digest) == ("hfgi", load_generator(generator_file).digest)
     assert loaded.encoder_digest == load_encoder(one.encoder).digest
     data = (tmp_path / "one" / "hfgi.safetensors").read_bytes()
