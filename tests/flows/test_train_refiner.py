@@ -32,8 +32,8 @@ workers: {device: cpu}
 def test_a_command_trains_what_one_process_trains(lsap_on_cluster: Any, tmp_path: Path) -> None:
     config, outputs = tmp_path / "training.yaml", [tmp_path / "flow", tmp_path / "alone"]
     config.write_text(CONFIG)
-    command = ("run", "train_refiner", str(config), "--set", f"output={outputs[0]}", "--json")
-    finished = lsap_on_cluster.start(*command).wait()
+    words = ("--set", f"output={outputs[0]}", "--json")
+    finished = lsap_on_cluster.start("run", "train_refiner", str(config), *words).wait()
     assert finished.code == 0, finished.err
     report = json.loads(finished.out)
     assert (report["step"], report["networks"]) == (4, str(outputs[0] / "hfgi.safetensors"))
@@ -45,7 +45,3 @@ def test_a_command_trains_what_one_process_trains(lsap_on_cluster: Any, tmp_path
     config_of_digits = spec.generator.load().config
     one, other = (load_refiner_networks(str(output / "hfgi.safetensors"), config_of_digits) for output in outputs)
     assert one.digest == other.digest
-
-    again = lsap_on_cluster.start(*command).wait()
-    assert again.code == 0 and "finished at step 4; nothing is left to do" in again.err
-    assert json.loads(again.out)["validation"] == report["validation"]
