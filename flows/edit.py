@@ -37,6 +37,7 @@ class EditReport:
         by_status: images of this command by status.
         by_reason: images without an edited code, by reason.
         seconds: wall time of this command.
+        notes: what whoever asked should know of refinements that cannot be edited, a sentence each.
     """
 
     archive: str
@@ -47,6 +48,7 @@ class EditReport:
     by_status: dict[str, int]
     by_reason: dict[str, int]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -70,6 +72,7 @@ class EditReport:
         lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  without a code: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
+        lines += [f"  {note}" for note in self.notes]
         return [*lines, f"archive: {self.archive}"]
 
 
@@ -97,6 +100,7 @@ def edit(run: EditRun) -> EditReport:
         by_status=worked.by_status,
         by_reason=worked.by_reason,
         seconds=time.monotonic() - started,
+        notes=tuple(stage.notes),
     )
     publish_artifacts("edits", report.outcome, report.table, links={"archive": report.archive})
     if stage.refused and not stage.strengths:

@@ -52,6 +52,8 @@ class HyperStyleSettings:
         """Refuse what cannot run."""
         if not 1 <= self.num_passes <= MOST_PASSES:
             raise ConfigError(f"num_passes is {self.num_passes}; wanted at least 1, and at most {MOST_PASSES:,}")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))  # a list, where a file was read
         if self.backbone not in get_args(HyperBackbone):
             raise ConfigError(f'backbone is "{self.backbone}"; wanted one of {", ".join(get_args(HyperBackbone))}')
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lsap_archive import typed
+from lsap_archive import RunInfo, typed
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import refinement_settings_of
@@ -64,6 +64,33 @@ def refiner_of(config: Mapping[str, Any]) -> RefinerOfRun | None:
     return found.refiner
 
 
+def renderable(
+    runs: Mapping[str, tuple[RunInfo, ...]], names: Sequence[str], files: Mapping[str, str]
+) -> tuple[dict[str, tuple[RunInfo, ...]], list[str]]:
+    """The methods whose images can be made again, and a sentence about each that is left out.
+
+    Args:
+        runs: of each method that was chosen.
+        names: of methods that were asked for; empty where all were.
+        files: paths or URLs of the networks of refiners, by name.
+
+    Raises:
+        ConfigError: one that was asked for kept no state, or it is not known where the networks lie that restore one.
+    """
+    kept, notes = {}, []
+    for name, of_method in runs.items():
+        about = refiner_of(of_method[-1].config)
+        if about is not None and about.keep != "state":
+            if name in names:
+                raise ConfigError(_no_state(name, about))
+            notes.append(f"left out: {_no_state(name, about)}")
+            continue
+        if about is not None and not refinement_settings_of(about.settings).restores_alone:
+            _file_of(about, files)
+        kept[name] = of_method
+    return kept, notes
+
+
 def build_refiner(about: RefinerOfRun, generator: Generator, files: Mapping[str, str]) -> Refiner[Any]:
     """The refiner of a refinement, to restore what it found.
 
@@ -77,10 +104,7 @@ def build_refiner(about: RefinerOfRun, generator: Generator, files: Mapping[str,
         CheckpointError: their file holds others.
     """
     if about.keep != "state":
-        raise ConfigError(
-            f"refinement {about.name} kept no state (keep: {about.keep}), so its images cannot be made again, nor "
-            "edits of them: refine once more with keep: state, or name other methods"
-        )
+        raise ConfigError(_no_state(about.name, about))
     settings = refinement_settings_of(about.settings)
     networks = None if settings.restores_alone else networks_of(about, files, generator)
     return settings.refiner(RefinementParts(generator, NoLoss(), networks))
@@ -95,17 +119,30 @@ def networks_of(about: RefinerOfRun, files: Mapping[str, str], generator: Genera
     """
     if about.networks is None:
         return None
+    file = _file_of(about, files)
+    found = load_refiner_networks(file, generator.config)
+    if found.digest != about.digest:
+        raise CheckpointError(
+            f"{file} holds networks {found.digest[:16]}, the refinement was made with "
+            f"{str(about.digest)[:16]}: name the file of those, refiner_networks.{about.networks}=..."
+        )
+    return place(found.networks, generator.mapping.w_avg.device)
+
+
+def _file_of(about: RefinerOfRun, files: Mapping[str, str]) -> str:
+    assert about.networks is not None, "it has some"
     if about.networks not in files:
         raise ConfigError(
             f"networks {about.networks} of a refinement have no file; name it: refiner_networks.{about.networks}=..."
         )
-    found = load_refiner_networks(files[about.networks], generator.config)
-    if found.digest != about.digest:
-        raise CheckpointError(
-            f"{files[about.networks]} holds networks {found.digest[:16]}, the refinement was made with "
-            f"{str(about.digest)[:16]}: name the file of those, refiner_networks.{about.networks}=..."
-        )
-    return place(found.networks, generator.mapping.w_avg.device)
+    return files[about.networks]
+
+
+def _no_state(name: str, about: RefinerOfRun) -> str:
+    return (
+        f"refinement {name} kept no state (keep: {about.keep}), so its images cannot be made again, nor edits of them: "
+        "refine once more with keep: state, or name other methods"
+    )
 
 
 class NoLoss:

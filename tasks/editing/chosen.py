@@ -18,6 +18,7 @@ from lsap_archive import (
 )
 from lsap_core.errors import CheckpointError, ConfigError, LsapError
 from tasks.archived.opening import open_writer
+from tasks.archived.refiners import renderable
 from tasks.archived.runs import runs_by_method
 from tasks.editing.calibration import CalibrationOptions, CalibrationWork, calibration_digest, deviation_digest
 from tasks.editing.request import EditRequest
@@ -59,24 +60,27 @@ class MissingCalibrations:
     strengths: tuple[CalibrationWork, ...]
 
 
-def choose_edits(request: EditRequest) -> tuple[LoadedGenerator, list[EditedMethod]]:
-    """The generator, and every edit of every method, checked; nothing is written.
+def choose_edits(request: EditRequest) -> tuple[LoadedGenerator, list[EditedMethod], list[str]]:
+    """The generator, every edit of every method, checked, and what was left out; nothing is written.
 
     Raises:
         ArchiveNotFoundError, ArchiveMismatchError: no archive is there, or that of another generator.
         ArchiveKeyError: it has no such method or image.
         ConfigError, CheckpointError: an edit does not fit the generator or the images.
+        ConfigError: a refinement that was asked for cannot be rendered.
     """
     archive = open_archive(request.archive)
     loaded = request.generator.load()
     open_writer(request.archive, loaded)
     check_room("batch_size", request.batch_size, bytes_of_image(loaded.config, goes_back=False), request.device)
     chosen = []
-    for runs in runs_by_method(archive, request.methods, with_edits=False).values():
+    by_method = runs_by_method(archive, request.methods, with_edits=False)
+    by_method, left_out = renderable(by_method, request.methods, request.refiners)
+    for runs in by_method.values():
         for spec in request.edits.values():
             check_edit(spec, loaded, archive, runs)
             chosen.append(edited_method(spec, runs, loaded.digest, request.calibration))
-    return loaded, chosen
+    return loaded, chosen, left_out
 
 
 def edited_method(

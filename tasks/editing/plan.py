@@ -45,12 +45,11 @@ class EditingStage:
         strengths: of each edit of each method, such as "lsap_e/slant"; None where an edit has none.
         digests: of each of these edits with its strength: which version of an edit of that name is meant.
         refused: why an edit of equal effect has no strength, by edited method.
-        notes: what whoever asked should know, a sentence each: nothing, as edits have the shards of their inversions.
+        notes: what whoever asked should know, a sentence each: refinements that cannot be edited.
     """
 
     part: Final = "edits"
     verb: Final = "edit"
-    notes: Final = ()
 
     def __init__(self, request: EditRequest, *, start: bool = True) -> None:
         """Check edits, methods and generator against the archive; nothing is written yet.
@@ -69,7 +68,7 @@ class EditingStage:
         self.refused: dict[str, str] = {}
         self._request = request
         self._start = start
-        loaded, self.edits = choose_edits(request)
+        loaded, self.edits, self.notes = choose_edits(request)
         self.writer = open_writer(request.archive, loaded)
         if start:
             self.writer.store.check_writable()

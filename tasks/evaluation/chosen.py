@@ -13,6 +13,7 @@ from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.presets import PASSES, encoder_settings, settings_of
 from tasks.archived.opening import open_writer
+from tasks.archived.refiners import renderable
 from tasks.archived.runs import config_of, runs_by_method
 from tasks.editing.chosen import EditedMethod, check_edit, edited_method
 from tasks.evaluation.request import EvaluationRequest, Synthetic
@@ -33,12 +34,14 @@ class ChosenRuns:
         runs: of every method or edit, the oldest first.
         lec: edits of the editing consistency of every method that an encoder inverted.
         encoders: name, digest and passes of the encoder by method.
+        left_out: refinements that cannot be rendered, a sentence each.
     """
 
     generator: LoadedGenerator
     runs: Mapping[str, tuple[RunInfo, ...]]
     lec: Mapping[str, tuple[EditedMethod, ...]]
     encoders: Mapping[str, dict[str, Any]]
+    left_out: tuple[str, ...] = ()
 
     @property
     def all_lec(self) -> list[EditedMethod]:
@@ -64,6 +67,7 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
     open_writer(request.archive, loaded)
     _check_networks(request, loaded)
     runs = runs_by_method(archive, request.methods, with_edits=True, versions=request.versions)
+    runs, left_out = renderable(runs, request.methods, request.refiners)
     for digest in {run.config["anchor"] for of_method in runs.values() for run in of_method}:
         read_anchor(request.archive, digest)  # raises where no worker could measure SNCD by it
     lec: dict[str, tuple[EditedMethod, ...]] = {}
@@ -81,7 +85,7 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
         raise ConfigError(
             f"lec: none of {', '.join(runs)} was inverted by an encoder; leave it out, or add such methods"
         )
-    return ChosenRuns(loaded, runs, lec, encoders)
+    return ChosenRuns(loaded, runs, lec, encoders, tuple(left_out))
 
 
 def _check_networks(request: EvaluationRequest, loaded: LoadedGenerator) -> None:

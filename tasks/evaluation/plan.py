@@ -56,6 +56,7 @@ class EvaluationStage:
         self._request = request
         self._start = start
         self.chosen = choose_runs(request)
+        self.notes += self.chosen.left_out
         has_archive = start or request.synthetic is None or is_archive(request.archive)
         self.writer = open_writer(request.archive, self.chosen.generator) if has_archive else None
         if start and self.writer is not None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lsap_archive import FAILED, OK, ROW_SCHEMA, ArchiveKeyError, RunReader, RunWriter, open_archive
+from lsap_core.alignment.anchor import Anchor
 from lsap_core.generators.generator import Noise
 from lsap_core.images import crop, to_uint8
 from lsap_core.inversion.inversion import EmbedderState
@@ -57,6 +58,7 @@ class RefineWorker:
         self.networks = load_networks(request.networks, self.device)
         self.originals = Originals(request.source, loaded.config, "refuse")
         self.renderer = Renderer(self.generator)
+        self._anchors: dict[str, Anchor] = {}
         self._refiners: dict[str, Refiner[Any]] = {}  # the one that the last shard needed: their networks may be large
         self._progress = 0.0
 
@@ -180,6 +182,11 @@ class RefineWorker:
             self._refiners = {about.key: refinement_settings_of(about.settings).refiner(parts)}
         return self._refiners[about.key]
 
+    def _anchor(self, digest: str) -> Anchor:
+        if digest not in self._anchors:
+            self._anchors[digest] = open_anchor(self.request.archive, digest).to(self.device)
+        return self._anchors[digest]
+
     @torch.no_grad()
     def _keep(
         self,
@@ -196,7 +203,7 @@ class RefineWorker:
         kept = _as_type(found.refined.arrays(), config["state_type"])
         refined: Refined = refiner.restore(Embedded(found.refined.w_plus, noise), kept)
         images = refined.synthesize()
-        anchor = open_anchor(self.request.archive, config["anchor"]).to(self.device)
+        anchor = self._anchor(config["anchor"])
         measured = measure(
             images, target, refined.w_plus, generator=self.generator, anchor=anchor, networks=self.networks
         )
@@ -218,8 +225,8 @@ class RefineWorker:
             else:
                 record |= {name: values[index] for name, values in measured.items()}
                 if found.trace_steps:
-                    last = found.trace[index, :, found.trace_terms.index("loss")]
-                    record["final_loss"] = float(last[last.isfinite()][-1])
+                    losses = found.trace[index, :, found.trace_terms.index("loss")]
+                    record["final_loss"] = next(iter(losses[losses.isfinite()].flip(0).tolist()), None)
 
 
 @dataclass

@@ -32,7 +32,7 @@ def attributes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def missing(desk: Any, request: Any) -> Any:
-    loaded, chosen = choose_edits(request)
+    loaded, chosen, _ = choose_edits(request)
     return missing_calibrations(open_writer(request.archive, loaded), chosen, request.calibration)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lsap_archive import (
 from lsap_core.errors import ConfigError
 from tasks.archived.made_rows import NOT_INVERTED
 from tasks.archived.rendering import RunPart, Stored
+from tasks.editing.plan import EditingStage
 from tasks.refinement.cost import dry_run
 from tasks.refinement.plan import RefinementStage
 from tasks.refinement.worker import RefineWorker
@@ -147,7 +149,7 @@ def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(labora
 
 @pytest.mark.parametrize("keep", ["images", "nothing"])
 def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered(
-    keep: str, refining: RefiningDesk
+    keep: str, refining: RefiningDesk, desk: Any
 ) -> None:
     archive, _ = refining.refine(keep=keep)
     run = next(run for run in archive.runs if run.method == REFINED)
@@ -156,6 +158,11 @@ def test_without_a_state_codes_and_measurements_are_kept_and_no_edit_is_rendered
     assert archive.sql("select count(mse) as n from rows where method = $m", m=REFINED).to_pylist() == [{"n": 5}]
     if keep == "images":
         assert len(archive.images(["0.png", "4.png"], REFINED)) == 2
+    request = desk.request({"right": {"direction": "right", "strength": 2.0}})
+    (left_out,) = EditingStage(request).notes
+    assert left_out.startswith(f"left out: refinement {REFINED} kept no state (keep: {keep})")
+    with pytest.raises(ConfigError, match=rf"{REFINED} kept no state .*name other methods"):
+        EditingStage(replace(request, methods=(REFINED,)))
     with pytest.raises(ConfigError, match=rf"kept no state \(keep: {keep}\).*keep: state, or name other methods"):
         Stored.of_images(refining.renderer, archive, ["0.png"], REFINED)
 
