@@ -62,11 +62,11 @@ def publish_edit(work: Any, place: Any, run: RunWriter, seed: int = 1, **changes
 
 
 def test_an_edit_has_codes_of_its_own_and_the_noise_of_the_inversion(
-    place: Any, work: Any, published: Callable[[Any], RunWriter]
+    quick_place: Any, work: Any, published: Callable[[Any], RunWriter]
 ) -> None:
-    run = published(place)
-    edit = publish_edit(work, place, run)
-    archive = open_archive(place.url, place.options)
+    run = published(quick_place)
+    edit = publish_edit(work, quick_place, run)
+    archive = open_archive(quick_place.url, quick_place.options)
     assert (archive.methods, archive.edits) == (["lsap_o"], ["lsap_o/slant"])
     ids = ["image-3", "image-0", "image-3"]
     np.testing.assert_array_equal(archive.codes(ids, "lsap_o/slant"), work.expected(edit, seed=1)[[3, 0, 3]])
@@ -77,7 +77,7 @@ def test_an_edit_has_codes_of_its_own_and_the_noise_of_the_inversion(
         archive.trace(ids, "lsap_o/slant")
     about = archive.describe()
     assert set(about["methods"]) == {"lsap_o"} and about["edits"]["lsap_o/slant"]["ok"] == 5
-    assert verify_archive(place.url, place.options).is_sound
+    assert verify_archive(quick_place.url, quick_place.options).is_sound
 
 
 def test_rows_of_an_edit_join_with_those_of_its_subject(
@@ -107,8 +107,10 @@ def test_an_edit_keeps_no_array_but_its_codes(
     assert sorted(group) == ["w_plus"]
 
 
-def test_images_of_an_edit_are_kept_and_read(place: Any, work: Any, published: Callable[[Any], RunWriter]) -> None:
-    edit = place.writer().start_run(edit_plan(work, published(place)))
+def test_images_of_an_edit_are_kept_and_read(
+    quick_place: Any, work: Any, published: Callable[[Any], RunWriter]
+) -> None:
+    edit = quick_place.writer().start_run(edit_plan(work, published(quick_place)))
     failed = {"status": ["ok", "failed"], "reason": [None, "not_finite"]}
     for shard in range(edit.num_shards):
         first = edit.rows_of(shard).start
@@ -120,15 +122,15 @@ def test_images_of_an_edit_are_kept_and_read(place: Any, work: Any, published: C
             edit.write_shard(shard, arrays, pa.table(rows), "first", images=[*images.items(), (9, PNG)])
         assert edit.write_shard(shard, arrays, pa.table(rows), "first", images=images.items())
     assert edit.publish({})
-    archive = open_archive(place.url, place.options)
+    archive = open_archive(quick_place.url, quick_place.options)
     assert archive.images(["image-4", "image-0"], "lsap_o/slant") == [PNG + b"4", PNG + b"0"]
     with pytest.raises(ArchiveKeyError, match="image image-3 has no code of method lsap_o/slant"):
         archive.images(["image-3"], "lsap_o/slant")
     with pytest.raises(ArchiveKeyError, match="run run-1 kept no image of row 0"):
         archive.images(["image-0"], "lsap_o")
-    assert verify_archive(place.url, place.options).is_sound
-    place.store.put("runs/edit-1/images/00000002.png", PNG + b"x")
-    (problem,) = verify_archive(place.url, place.options).problems
+    assert verify_archive(quick_place.url, quick_place.options).is_sound
+    quick_place.store.put("runs/edit-1/images/00000002.png", PNG + b"x")
+    (problem,) = verify_archive(quick_place.url, quick_place.options).problems
     assert problem.key == "runs/edit-1/images/00000002.png" and problem.found.startswith("sha256")
 
 

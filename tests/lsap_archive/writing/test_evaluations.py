@@ -58,10 +58,10 @@ def write_all(evaluation: EvaluationWriter, **options: Any) -> None:
         assert evaluation.write_shard(shard, measured(evaluation, shard, **options))
 
 
-def test_measurements_join_with_rows_once_they_are_published(place: Any, published: Callable[[Any], Any]) -> None:
-    published(place)
-    evaluation = place.writer().start_evaluation(plan_of())
-    again = EvaluationWriter.open(place.url, "evaluation-1", place.options)
+def test_measurements_join_with_rows_once_they_are_published(quick_place: Any, published: Callable[[Any], Any]) -> None:
+    published(quick_place)
+    evaluation = quick_place.writer().start_evaluation(plan_of())
+    again = EvaluationWriter.open(quick_place.url, "evaluation-1", quick_place.options)
     assert evaluation.missing_shards() == [0, 1, 2] and again.plan.document() == plan_of().document()
     assert again.write_shard(1, measured(again, 1), state=b"sums of 1")
     assert not evaluation.write_shard(1, measured(evaluation, 1, offset=9.0), state=b"other sums")
@@ -69,10 +69,10 @@ def test_measurements_join_with_rows_once_they_are_published(place: Any, publish
         evaluation.publish({})
     assert evaluation.write_shard(0, measured(evaluation, 0), state=b"sums of 0")
     assert evaluation.write_shard(2, measured(evaluation, 2), state=b"sums of 2")
-    assert open_archive(place.url, place.options).evaluations == []
+    assert open_archive(quick_place.url, quick_place.options).evaluations == []
     assert list(evaluation.states()) == [b"sums of 0", b"sums of 1", b"sums of 2"]
     assert evaluation.publish({"frechet": {"value": 1.5}}) and not again.publish({})
-    archive = open_archive(place.url, place.options)
+    archive = open_archive(quick_place.url, quick_place.options)
     (info,) = archive.evaluations
     assert (info.run_id, info.num_measurements, info.summary) == ("run-1", 15, {"frechet": {"value": 1.5}})
     assert archive.measurements().schema.equals(MEASUREMENT_SCHEMA)
@@ -84,7 +84,7 @@ def test_measurements_join_with_rows_once_they_are_published(place: Any, publish
         {"uri": "file:///images/0.png", "value": 0.0, "problem": None},
         {"uri": "file:///images/1.png", "value": None, "problem": "no_face"},
     ]
-    report = verify_archive(place.url, place.options)
+    report = verify_archive(quick_place.url, quick_place.options)
     assert report.is_sound and report.information == []
     assert (report.counts["evaluations"], report.counts["measurements"]) == (1, 15)
 

@@ -88,17 +88,19 @@ def check_once(place: Any, wanted: str) -> Archive:
 # --- who publishes ------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_images_all_are_there_is_given_up(place: Any, work: Any) -> None:
-    first, second = start(place, work, "run-1", "abcde", 2), start(place, work, "run-2", "abcde", 3)
-    assert publish(place, first, second) == [None, "all its images are in run run-1, with the same content"]
-    check_once(place, "abcde")
-    left = [key.removeprefix("runs/run-2/") for key in place.store.keys("runs/run-2")]
+def test_a_run_whose_images_all_are_there_is_given_up(quick_place: Any, work: Any) -> None:
+    first, second = start(quick_place, work, "run-1", "abcde", 2), start(quick_place, work, "run-2", "abcde", 3)
+    assert publish(quick_place, first, second) == [None, "all its images are in run run-1, with the same content"]
+    check_once(quick_place, "abcde")
+    left = [key.removeprefix("runs/run-2/") for key in quick_place.store.keys("runs/run-2")]
     markers = ["_commit/00000.json", "_commit/00001.json", "_retired/run.json"]
     assert left == [*markers, "images.parquet", "plan.json", "w_plus/zarr.json", "zarr.json"]
     assert not second.write_shard(0, work.arrays(second, 0), work.rows(second, 0), "late"), "another's is kept"
-    assert publish(place, second) == ["all its images are in run run-1, with the same content"], "it may be repeated"
-    assert publish(place, first) == [None]
-    check_once(place, "abcde")
+    assert publish(quick_place, second) == ["all its images are in run run-1, with the same content"], (
+        "it may be repeated"
+    )
+    assert publish(quick_place, first) == [None]
+    check_once(quick_place, "abcde")
 
 
 def test_images_may_be_there_in_several_runs(memory_place: Any, work: Any) -> None:

@@ -75,10 +75,10 @@ def family(work: Any, published: Callable[[Any], RunWriter]) -> Callable[[Any], 
 
 
 def test_a_refinement_keeps_arrays_of_its_own_and_what_is_made_of_it_finds_them(
-    place: Any, work: Any, family: Callable[[Any], tuple[RunWriter, RunWriter, RunWriter]]
+    quick_place: Any, work: Any, family: Callable[[Any], tuple[RunWriter, RunWriter, RunWriter]]
 ) -> None:
-    inversion, refinement, edit = family(place)
-    archive = open_archive(place.url, place.options)
+    inversion, refinement, edit = family(quick_place)
+    archive = open_archive(quick_place.url, quick_place.options)
     assert (archive.methods, archive.edits) == (["lsap_o", "lsap_o/pti"], ["lsap_o/pti/slant"])
     features = work.expected(refinement, "features", seed=1).astype(np.float16)[[3, 0, 3]]
     for method, run, seed in (("lsap_o/pti", refinement, 1), ("lsap_o/pti/slant", edit, 2)):
@@ -88,7 +88,7 @@ def test_a_refinement_keeps_arrays_of_its_own_and_what_is_made_of_it_finds_them(
         assert found.keys() == {"w_plus", "features"}
         np.testing.assert_array_equal(found["features"], features)
         np.testing.assert_array_equal(found["w_plus"], work.expected(refinement, seed=1)[[3, 0, 3]])
-        reader = RunReader.open(place.url, run.run_id, place.options)
+        reader = RunReader.open(quick_place.url, run.run_id, quick_place.options)
         of_rows = reader.refined(range(1, 4))
         assert of_rows is not None and of_rows["features"].dtype == np.float16
         np.testing.assert_array_equal(of_rows["w_plus"], work.expected(refinement, seed=1)[1:4])
@@ -105,7 +105,7 @@ def test_a_refinement_keeps_arrays_of_its_own_and_what_is_made_of_it_finds_them(
         "AND r.subject_row = i.row WHERE r.method = 'lsap_o/pti' AND r.edit IS NULL"
     ).to_pylist()
     assert len(joined) == 5 and all(row["image_id"] == row["same"] for row in joined)
-    assert verify_archive(place.url, place.options).is_sound
+    assert verify_archive(quick_place.url, quick_place.options).is_sound
 
 
 def test_what_is_made_of_a_retired_shard_is_hidden_with_it(
