@@ -17,8 +17,9 @@ import pytest
 from safetensors.torch import load
 
 from lsap_archive import Archive, RunWriter, open_archive, verify_archive
+from tasks.archived.saved_states import DIGEST_BYTES
 from tasks.inversion.request import InversionRequest
-from tasks.inversion.worker import DIGEST_BYTES, EmbedWorker
+from tasks.inversion.worker import EmbedWorker
 
 HERE = Path(__file__).parent
 NUM_IMAGES, SHARD_ROWS = 16, 4

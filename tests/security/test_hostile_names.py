@@ -190,7 +190,7 @@ def test_reports_for_people_have_a_line_of_their_own_for_each_name(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edited = EditReport(name, {name: 1.0}, {}, {name: name}, 0, {name: 1}, {name: 2}, 1.0)
-    repaired = RepairReport(name, False, {name: RepairedRun(is_edit=True)}, [name], [name], [name], [name], [name])
+    repaired = RepairReport(name, False, {name: RepairedRun(flow="edit")}, [name], [name], [name], [name], [name])
     for report in (edited, repaired):
         print_result({}, False, report.lines())
         told = capsys.readouterr().out

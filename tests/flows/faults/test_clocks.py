@@ -63,6 +63,7 @@ def test_the_clock_jumps(
     record([work.outcome(f"clock jumps under command and workers, {work.verb}", len(points), url, again)])
 
 
+@pytest.mark.all_faults
 def test_the_newest_counts_although_its_clock_is_behind(bench: Bench) -> None:
     """An image is replaced; the machine that sees it last is an hour behind the one that saw the old one."""
     pixels = load_split("test").images

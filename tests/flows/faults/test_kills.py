@@ -71,6 +71,7 @@ def test_machines_are_killed(
     record([inversion.outcome("kill -9 of a machine of the cluster", len(trap.sprung), url, again)])
 
 
+@pytest.mark.all_faults
 def test_the_prefect_server_is_killed(
     inversion: Work, mortal_server: Any, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:

@@ -97,6 +97,7 @@ def test_one_publishes_while_the_other_stages(
     check_ended(ended)
 
 
+@pytest.mark.all_faults
 def test_two_that_cut_shards_differently(
     inversion: Work, mortal_server: Any, chosen: random.Random, how_many: HowMany, record: Callable[..., None]
 ) -> None:
