@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lsap_core.generators.checkpoints.canonical import check_tensors
-
-COUNTER = "num_batches_tracked"
+from lsap_core.generators.checkpoints.networks import COUNTER
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError, ConfigError
-from lsap_core.generators.checkpoints.canonical import Shape, check_tensors, first_size
+from lsap_core.generators.checkpoints.canonical import Shape, first_size
+from lsap_core.generators.checkpoints.networks import (
+    FORMAT_VERSION,
+    canonical_network,
+    check_digest,
+    check_kind,
+    config_of,
+    from_json,
+    network_digest,
+    network_shapes,
+    notes_of,
+    to_json,
+)
+from lsap_core.perceptual.published_weights import with_weights
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
 
 KIND = "hfgi"
-FORMAT_VERSION = "1"
-COUNTER = "num_batches_tracked"
 WHAT = "HFGI's networks"
 
 IN_STATE_DICT = {"grid_align": "aligner", "residue": "encoder"}
@@ -98,36 +106,23 @@ def from_hfgi_document(document: object) -> HfgiCheckpoint:
 
 def hfgi_shapes(config: HfgiConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of `HfgiNetworks(config)` but the counters of batches."""
-    with torch.device("meta"):  # shapes without memory
-        state = HfgiNetworks(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}
+    return network_shapes(lambda: HfgiNetworks(config))
 
 
 def canonical_hfgi_state(config: HfgiConfig, state: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
-    """The tensors of `config`, checked one by one, float32, contiguous, on the CPU; counters are dropped.
+    """The tensors of `config`, as `canonical_network` gives them.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or not a number somewhere.
     """
-    found = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    shapes = hfgi_shapes(config)
-    check_tensors(found, shapes, what=what)
-    result = {name: found[name].detach().to(device="cpu", dtype=torch.float32).contiguous() for name in shapes}
-    for name, tensor in result.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{what}: {name} holds values that are not finite; the network is damaged")
-    return result
+    return canonical_network(state, hfgi_shapes(config), what=what)
 
 
 def build_hfgi(checkpoint: HfgiCheckpoint) -> HfgiNetworks:
-    """The networks of a checkpoint: on the CPU, in eval mode, not frozen. Takes no random numbers."""
+    """The network of a checkpoint: on the CPU, in eval mode, not frozen. Takes no random numbers."""
     with torch.device("meta"):
         networks = HfgiNetworks(checkpoint.config)
-        counters = [name for name in networks.state_dict() if name.endswith(COUNTER)]
-    state = {name: tensor.clone() for name, tensor in checkpoint.state.items()}
-    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}
-    networks.load_state_dict(state, assign=True)
-    return networks.eval()
+    return with_weights(networks, checkpoint.state, WHAT).eval()
 
 
 def from_canonical_hfgi(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> HfgiCheckpoint:
@@ -137,30 +132,19 @@ def from_canonical_hfgi(state: Mapping[str, Tensor], metadata: Mapping[str, str]
         CheckpointError: the metadata describe something else, a tensor is missing, unexpected or of another shape, or
             the tensors are not those that the recorded digest was taken of.
     """
-    if metadata.get("kind") != KIND:
-        raise CheckpointError(
-            f"the metadata name {metadata.get('kind', 'no kind')}; wanted {WHAT} ({KIND}) saved by this library"
-        )
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"the format version is {metadata.get('format_version')}; this library reads {FORMAT_VERSION}: update it"
-        )
-    config = _config_from_json(metadata.get("config", ""))
+    check_kind(metadata, KIND, what=WHAT)
+    config = config_of(metadata, HfgiConfig.from_dict, what=WHAT)
     checkpoint = HfgiCheckpoint(
         config,
         canonical_hfgi_state(config, state, what="the file"),
         layout="safetensors",
-        options=_from_json(metadata.get("options", "{}"), dict, "options"),
-        notes=tuple(map(str, _from_json(metadata.get("notes", "[]"), list, "notes"))),
+        options=from_json(metadata.get("options", "{}"), dict, "options"),
+        notes=notes_of(metadata),
         generator_digest=metadata.get("generator_digest") or None,
         encoder_digest=metadata.get("encoder_digest") or None,
         title=metadata.get("title", ""),
     )
-    if metadata.get("digest") != checkpoint.digest:
-        raise CheckpointError(
-            f"{WHAT} have digest {checkpoint.digest}, their file was written with {metadata.get('digest')}: "
-            "it was changed or damaged; copy or convert the original file again"
-        )
+    check_digest(metadata, checkpoint.digest, what=WHAT)
     return checkpoint
 
 
@@ -169,9 +153,9 @@ def to_hfgi_metadata(checkpoint: HfgiCheckpoint) -> dict[str, str]:
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "config": _to_json(checkpoint.config.to_dict()),
-        "options": _to_json(checkpoint.options),
-        "notes": _to_json(list(checkpoint.notes)),
+        "config": to_json(checkpoint.config.to_dict()),
+        "options": to_json(checkpoint.options),
+        "notes": to_json(list(checkpoint.notes)),
         "title": checkpoint.title,
         "generator_digest": checkpoint.generator_digest or "",
         "encoder_digest": checkpoint.encoder_digest or "",
@@ -180,23 +164,12 @@ def to_hfgi_metadata(checkpoint: HfgiCheckpoint) -> dict[str, str]:
 
 
 def hfgi_digest(config: HfgiConfig, state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the networks, the same for every file format that holds them, as 64 hexadecimal digits.
-
-    Hashed as `encoder_digest` does it, with the first line `lsap hfgi 1`. Counters of batches do not count.
+    """`network_digest` with the first line `lsap hfgi 1`.
 
     Raises:
         CheckpointError: the state is not that of `config` in float32.
     """
-    tensors = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    check_tensors(tensors, hfgi_shapes(config), what=WHAT)
-    sha256 = hashlib.sha256(f"lsap hfgi 1\n{_to_json(config.to_dict())}\n".encode())
-    for name in sorted(tensors):
-        values = tensors[name].detach().cpu()
-        if values.dtype != torch.float32:
-            raise CheckpointError(f"{name} is {values.dtype}; a digest is taken of float32 weights")
-        sha256.update(f"{name} float32 {json.dumps(list(values.shape))}\n".encode())
-        sha256.update(np.ascontiguousarray(values.numpy(), dtype="<f4").data)
-    return sha256.hexdigest()
+    return network_digest("lsap hfgi 1", config.to_dict(), state, hfgi_shapes(config), what=WHAT)
 
 
 def _layout(document: Mapping[Any, Any]) -> str | None:
@@ -254,24 +227,3 @@ def _config_of(state: Mapping[str, Any]) -> HfgiConfig:
         )
     except ConfigError as error:
         raise CheckpointError(f"{WHAT}: {error}") from error
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _from_json(text: str, kind: type, what: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"the {what} {text[:200]!r} are no JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise CheckpointError(f"the {what} {text[:200]!r} are a {type(value).__name__}; wanted a {kind.__name__}")
-    return value
-
-
-def _config_from_json(text: str) -> HfgiConfig:
-    try:
-        return HfgiConfig.from_dict(json.loads(text))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{text[:200]!r} is no configuration of {WHAT}: {error}") from error

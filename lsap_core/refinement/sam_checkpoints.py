@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError
-from lsap_core.generators.checkpoints.canonical import Shape, check_tensors
-from lsap_core.perceptual.published_weights import COUNTER, describe_document, named_tensors
+from lsap_core.generators.checkpoints.canonical import Shape
+from lsap_core.generators.checkpoints.networks import (
+    FORMAT_VERSION,
+    canonical_network,
+    check_digest,
+    check_kind,
+    config_of,
+    network_digest,
+    network_shapes,
+    to_json,
+)
+from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig
 from lsap_core.refinement.sam_spaces import W_PLUS
 
 KIND = "invertibility_predictor"
-FORMAT_VERSION = "1"
 RELEASED_BASE = "sd_base"
 """In a released file the tensors of the base are in this entry, those of each head in one called as its space."""
 
@@ -51,36 +57,23 @@ class PredictorCheckpoint:
 
 def predictor_shapes(config: PredictorConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of `InvertibilityPredictor(config)` but the counters of batches."""
-    with torch.device("meta"):  # shapes without memory
-        state = InvertibilityPredictor(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}
+    return network_shapes(lambda: InvertibilityPredictor(config))
 
 
 def canonical_predictor_state(config: PredictorConfig, state: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
-    """The tensors of `config`, checked one by one, float32, contiguous, on the CPU; counters are dropped.
+    """The tensors of `config`, as `canonical_network` gives them.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or not a number somewhere.
     """
-    found = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    shapes = predictor_shapes(config)
-    check_tensors(found, shapes, what=what)
-    result = {name: found[name].detach().to(device="cpu", dtype=torch.float32).contiguous() for name in shapes}
-    for name, tensor in result.items():
-        if not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
-            raise CheckpointError(f"{what}: {name} holds values that are not finite; the network is damaged")
-    return result
+    return canonical_network(state, predictor_shapes(config), what=what)
 
 
 def build_predictor(checkpoint: PredictorCheckpoint) -> InvertibilityPredictor:
     """The network of a checkpoint: on the CPU, in eval mode, not frozen. Takes no random numbers."""
     with torch.device("meta"):
         predictor = InvertibilityPredictor(checkpoint.config)
-        counters = [name for name in predictor.state_dict() if name.endswith(COUNTER)]
-    state = {name: tensor.clone() for name, tensor in checkpoint.state.items()}
-    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}
-    predictor.load_state_dict(state, assign=True)
-    return predictor.eval()
+    return with_weights(predictor, checkpoint.state, "the predictor").eval()
 
 
 def is_released_predictor(document: object) -> bool:
@@ -124,17 +117,8 @@ def from_canonical_predictor(state: Mapping[str, Tensor], metadata: Mapping[str,
         CheckpointError: the metadata describe something else, a tensor is missing, unexpected or of another shape,
             or the tensors are not those that the recorded digest was taken of.
     """
-    if metadata.get("kind") != KIND:
-        raise CheckpointError(f"the metadata name {metadata.get('kind', 'no kind')}; wanted an {KIND} saved by us")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"the format version is {metadata.get('format_version')}; this library reads {FORMAT_VERSION}: update it"
-        )
-    text = metadata.get("config", "")
-    try:
-        config = PredictorConfig.from_dict(json.loads(text))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{text[:200]!r} is no configuration of a predictor: {error}") from error
+    check_kind(metadata, KIND, what="an invertibility predictor")
+    config = config_of(metadata, PredictorConfig.from_dict, what="a predictor")
     checkpoint = PredictorCheckpoint(
         config,
         canonical_predictor_state(config, state, what="the file"),
@@ -142,11 +126,7 @@ def from_canonical_predictor(state: Mapping[str, Tensor], metadata: Mapping[str,
         generator_digest=metadata.get("generator_digest") or None,
         title=metadata.get("title", ""),
     )
-    if metadata.get("digest") != checkpoint.digest:
-        raise CheckpointError(
-            f"the predictor has digest {checkpoint.digest}, its file was written with {metadata.get('digest')}: "
-            "it was changed or damaged; copy or convert the original file again"
-        )
+    check_digest(metadata, checkpoint.digest, what="the predictor")
     return checkpoint
 
 
@@ -155,7 +135,7 @@ def to_predictor_metadata(checkpoint: PredictorCheckpoint) -> dict[str, str]:
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "config": _to_json(checkpoint.config.to_dict()),
+        "config": to_json(checkpoint.config.to_dict()),
         "title": checkpoint.title,
         "generator_digest": checkpoint.generator_digest or "",
         "digest": checkpoint.digest,
@@ -163,26 +143,11 @@ def to_predictor_metadata(checkpoint: PredictorCheckpoint) -> dict[str, str]:
 
 
 def predictor_digest(config: PredictorConfig, state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a predictor, the same for every file format that holds it, as 64 hexadecimal digits.
-
-    Hashed in this order: `lsap invertibility predictor 1`, the configuration as JSON with sorted keys and no spaces,
-    then for each tensor by sorted name `<name> float32 <shape as JSON>` and its values (little-endian, row-major). A
-    newline ends each line of text. Counters of batches do not count.
+    """`network_digest` with the first line `lsap invertibility predictor 1`.
 
     Raises:
         CheckpointError: the state is not that of `config` in float32.
     """
-    tensors = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    check_tensors(tensors, predictor_shapes(config), what="the predictor")
-    sha256 = hashlib.sha256(f"lsap invertibility predictor 1\n{_to_json(config.to_dict())}\n".encode())
-    for name in sorted(tensors):
-        values = tensors[name].detach().cpu()
-        if values.dtype != torch.float32:
-            raise CheckpointError(f"{name} is {values.dtype}; a digest is taken of float32 weights")
-        sha256.update(f"{name} float32 {json.dumps(list(values.shape))}\n".encode())
-        sha256.update(np.ascontiguousarray(values.numpy(), dtype="<f4").data)
-    return sha256.hexdigest()
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return network_digest(
+        "lsap invertibility predictor 1", config.to_dict(), state, predictor_shapes(config), what="the predictor"
+    )

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.checkpoints.canonical import Shape, check_tensors, first_size, largest_index
-from lsap_core.perceptual.published_weights import COUNTER, describe_document, named_tensors, with_weights
+from lsap_core.generators.checkpoints.networks import (
+    COUNTER,
+    FORMAT_VERSION,
+    canonical_network,
+    check_digest,
+    check_kind,
+    config_of,
+    network_digest,
+    network_shapes,
+    notes_of,
+    to_json,
+)
+from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 from lsap_core.refinement.sfe_networks import SfeBackboneNetwork, SfeConfig, SfeNetworks
 
 KIND = "sfe"
-FORMAT_VERSION = "1"
 WHAT = "StyleFeatureEditor"
 INPUT_SIDE = 256
 CLASSIFIER = "iresnet50-7f187506.pth (ArcFace)"
@@ -57,25 +65,16 @@ class SfeCheckpoint:
 
 def sfe_shapes(config: SfeConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of `SfeNetworks(config)` but the counters of batches."""
-    with torch.device("meta"):  # shapes without memory
-        state = SfeNetworks(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}
+    return network_shapes(lambda: SfeNetworks(config))
 
 
 def canonical_sfe_state(config: SfeConfig, state: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
-    """The tensors of `config`, checked one by one, float32, contiguous, on the CPU; counters are dropped.
+    """The tensors of `config`, as `canonical_network` gives them.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or not a number somewhere.
     """
-    found = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    shapes = sfe_shapes(config)
-    check_tensors(found, shapes, what=what)
-    result = {name: found[name].detach().to(device="cpu", dtype=torch.float32).contiguous() for name in shapes}
-    for name, tensor in result.items():
-        if not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):  # one pass, without a copy
-            raise CheckpointError(f"{what}: {name} holds values that are not finite; the network is damaged")
-    return result
+    return canonical_network(state, sfe_shapes(config), what=what)
 
 
 def is_sfe_document(document: object) -> bool:
@@ -172,27 +171,17 @@ def from_canonical_sfe(state: Mapping[str, Tensor], metadata: Mapping[str, str])
         CheckpointError: the metadata describe something else, a tensor is missing, unexpected or of another
             shape, or the tensors are not those that the recorded digest was taken of.
     """
-    if metadata.get("kind") != KIND:
-        found = metadata.get("kind", "no kind")
-        raise CheckpointError(f"the metadata name {found}; wanted {KIND}, saved by this library")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"the format version is {metadata.get('format_version')}; this library reads {FORMAT_VERSION}: update it"
-        )
-    config = _config_from_json(metadata.get("config", ""))
+    check_kind(metadata, KIND, what=WHAT)
+    config = config_of(metadata, SfeConfig.from_dict, what=WHAT)
     checkpoint = SfeCheckpoint(
         config,
         canonical_sfe_state(config, state, what="the file"),
         layout="safetensors",
-        notes=_notes_from_json(metadata.get("notes", "[]")),
+        notes=notes_of(metadata),
         generator_digest=metadata.get("generator_digest") or None,
         title=metadata.get("title", ""),
     )
-    if metadata.get("digest") != checkpoint.digest:
-        raise CheckpointError(
-            f"the networks have digest {checkpoint.digest}, their file was written with {metadata.get('digest')}: "
-            "it was changed or damaged; copy or convert the original file again"
-        )
+    check_digest(metadata, checkpoint.digest, what=WHAT)
     return checkpoint
 
 
@@ -201,8 +190,8 @@ def to_sfe_metadata(checkpoint: SfeCheckpoint) -> dict[str, str]:
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "config": _to_json(checkpoint.config.to_dict()),
-        "notes": _to_json(list(checkpoint.notes)),
+        "config": to_json(checkpoint.config.to_dict()),
+        "notes": to_json(list(checkpoint.notes)),
         "title": checkpoint.title,
         "generator_digest": checkpoint.generator_digest or "",
         "digest": checkpoint.digest,
@@ -210,25 +199,12 @@ def to_sfe_metadata(checkpoint: SfeCheckpoint) -> dict[str, str]:
 
 
 def sfe_digest(config: SfeConfig, state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the networks, the same for every file format that holds them, as 64 hexadecimal digits.
-
-    Hashed in this order: `lsap sfe 1`, the configuration as JSON with sorted keys and no spaces, then for each tensor
-    by sorted name `<name> float32 <shape as JSON>` and its values (little-endian, row-major). A newline ends each line
-    of text. Counters of batches do not count.
+    """`network_digest` with the first line `lsap sfe 1`.
 
     Raises:
         CheckpointError: the state is not that of `config` in float32.
     """
-    tensors = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
-    check_tensors(tensors, sfe_shapes(config), what=WHAT)
-    sha256 = hashlib.sha256(f"lsap sfe 1\n{_to_json(config.to_dict())}\n".encode())
-    for name in sorted(tensors):
-        values = tensors[name].detach().cpu()
-        if values.dtype != torch.float32:
-            raise CheckpointError(f"{name} is {values.dtype}; a digest is taken of float32 weights")
-        sha256.update(f"{name} float32 {json.dumps(list(values.shape))}\n".encode())
-        sha256.update(np.ascontiguousarray(values.numpy(), dtype="<f4").data)
-    return sha256.hexdigest()
+    return network_digest("lsap sfe 1", config.to_dict(), state, sfe_shapes(config), what=WHAT)
 
 
 def _read_config(inverter: Mapping[str, Any], *, has_editor: bool) -> SfeConfig:
@@ -252,24 +228,3 @@ def _our_name(name: str) -> str:
         if name.startswith(published):
             return ours + name.removeprefix(published)
     return re.sub(r"^layer([1-4])\.", r"block_\1.", name)
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _config_from_json(text: str) -> SfeConfig:
-    try:
-        return SfeConfig.from_dict(json.loads(text))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{text[:200]!r} is no configuration of {WHAT}: {error}") from error
-
-
-def _notes_from_json(text: str) -> tuple[str, ...]:
-    try:
-        notes = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"the notes {text[:200]!r} are no JSON: {error}") from error
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise CheckpointError(f"the notes {text[:200]!r} are no JSON list of sentences")
-    return tuple(notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
+from lsap_core.generators.checkpoints.networks import network_digest, network_shapes
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.refinement.hfgi_checkpoints import (
     HfgiCheckpoint,
@@ -24,6 +24,7 @@ from lsap_core.refinement.hfgi_checkpoints import (
 )
 from lsap_core.refinement.hfgi_networks import HfgiNetworks
 from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
+from lsap_core.refinement.hyperstyle_networks import HyperNetwork
 from lsap_core.refinement.sam_checkpoints import (
     KIND as PREDICTOR,
 )
@@ -174,10 +175,11 @@ def _of_predictor(checkpoint: PredictorCheckpoint) -> LoadedNetworks:
     return LoadedNetworks(networks, "sam", checkpoint.digest, checkpoint.generator_digest, None, ())
 
 
-def _digest_of(network: nn.Module) -> str:
-    """SHA-256 of names and weights; counters of batches do not count."""
-    state = {name: one for name, one in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    return hashlib.sha256(safetensors.torch.save({name: one.contiguous() for name, one in state.items()})).hexdigest()
+def _digest_of(network: HyperNetwork) -> str:
+    """`network_digest` with the first line `lsap hyperstyle 1`."""
+    config, state = network.config, network.state_dict()
+    shapes = network_shapes(lambda: HyperNetwork(config))
+    return network_digest("lsap hyperstyle 1", config.to_dict(), state, shapes, what="HyperStyle")
 
 
 _CANONICAL: dict[str, Callable[[dict[str, Tensor], Mapping[str, str]], LoadedNetworks]] = {

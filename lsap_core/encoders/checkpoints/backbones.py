@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lsap_core.encoders.backbone import RESNET_34_BLOCKS
-from lsap_core.encoders.checkpoints.canonical import COUNTER
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints.canonical import check_tensors
+from lsap_core.generators.checkpoints.networks import COUNTER
 
 FILES = {"ir_se_50": "model_ir_se50.pth (ArcFace)", "resnet_34": "torchvision's resnet34 (.pth)"}
 FIRST_LAYERS = {"ir_se_50": "input_layer.0.weight", "resnet_34": "conv1.weight"}

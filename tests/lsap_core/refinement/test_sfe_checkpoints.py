@@ -192,7 +192,7 @@ def test_a_digest_is_that_of_sizes_and_numbers(small: SfeCheckpoint) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "encoder"}, "the metadata name encoder; wanted sfe"),
+        ({"kind": "encoder"}, "the metadata name encoder; wanted StyleFeatureEditor"),
         ({"format_version": "9"}, "the format version is 9"),
         ({"config": "{}"}, "is no configuration of StyleFeatureEditor"),
         ({"notes": "[1]"}, "are no JSON list of sentences"),
