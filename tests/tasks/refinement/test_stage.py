@@ -25,6 +25,8 @@ from lsap_archive import (
     verify_archive,
 )
 from lsap_core.errors import ConfigError
+from lsap_core.images import from_uint8, quantize
+from lsap_core.objectives.terms import pixel_error
 from tasks.archived.made_rows import NOT_INVERTED
 from tasks.archived.rendering import RunPart, Stored
 from tasks.editing.plan import EditingStage
@@ -44,17 +46,13 @@ def test_refined_images_come_closer_and_are_rendered_as_they_were_measured(refin
         "on r.subject_run_id = i.run_id and r.subject_row = i.row"
     ).to_pylist()
     assert len(paired) == 5 and all(row["refined"] < row["inverted"] and row["num_steps"] == 6 for row in paired)
-    ids = ["3.png", "0.png"]
+    ids = [f"{number}.png" for number in range(4)]  # a batch of the worker: convolutions round by its size
     stored = Stored.of_images(refining.renderer, archive, ids, REFINED)
-    measured = dict(
-        archive.sql("select image_id, mse from rows where method = $m", m=REFINED).to_pandas().itertuples(index=False)
-    )
-    images = stored.render()
-    for at, image_id in enumerate(ids):
-        worker = RefineWorker(refining.request())
-        target = torch.from_numpy(worker.originals.read(_record(archive, image_id))).permute(2, 0, 1) / 127.5 - 1
-        shown = ((images[at].clamp(-1, 1) + 1) * 127.5).to(torch.uint8) / 127.5 - 1
-        assert float((shown - target).square().mean()) == pytest.approx(measured[image_id], rel=1e-4)
+    measured = archive.sql("select mse from rows where method = $m and shard = 0 order by row", m=REFINED)
+    images, originals = stored.render(), RefineWorker(refining.request()).originals
+    target = from_uint8(np.stack([originals.read(_record(archive, image_id)) for image_id in ids]))
+    shown = pixel_error(quantize(images), target)
+    assert measured.column("mse").to_pylist() == pytest.approx(shown.tolist(), rel=1e-6)  # of the numbers that are kept
     for one, image in zip(stored.one_by_one(), images, strict=True):
         torch.testing.assert_close(one.render()[0], image, atol=1e-5, rtol=0)
     assert verify_archive(refining.laboratory.archive).is_sound
@@ -97,6 +95,21 @@ def test_the_same_refinement_is_not_made_again_and_another_is(refining: Refining
     archive, outcomes = refining.refine(pti(num_steps=2))
     assert [outcome.by_status for outcome in outcomes] == [{OK: 4}, {OK: 1}]
     assert len({run.method_digest for run in archive.runs if run.method == REFINED}) == 2
+    archive, outcomes = refining.refine(pti(num_steps=2), state_type="float32")
+    assert [outcome.by_status for outcome in outcomes] == [{OK: 4}, {OK: 1}]
+    assert archive.array(archive.runs[-1].run_id, "weights").dtype == np.float32
+
+
+def test_of_an_inversion_that_was_retired_nothing_is_made(refining: RefiningDesk, desk: Any) -> None:
+    archive, _ = refining.refine()
+    (inversion,) = (run.run_id for run in archive.runs if run.subject is None)
+    refining.laboratory.store.put(f"runs/{inversion}/rows/shard-00000.parquet", b"damaged")
+    repair_archive(refining.laboratory.archive)
+    assert refining.refine()[1] == []
+    _, outcomes = desk.edit({"right": {"direction": "right", "strength": 2.0}}, methods=(REFINED,))
+    assert [(outcome.index, outcome.by_status) for outcome in outcomes] == [(1, {OK: 1})]
+    _, outcomes = refining.refine(pti(num_steps=2))
+    assert [outcome.index for outcome in outcomes] == [1]
 
 
 class InterruptedWorkError(Exception):
