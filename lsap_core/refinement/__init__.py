@@ -10,7 +10,6 @@ from lsap_core.refinement.refinement import (
     Refiner,
     StateArray,
     as_stored,
-    bytes_of_state,
 )
 
 __all__ = [
@@ -23,5 +22,4 @@ __all__ = [
     "Refiner",
     "StateArray",
     "as_stored",
-    "bytes_of_state",
 ]

@@ -214,8 +214,3 @@ def as_stored(refiner: Refiner[Any], refined: Refined, noise: Noise, *, dtype: t
     """Refined images as they will be when they are read from arrays of a smaller type: what is measured and shown."""
     arrays = {name: values.to(dtype) for name, values in refined.arrays().items()}
     return refiner.restore(Embedded(refined.w_plus, noise), arrays)
-
-
-def bytes_of_state(arrays: Sequence[StateArray], *, dtype: torch.dtype = STORED_DTYPE) -> int:
-    """Size of what is kept of one image beside its code."""
-    return sum(torch.Size(array.shape).numel() for array in arrays) * dtype.itemsize

@@ -21,7 +21,7 @@ from lsap_core.generators.generator import Noise
 from lsap_core.images import crop, to_uint8
 from lsap_core.inversion.inversion import EmbedderState
 from lsap_core.presets import refinement_settings_of
-from lsap_core.refinement import Embedded, Refined, Refinement, RefinementParts, Refiner
+from lsap_core.refinement import Embedded, Refinement, RefinementParts, Refiner, as_stored
 from lsap_core.refinement.sam import SamRefiner
 from lsap_core.refinement.sam_networks import SamNetworks
 from tasks.archived.anchors import open_anchor
@@ -200,9 +200,8 @@ class RefineWorker:
     ) -> None:
         """Measure and keep what a reader will see: the images of the arrays as they are stored."""
         config = work.run.plan["config"]
-        kept = _as_type(found.refined.arrays(), config["state_type"])
-        refined: Refined = refiner.restore(Embedded(found.refined.w_plus, noise), kept)
-        images = refined.synthesize()
+        refined = as_stored(refiner, found.refined, noise, dtype=getattr(torch, config["state_type"]))
+        kept, images = refined.arrays(), refined.synthesize()
         anchor = self._anchor(config["anchor"])
         measured = measure(
             images, target, refined.w_plus, generator=self.generator, anchor=anchor, networks=self.networks
@@ -275,10 +274,6 @@ def _with_segments(
             work.records[at] |= {"status": FAILED, "reason": error.reason, "message": error.message}
     segments = torch.stack(list(found.values())) if found else None
     return [places[index] for index in found], target[list(found)], segments
-
-
-def _as_type(arrays: Mapping[str, Tensor], state_type: str) -> dict[str, Tensor]:
-    return {name: values.to(getattr(torch, state_type)) for name, values in arrays.items()}
 
 
 def _unread(record: Mapping[str, Any]) -> str:

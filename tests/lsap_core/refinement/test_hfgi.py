@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
-from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored, bytes_of_state
+from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
 from lsap_core.refinement.hfgi import HfgiRefiner, HfgiSettings
 from lsap_core.refinement.hfgi_checkpoints import build_hfgi, from_hfgi_document
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
@@ -143,7 +143,7 @@ def test_half_precision_of_what_is_kept_changes_little(refiner: HfgiRefiner, num
     stored = as_stored(refiner, refined, embedded.noise)
     error = (stored.synthesize() - refined.synthesize()).abs().amax()
     assert 0 < error < 0.01
-    assert bytes_of_state(refiner.state_arrays) == 2 * 3 * 32 * 32
+    assert 2 * sum(torch.Size(one.shape).numel() for one in refiner.state_arrays) == 2 * 3 * 32 * 32
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from lsap_core.generators.checkpoints import build_generator, from_rosinality
 from lsap_core.inversion import PerceptualDistance
 from lsap_core.objectives.terms import pixel_error
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
-from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored, bytes_of_state
+from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
 from lsap_core.refinement.pti import PtiRefiner, PtiSettings, at_distance
 from lsap_core.refinement.pti_state import TRACE_TERMS, PtiState
 from lsap_core.refinement.refined_by_pti import tuned_weights
@@ -252,7 +252,7 @@ def test_restored_images_are_the_refined_ones_bit_for_bit(finished: Any, embedde
     arrays = found.refined.arrays()
     declared = {array.name: (array.shape, len(array.dimensions)) for array in refiner.state_arrays}
     assert declared == {name: (tuple(value.shape[1:]), value.ndim - 1) for name, value in arrays.items()}
-    assert bytes_of_state(refiner.state_arrays) == 2 * arrays["weights"].shape[1]
+    assert 2 * sum(torch.Size(one.shape).numel() for one in refiner.state_arrays) == 2 * arrays["weights"].shape[1]
     restored = refiner.restore(embedded, arrays)
     assert torch.equal(restored.synthesize(), found.refined.synthesize())
     stored = as_stored(refiner, found.refined, embedded.noise)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
-from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored, bytes_of_state
+from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
 from lsap_core.refinement.sfe import SfeRefiner, SfeSettings, SfeState
 from lsap_core.refinement.sfe_networks import SfeConfig, SfeNetworks
 
@@ -194,7 +194,7 @@ def test_settings_say_what_is_kept_before_any_file_is_opened() -> None:
     features, guide = settings.state_arrays(GeneratorConfig.config_f(1024))
     assert (features.name, features.shape) == ("features", (512, 64, 64))
     assert (guide.name, guide.shape) == ("guide_w_plus", (18, 512))
-    assert bytes_of_state((features, guide)) == 2 * (512 * 64 * 64 + 18 * 512)
+    assert 2 * sum(torch.Size(one.shape).numel() for one in (features, guide)) == 2 * (512 * 64 * 64 + 18 * 512)
 
 
 def test_parts_that_do_not_fit_are_refused(generator: Generator, refiner: SfeRefiner) -> None:
