@@ -31,7 +31,7 @@ class HyperStyleSettings:
         num_passes: through the hypernetwork; 5 is published.
         layers: of the generator that it changes, in execution order over convolutions and ToRGB layers; None for the
             medium and fine convolutions, as the released network for faces does.
-        backbone: "resnet_34" (published) or "small" (small domains).
+        backbone: "resnet_34" (published), "resnet_34_separable" (its ablation) or "small" (small domains).
 
     Raises:
         ConfigError: a value lies outside its range.

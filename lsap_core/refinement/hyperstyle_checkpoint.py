@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from lsap_core.generators.checkpoints import CanonicalCheckpoint, from_rosinalit
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import COMPARISON_SIDE
 from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
-from lsap_core.refinement.hyperstyle_networks import HyperNetwork, HyperStyleConfig
+from lsap_core.refinement.hyperstyle_networks import HyperBackbone, HyperNetwork, HyperStyleConfig
 
 WHAT = "the hypernetwork"
 HEAD = re.compile(r"refinement_blocks\.(\d+)\.(.+)")
@@ -64,11 +64,6 @@ def from_hyperstyle_document(
         CheckpointError: the file is another kind of checkpoint, or its tensors do not fit the generator.
     """
     hypernet, decoder_state, options, latent_avg = _sort(document)
-    if any("make_kernel_in" in name for name in hypernet) or options.get("encoder_type") == SEPARABLE:
-        raise CheckpointError(
-            f"{WHAT} is the separable variant, an ablation of the paper; wanted SharedWeightsHyperNetResNet, which the "
-            "released files hold"
-        )
     decoder = _read_decoder(decoder_state, latent_avg)
     generator = generator_config or (decoder.config if decoder else None)
     if generator is None:
@@ -76,7 +71,10 @@ def from_hyperstyle_document(
     layers = sorted({int(match[1]) for match in map(HEAD.fullmatch, hypernet) if match})
     try:
         config = HyperStyleConfig(
-            generator, tuple(layers), "resnet_34", input_size or _read_input_size(options, generator_config)
+            generator,
+            tuple(layers),
+            _read_backbone(options, hypernet),
+            input_size or _read_input_size(options, generator_config),
         )
     except ConfigError as error:
         raise CheckpointError(
@@ -126,6 +124,13 @@ def _read_decoder(state: Mapping[str, Any], latent_avg: object) -> CanonicalChec
         return from_rosinality(state, mean)
     except CheckpointError as error:
         raise CheckpointError(f"the decoder in the file: {error}") from error
+
+
+def _read_backbone(options: Mapping[Any, Any], names: Collection[str]) -> HyperBackbone:
+    """Plain or separable heads: what the options say, else what the names of the tensors say."""
+    told = options.get("encoder_type")
+    is_separable = any("make_kernel_in" in name for name in names) if told is None else told == SEPARABLE
+    return "resnet_34_separable" if is_separable else "resnet_34"
 
 
 def _read_input_size(options: Mapping[Any, Any], generator: GeneratorConfig | None) -> tuple[int, int]:

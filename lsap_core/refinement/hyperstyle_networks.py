@@ -7,7 +7,7 @@ convolutions and ToRGB layers: convolution 0, ToRGB 0, convolutions 1 and 2, ToR
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,14 +21,16 @@ from lsap_core.generators.layers import EqualizedLinear
 from lsap_core.images import comparison_size
 from lsap_core.perceptual.ir_se import IrSeSizes, IrSeTrunk
 
-HyperBackbone = Literal["resnet_34", "small"]
+HyperBackbone = Literal["resnet_34", "resnet_34_separable", "small"]
 
 LEAKY_SLOPE = 0.01
 SHARED_DEVIATION = 1 / 40
 FIRST_MEDIUM_CONV = 3
+KERNEL_SIDE = 3
 SHARED_STRIDES = (1, 2, 2, 2, 2)
 CONV_STRIDES = (2, 2, 2)
-TO_RGB_STRIDES = (2, 2, 2, 2)
+LONG_STRIDES = (2, 2, 2, 2)
+"""Of heads of ToRGB layers, and of separable ones."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class HyperSizes:
         own_inner: channels inside a head with a last step of its own.
         code: of a layer, from which its offsets are made.
         kernel_side: 3 where shared layers have an offset for each of the nine kernel positions, 1 where one serves all.
+        is_separable: whether the other convolutions have nine offsets too, as outer products of two vectors each.
         starts_at_zero: whether a new network changes nothing, so that its training begins at the embedding's images.
     """
 
@@ -49,11 +52,14 @@ class HyperSizes:
     own_inner: int
     code: int
     kernel_side: int
-    starts_at_zero: bool
+    is_separable: bool = False
+    starts_at_zero: bool = False
 
 
+_RESNET_34 = HyperSizes(512, shared_inner=128, own_inner=256, code=512, kernel_side=3)
 SIZES: dict[HyperBackbone, HyperSizes] = {
-    "resnet_34": HyperSizes(512, shared_inner=128, own_inner=256, code=512, kernel_side=3, starts_at_zero=False),
+    "resnet_34": _RESNET_34,
+    "resnet_34_separable": replace(_RESNET_34, is_separable=True),
     "small": HyperSizes(24, shared_inner=12, own_inner=12, code=16, kernel_side=1, starts_at_zero=True),
 }
 SMALL_TRUNK = IrSeSizes(8, (12, 16, 24), (1, 1, 1))
@@ -85,7 +91,7 @@ class HyperStyleConfig:
     Attributes:
         generator: whose weights it changes.
         layers: which of them, in execution order.
-        backbone: "resnet_34" (published) or "small" (small domains).
+        backbone: "resnet_34" (published), "resnet_34_separable" (its ablation) or "small" (small domains).
         input_size: height and width of the images that it reads.
 
     Raises:
@@ -115,7 +121,7 @@ class HyperStyleConfig:
 
         Args:
             config: of the generator.
-            backbone: "resnet_34" or "small".
+            backbone: "resnet_34", "resnet_34_separable" or "small".
             layers: which it changes; by default the medium and fine convolutions, those from the second of side 8 on.
 
         Example:
@@ -158,7 +164,11 @@ class HyperStyleConfig:
 
     def offset_shape(self, layer: TunedLayer) -> tuple[int, int, int, int]:
         """Shape of a layer's offsets, [out, in, k, k]; k is 1 where one number serves the whole kernel."""
-        side = SIZES[self.backbone].kernel_side if layer in self.shared_layers else 1
+        sizes, side = SIZES[self.backbone], 1
+        if layer in self.shared_layers:
+            side = sizes.kernel_side
+        elif sizes.is_separable and not layer.is_to_rgb:
+            side = KERNEL_SIDE
         return (layer.out_channels, layer.in_channels, side, side)
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,20 +217,51 @@ class CodeHead(nn.Module):
         return code
 
 
+class SeparableOffsets(nn.Module):
+    """The code of a layer -> offsets that are outer products of two vectors for each position of the kernel, mixed.
+
+    With u and v made of the code, [N, 3, 3, in] and [N, 3, 3, out], the offsets are A_out (v u^T) A_in^T + biases at
+    each position, where A_in and A_out are the same for all positions.
+    """
+
+    def __init__(self, layer: TunedLayer, code: int):
+        super().__init__()
+        self.kernel = (KERNEL_SIDE, KERNEL_SIDE)
+        self.make_kernel_in = nn.Linear(code, KERNEL_SIDE**2 * layer.in_channels)
+        self.make_kernel_out = nn.Linear(code, KERNEL_SIDE**2 * layer.out_channels)
+        self.kernel_linear_in = nn.Linear(layer.in_channels, layer.in_channels)
+        self.kernel_linear_out = nn.Linear(layer.out_channels, layer.out_channels)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """[N, code, 1, 1] -> [N, out, in, 3, 3]."""
+        codes = codes.flatten(1)
+        of_in = self.make_kernel_in(codes).unflatten(1, (*self.kernel, 1, -1))  # [N, 3, 3, 1, in]
+        of_out = self.make_kernel_out(codes).unflatten(1, (*self.kernel, -1, 1))  # [N, 3, 3, out, 1]
+        mixed = self.kernel_linear_in(of_out * of_in)  # [N, 3, 3, out, in]
+        offsets: Tensor = self.kernel_linear_out(mixed.transpose(3, 4))  # [N, 3, 3, in, out]
+        return offsets.permute(0, 4, 3, 1, 2)
+
+
 class OffsetHead(nn.Module):
-    """Features -> the offsets of a layer, one number for each pair of channels."""
+    """Features -> the offsets of a layer: one number for each pair of channels, or nine where they are separable."""
 
     def __init__(self, layer: TunedLayer, sizes: HyperSizes):
         super().__init__()
-        strides = TO_RGB_STRIDES if layer.is_to_rgb else CONV_STRIDES
-        self.shape = (layer.out_channels, layer.in_channels, 1, 1)
+        is_separable = sizes.is_separable and not layer.is_to_rgb
+        strides = LONG_STRIDES if layer.is_to_rgb or is_separable else CONV_STRIDES
+        side = KERNEL_SIDE if is_separable else 1
+        self.shape = (layer.out_channels, layer.in_channels, side, side)
         self.convs = _convs((sizes.features, sizes.own_inner, sizes.code), strides)
-        self.output = nn.Conv2d(sizes.code, layer.out_channels * layer.in_channels, 1)
+        self.output: nn.Module
+        if is_separable:
+            self.output = SeparableOffsets(layer, sizes.code)
+        else:
+            self.output = nn.Conv2d(sizes.code, layer.out_channels * layer.in_channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, C, h, w] -> [N, out, in, 1, 1]."""
+        """[N, C, h, w] -> [N, out, in, k, k], k = 1 or 3."""
         offsets: Tensor = self.output(self.convs(features).mean(dim=(2, 3), keepdim=True))
-        return offsets.view(-1, *self.shape)
+        return offsets.reshape(-1, *self.shape)
 
 
 class HyperNetwork(nn.Module):
@@ -238,10 +279,10 @@ class HyperNetwork(nn.Module):
         self.config = config
         sizes, in_channels = SIZES[config.backbone], 2 * config.generator.image_channels
         self.backbone: ResNet34Trunk | IrSeTrunk
-        if config.backbone == "resnet_34":
-            self.backbone = ResNet34Trunk(in_channels=in_channels)
-        else:
+        if config.backbone == "small":
             self.backbone = IrSeTrunk(SMALL_TRUNK, in_channels=in_channels)
+        else:
+            self.backbone = ResNet34Trunk(in_channels=in_channels)
         self.heads = nn.ModuleDict(
             {
                 str(layer.index): CodeHead(sizes) if layer in config.shared_layers else OffsetHead(layer, sizes)

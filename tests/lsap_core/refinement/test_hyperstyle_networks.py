@@ -14,6 +14,7 @@ from lsap_core.encoders.backbone import ResNet34Trunk
 from lsap_core.encoders.checkpoints import load_trunk
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators import GeneratorConfig
+from lsap_core.refinement.hyperstyle import HyperStyleSettings
 from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
 from lsap_core.refinement.hyperstyle_networks import (
     SIZES,
@@ -111,19 +112,28 @@ def test_heads_are_the_published_ones(reference: Callable[[str], Any], fill: Any
         offsets = own(features)
         numbers.check(name, offsets if layer.is_to_rgb else offsets[..., 0, 0])
 
+    separable = OffsetHead(TunedLayer(24, "convs.16.weight", 32, 32, is_to_rgb=False), SIZES["resnet_34_separable"])
+    names = {key.replace("output", "output.0"): key for key in separable.state_dict()}
+    shapes = {key: tuple(separable.state_dict()[ours].shape) for key, ours in names.items()}
+    state = fill.fill_dict(shapes, "plain", "separable24:")
+    separable.load_state_dict({names[key]: value for key, value in state.items()})
+    numbers.check("separable_offsets_sub", separable(features)[:, ::2, ::2])
+
 
 @pytest.mark.parametrize(
-    ("resolution", "layers", "count"),
+    ("resolution", "backbone", "layers", "count"),
     [
-        (1024, None, 327_007_808),
-        (1024, ALL_CONVS, 332_664_896),
-        (1024, range(26), 369_205_472),
-        (512, ALL_CONVS[:-2], 325_188_672),
-        (256, ALL_CONVS[:-4], 312_984_640),
+        (1024, "resnet_34", None, 327_007_808),
+        (1024, "resnet_34", ALL_CONVS, 332_664_896),
+        (1024, "resnet_34", range(26), 369_205_472),
+        (512, "resnet_34", ALL_CONVS[:-2], 325_188_672),
+        (256, "resnet_34", ALL_CONVS[:-4], 312_984_640),
+        (1024, "resnet_34_separable", ALL_CONVS, 215_123_456),
+        (1024, "resnet_34_separable", None, 209_466_368),
     ],
 )
-def test_it_has_as_many_parameters_as_published(resolution: int, layers: Any, count: int) -> None:
-    config = HyperStyleConfig.for_generator(GeneratorConfig.config_f(resolution), layers=layers)
+def test_it_has_as_many_parameters_as_published(resolution: int, backbone: Any, layers: Any, count: int) -> None:
+    config = HyperStyleConfig.for_generator(GeneratorConfig.config_f(resolution), backbone=backbone, layers=layers)
     with torch.device("meta"):
         network = HyperNetwork(config)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
@@ -169,6 +179,25 @@ def test_a_tensor_too_many_or_too_few_is_named(short: dict[str, Any]) -> None:
         from_hyperstyle_document(file, generator_config=FACES)
 
 
+@pytest.mark.parametrize("options", [{}, {"opts": {"encoder_type": "SharedWeightsHyperNetResNetSeparable"}}])
+def test_the_separable_variant_is_read(short: dict[str, Any], options: dict[str, Any]) -> None:
+    keys = {name: shape for name, shape in short.items() if name.split(".")[1] != "21" and ".output." not in name}
+    head = "refinement_blocks.24"
+    keys |= {f"{head}.convs.4.weight": [256, 256, 3, 3], f"{head}.convs.4.bias": [256]}
+    keys |= {f"{head}.convs.6.weight": [512, 256, 3, 3], f"{head}.convs.6.bias": [512]}
+    for name, sizes in (("make_kernel_in", (288, 512)), ("make_kernel_out", (288, 512))):
+        keys |= {f"{head}.output.0.{name}.weight": list(sizes), f"{head}.output.0.{name}.bias": [sizes[0]]}
+    for name in ("kernel_linear_in", "kernel_linear_out"):
+        keys |= {f"{head}.output.0.{name}.weight": [32, 32], f"{head}.output.0.{name}.bias": [32]}
+    network = from_hyperstyle_document(document(keys, **options), generator_config=FACES).network
+    assert (network.config.backbone, network.config.layers) == ("resnet_34_separable", (24,))
+    (layer,) = network.config.tuned_layers
+    found = network(torch.zeros(1, 6, 256, 256))[24]
+    assert tuple(found.shape[1:]) == network.config.offset_shape(layer) == (32, 32, 3, 3)
+    kept = HyperStyleSettings(layers=(24,), backbone="resnet_34_separable").state_arrays(FACES)
+    assert [array.shape for array in kept] == [(32, 32, 3, 3)]
+
+
 def test_a_damaged_file_is_refused(short: dict[str, Any]) -> None:
     file = document(short)
     file["state_dict"]["hypernet.refinement_blocks.24.output.1.bias"][3] = torch.inf
@@ -207,10 +236,9 @@ def test_shared_matrices_that_no_layer_uses_are_left_alone(published_keys: Keys)
 def test_other_files_are_refused_with_what_they_are(short: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="found the checkpoint of an encoder"):
         from_hyperstyle_document({"state_dict": {"encoder.a": torch.zeros(1), "decoder.b": torch.zeros(1)}})
-    with pytest.raises(CheckpointError, match="separable variant"):
-        from_hyperstyle_document(
-            document(short, opts={"encoder_type": "SharedWeightsHyperNetResNetSeparable"}), generator_config=FACES
-        )
+    told = document(short, opts={"encoder_type": "SharedWeightsHyperNetResNetSeparable"})
+    with pytest.raises(CheckpointError, match=r"heads\.21\.output\.make_kernel_in\.weight +missing"):
+        from_hyperstyle_document(told, generator_config=FACES)
     with pytest.raises(CheckpointError, match=r"latent_avg is \[3, 512\]"):
         from_hyperstyle_document(document(short, latent_avg=torch.zeros(3, 512)), generator_config=FACES)
 
