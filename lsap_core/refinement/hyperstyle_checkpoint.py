@@ -1,4 +1,7 @@
-"""The `.pt` layout of HyperStyle: a hypernetwork, its generator, and the mean code that its W encoder starts from."""
+"""HyperStyle in files: our own form of a hypernetwork, and the `.pt` layout of the released ones.
+
+Those hold a hypernetwork, its generator, and the mean code that its W encoder starts from.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import COMPARISON_SIDE
 from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 from lsap_core.refinement.hyperstyle_networks import HyperBackbone, HyperNetwork, HyperStyleConfig
+from lsap_core.refinement.network_files import NetworkForm
 
 WHAT = "the hypernetwork"
+HYPERSTYLE = NetworkForm("hyperstyle", WHAT, HyperNetwork, HyperStyleConfig.from_dict)
 HEAD = re.compile(r"refinement_blocks\.(\d+)\.(.+)")
 OUTPUT = re.compile(r"^output\.\d+\.")
 SHARED = "shared_weight_hypernet."

@@ -18,6 +18,7 @@ from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.presets import RefinerTraining, recorded
+from lsap_core.refinement.hfgi_checkpoints import HFGI
 from lsap_core.refinement.hfgi_fusion import Fusion
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
 from lsap_core.training.hfgi_step import HfgiTraining
@@ -29,7 +30,7 @@ from tasks.weights.devices import bytes_of_image, check_room, place
 from tasks.weights.encoders import LoadedEncoder, check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import load_networks
-from tasks.weights.refiners import encode_hfgi
+from tasks.weights.refiners import encode_networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +222,10 @@ def networks_file(
         "augmentation": spec.augmentation,
         "source": spec.source,
     }
-    return encode_hfgi(
-        training.networks,
+    return encode_networks(
+        HFGI,
+        training.networks.config,
+        training.networks.state_dict(),
         generator_digest=generator.digest,
         encoder_digest=encoder.digest,
         title=f"{spec.method.title}_{{{encoder.title or spec.encoder_name}}}",

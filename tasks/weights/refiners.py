@@ -11,20 +11,11 @@ from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
-from lsap_core.generators.checkpoints.networks import network_digest, network_shapes
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.refinement.hfgi_checkpoints import (
-    HfgiCheckpoint,
-    build_hfgi,
-    canonical_hfgi_state,
-    from_canonical_hfgi,
-    from_hfgi_document,
-    is_hfgi_document,
-    to_hfgi_metadata,
-)
-from lsap_core.refinement.hfgi_networks import HfgiNetworks
-from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document, is_hyperstyle_document
+from lsap_core.refinement.hfgi_checkpoints import HFGI, from_hfgi_document, is_hfgi_document
+from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE, from_hyperstyle_document, is_hyperstyle_document
 from lsap_core.refinement.hyperstyle_networks import HyperNetwork
+from lsap_core.refinement.network_files import Config, Network, NetworkCheckpoint, NetworkForm
 from lsap_core.refinement.sam_checkpoints import (
     KIND as PREDICTOR,
 )
@@ -36,13 +27,7 @@ from lsap_core.refinement.sam_checkpoints import (
     is_released_predictor,
 )
 from lsap_core.refinement.sam_networks import SamNetworks
-from lsap_core.refinement.sfe_checkpoints import (
-    SfeCheckpoint,
-    build_sfe,
-    from_canonical_sfe,
-    from_sfe_document,
-    is_sfe_document,
-)
+from lsap_core.refinement.sfe_checkpoints import SFE, from_sfe_document, is_sfe_document
 from tasks.weights.files import (
     check_torch_zip,
     describe_other,
@@ -103,45 +88,54 @@ def load_refiner_networks(
         raise CheckpointError(f"{path_or_url}: {error}") from error
 
 
-def encode_hfgi(
-    networks: HfgiNetworks, *, generator_digest: str, encoder_digest: str, title: str, options: Mapping[str, Any]
+def encode_networks(
+    form: NetworkForm[Config, Network],
+    config: Config,
+    state: Mapping[str, Any],
+    *,
+    generator_digest: str,
+    encoder_digest: str | None = None,
+    title: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The .safetensors file of HFGI's networks.
+    """The .safetensors file of a refiner's networks.
 
     Args:
-        networks: both of them.
+        form: of what kind they are.
+        config: their sizes.
+        state: every tensor by name.
         generator_digest: of the generator that they were trained with.
-        encoder_digest: of the encoder whose codes they were trained on.
+        encoder_digest: of the encoder whose codes they were trained on; None where there is none.
         title: what to call them in reports.
         options: what else is worth knowing of their training, plain values for JSON.
 
     Raises:
         CheckpointError: a weight is not finite.
     """
-    checkpoint = HfgiCheckpoint(
-        networks.config,
-        canonical_hfgi_state(networks.config, networks.state_dict(), what="HFGI's networks"),
+    checkpoint = NetworkCheckpoint(
+        config,
+        form.canonical(config, state, what=form.what),
         layout="safetensors",
-        options=dict(options),
+        options=dict(options or {}),
         generator_digest=generator_digest,
         encoder_digest=encoder_digest,
         title=title,
     )
-    return safetensors.torch.save(checkpoint.state, to_hfgi_metadata(checkpoint))
+    return safetensors.torch.save(checkpoint.state, form.metadata(checkpoint))
 
 
 def _of_document(document: object, generator: GeneratorConfig) -> LoadedNetworks:
     if is_hfgi_document(document):
-        return _of_hfgi(from_hfgi_document(document))
+        return _of_checkpoint(HFGI, from_hfgi_document(document))
     if is_sfe_document(document):
-        return _of_sfe(from_sfe_document(document))
+        return _of_checkpoint(SFE, from_sfe_document(document))
     if is_released_predictor(document):
         return _of_predictor(from_released_predictor(document))
     if is_hyperstyle_document(document):
         found = from_hyperstyle_document(document, generator_config=generator)
         trained_with = None if found.decoder is None else found.decoder.digest
         network = found.network.requires_grad_(False).eval()
-        return LoadedNetworks(network, "hyperstyle", _digest_of(network), trained_with, None, found.notes)
+        return LoadedNetworks(network, HYPERSTYLE.kind, _digest_of(network), trained_with, None, found.notes)
     raise CheckpointError(f"it holds no networks of a refiner; wanted {KINDS}")
 
 
@@ -153,20 +147,15 @@ def _of_state(state: dict[str, Tensor], metadata: Mapping[str, str]) -> LoadedNe
     return _CANONICAL[kind](state, metadata)
 
 
-def _of_hfgi(checkpoint: HfgiCheckpoint) -> LoadedNetworks:
+def _of_checkpoint(form: NetworkForm[Config, Network], checkpoint: NetworkCheckpoint[Config]) -> LoadedNetworks:
     return LoadedNetworks(
-        build_hfgi(checkpoint).requires_grad_(False).eval(),
-        "hfgi",
-        checkpoint.digest,
+        form.build(checkpoint).requires_grad_(False).eval(),
+        form.kind,
+        form.digest(checkpoint),
         checkpoint.generator_digest,
         checkpoint.encoder_digest,
         checkpoint.notes,
     )
-
-
-def _of_sfe(checkpoint: SfeCheckpoint) -> LoadedNetworks:
-    networks = build_sfe(checkpoint).requires_grad_(False).eval()
-    return LoadedNetworks(networks, "sfe", checkpoint.digest, checkpoint.generator_digest, None, checkpoint.notes)
 
 
 def _of_predictor(checkpoint: PredictorCheckpoint) -> LoadedNetworks:
@@ -176,14 +165,13 @@ def _of_predictor(checkpoint: PredictorCheckpoint) -> LoadedNetworks:
 
 
 def _digest_of(network: HyperNetwork) -> str:
-    """`network_digest` with the first line `lsap hyperstyle 1`."""
-    config, state = network.config, network.state_dict()
-    shapes = network_shapes(lambda: HyperNetwork(config))
-    return network_digest("lsap hyperstyle 1", config.to_dict(), state, shapes, what="HyperStyle")
+    """As of our own file of the same numbers."""
+    return HYPERSTYLE.digest(NetworkCheckpoint(network.config, network.state_dict(), layout="hyperstyle"))
 
 
 _CANONICAL: dict[str, Callable[[dict[str, Tensor], Mapping[str, str]], LoadedNetworks]] = {
-    "hfgi": lambda state, metadata: _of_hfgi(from_canonical_hfgi(state, metadata)),
+    HFGI.kind: lambda state, metadata: _of_checkpoint(HFGI, HFGI.read(state, metadata)),
+    HYPERSTYLE.kind: lambda state, metadata: _of_checkpoint(HYPERSTYLE, HYPERSTYLE.read(state, metadata)),
     PREDICTOR: lambda state, metadata: _of_predictor(from_canonical_predictor(state, metadata)),
-    "sfe": lambda state, metadata: _of_sfe(from_canonical_sfe(state, metadata)),
+    SFE.kind: lambda state, metadata: _of_checkpoint(SFE, SFE.read(state, metadata)),
 }

@@ -13,7 +13,7 @@ from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
 from lsap_core.refinement.hfgi import HfgiRefiner, HfgiSettings
-from lsap_core.refinement.hfgi_checkpoints import build_hfgi, from_hfgi_document
+from lsap_core.refinement.hfgi_checkpoints import HFGI, from_hfgi_document
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
 
 Numbers = Callable[..., Tensor]
@@ -80,7 +80,7 @@ def test_images_are_the_published_ones(
     expected, generator = reference("hfgi_pipeline"), published_generator(64)
     tables = {"align": filled("hfgi_residual_aligner", "plain"), "res": filled("hfgi_residual_encoder", "plain")}
     refiner = HfgiRefiner(
-        generator, networks=build_hfgi(from_hfgi_document(tables)), settings=HfgiSettings(view_side=256)
+        generator, networks=HFGI.build(from_hfgi_document(tables)), settings=HfgiSettings(view_side=256)
     )
     assert refiner.fusion.conv == 7
     embedded = Embedded(expected["codes"])

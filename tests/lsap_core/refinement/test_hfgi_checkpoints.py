@@ -10,16 +10,9 @@ import torch
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError
-from lsap_core.refinement.hfgi_checkpoints import (
-    HfgiCheckpoint,
-    build_hfgi,
-    canonical_hfgi_state,
-    from_canonical_hfgi,
-    from_hfgi_document,
-    is_hfgi_document,
-    to_hfgi_metadata,
-)
+from lsap_core.refinement.hfgi_checkpoints import HFGI, from_hfgi_document, is_hfgi_document
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
+from lsap_core.refinement.network_files import NetworkCheckpoint
 
 Document = dict[str, Any]
 
@@ -42,13 +35,13 @@ def document(tables: dict[str, dict[str, Tensor]]) -> Document:
 
 
 @pytest.fixture(scope="module")
-def small() -> HfgiCheckpoint:
+def small() -> NetworkCheckpoint[HfgiConfig]:
     config = HfgiConfig(1, 6, "small")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        state = canonical_hfgi_state(config, HfgiNetworks(config).state_dict(), what="a test")
+        state = HFGI.canonical(config, HfgiNetworks(config).state_dict(), what="a test")
     options = {"settings": {"l2_weight": 1.0}, "seed": 3}
-    return HfgiCheckpoint(config, state, "safetensors", options, ("a note",), "ab", "cd", "digits")
+    return NetworkCheckpoint(config, state, "safetensors", options, ("a note",), "ab", "cd", "digits")
 
 
 def test_every_released_layout_gives_the_same_networks(
@@ -56,7 +49,7 @@ def test_every_released_layout_gives_the_same_networks(
 ) -> None:
     found = from_hfgi_document(document)
     assert (found.config, found.layout) == (HfgiConfig(), "hfgi")
-    networks = build_hfgi(found)
+    networks = HFGI.build(found)
     assert not networks.training
     state = networks.state_dict()
     for ours, module in (("aligner", "grid_align"), ("encoder", "residue")):
@@ -72,7 +65,7 @@ def test_every_released_layout_gives_the_same_networks(
     ):
         assert is_hfgi_document(other)
         checkpoint = from_hfgi_document(other)
-        assert (checkpoint.digest, checkpoint.layout) == (found.digest, layout)
+        assert (HFGI.digest(checkpoint), checkpoint.layout) == (HFGI.digest(found), layout)
         assert len(checkpoint.notes) == 1 and "drifted" in checkpoint.notes[0]  # an encoder is in each of them
     del converted["encoder"]
     assert from_hfgi_document(converted).notes == ()
@@ -114,18 +107,18 @@ def test_sizes_without_end_are_refused(document: Document) -> None:
         from_hfgi_document(document)
 
 
-def test_our_own_form_goes_there_and_back(small: HfgiCheckpoint) -> None:
-    metadata = json.loads(json.dumps(to_hfgi_metadata(small)))
+def test_our_own_form_goes_there_and_back(small: NetworkCheckpoint[HfgiConfig]) -> None:
+    metadata = json.loads(json.dumps(HFGI.metadata(small)))
     assert all(isinstance(value, str) for value in metadata.values())
-    found = from_canonical_hfgi(small.state, metadata)
+    found = HFGI.read(small.state, metadata)
     assert replace(found, state={}) == replace(small, state={})
-    assert found.digest == small.digest
-    again = canonical_hfgi_state(found.config, build_hfgi(found).state_dict(), what="a test")
+    assert HFGI.digest(found) == HFGI.digest(small)
+    again = HFGI.canonical(found.config, HFGI.build(found).state_dict(), what="a test")
     assert all(torch.equal(again[name], tensor) for name, tensor in small.state.items())
 
 
-def test_a_changed_file_is_refused(small: HfgiCheckpoint) -> None:
-    metadata = to_hfgi_metadata(small)
+def test_a_changed_file_is_refused(small: NetworkCheckpoint[HfgiConfig]) -> None:
+    metadata = HFGI.metadata(small)
     changed = {name: tensor.clone() for name, tensor in small.state.items()}
     changed["encoder.condition_shift3.2.bias"][3] += 1e-3
     for state, changes, message in (
@@ -139,12 +132,12 @@ def test_a_changed_file_is_refused(small: HfgiCheckpoint) -> None:
         (small.state, {"notes": "{"}, "no JSON"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            from_canonical_hfgi(state, {**metadata, **changes})
+            HFGI.read(state, {**metadata, **changes})
 
 
-def test_the_digest_is_that_of_sizes_and_values(small: HfgiCheckpoint) -> None:
+def test_the_digest_is_that_of_sizes_and_values(small: NetworkCheckpoint[HfgiConfig]) -> None:
     half = {name: tensor.half() for name, tensor in small.state.items()}
     with pytest.raises(CheckpointError, match="float32"):
-        replace(small, state=half).digest  # noqa: B018
+        HFGI.digest(replace(small, state=half))
     counters = {"aligner.conv_layer1.1.num_batches_tracked": torch.tensor(3)}
-    assert replace(small, state={**small.state, **counters}).digest == small.digest
+    assert HFGI.digest(replace(small, state={**small.state, **counters})) == HFGI.digest(small)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import GeneratorConfig
-from lsap_core.refinement.hfgi_checkpoints import HfgiCheckpoint, build_hfgi, canonical_hfgi_state
+from lsap_core.refinement.hfgi_checkpoints import HFGI
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
+from lsap_core.refinement.network_files import NetworkCheckpoint
 
 KEYS = Path(__file__).parents[2] / "reference" / "keys"
 TABLES = {"aligner": "hfgi_residual_aligner", "encoder": "hfgi_residual_encoder"}
@@ -28,7 +29,7 @@ def published(filled: Callable[..., dict[str, Tensor]]) -> HfgiNetworks:
         for name, tensor in filled(table, "plain").items()
     }
     config = HfgiConfig()
-    return build_hfgi(HfgiCheckpoint(config, canonical_hfgi_state(config, tensors, what="a test"), "hfgi"))
+    return HFGI.build(NetworkCheckpoint(config, HFGI.canonical(config, tensors, what="a test"), "hfgi"))
 
 
 def random_networks(config: HfgiConfig) -> HfgiNetworks:

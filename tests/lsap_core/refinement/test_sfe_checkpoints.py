@@ -13,17 +13,13 @@ import torch
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError
-from lsap_core.generators.checkpoints.discriminators import from_nvlabs_discriminator
+from lsap_core.refinement.network_files import NetworkCheckpoint
 from lsap_core.refinement.sfe_checkpoints import (
-    SfeCheckpoint,
-    build_sfe,
-    from_canonical_sfe,
+    SFE,
     from_sfe_document,
     is_sfe_document,
     load_sfe_backbone,
-    sfe_digest,
-    sfe_shapes,
-    to_sfe_metadata,
+    sfe_discriminator,
 )
 from lsap_core.refinement.sfe_networks import SfeBackboneNetwork, SfeConfig, SfeNetworks
 
@@ -59,11 +55,11 @@ def second_phase(table: Table) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def small() -> SfeCheckpoint:
+def small() -> NetworkCheckpoint[SfeConfig]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state = SfeNetworks(SMALL).state_dict()
-    return SfeCheckpoint(
+    return NetworkCheckpoint(
         SMALL, {name: tensor for name, tensor in state.items() if "num_batches" not in name}, "safetensors"
     )
 
@@ -73,10 +69,11 @@ def test_the_light_file_of_the_second_phase_has_inverter_and_editor(second_phase
     assert is_sfe_document({"state_dict": state})
     checkpoint = from_sfe_document({"state_dict": state})
     assert checkpoint.config == SfeConfig("iresnet_50", 18, 512, 3, 256, 512)
-    assert checkpoint.state.keys() == sfe_shapes(checkpoint.config).keys()
+    assert checkpoint.state.keys() == SFE.shapes(checkpoint.config).keys()
     assert torch.equal(checkpoint.state["editor.conv.bias"], torch.arange(512.0))
     assert torch.equal(checkpoint.state["inverter.fuser.conv.bias"], torch.ones(512))
-    assert (checkpoint.layout, checkpoint.notes, checkpoint.discriminator) == ("released", (), None)
+    assert (checkpoint.layout, checkpoint.notes) == ("released", ())
+    assert sfe_discriminator({"state_dict": state}) is None
 
 
 def test_the_full_file_of_the_second_phase_brings_a_discriminator_and_more_that_is_left_alone(
@@ -90,11 +87,11 @@ def test_the_full_file_of_the_second_phase_brings_a_discriminator_and_more_that_
     assert checkpoint.notes == tuple(
         f"{name} is in the file too and was left alone" for name in ("decoder", "e4e_encoder")
     )
-    assert checkpoint.discriminator is not None and len(checkpoint.discriminator) == 82
-    for name in checkpoint.discriminator:  # only its filters have numbers that must be right
+    for name in state:  # only its filters have numbers that must be right
         if name.endswith("resample_filter"):
-            checkpoint.discriminator[name] = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0])] * 2) / 64
-    discriminator = from_nvlabs_discriminator(checkpoint.discriminator)
+            state[name] = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0])] * 2) / 64
+    discriminator = sfe_discriminator(file)
+    assert discriminator is not None
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == 29_012_513
 
 
@@ -103,7 +100,7 @@ def test_encoder_is_the_inverter_in_files_of_the_first_phase(first_phase: dict[s
     checkpoint = from_sfe_document({"state_dict": state, "latent_avg": torch.zeros(512)})
     assert not checkpoint.config.has_editor
     assert all(name.startswith("inverter.") for name in checkpoint.state)
-    assert build_sfe(checkpoint).editor is None
+    assert SFE.build(checkpoint).editor is None
 
 
 def test_cars_have_as_many_rows_as_heads(first_phase: dict[str, Tensor]) -> None:
@@ -165,28 +162,23 @@ def test_the_backbone_starts_from_the_published_classifier(table: Table) -> None
         load_sfe_backbone(SfeNetworks(SMALL), state)
 
 
-def test_our_own_form_comes_back_as_it_was(small: SfeCheckpoint) -> None:
+def test_our_own_form_comes_back_as_it_was(small: NetworkCheckpoint[SfeConfig]) -> None:
     kept = replace(small, notes=("a note",), generator_digest="f" * 64, title="small")
-    metadata = json.loads(json.dumps(to_sfe_metadata(kept)))
-    again = from_canonical_sfe(kept.state, metadata)
-    assert (again.config, again.notes, again.title, again.generator_digest, again.digest) == (
-        kept.config,
-        kept.notes,
-        kept.title,
-        kept.generator_digest,
-        kept.digest,
-    )
-    networks = build_sfe(again)
+    metadata = json.loads(json.dumps(SFE.metadata(kept)))
+    again = SFE.read(kept.state, metadata)
+    assert replace(again, state={}) == replace(kept, state={})
+    assert SFE.digest(again) == SFE.digest(kept)
+    networks = SFE.build(again)
     assert not networks.training
     for name, tensor in kept.state.items():
         assert torch.equal(networks.state_dict()[name], tensor)
 
 
-def test_a_digest_is_that_of_sizes_and_numbers(small: SfeCheckpoint) -> None:
+def test_a_digest_is_that_of_sizes_and_numbers(small: NetworkCheckpoint[SfeConfig]) -> None:
     changed = {**small.state, "editor.conv.bias": small.state["editor.conv.bias"] + 1}
-    assert sfe_digest(SMALL, changed) != small.digest
+    assert SFE.digest(replace(small, state=changed)) != SFE.digest(small)
     with pytest.raises(CheckpointError, match="was changed or damaged"):
-        from_canonical_sfe(changed, to_sfe_metadata(small))
+        SFE.read(changed, SFE.metadata(small))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +191,8 @@ def test_a_digest_is_that_of_sizes_and_numbers(small: SfeCheckpoint) -> None:
         ({"notes": "["}, "are no JSON"),
     ],
 )
-def test_metadata_of_something_else_are_refused(small: SfeCheckpoint, change: dict[str, str], message: str) -> None:
+def test_metadata_of_something_else_are_refused(
+    small: NetworkCheckpoint[SfeConfig], change: dict[str, str], message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
-        from_canonical_sfe(small.state, to_sfe_metadata(small) | change)
+        SFE.read(small.state, SFE.metadata(small) | change)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from lsap_core.refinement.hfgi_checkpoints import HfgiCheckpoint, canonical_hfgi_state, to_hfgi_metadata
+from lsap_core.refinement.hfgi_checkpoints import HFGI
 from lsap_core.refinement.hfgi_networks import HfgiConfig, HfgiNetworks
 from tasks.weights.generators import load_generator
+from tasks.weights.refiners import encode_networks
 from tests.refining import RefiningDesk
 
 
@@ -32,11 +32,9 @@ def hfgi_file(generator_file: str, tmp_path: Path) -> Callable[..., str]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = HfgiNetworks(HfgiConfig.for_generator(loaded.config, widths="small")).eval()
-        state = canonical_hfgi_state(networks.config, networks.state_dict(), what="HFGI")
-        about = {"generator_digest": loaded.digest, **told}
-        checkpoint = HfgiCheckpoint(networks.config, state, layout="safetensors", **about)
         path = tmp_path / f"{name}.safetensors"
-        save_file(checkpoint.state, path, to_hfgi_metadata(checkpoint))
+        about = {"generator_digest": loaded.digest, **told}
+        path.write_bytes(encode_networks(HFGI, networks.config, networks.state_dict(), **about))
         return str(path)
 
     return make
