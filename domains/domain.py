@@ -358,11 +358,22 @@ def _checked_refinement(setting: str, value: Any, default: Any, kind: Any) -> An
         if not isinstance(value, bool):
             raise ConfigError(f"{setting} is {shown(value)}; wanted true or false")
         return value
+    if get_origin(kind) is Mapping:
+        return _checked_powers(setting, value)
     if any(get_origin(one) is tuple for one in (kind, *get_args(kind))):
         if not isinstance(value, list | tuple) or not all(type(one) in (str, int) for one in value):
             raise ConfigError(f"{setting} is {shown(value)}; wanted a list of names or of whole numbers")
         return tuple(value)
     return _checked(setting, value, default)
+
+
+def _checked_powers(setting: str, value: Any) -> dict[str, tuple[float, ...]]:
+    """Numbers by name of an edit."""
+    is_table = isinstance(value, Mapping) and all(isinstance(powers, list | tuple) for powers in value.values())
+    table = {str(name): [finite(power) for power in powers] for name, powers in value.items()} if is_table else {}
+    if not is_table or any(not powers or None in powers for powers in table.values()):
+        raise ConfigError(f"{setting} is {shown(value)}; wanted lists of numbers by name, such as {{smile: [-2, 2]}}")
+    return {name: tuple(power for power in powers if power is not None) for name, powers in table.items()}
 
 
 def _checked(setting: str, value: Any, default: Any) -> Any:

@@ -17,7 +17,9 @@ from lsap_core.refinement.refinement import RefinementSettings
 from lsap_core.refinement.sam import SAM_TOOLBOX, SamSettings
 from lsap_core.refinement.sfe import SfeSettings
 from lsap_core.training.hfgi_settings import HfgiTrainingSettings
+from lsap_core.training.hyperstyle_step import HyperStyleTrainingSettings
 from lsap_core.training.settings import EncoderTrainingSettings
+from lsap_core.training.sfe_settings import SFE_EDITOR, SFE_INVERTER, SfeTrainingSettings
 
 PASSES = "num_refinements"
 """What archives, files of encoders and older run files call `num_passes`."""
@@ -245,19 +247,22 @@ REFINERS: dict[str, NamedRefiner] = {
 }
 
 
+RefinerTrainingSettings = HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings
+
+
 @dataclass(frozen=True)
 class RefinerTraining:
     """A named way to train the networks of a refiner.
 
     Attributes:
-        name: of the refiner and of its networks.
+        name: of the networks that come out: the refiner's, where they are all that it needs.
         title: what its paper calls it.
         settings: its constants at full scale, for faces.
     """
 
     name: str
     title: str
-    settings: HfgiTrainingSettings
+    settings: RefinerTrainingSettings
 
     def with_settings(self, changes: Mapping[str, Any]) -> RefinerTraining:
         """The training with some of its settings changed.
@@ -272,7 +277,13 @@ class RefinerTraining:
 
 
 REFINER_TRAININGS: dict[str, RefinerTraining] = {
-    training.name: training for training in (RefinerTraining("hfgi", "HFGI", HfgiTrainingSettings()),)
+    training.name: training
+    for training in (
+        RefinerTraining("hfgi", "HFGI", HfgiTrainingSettings()),
+        RefinerTraining("hyperstyle", "HyperStyle", HyperStyleTrainingSettings()),
+        RefinerTraining("sfe_inverter", "StyleFeatureEditor's Inverter", SFE_INVERTER),
+        RefinerTraining("sfe", "StyleFeatureEditor", SFE_EDITOR),
+    )
 }
 
 
@@ -308,7 +319,7 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_passes" if name == PASSES else name: value for name, value in values.items()}
 
 
-def recorded(settings: EmbeddingSettings | EncoderTrainingSettings | HfgiTrainingSettings) -> dict[str, Any]:
+def recorded(settings: EmbeddingSettings | EncoderTrainingSettings | RefinerTrainingSettings) -> dict[str, Any]:
     """Settings under the names that archives and files of networks keep them by."""
     return {PASSES if name == "num_passes" else name: value for name, value in asdict(settings).items()}
 

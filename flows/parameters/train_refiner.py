@@ -10,14 +10,27 @@ from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
 from tasks.training.refiners import RefinerTrainingSpec
 from tasks.training.spec import TrainingRequest
+from tasks.training.trainable import TRAINABLE
 
 
 class TrainRefinerRun(TrainingRun):
-    """Train the networks of a refiner for the codes of an encoder."""
+    """Train the networks of a refiner."""
 
-    refiner: str = Field("hfgi", description="hfgi")
-    encoder: str = Field("lsap_e", description="whose codes are refined, by name; it stays as it is")
+    refiner: str = Field("hfgi", description=f"whose networks: {', '.join(TRAINABLE)}")
+    encoder: str = Field(
+        "lsap_e", description="whose codes are refined (of sfe: guide edits), by name; it stays as it is"
+    )
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
+    backbone_weights: str | None = Field(
+        None, description="a trained backbone to start from (hyperstyle, sfe_inverter)"
+    )
+    inverter: str | None = Field(None, description="networks with the Inverter that sfe is trained for")
+    discriminator: str | None = Field(
+        None, description="to start from (sfe_inverter, sfe), unless its term has no weight"
+    )
+    directions: dict[str, str] = Field(
+        default_factory=dict, description="files of directions by name, over the domain's (sfe: training.edits)"
+    )
 
     def resolve(self, settings: Settings) -> TrainingRequest:
         """The run with its domain's presets filled in.
@@ -26,7 +39,9 @@ class TrainRefinerRun(TrainingRun):
             ParameterError: a field names something that does not exist.
         """
         domain = refused("encoders", self.resolved_domain(settings).with_encoders, self.encoders)
-        if self.encoder not in domain.encoders:
+        method = refused("training", domain.training_of_refiner, self.refiner, self.training)
+        has_encoder = TRAINABLE[method.name].has_encoder
+        if has_encoder and self.encoder not in domain.encoders:
             raise ParameterError(
                 f'encoder: nobody says where "{self.encoder}" lies; wanted one of '
                 f"{', '.join(domain.encoders) or 'none there'}, or its file: encoders.{self.encoder}=..."
@@ -36,14 +51,20 @@ class TrainRefinerRun(TrainingRun):
                 f"workers.count: {self.workers.count}; the networks of a refiner are trained by one worker, which sees "
                 "whole batches: wanted 1"
             )
-        method = refused("training", domain.training_of_refiner, self.refiner, self.training)
-        embedding = domain.method(self.encoder).settings
+        embedding = domain.method(self.encoder).settings if has_encoder else EncoderSettings()
         assert isinstance(embedding, EncoderSettings)  # a domain refuses encoders with names of other methods
+        files = {
+            "backbone_weights": self.backbone_weights,
+            "inverter": self.inverter,
+            "discriminator": self.discriminator,
+        }
         spec = RefinerTrainingSpec(
             **self.shared_fields(domain, method.settings.identity_weight, settings),
             method=method,
-            encoder=domain.encoders[self.encoder],
+            encoder=domain.encoders[self.encoder] if has_encoder else None,
             encoder_name=self.encoder,
             embedding=embedding,
+            files={name: path for name, path in files.items() if path is not None},
+            directions={**domain.directions, **self.directions},
         )
         return TrainingRequest(spec, self.training_workers(settings), self.workers.device)

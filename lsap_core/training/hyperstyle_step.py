@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from lsap_core.generators.generator import Generator
 from lsap_core.inversion.inversion import PerceptualDistance
 from lsap_core.objectives.terms import pixel_error
 from lsap_core.refinement.hyperstyle import changed_weights, hyper_view
-from lsap_core.refinement.hyperstyle_networks import HyperNetwork
+from lsap_core.refinement.hyperstyle_networks import HyperBackbone, HyperNetwork
 from lsap_core.refinement.tuned_weights import TunedGenerator
 from lsap_core.training.encoder_step import IdentityNetwork, Target
 from lsap_core.training.ranger import Ranger
@@ -39,6 +39,8 @@ class HyperStyleTrainingSettings:
         batch_size: images of one step.
         num_steps: optimizer steps.
         decay_steps: the last steps, over which the learning rate falls linearly to 0; the published training has none.
+        layers: of the generator that a new hypernetwork changes, as in `HyperStyleSettings`.
+        backbone: of a new hypernetwork, likewise.
 
     Raises:
         ConfigError: a value lies outside its range.
@@ -52,6 +54,8 @@ class HyperStyleTrainingSettings:
     batch_size: int = 8
     num_steps: int = 500_000
     decay_steps: int = 0
+    layers: tuple[int, ...] | None = None
+    backbone: HyperBackbone = "resnet_34"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -68,6 +72,8 @@ class HyperStyleTrainingSettings:
             raise ConfigError("l2_weight, lpips_weight and identity_weight are all 0: nothing would look at images")
         if not 0 <= self.decay_steps <= self.num_steps:
             raise ConfigError(f"decay_steps is {self.decay_steps}; wanted 0 to num_steps, {self.num_steps}")
+        if self.backbone not in get_args(HyperBackbone):
+            raise ConfigError(f'backbone is "{self.backbone}"; wanted one of {", ".join(get_args(HyperBackbone))}')
 
     def learning_rate_at(self, step: int) -> float:
         """Ranger's rate at a step, counted from 0.
@@ -196,6 +202,13 @@ class HyperStyleTraining:
         self.network.eval()
         names = [name for name in TERMS if name != "identity" or self.identity is not None]
         return self._passes(images, w_plus, dict.fromkeys(names, 0.0) | self.settings.weights)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, w_plus: Tensor) -> Tensor:
+        """What `validate` compares images [N, C, h, w] with: the same shape, about [-1, 1], unclamped."""
+        self._check(images, w_plus)
+        self.network.eval()
+        return self._passes(images, w_plus, {"l2": 1.0})[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and numbers in dicts; tensors are no copies."""

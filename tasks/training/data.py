@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from domains.embedded import embedded_augmentations
+from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
 from tasks.errors import BadImageError, SourceError, TaskError
-from tasks.pictures.decoding import Fit, decode_image
+from tasks.pictures.decoding import Fit, decode_image, place_content
 from tasks.sources.items import SourceItem
 from tasks.sources.source import Source, open_source
 
@@ -105,19 +106,24 @@ class EncoderView:
         size: height and width.
         channels: 3 or 1.
         fit: what to do with an image of another shape.
+        square: the generator in whose square, black around its content box, images are to lie; None for images alone.
     """
 
     size: tuple[int, int]
     channels: int
     fit: Fit
+    square: GeneratorConfig | None = None
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Pixels uint8 [h, w, C] of a file.
+        """Pixels uint8 [h, w, C] of a file, or [R, R, C] where they lie in a square.
 
         Raises:
             BadImageError: as `decode_image`.
         """
-        return decode_image(data, size=self.size, channels=self.channels, fit=self.fit).pixels
+        pixels = decode_image(data, size=self.size, channels=self.channels, fit=self.fit).pixels
+        if self.square is None:
+            return pixels
+        return place_content(pixels, resolution=self.square.resolution, content_box=self.square.content_box)
 
 
 def read_pixels(source: Source, item: SourceItem, view: EncoderView) -> np.ndarray:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from lsap_core.alignment.anchor import Anchor, estimate_anchor
 from lsap_core.encoders.checkpoints import load_backbone
 from lsap_core.encoders.config import Backbone, EncoderConfig
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
-from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.presets import Training, recorded
@@ -22,10 +22,10 @@ from lsap_core.training.random_numbers import derived_seed
 from tasks.archived.anchors import AnchorOptions
 from tasks.training.data import EncoderView
 from tasks.training.spec import FirstNetworks, Opened, TrainingSpec, load_planned_generator
+from tasks.training.start_files import digest_of_file, from_torch_file
 from tasks.training.store import LAST_KEY, TrainingStore
 from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, place
 from tasks.weights.encoders import check_generator, encode_encoder, load_encoder
-from tasks.weights.files import check_torch_zip, describe_other, is_torch_file, read_bytes
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import load_networks
 
@@ -71,7 +71,7 @@ class EncoderTrainingSpec(TrainingSpec):
         """
         encoder, notes = build_first_encoder(self, loaded, anchor=None)
         files = {
-            name: hashlib.sha256(read_bytes(path, None, wanted="weights")).hexdigest()[:16]
+            name: digest_of_file(path)
             for name, path in (("backbone_weights", self.backbone_weights), ("init_from", self.init_from))
             if path is not None
         }
@@ -206,14 +206,12 @@ def load_backbone_file(encoder: Encoder, path: str, *, seed: int) -> tuple[str, 
         CheckpointError: the file holds something else.
     """
     wanted = "a .pth of ArcFace's IR-SE-50 (model_ir_se50.pth) or of torchvision's ResNet-34"
-    data = read_bytes(path, None, wanted=wanted)
-    try:
-        if not is_torch_file(data):
-            raise CheckpointError(f"it is {describe_other(data)}; wanted {wanted}")
-        check_torch_zip(data, wanted=wanted)
-        return load_backbone(encoder, read_torch(data), seed=seed)
-    except CheckpointError as error:
-        raise CheckpointError(f"backbone_weights {path}: {error}") from error
+    return from_torch_file(
+        "backbone_weights",
+        path,
+        lambda state: load_backbone(encoder, cast(Mapping[str, Tensor], state), seed=seed),
+        wanted=wanted,
+    )
 
 
 def _opened(spec: EncoderTrainingSpec, training: EncoderTraining, loaded: LoadedGenerator) -> Opened:

@@ -22,6 +22,7 @@ Loaded = TypeVar("Loaded")
 
 _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the magic number of old torch.save
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -54,6 +55,11 @@ def read_bytes(location: str, storage_options: Mapping[str, Any] | None, *, want
 def is_torch_file(data: bytes) -> bool:
     """Whether bytes begin as files of `torch.save` do, old and new."""
     return data.startswith((_ZIP, _OLD_TORCH))
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether bytes begin as a plain pickle does, such as NVlabs' .pkl; old files of `torch.save` do, too."""
+    return data.startswith(_PICKLES)
 
 
 def is_safetensors(data: bytes) -> bool:

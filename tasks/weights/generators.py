@@ -32,6 +32,7 @@ from lsap_core.images import ContentBox
 from tasks.weights.files import (
     check_torch_zip,
     describe_other,
+    is_pickle,
     is_safetensors,
     is_torch_file,
     read_bytes,
@@ -41,8 +42,6 @@ from tasks.weights.files import (
 
 KINDS = "a rosinality .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetensors of this project"
 SAMPLE_SEED = 0
-
-_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _read_checkpoint(location: str, data: bytes) -> tuple[str, CanonicalCheckpoi
         if is_torch_file(data):
             check_torch_zip(data, wanted=KINDS)
             return "rosinality", from_rosinality_document(read_torch(data))
-        if data.startswith(_PICKLES):
+        if is_pickle(data):
             document = read_records(data)
             if is_tensorflow(document):
                 return "tensorflow", from_tensorflow_document(document)

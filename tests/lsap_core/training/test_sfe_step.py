@@ -24,8 +24,15 @@ from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNe
 from lsap_core.refinement.sfe_networks import ContentLayerDeepFast, SfeConfig, SfeNetworks
 from lsap_core.training.image_adversary import ImageAdversary
 from lsap_core.training.sfe_edits import PUBLISHED_CHANNELS, PUBLISHED_POWERS, TrainingEdit, code_edit, style_edit
-from lsap_core.training.sfe_settings import SFE_AS_PRINTED, SfeTrainingSettings
-from lsap_core.training.sfe_step import EditorTraining, InverterTraining, SfeTrainingParts
+from lsap_core.training.sfe_phase import SfeTrainingParts
+from lsap_core.training.sfe_settings import (
+    SFE_EDITOR,
+    SFE_EDITOR_AS_PRINTED,
+    SFE_INVERTER,
+    SFE_INVERTER_AS_PRINTED,
+    SfeTrainingSettings,
+)
+from lsap_core.training.sfe_step import EditorTraining, InverterTraining
 
 SMALL = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=12, num_mapping_layers=2)
 SETTINGS = SfeTrainingSettings(batch_size=4, adversarial_start=2, fade_steps=4, r1_every=2, learning_rate=1e-3)
@@ -196,6 +203,7 @@ def make_training(phase: str, settings: SfeTrainingSettings = SETTINGS, **parts_
     parts = replace(make_parts(), **parts_changes)
     if phase == "inverter":
         return InverterTraining(parts, settings)
+    settings = replace(settings, adversarial_start=0)
     return EditorTraining(parts, Shrinking(parts.generator), make_edits(parts), settings, seed=3)
 
 
@@ -353,10 +361,10 @@ def test_gray_images_and_content_boxes_are_trained_on_too() -> None:
 
 
 def test_presets_are_the_codes_and_the_papers() -> None:
-    code = SfeTrainingSettings()
-    assert (code.learning_rate, code.adversarial_start, code.num_inverter_steps) == (1e-4, 45_000, 300_000)
-    assert (SFE_AS_PRINTED.learning_rate, SFE_AS_PRINTED.adversarial_start) == (2e-4, 14_000)
-    assert (SFE_AS_PRINTED.num_inverter_steps, SFE_AS_PRINTED.num_editor_steps) == (37_500, 20_000)
+    assert [
+        (each.learning_rate, each.adversarial_start, each.num_steps, each.feature_weight)
+        for each in (SFE_INVERTER, SFE_INVERTER_AS_PRINTED, SFE_EDITOR, SFE_EDITOR_AS_PRINTED)
+    ] == [(1e-4, 45_000, 300_000, 0.01), (2e-4, 14_000, 37_500, 0.01), (1e-4, 0, 200_000, 0), (2e-4, 0, 20_000, 0)]
     assert len(PUBLISHED_POWERS) == 13 and PUBLISHED_CHANNELS.keys() <= PUBLISHED_POWERS.keys()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,31 @@ import torch
 from lsap_archive import Store
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.errors import CheckpointError, ConfigError
+from lsap_core.generators.checkpoints.discriminators import to_nvlabs_discriminator
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.discriminator import Discriminator
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
-from lsap_core.presets import REFINER_TRAININGS
+from lsap_core.presets import REFINER_TRAININGS, recorded
+from lsap_core.refinement.hfgi_networks import HfgiNetworks
 from lsap_core.training.hfgi_step import HfgiTraining
 from tasks.training.loop import TrainingOutcome, train_networks
 from tasks.training.plan import prepare_training
-from tasks.training.refiners import RefinerTrainingSpec, TrainingOnCodes, assemble, build_first_networks
+from tasks.training.refiners import RefinerTrainingSpec, assemble, build_first_networks
 from tasks.training.store import BEST_KEY, OtherRunError, TrainingStore
-from tasks.weights.encoders import encode_encoder, load_encoder
-from tasks.weights.generators import GeneratorFile, load_generator
+from tasks.training.trainable import TRAINABLE, RefinerSteps
+from tasks.weights.encoders import LoadedEncoder, encode_encoder, load_encoder
+from tasks.weights.files import read_safetensors
+from tasks.weights.generators import GeneratorFile, LoadedGenerator, load_generator, save_generator
 from tasks.weights.networks import NetworkChoice
 from tasks.weights.refiners import load_refiner_networks
 
-SETTINGS = {
-    "batch_size": 4,
-    "num_steps": 5,
-    "decay_steps": 3,
-    "learning_rate": 1e-2,
-    "widths": "small",
-    "starts_without_effect": True,
+SETTINGS = {"batch_size": 4, "num_steps": 5, "decay_steps": 3, "learning_rate": 1e-2}
+SFE = {"backbone": "small", "adversarial_weight": 0.0, "fade_steps": 2}
+OWN: dict[str, dict[str, Any]] = {
+    "hfgi": {"widths": "small", "starts_without_effect": True},
+    "hyperstyle": {"backbone": "small", "num_passes": 2},
+    "sfe_inverter": SFE,
+    "sfe": {**SFE, "edits": {"first": (-1.0, 1.0)}},
 }
 CPU = torch.device("cpu")
 
@@ -42,6 +49,16 @@ NewTraining = Callable[..., RefinerTrainingSpec]
 
 class Killed(BaseException):
     """Not an Exception: nothing on the way may take it for one."""
+
+
+@pytest.fixture(scope="module")
+def generator_file(generator_file: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tests' generator with a mean code, from which codes of StyleFeatureEditor start."""
+    generator = load_generator(generator_file).generator
+    generator.mapping.w_avg.copy_(torch.linspace(-0.5, 0.5, generator.config.w_dim))
+    path = tmp_path_factory.mktemp("generator") / "with_mean.safetensors"
+    save_generator(generator, str(path))
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +73,21 @@ def encoder_file(generator_file: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def new_training(generator_file: str, encoder_file: str) -> NewTraining:
-    def new(**changes: Any) -> RefinerTrainingSpec:
-        settings = {**SETTINGS, **{name: changes.pop(name) for name in list(changes) if name in SETTINGS}}
+def new_training(generator_file: str, encoder_file: str, tmp_path_factory: pytest.TempPathFactory) -> NewTraining:
+    directions = {"first": str(tmp_path_factory.mktemp("directions") / "first.pt")}
+    torch.save(torch.eye(load_generator(generator_file).config.w_dim)[0], directions["first"])
+
+    def new(refiner: str = "hfgi", *, settings: Mapping[str, Any] | None = None, **changes: Any) -> RefinerTrainingSpec:
         values: dict[str, Any] = {
             "output": f"memory://training-{uuid.uuid4().hex}",
             "source": "digits:train[:18]",
             "generator": GeneratorFile(generator_file),
-            "method": REFINER_TRAININGS["hfgi"].with_settings(settings),
+            "method": REFINER_TRAININGS[refiner].with_settings({**SETTINGS, **OWN[refiner], **(settings or {})}),
             "networks": NetworkChoice("digits-features", "digits-features", identity="digits-features"),
-            "encoder": encoder_file,
+            "encoder": encoder_file if TRAINABLE[refiner].has_encoder else None,
             "encoder_name": "mine",
             "embedding": EncoderSettings(),
+            "directions": directions,
             "validation_images": 5,
             "augmentation": "digits",
             "log_every": 2,
@@ -91,6 +111,13 @@ def train(spec: RefinerTrainingSpec, *, kill_at: int | None = None) -> TrainingO
     return train_networks(spec, device=CPU, after_step=after_step)
 
 
+def begin(spec: RefinerTrainingSpec, loaded: LoadedGenerator, encoder: LoadedEncoder) -> RefinerSteps:
+    """The training before its first step."""
+    training = assemble(spec, loaded, encoder, CPU, build_first_networks(spec, loaded)[0])
+    assert isinstance(training, RefinerSteps)
+    return training
+
+
 def results(spec: RefinerTrainingSpec) -> dict[str, Any]:
     """Networks, states and curves of a folder."""
     store = TrainingStore(spec.output)
@@ -102,50 +129,100 @@ def results(spec: RefinerTrainingSpec) -> dict[str, Any]:
             }
         elif key.startswith("sheets"):
             found[key] = store.store.get(key)
-    state = store.load(store.latest())["training"]  # type: ignore[arg-type]
-    found["state"] = {name: each.numpy().tobytes() for name, each in state["networks"].items()}
+    found["state"] = flat(store.load(store.latest())["training"])  # type: ignore[arg-type]
     for name in ("metrics", "validation"):
         rows = store.table(name).to_pylist()  # type: ignore[union-attr]
         found[name] = [{key: row[key] for key in row if key not in ("time", "images_per_second")} for row in rows]
     return found
 
 
+def flat(state: Any) -> Any:
+    """A state of nested dicts and lists with bytes in the place of tensors."""
+    if isinstance(state, torch.Tensor):
+        return state.numpy().tobytes()
+    if isinstance(state, Mapping):
+        return {name: flat(each) for name, each in state.items()}
+    return [flat(each) for each in state] if isinstance(state, list | tuple) else state
+
+
+@pytest.fixture(scope="module")
+def inverter_file(new_training: NewTraining, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An Inverter as a training gives it: what the second phase starts from."""
+    spec = new_training("sfe_inverter", settings={"num_steps": 1, "decay_steps": 0})
+    path = tmp_path_factory.mktemp("inverter") / "sfe_inverter.safetensors"
+    path.write_bytes(spec.probe(CPU).file())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def hfgi_networks(new_training: NewTraining, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("hfgi") / "hfgi.safetensors"
+    path.write_bytes(new_training().probe(CPU).file())
+    return str(path)
+
+
+def files_of(refiner: str, inverter_file: str) -> dict[str, str]:
+    return {"inverter": inverter_file} if refiner == "sfe" else {}
+
+
+TERMS = {
+    "hfgi": {"l2", "lpips", "identity", "alignment"},
+    "hyperstyle": {"l2", "lpips", "identity"},
+    "sfe_inverter": {"l2", "lpips", "identity", "feature"},
+    "sfe": {"l2", "lpips", "identity"},
+}
+TITLES = {
+    "hfgi": "HFGI_{Mine}",
+    "hyperstyle": "HyperStyle_{Mine}",
+    "sfe_inverter": "StyleFeatureEditor's Inverter",
+    "sfe": "StyleFeatureEditor_{Mine}",
+}
+
+
+@pytest.mark.parametrize("refiner", TRAINABLE)
 def test_a_killed_training_ends_with_the_same_bytes(
-    new_training: NewTraining, generator_file: str, tmp_path: Path
+    refiner: str, new_training: NewTraining, generator_file: str, inverter_file: str, tmp_path: Path
 ) -> None:
     """Networks, batch statistics, slow weights, curves and sheets; and the file is what refiners read."""
-    one, other = new_training(output=str(tmp_path / "one")), new_training()
+    files = files_of(refiner, inverter_file)
+    one, other = new_training(refiner, files=files, output=str(tmp_path / "one")), new_training(refiner, files=files)
     with pytest.raises(Killed):
         train(one, kill_at=3)
     assert train(one).resumed_at == 2
     train(other)
     found = results(one)
     assert found == results(other)
-    assert {"hfgi.safetensors", BEST_KEY, "sheets/step-00000005.png"} <= found.keys()
+    assert {f"{refiner}.safetensors", BEST_KEY, "sheets/step-00000005.png"} <= found.keys()
     rows = found["metrics"]
     assert [row["step"] for row in rows] == [2, 4, 5]
     assert [round(row["learning_rate"], 5) for row in rows] == [0.01, 0.00667, 0.00333]
-    assert {"loss", "l2", "lpips", "identity", "alignment", "gradient_norm"} <= rows[0].keys()
+    assert {"loss", *TERMS[refiner], "gradient_norm"} <= rows[0].keys()
+    assert {"loss", *TERMS[refiner]} <= found["validation"][0].keys()
     assert prepare_training(one).is_finished
 
-    loaded = load_refiner_networks(str(tmp_path / "one" / "hfgi.safetensors"), load_generator(generator_file).config)
-    assert (loaded.kind, loaded.generator_digest) == ("hfgi", load_generator(generator_file).digest)
-    assert loaded.encoder_digest == load_encoder(one.encoder).digest
-    data = (tmp_path / "one" / "hfgi.safetensors").read_bytes()
-    assert b"HFGI_{Mine}" in data and b"starts_without_effect" in data
+    generator, path = load_generator(generator_file), tmp_path / "one" / f"{refiner}.safetensors"
+    loaded = load_refiner_networks(str(path), generator.config)
+    assert (loaded.kind, loaded.generator_digest) == (TRAINABLE[refiner].form.kind, generator.digest)
+    assert loaded.encoder_digest == (None if one.encoder is None else load_encoder(one.encoder).digest)
+    _, metadata = read_safetensors(path.read_bytes())
+    options = json.loads(metadata["options"])
+    assert (metadata["title"], options["method"], options["step"]) == (TITLES[refiner], refiner, 5)
+    assert options["settings"] == json.loads(json.dumps(recorded(one.method.settings)))
 
 
 def test_codes_are_those_of_the_encoder_in_eval_mode_which_stays_as_it_is(new_training: NewTraining) -> None:
     spec = new_training()
     loaded, encoder = spec.generator.load(), load_encoder(spec.encoder)
     before = {name: each.clone() for name, each in encoder.encoder.state_dict().items()}
-    training = assemble(spec, loaded, encoder, CPU)
+    training = begin(spec, loaded, encoder)
     images = torch.rand(4, *(loaded.config.image_channels, 32, 32), generator=torch.Generator().manual_seed(0)) * 2 - 1
     logged = training.advance(images, range(4))
 
     again = load_encoder(spec.encoder).encoder
+    networks, _ = build_first_networks(spec, loaded)
+    assert isinstance(networks, HfgiNetworks)
     plain = HfgiTraining(
-        build_first_networks(spec, loaded),
+        networks,
         loaded.generator,
         training.training.perceptual,
         training.training.identity,
@@ -154,7 +231,7 @@ def test_codes_are_those_of_the_encoder_in_eval_mode_which_stays_as_it_is(new_tr
     )
     codes = EncoderEmbedder(loaded.generator, again, EncoderSettings()).codes_of_view(images)
     assert logged == pytest.approx(plain.advance(images, codes, range(4)), rel=1e-5)
-    assert isinstance(training, TrainingOnCodes) and training.step == 1
+    assert training.step == 1
     assert all(torch.equal(each, before[name]) for name, each in encoder.encoder.state_dict().items())
 
 
@@ -162,12 +239,13 @@ def test_a_training_begins_at_the_plain_image_where_it_is_asked_to(new_training:
     spec = new_training()
     loaded = spec.generator.load()
     images = torch.zeros(4, loaded.config.image_channels, 32, 32)
-    training = assemble(spec, loaded, load_encoder(spec.encoder), CPU)
-    plain = loaded.generator.synthesize(training.embedder.codes_of_view(images))
+    training = begin(spec, loaded, load_encoder(spec.encoder))
+    assert training.codes is not None
+    plain = loaded.generator.synthesize(training.codes(images))
     torch.testing.assert_close(training.reconstruct(images), plain)
-    other = assemble(new_training(starts_without_effect=False), loaded, load_encoder(spec.encoder), CPU)
+    other = begin(new_training(settings={"starts_without_effect": False}), loaded, load_encoder(spec.encoder))
     assert (other.reconstruct(images) - plain).abs().max() > 1e-3
-    one, same = (build_first_networks(spec, loaded).state_dict() for _ in range(2))
+    one, same = (build_first_networks(spec, loaded)[0].state_dict() for _ in range(2))
     assert all(torch.equal(one[name], same[name]) for name in one)
 
 
@@ -201,6 +279,70 @@ def test_views_that_the_encoder_does_not_read_are_refused(new_training: NewTrain
     other = replace(spec, method=spec.method.with_settings({"view_side": 64}))
     refused(
         other, ConfigError, r"view_side: 64 gives images of \(64, 64\) pixels.*reads \(32, 32\).*leave view_side out"
+    )
+
+
+def test_files_that_a_training_needs_are_asked_for_and_others_refused(
+    new_training: NewTraining, hfgi_networks: str, inverter_file: str, tmp_path: Path
+) -> None:
+    inverter = {"inverter": inverter_file}
+    for spec, error, words in (
+        (new_training("sfe"), ConfigError, "inverter: no file is named.*sfe_inverter"),
+        (new_training("sfe", files={"inverter": hfgi_networks}), CheckpointError, "holds a HfgiNetworks; wanted"),
+        (new_training("hfgi", files=inverter), ConfigError, "inverter: the training of HFGI starts from no such file"),
+        (
+            new_training("sfe", files=inverter, settings={"backbone": "iresnet_50"}),
+            ConfigError,
+            "backbone is small, and training.backbone is iresnet_50",
+        ),
+        (
+            new_training("sfe", files=inverter, settings={"edits": {"smile": (1.0,)}}),
+            ConfigError,
+            r"training.edits.smile: no direction is called so; wanted some of first.*directions.smile=",
+        ),
+        (new_training("sfe", files=inverter, settings={"edits": {}}), ConfigError, "there are no edits"),
+        (
+            new_training("sfe_inverter", settings={"adversarial_weight": 0.01}),
+            ConfigError,
+            "discriminator: no file is named, and adversarial_weight is 0.01.*or training.adversarial_weight=0",
+        ),
+        (
+            new_training("sfe_inverter", files={"discriminator": inverter_file}),
+            ConfigError,
+            "discriminator: a file is named, and adversarial_weight is 0",
+        ),
+        (
+            new_training("hyperstyle", files={"backbone_weights": hfgi_networks}),
+            CheckpointError,
+            "backbone_weights .*wanted a .pth of torchvision's ResNet-34",
+        ),
+    ):
+        refused(spec, error, words)
+
+
+def test_a_discriminator_is_trained_beside_the_inverter(
+    new_training: NewTraining, generator_file: str, tmp_path: Path
+) -> None:
+    """From a full file of StyleFeatureEditor; one of other images is refused."""
+
+    def write(config: GeneratorConfig, name: str) -> dict[str, str]:
+        state = to_nvlabs_discriminator(Discriminator(config), config.resolution)
+        named = {f"discriminator.{key}": tensor for key, tensor in state.items()}
+        torch.save({"state_dict": named}, tmp_path / name)
+        return {"discriminator": str(tmp_path / name)}
+
+    config = load_generator(generator_file).config
+    files = write(config, "mine.pt")
+    settings = {"adversarial_weight": 0.01, "adversarial_start": 0, "r1_every": 1}
+    opened = new_training("sfe_inverter", files=files, settings=settings).probe(CPU)
+    images = torch.rand(4, config.image_channels, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    logged = opened.training.advance(images, range(4))
+    assert {"adversarial", "discriminator", "r1"} <= logged.keys()
+    others = write(GeneratorConfig(16, (8, 8, 8)), "others.pt")
+    refused(
+        new_training("sfe_inverter", files=others, settings=settings),
+        CheckpointError,
+        "others.pt: it looks at images of 16 pixels with 3 channels; wanted 32 pixels with 1",
     )
 
 
