@@ -1,8 +1,10 @@
-"""Files of networks of refiners: predictors of SAM, released and our own, and what is refused."""
+"""Files of networks of refiners: released ones and our own, and what is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE
+from lsap_core.refinement.hyperstyle_networks import HyperStyleConfig
 from lsap_core.refinement.sam_checkpoints import (
     PredictorCheckpoint,
     canonical_predictor_state,
@@ -18,7 +22,9 @@ from lsap_core.refinement.sam_checkpoints import (
     to_predictor_metadata,
 )
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig, SamNetworks
-from tasks.weights.refiners import load_refiner_networks
+from lsap_core.refinement.sfe_checkpoints import SFE
+from lsap_core.refinement.sfe_networks import SfeConfig
+from tasks.weights.refiners import encode_networks, load_refiner_networks
 
 CONFIG = GeneratorConfig.config_f(32)
 
@@ -45,6 +51,48 @@ def test_our_own_file_says_whose_spaces_a_predictor_knows(tmp_path: Path) -> Non
     loaded = load_refiner_networks(str(path), CONFIG)
     assert (loaded.kind, loaded.digest, loaded.generator_digest) == ("sam", checkpoint.digest, "0123")
     assert isinstance(loaded.networks, SamNetworks) and loaded.networks.predictor.config == config
+
+
+NARROW = GeneratorConfig(32, (16, 16, 8, 8))
+
+
+def released_hyperstyle(name: str) -> str:
+    """The published name of a tensor of a hypernetwork that changes layer 9 alone."""
+    name = name.replace("heads.9.output.", "refinement_blocks.9.output.1.").replace("heads.", "refinement_blocks.")
+    return f"hypernet.{name.removeprefix('backbone.')}"
+
+
+def released_inverter(name: str) -> str:
+    """The published name of a tensor in a file of the first phase."""
+    return f"encoder.{name.removeprefix('inverter.')}"
+
+
+@pytest.mark.parametrize(
+    ("form", "config", "published"),
+    [
+        (HYPERSTYLE, HyperStyleConfig(NARROW, (9,), "resnet_34", (256, 256)), released_hyperstyle),
+        (SFE, SfeConfig("iresnet_50", 2, 8, 3, 256, 16, has_editor=False), released_inverter),
+    ],
+    ids=["hyperstyle", "sfe"],
+)
+def test_released_networks_have_the_digest_of_our_own_file_of_them(
+    form: Any, config: Any, published: Callable[[str], str], tmp_path: Path
+) -> None:
+    shapes = {name: torch.Size(shape) for name, shape in form.shapes(config).items()}
+    memory = torch.zeros(max(shape.numel() for shape in shapes.values()))  # one for all: the .pt has it once
+    zeros = {name: memory[: shape.numel()].view(shape) for name, shape in shapes.items()}
+    torch.save({"state_dict": {published(name): each for name, each in zeros.items()}}, tmp_path / "released.pt")
+    released = load_refiner_networks(str(tmp_path / "released.pt"), NARROW)
+    assert (released.kind, released.generator_digest, released.encoder_digest) == (form.kind, None, None)
+    path = tmp_path / "own.safetensors"
+    copies = {name: tensor.clone() for name, tensor in zeros.items()}
+    path.write_bytes(encode_networks(form, config, copies, generator_digest="01", encoder_digest="23"))
+    own = load_refiner_networks(str(path), NARROW)
+    assert (own.kind, own.generator_digest, own.encoder_digest) == (form.kind, "01", "23")
+    assert own.digest == released.digest
+    for found in (own, released):
+        assert found.networks.config == config and not found.networks.training
+        assert not any(parameter.requires_grad for parameter in found.networks.parameters())
 
 
 def test_other_files_are_refused_with_what_would_do(tmp_path: Path) -> None:
