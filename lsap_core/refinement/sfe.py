@@ -25,8 +25,8 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.refinement.refinement import Embedded, Refinement, RefinementParts, StateArray
-from lsap_core.refinement.sfe_features import conv_of_side, feature_shift, image_from, invert, state_at
-from lsap_core.refinement.sfe_networks import ContentLayerDeepFast, SfeNetworks, feature_size, sfe_misfit
+from lsap_core.refinement.sfe_features import FeatureEditing, conv_of_side, feature_shift, image_from, invert, state_at
+from lsap_core.refinement.sfe_networks import SfeNetworks, feature_size, sfe_misfit
 
 FEATURES = "features"
 GUIDE = "guide_w_plus"
@@ -132,7 +132,7 @@ class RefinedBySfe:
 
     Args:
         generator: frozen.
-        editor: the Feature Editor H.
+        editing: the Feature Editor H.
         w_plus: StyleFeatureEditor's own codes, [N, K, w_dim].
         features: F_k, [N, C, side, side].
         guide_w_plus: codes w_E of the encoder that edits well, [N, K, w_dim].
@@ -141,14 +141,14 @@ class RefinedBySfe:
     def __init__(
         self,
         generator: Generator,
-        editor: ContentLayerDeepFast,
+        editing: FeatureEditing,
         *,
         w_plus: Tensor,
         features: Tensor,
         guide_w_plus: Tensor,
     ):
         self.generator = generator
-        self.editor = editor
+        self.editing = editing
         self._w_plus = w_plus
         self.features = features
         self.guide_w_plus = guide_w_plus
@@ -195,19 +195,20 @@ class RefinedBySfe:
             guide_styles: edited styles of the guiding codes; None where nothing was edited.
             mask: where nothing is to change, as in `feature_shift`.
         """
-        if guide_styles is None:
-            shift = torch.zeros_like(self.features)
-        else:
-            after = state_at(self.generator, guide_styles, self.conv).features
-            shift = feature_shift(self.guide_features, after, mask)
-        edited = self.editor(torch.cat([self.features, shift], dim=1))
+        shift = None
+        if guide_styles is not None:
+            shift = feature_shift(self.guide_features, self._features_of(guide_styles), mask)
+        edited = self.editing(self.features, shift)
         return image_from(self.generator, styles, state_at(self.generator, styles, self.conv), edited)
 
     @cached_property
     def guide_features(self) -> Tensor:
         """F(w_E), [N, C, side, side]: computed with the first edit and kept for the next ones."""
         with torch.no_grad():
-            return state_at(self.generator, self.generator.styles(self.guide_w_plus), self.conv).features
+            return self._features_of(self.generator.styles(self.guide_w_plus))
+
+    def _features_of(self, styles: Sequence[Tensor]) -> Tensor:
+        return self.editing.shifting(self.generator, styles, state_at(self.generator, styles, self.conv))
 
 
 class SfeRefiner:
@@ -237,7 +238,7 @@ class SfeRefiner:
             )
         self.generator = generator.eval()
         self.networks = networks.eval()
-        self.editor = networks.editor
+        self.editing = FeatureEditing(networks.editor, networks.reducer)
         self.settings = settings
 
     @property
@@ -318,7 +319,7 @@ class SfeRefiner:
         reference = self.generator.mapping.w_avg
         return RefinedBySfe(
             self.generator,
-            self.editor,
+            self.editing,
             w_plus=w_plus.detach().to(reference),
             features=features.detach().to(reference),
             guide_w_plus=guide_w_plus.detach().to(reference),

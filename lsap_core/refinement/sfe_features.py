@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsap_core.errors import ShapeError
 from lsap_core.generators.generator import FeatureState, Generator
-from lsap_core.refinement.sfe_networks import SMALLEST_SIDE, Inverter
+from lsap_core.refinement.sfe_networks import SMALLEST_SIDE, Inverter, IResNetUnit
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,35 @@ def feature_shift(before: Tensor, after: Tensor, mask: Tensor | None = None) -> 
     if mask is None:
         return shift
     return shift * (1 - F.interpolate(mask, shift.shape[-2:], mode="bilinear", align_corners=False))
+
+
+@dataclass(frozen=True)
+class FeatureEditing:
+    """H(F_k, Delta), with Delta of features at the edited layer, or of finer ones that a block reduces (cars).
+
+    Attributes:
+        editor: the Feature Editor H, of maps one after the other along channels.
+        reducer: brings Delta to the side of the map; None where it has that side.
+    """
+
+    editor: nn.Module
+    reducer: IResNetUnit | None = None
+
+    def shifting(self, generator: Generator, styles: Sequence[Tensor], state: FeatureState) -> Tensor:
+        """F(w), which Delta is a difference of: features of styles whose synthesis stands at the edited layer."""
+        if self.reducer is None:
+            return state.features
+        return state_at(generator, styles, state.conv + 2, start=state).features  # the same of twice the side
+
+    def __call__(self, features: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Edited features [N, C, side, side] of F_k and Delta; None for no edit, which is a Delta of zeros."""
+        if self.reducer is None:
+            shift = torch.zeros_like(features) if shift is None else shift
+        else:
+            finer = (len(features), self.reducer.conv1.in_channels, 2 * features.shape[2], 2 * features.shape[3])
+            shift = self.reducer(features.new_zeros(finer) if shift is None else shift)
+        edited: Tensor = self.editor(torch.cat([features, shift], dim=1))
+        return edited
 
 
 def invert(inverter: Inverter, generator: Generator, view: Tensor) -> Inverted:

@@ -66,6 +66,7 @@ class SfeConfig:
         input_side: side of the images it reads.
         feature_channels: channels of the generator at a quarter of that side.
         has_editor: whether there is a Feature Editor; the first phase of training makes none.
+        shift_channels: channels at half of that side, where Delta is taken there (the paper's cars), or None.
 
     Raises:
         ConfigError: a name is not known or a size is impossible.
@@ -78,13 +79,15 @@ class SfeConfig:
     input_side: int
     feature_channels: int
     has_editor: bool = True
+    shift_channels: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no network can have."""
         if self.backbone not in get_args(SfeBackbone):
             wanted = ", ".join(f'"{known}"' for known in get_args(SfeBackbone))
             raise ConfigError(f'backbone is "{self.backbone}"; wanted one of {wanted}')
-        sizes = (self.num_ws, self.w_dim, self.image_channels, self.input_side, self.feature_channels)
+        finer = 1 if self.shift_channels is None else self.shift_channels
+        sizes = (self.num_ws, self.w_dim, self.image_channels, self.input_side, self.feature_channels, finer)
         if not all(isinstance(size, int) and size >= 1 for size in sizes) or self.num_ws > MOST_ROWS:
             raise ConfigError(f"every size must be a whole number, at least 1, and num_ws at most {MOST_ROWS}: {self}")
         if self.input_side % REDUCTION or self.feature_side & (self.feature_side - 1) or self.feature_side < 4:
@@ -94,11 +97,12 @@ class SfeConfig:
             )
 
     @classmethod
-    def for_generator(cls, config: GeneratorConfig, *, backbone: SfeBackbone, has_editor: bool = True) -> SfeConfig:
+    def for_generator(
+        cls, config: GeneratorConfig, *, backbone: SfeBackbone, has_editor: bool = True, has_finer_shift: bool = False
+    ) -> SfeConfig:
         """Networks for the images of a generator: the whole square, at most 256 pixels.
 
-        The square is read also where the picture fills only a part of it, so that the map which is found lies over the
-        generator's.
+        The square is read also where the picture fills a part of it, so that the map lies over the generator's.
 
         Raises:
             ConfigError: the generator has no such feature map, or no block that reads it.
@@ -116,6 +120,7 @@ class SfeConfig:
             input_side=REDUCTION * side,
             feature_channels=channels,
             has_editor=has_editor,
+            shift_channels=config.channels[(side // SMALLEST_SIDE).bit_length()] if has_finer_shift else None,
         )
 
     @property
@@ -130,7 +135,7 @@ class SfeConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The sizes as plain values, for JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SfeConfig:
@@ -155,8 +160,9 @@ def feature_size(config: GeneratorConfig) -> tuple[int, int]:
 
 def sfe_misfit(found: SfeConfig, generator: GeneratorConfig) -> str | None:
     """Why networks cannot be those of a generator, in a sentence; None where they can."""
-    wanted = SfeConfig.for_generator(generator, backbone=found.backbone, has_editor=found.has_editor)
-    for name in ("num_ws", "w_dim", "image_channels", "input_side", "feature_channels"):
+    has_finer_shift = found.shift_channels is not None
+    wanted = SfeConfig.for_generator(generator, backbone=found.backbone, has_finer_shift=has_finer_shift)
+    for name in ("num_ws", "w_dim", "image_channels", "input_side", "feature_channels", "shift_channels"):
         if getattr(found, name) != getattr(wanted, name):
             return (
                 f"{name} of the networks of StyleFeatureEditor is {getattr(found, name)}; their generator wants "
@@ -296,6 +302,7 @@ class SfeNetworks(nn.Module):
         config: their sizes.
         inverter: finds code and features of an image.
         editor: moves features when the code is edited, or None.
+        reducer: brings Delta to the side of the map, where it is taken at twice the side, or None.
     """
 
     def __init__(self, config: SfeConfig):
@@ -303,6 +310,8 @@ class SfeNetworks(nn.Module):
         self.config = config
         self.inverter = Inverter(config)
         self.editor = fusing_layers(config) if config.has_editor else None
+        finer, channels = config.shift_channels if config.has_editor else None, config.feature_channels
+        self.reducer = None if finer is None else IResNetUnit(finer, channels, stride=2, is_first=True)
 
     def view(self, images: Tensor) -> Tensor:
         """What the backbone reads of images [N, C, R, R]: [N, C, side, side], bilinear without antialiasing.

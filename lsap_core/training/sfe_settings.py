@@ -37,6 +37,8 @@ class SfeTrainingSettings:
         r1_gamma: multiplier of the gradient penalty.
         r1_every: steps between gradient penalties.
         backbone: of new networks, "iresnet_50" (published) or "small" (small domains).
+        has_finer_shift: whether a new Feature Editor takes Delta from features of twice the side, and reduces it by one
+            more block, as the paper does for cars (second phase).
         edits: powers by name of an edit, of which one is drawn for each batch (second phase).
 
     Raises:
@@ -58,6 +60,7 @@ class SfeTrainingSettings:
     r1_gamma: float = 10.0
     r1_every: int = 16
     backbone: SfeBackbone = "iresnet_50"
+    has_finer_shift: bool = False
     edits: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsap_core.errors import ConfigError
 from lsap_core.images import comparison_view
-from lsap_core.refinement.sfe_features import feature_shift, image_from, invert, state_at
+from lsap_core.refinement.sfe_features import FeatureEditing, feature_shift, image_from, invert, state_at
 from lsap_core.training.random_numbers import stream
 from lsap_core.training.sfe_edits import TrainingEdit, draw_edit
 from lsap_core.training.sfe_phase import PhaseTraining, SfeTrainingParts
@@ -146,8 +146,10 @@ class EditorTraining:
             raise ConfigError("the networks have no Feature Editor to train: build them with has_editor")
         if not edits:
             raise ConfigError("there are no edits; wanted at least one that the Feature Editor learns from")
-        self._training = PhaseTraining(parts, parts.networks.editor, settings)
-        self.editor = parts.networks.editor
+        self.editing = FeatureEditing(parts.networks.editor, parts.networks.reducer)
+        trained = {"editor": self.editing.editor, "reducer": self.editing.reducer}
+        present = {name: network for name, network in trained.items() if network is not None}
+        self._training = PhaseTraining(parts, nn.ModuleDict(present), settings)
         parts.networks.inverter.requires_grad_(False).eval()
         self.parts = parts
         self.guide = guide
@@ -183,8 +185,7 @@ class EditorTraining:
         """Inversions G(w; H(F_k, 0)) [N, C, R, R], about [-1, 1], unclamped, of images of that shape."""
         generator, networks = self.parts.generator, self.parts.networks
         found = invert(networks.inverter, generator, networks.view(self._training.like_weights(images)))
-        inverted = self.editor(torch.cat([found.features, torch.zeros_like(found.features)], dim=1))
-        return image_from(generator, generator.styles(found.w_plus), found.at_layer, inverted)
+        return image_from(generator, generator.styles(found.w_plus), found.at_layer, self.editing(found.features))
 
     def terms(self, images: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Terms of each image but the discriminator's, [N], at a step counted from 1, and the N inversions."""
@@ -204,11 +205,12 @@ class EditorTraining:
             of_made = invert(networks.inverter, generator, networks.view(made))
             edited_styles = edit.styles(of_made.w_plus, power)
             edited_state = state_at(generator, edited_styles, conv)
-            shift = feature_shift(before.features, after.features)
-        inverted = self.editor(torch.cat([of_photo.features, torch.zeros_like(of_photo.features)], dim=1))
-        inversion = image_from(generator, photo_styles, of_photo.at_layer, inverted)
-        moved = self.editor(torch.cat([of_made.features, shift], dim=1))
-        edited = image_from(generator, edited_styles, edited_state, moved)
+            shift = feature_shift(
+                self.editing.shifting(generator, guide_styles, before),
+                self.editing.shifting(generator, edited_guide_styles, after),
+            )
+        inversion = image_from(generator, photo_styles, of_photo.at_layer, self.editing(of_photo.features))
+        edited = image_from(generator, edited_styles, edited_state, self.editing(of_made.features, shift))
         return self._training.image_terms.averaged([(inversion, images), (edited, edited_target)]), inversion
 
     def state_dict(self) -> dict[str, Any]:

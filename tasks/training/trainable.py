@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -243,7 +243,8 @@ def _first_editor(
             f"inverter {files['inverter']}: its backbone is {of_file.config.backbone}, and training.backbone is "
             f"{settings.backbone}: set training.backbone to what it has, or name another Inverter"
         )
-    networks = SfeNetworks(replace(of_file.config, has_editor=True))
+    config = SfeConfig.for_generator(generator, backbone=settings.backbone, has_finer_shift=settings.has_finer_shift)
+    networks = SfeNetworks(config)
     networks.inverter.load_state_dict(of_file.inverter.state_dict())
     return networks, ()
 

@@ -13,7 +13,7 @@ from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
 from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
-from lsap_core.refinement.sfe import SfeRefiner, SfeSettings, SfeState
+from lsap_core.refinement.sfe import RefinedBySfe, SfeRefiner, SfeSettings, SfeState
 from lsap_core.refinement.sfe_networks import SfeConfig, SfeNetworks
 
 GRAY = GeneratorConfig(32, (20, 16, 12, 8), z_dim=16, w_dim=24, num_mapping_layers=3, image_channels=1)
@@ -21,11 +21,12 @@ WIDE = GeneratorConfig(32, (20, 16, 12, 8), z_dim=16, w_dim=24, num_mapping_laye
 SEEDS = (0, 1, 2)
 
 
-def make_refiner(generator: Generator, *, seed: int = 0) -> SfeRefiner:
+def make_refiner(generator: Generator, *, seed: int = 0, has_finer_shift: bool = False) -> SfeRefiner:
     """A refiner with random networks, whose batch statistics differ from 0 and 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = SfeNetworks(SfeConfig.for_generator(generator.config, backbone="small"))
+        config = SfeConfig.for_generator(generator.config, backbone="small", has_finer_shift=has_finer_shift)
+        networks = SfeNetworks(config)
         for name, buffer in networks.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_(0, 0.1)
@@ -110,6 +111,27 @@ def test_the_edit_of_the_guide_reaches_the_features(refiner: SfeRefiner, embedde
     everywhere = torch.ones(1, 1, 32, 32)
     guide_styles = refiner.generator.styles(refined.guide_w_plus + 1.0)
     assert torch.equal(refined.synthesize_styles(styles, guide_styles, mask=everywhere), with_the_same_features)
+
+
+def test_the_variant_for_cars_takes_the_shift_at_twice_the_side(
+    generator: Generator, embedded: Embedded, target: Tensor
+) -> None:
+    cars = make_refiner(generator, has_finer_shift=True)
+    refined = cars.finish(run(cars, embedded, target)).refined
+    assert isinstance(refined, RefinedBySfe) and refined.features.shape == (3, 16, 8, 8)
+    styles = generator.styles(embedded.w_plus)
+    finer = generator.synthesize_styles(styles, collect={4}).states[4].features  # the second convolution of side 16
+    torch.testing.assert_close(refined.guide_features, finer)
+    assert torch.equal(refined.synthesize(refined.w_plus), refined.synthesize())
+    assert cars.networks.reducer is not None
+    shift = refined.guide_features - 1
+    wanted = cars.editing.editor(torch.cat([refined.features, cars.networks.reducer(shift)], dim=1))
+    torch.testing.assert_close(refined.editing(refined.features, shift), wanted)
+    config = cars.networks.config
+    assert (config.shift_channels, SfeConfig.from_dict(config.to_dict())) == (12, config)
+    large = SfeConfig.for_generator(GeneratorConfig.config_f(512), backbone="iresnet_50", has_finer_shift=True)
+    assert (large.shift_channels, large.feature_channels, large.feature_side) == (256, 512, 64)
+    assert "shift_channels" not in replace(config, shift_channels=None).to_dict()  # digests of others stay
 
 
 def test_what_is_kept_renders_the_same(refiner: SfeRefiner, embedded: Embedded, target: Tensor) -> None:

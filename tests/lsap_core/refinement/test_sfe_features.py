@@ -14,7 +14,7 @@ from lsap_core.errors import ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.generators.checkpoints import build_generator, canonical_shapes, from_rosinality, to_rosinality
 from lsap_core.refinement.sfe import RefinedBySfe
-from lsap_core.refinement.sfe_features import feature_shift, image_from, image_with, invert, state_at
+from lsap_core.refinement.sfe_features import FeatureEditing, feature_shift, image_from, image_with, invert, state_at
 from lsap_core.refinement.sfe_networks import ContentLayerDeepFast, SfeConfig, SfeNetworks, reduced
 
 CONV = 8
@@ -119,7 +119,13 @@ def test_inversions_with_and_without_feature_editor_are_the_published_ones(
     without = image_from(generator, styles, found.at_layer, found.features)
     numbers.check("inverter_image_sub", without[:, :, ::2, ::2])
     check_map(numbers, "edited", editor(torch.cat([found.features, torch.zeros_like(found.features)], dim=1)), 32)
-    refined = RefinedBySfe(generator, editor, w_plus=found.w_plus, features=found.features, guide_w_plus=found.w_plus)
+    refined = RefinedBySfe(
+        generator,
+        FeatureEditing(editor),
+        w_plus=found.w_plus,
+        features=found.features,
+        guide_w_plus=found.w_plus,
+    )
     numbers.check("full_image_sub", refined.synthesize()[:, :, ::2, ::2])
 
 
@@ -131,7 +137,7 @@ def test_edits_of_codes_and_of_styles_are_the_published_ones(
     editor = fusing(fill, "editor:", 2, 1024, 512)
     w_plus, guide = numbers["w"], numbers["w_e4e"]
     fused = rebuilt(fill, "sfe_edit/fused", (1, 512, 64, 64), 0.7)
-    refined = RefinedBySfe(generator, editor, w_plus=w_plus, features=fused, guide_w_plus=guide)
+    refined = RefinedBySfe(generator, FeatureEditing(editor), w_plus=w_plus, features=fused, guide_w_plus=guide)
 
     def edited(shift: Tensor) -> Tensor:
         return editor(torch.cat([fused, shift], dim=1))

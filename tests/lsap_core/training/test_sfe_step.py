@@ -241,6 +241,17 @@ def test_a_step_moves_its_part_alone(phase: str) -> None:
     assert logged[2]["loss"] == pytest.approx(weighed + 0.01 * logged[2]["adversarial"], rel=1e-5)
 
 
+def test_the_editor_of_cars_learns_with_the_block_that_reduces_its_shift() -> None:
+    parts = make_parts()
+    config = SfeConfig.for_generator(SMALL, backbone="small", has_finer_shift=True)
+    training = make_training("editor", networks=SfeNetworks(config).eval())
+    reducer = training.parts.networks.reducer
+    before = reducer.conv1.weight.clone()
+    training.advance(make_images(parts, 0))
+    assert not torch.equal(reducer.conv1.weight, before) and not reducer.training
+    assert {name.partition(".")[0] for name in training.state_dict()["trained"]} == {"editor", "reducer"}
+
+
 @PHASES
 def test_a_training_that_was_saved_goes_on_bit_for_bit(phase: str) -> None:
     whole = make_training(phase)
