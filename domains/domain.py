@@ -221,7 +221,7 @@ class Domain:
         types = {"networks": str, **get_type_hints(type(chosen.settings))}
         return chosen.with_settings(_checked_all(f"refiner {name}", values, known, types))
 
-    def training_of_refiner(self, name: str, changes: Mapping[str, Any] | None = None) -> RefinerTraining:
+    def training_of_refiner(self, name: str, changes: Mapping[str, Any] | None = None) -> RefinerTraining[Any]:
         """The training of the named refiner's networks with this domain's settings.
 
         Args:

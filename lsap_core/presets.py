@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
@@ -248,10 +248,11 @@ REFINERS: dict[str, NamedRefiner] = {
 
 
 RefinerTrainingSettings = HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings
+TrainingSettings = TypeVar("TrainingSettings", bound=RefinerTrainingSettings)
 
 
 @dataclass(frozen=True)
-class RefinerTraining:
+class RefinerTraining(Generic[TrainingSettings]):
     """A named way to train the networks of a refiner.
 
     Attributes:
@@ -262,9 +263,9 @@ class RefinerTraining:
 
     name: str
     title: str
-    settings: RefinerTrainingSettings
+    settings: TrainingSettings
 
-    def with_settings(self, changes: Mapping[str, Any]) -> RefinerTraining:
+    def with_settings(self, changes: Mapping[str, Any]) -> RefinerTraining[TrainingSettings]:
         """The training with some of its settings changed.
 
         Raises:
@@ -276,7 +277,7 @@ class RefinerTraining:
             raise ConfigError(f"training of {self.name}: {error}") from error
 
 
-REFINER_TRAININGS: dict[str, RefinerTraining] = {
+REFINER_TRAININGS: dict[str, RefinerTraining[Any]] = {
     training.name: training
     for training in (
         RefinerTraining("hfgi", "HFGI", HfgiTrainingSettings()),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
+from domains.domain import Domain
 from flows.parameters.run_file import ParameterError, refused
 from flows.parameters.trainings import TrainingRun
 from lsap_core.inversion.by_encoder import EncoderSettings
+from lsap_core.presets import RefinerTraining
 from tasks.settings import Settings
 from tasks.training.refiners import RefinerTrainingSpec
 from tasks.training.spec import TrainingRequest
@@ -40,16 +44,21 @@ class TrainRefinerRun(TrainingRun):
         """
         domain = refused("encoders", self.resolved_domain(settings).with_encoders, self.encoders)
         method = refused("training", domain.training_of_refiner, self.refiner, self.training)
+        if self.workers.count > 1:
+            raise ParameterError(
+                f"workers.count: {self.workers.count}; the networks of a refiner are trained by one worker, which sees "
+                "whole batches: wanted 1"
+            )
+        spec = self._on_codes(domain, method, settings)
+        return TrainingRequest(spec, self.training_workers(settings), self.workers.device)
+
+    def _on_codes(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> RefinerTrainingSpec:
+        """Networks that are trained on codes of an encoder, or for images alone."""
         has_encoder = TRAINABLE[method.name].has_encoder
         if has_encoder and self.encoder not in domain.encoders:
             raise ParameterError(
                 f'encoder: nobody says where "{self.encoder}" lies; wanted one of '
                 f"{', '.join(domain.encoders) or 'none there'}, or its file: encoders.{self.encoder}=..."
-            )
-        if self.workers.count > 1:
-            raise ParameterError(
-                f"workers.count: {self.workers.count}; the networks of a refiner are trained by one worker, which sees "
-                "whole batches: wanted 1"
             )
         embedding = domain.method(self.encoder).settings if has_encoder else EncoderSettings()
         assert isinstance(embedding, EncoderSettings)  # a domain refuses encoders with names of other methods
@@ -58,7 +67,7 @@ class TrainRefinerRun(TrainingRun):
             "inverter": self.inverter,
             "discriminator": self.discriminator,
         }
-        spec = RefinerTrainingSpec(
+        return RefinerTrainingSpec(
             **self.shared_fields(domain, method.settings.identity_weight, settings),
             method=method,
             encoder=domain.encoders[self.encoder] if has_encoder else None,
@@ -67,4 +76,3 @@ class TrainRefinerRun(TrainingRun):
             files={name: path for name, path in files.items() if path is not None},
             directions={**domain.directions, **self.directions},
         )
-        return TrainingRequest(spec, self.training_workers(settings), self.workers.device)

@@ -48,7 +48,7 @@ class RefinerTrainingSpec(TrainingSpec):
         directions: paths of directions to edit along, by name.
     """
 
-    method: RefinerTraining
+    method: RefinerTraining[Any]
     encoder: str | None
     encoder_name: str
     embedding: EncoderSettings

@@ -103,7 +103,7 @@ class TrainingSpec(ABC):
     output: str
     source: str
     generator: GeneratorFile
-    method: Training | RefinerTraining
+    method: Training | RefinerTraining[Any]
     networks: NetworkChoice
     validation_source: str | None = None
     validation_images: int = 256

@@ -59,6 +59,12 @@ WRONG = {
     "missing encoder": ({"encoders__lsap_e": "nowhere.pt"}, ["nowhere.pt", "does not exist"]),
     "an encoder that is no encoder": ({"encoders__pti": "training.yaml", "encoder": "pti"}, ["training.yaml"]),
     "another view": ({"training__view_side": 64}, ["view_side: 64", "leave view_side out"]),
+    "no inverter": ({"refiner": "sfe"}, ["inverter: no file is named", "sfe_inverter"]),
+    "an inverter too many": ({"refiner": "hyperstyle", "inverter": "x.pt"}, ["inverter", "starts from no such file"]),
+    "an edit without powers": (
+        {"refiner": "sfe", "training__edits": "{slant: []}"},
+        ["edits is", "wanted lists of numbers by name, such as {smile: [-2, 2]}"],
+    ),
     "folder of one process": ({"output": "memory://x"}, ["memory://", "s3://"]),
     "too few images": ({"source": "digits:train[:10]"}, ["2 images besides the 8", "a batch is 4"]),
 }
@@ -105,6 +111,20 @@ def test_the_domain_gives_what_the_run_leaves_open(tmp_path: Path) -> None:
         "hfgi", {"batch_size": 4, "num_steps": 100, "decay_steps": 0, "distortion": 0.1}
     )
     assert (spec.method.settings.widths, spec.method.settings.starts_without_effect) == ("small", True)
+
+
+def test_the_phases_of_style_feature_editor_take_what_they_need(tmp_path: Path) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text(CONFIG)
+    words = ["output=x", "encoder=nobody"]
+    first = TrainRefinerRun.read(str(config), [*words, "refiner=sfe_inverter"]).resolve(Settings()).spec
+    assert isinstance(first, RefinerTrainingSpec)
+    assert (first.encoder, first.files, first.last_key) == (None, {}, "sfe_inverter.safetensors")
+    second = TrainRefinerRun.read(str(config), ["output=x", "refiner=sfe", "inverter=a.pt"]).resolve(Settings()).spec
+    assert isinstance(second, RefinerTrainingSpec)
+    assert (second.files, second.last_key) == ({"inverter": "a.pt"}, "sfe.safetensors")
+    assert second.method.settings.edits == {"slant": (-2, -1, 1, 2), "stroke_width": (-2, -1, 1, 2)}
+    assert second.encoder == load_domain("digits").encoders["lsap_e"]
 
 
 def test_the_example_can_be_run() -> None:
