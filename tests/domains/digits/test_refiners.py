@@ -1,5 +1,6 @@
 """The networks of refiners that come with the digits: whose they are, and what they do for held-out digits."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,19 +16,22 @@ from tasks.weights.published import Published
 from tasks.weights.refiners import load_refiner_networks
 
 
+@pytest.mark.parametrize("name", ["hfgi", "hyperstyle"])
 @torch.no_grad()
-def test_hfgi_brings_back_what_the_codes_of_lsap_e_lost() -> None:
+def test_networks_bring_back_what_the_codes_of_lsap_e_lost(name: str) -> None:
     digits = load_domain("digits")
     assert digits.generator is not None
     loaded, encoder = load_generator(digits.generator), load_encoder(digits.encoders["lsap_e"])
-    found = load_refiner_networks(digits.refiners["hfgi"], loaded.config)
+    found = load_refiner_networks(digits.refiners[name], loaded.config)
     assert (found.generator_digest, found.encoder_digest) == (loaded.digest, encoder.digest)
 
     target = from_uint8(load_split("test").images[:48, :, :, None])
     generator, judge = loaded.generator.freeze(), load_perceptual("digits-judge", Published(None))  # in no loss
     codes = EncoderEmbedder(generator, encoder.encoder, EncoderSettings()).codes(target)
-    refiner = digits.refiner("hfgi").settings.refiner(RefinementParts(generator, judge, found.networks))
-    refined = refiner(Embedded(codes), target).refined.synthesize()
+    refiner = digits.refiner(name).settings.refiner(RefinementParts(generator, judge, found.networks))
+    state = refiner.start(Embedded(codes), target, range(len(target)))
+    refiner.advance(state, target)
+    refined = refiner.finish(state).refined.synthesize()
 
     def errors(images: Tensor) -> Tensor:
         distance = judge.distance(judge.features(images), judge.features(target))
