@@ -12,9 +12,9 @@ from tasks.settings import Settings
 
 @flow(name="train_refiner", persist_result=False)
 def train_refiner(run: TrainRefinerRun) -> TrainingReport:
-    """Train HFGI's networks for the codes of an encoder, from wherever their folder says.
+    """Train the networks of a refiner, from wherever their folder says.
 
     Args:
-        run: what to train, for which codes of which images, and where to keep it.
+        run: what to train, on which images, and where to keep it.
     """
     return train_through(run.resolve(Settings.from_environment()), run.when_busy)
