@@ -13,11 +13,13 @@ from lsap_core.inversion.inversion import EmbeddingSettings
 from lsap_core.refinement.hfgi import HfgiSettings
 from lsap_core.refinement.hyperstyle import HyperStyleSettings
 from lsap_core.refinement.pti import PtiSettings
+from lsap_core.refinement.pti_shared import SharedPtiSettings
 from lsap_core.refinement.refinement import RefinementSettings
 from lsap_core.refinement.sam import SAM_TOOLBOX, SamSettings
 from lsap_core.refinement.sfe import SfeSettings
 from lsap_core.training.hfgi_settings import HfgiTrainingSettings
 from lsap_core.training.hyperstyle_step import HyperStyleTrainingSettings
+from lsap_core.training.pti_settings import PtiTrainingSettings
 from lsap_core.training.settings import EncoderTrainingSettings
 from lsap_core.training.sfe_settings import SFE_EDITOR, SFE_INVERTER, SfeTrainingSettings
 
@@ -239,6 +241,7 @@ REFINERS: dict[str, NamedRefiner] = {
     for refiner in (
         NamedRefiner("hfgi", "HFGI", HfgiSettings(), networks="hfgi"),
         NamedRefiner("pti", "PTI", PtiSettings()),
+        NamedRefiner("pti_shared", "PTI with shared weights", SharedPtiSettings(), networks="pti_shared"),
         NamedRefiner("hyperstyle", "HyperStyle", HyperStyleSettings(), networks="hyperstyle"),
         NamedRefiner("sam", "SAM", SamSettings(), networks="sam"),
         NamedRefiner("sam_toolbox", "SAM as in GANInverter", SAM_TOOLBOX, networks="sam"),
@@ -247,7 +250,10 @@ REFINERS: dict[str, NamedRefiner] = {
 }
 
 
-RefinerTrainingSettings = HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings
+RefinerTrainingSettings = (
+    HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings | PtiTrainingSettings
+)
+"""How networks of refiners are trained."""
 TrainingSettings = TypeVar("TrainingSettings", bound=RefinerTrainingSettings)
 
 
@@ -284,6 +290,7 @@ REFINER_TRAININGS: dict[str, RefinerTraining[Any]] = {
         RefinerTraining("hyperstyle", "HyperStyle", HyperStyleTrainingSettings()),
         RefinerTraining("sfe_inverter", "StyleFeatureEditor's Inverter", SFE_INVERTER),
         RefinerTraining("sfe", "StyleFeatureEditor", SFE_EDITOR),
+        RefinerTraining("pti_shared", "PTI", PtiTrainingSettings()),
     )
 }
 

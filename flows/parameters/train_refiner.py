@@ -8,19 +8,29 @@ from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.run_file import ParameterError, refused
+from flows.parameters.shared import refuse_memory
 from flows.parameters.trainings import TrainingRun
 from lsap_core.inversion.by_encoder import EncoderSettings
-from lsap_core.presets import RefinerTraining
+from lsap_core.presets import REFINER_TRAININGS, RefinerTraining
+from lsap_core.training.pti_settings import PtiTrainingSettings
 from tasks.settings import Settings
+from tasks.training.pti import PtiTrainingSpec
 from tasks.training.refiners import RefinerTrainingSpec
-from tasks.training.spec import TrainingRequest
+from tasks.training.spec import TrainingRequest, TrainingSpec
 from tasks.training.trainable import TRAINABLE
+
+OF_CODES = ("encoder", "encoders", "backbone_weights", "inverter", "discriminator", "directions")
+"""Fields of trainings on the codes of an encoder alone."""
+OF_INVERSIONS = ("archive", "subject")
+"""Fields of trainings on what an archive has."""
+OF_CHANGED_IMAGES = ("validation_source", "augmentation", "fit", "identity")
+"""Fields that mean nothing where images stay as they were inverted."""
 
 
 class TrainRefinerRun(TrainingRun):
-    """Train the networks of a refiner."""
+    """Train the networks of a refiner for the codes of an encoder, or tune weights to inversions of an archive."""
 
-    refiner: str = Field("hfgi", description=f"whose networks: {', '.join(TRAINABLE)}")
+    refiner: str = Field("hfgi", description=f"whose networks: {', '.join(REFINER_TRAININGS)}")
     encoder: str = Field(
         "lsap_e", description="whose codes are refined (of sfe: guide edits), by name; it stays as it is"
     )
@@ -35,6 +45,8 @@ class TrainRefinerRun(TrainingRun):
     directions: dict[str, str] = Field(
         default_factory=dict, description="files of directions by name, over the domain's (sfe: training.edits)"
     )
+    archive: str | None = Field(None, description="of pti_shared: path or URL of the archive that has the inversions")
+    subject: str = Field("lsap_e", description="of pti_shared: which inversions of the images, by name")
 
     def resolve(self, settings: Settings) -> TrainingRequest:
         """The run with its domain's presets filled in.
@@ -49,11 +61,13 @@ class TrainRefinerRun(TrainingRun):
                 f"workers.count: {self.workers.count}; the networks of a refiner are trained by one worker, which sees "
                 "whole batches: wanted 1"
             )
-        spec = self._on_codes(domain, method, settings)
+        is_tuned = isinstance(method.settings, PtiTrainingSettings)
+        spec = (self._of_inversions if is_tuned else self._on_codes)(domain, method, settings)
         return TrainingRequest(spec, self.training_workers(settings), self.workers.device)
 
-    def _on_codes(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> RefinerTrainingSpec:
+    def _on_codes(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> TrainingSpec:
         """Networks that are trained on codes of an encoder, or for images alone."""
+        self._refuse_given(OF_INVERSIONS)
         has_encoder = TRAINABLE[method.name].has_encoder
         if has_encoder and self.encoder not in domain.encoders:
             raise ParameterError(
@@ -76,3 +90,22 @@ class TrainRefinerRun(TrainingRun):
             files={name: path for name, path in files.items() if path is not None},
             directions={**domain.directions, **self.directions},
         )
+
+    def _of_inversions(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> TrainingSpec:
+        """Weights that are tuned to inversions of an archive; images stay as they were inverted."""
+        self._refuse_given((*OF_CODES, *OF_CHANGED_IMAGES))
+        fields = {**self.shared_fields(domain, 0.0, settings), "augmentation": "none"}
+        return PtiTrainingSpec(**fields, method=method, archive=self._named_archive(), subject=self.subject)
+
+    def _named_archive(self) -> str:
+        """The archive with the inversions that are trained on."""
+        if self.archive is None:
+            raise ParameterError(f"archive: none given; {self.refiner} is trained on the inversions of one")
+        refuse_memory("archive", self.archive)
+        return self.archive
+
+    def _refuse_given(self, names: tuple[str, ...]) -> None:
+        """Fields that mean nothing to this training."""
+        for name in names:
+            if name in self.model_fields_set:
+                raise ParameterError(f"{name}: {self.refiner} is trained without; leave it out")

@@ -13,9 +13,8 @@ from torch import Tensor
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from lsap_core.images import crop
 from lsap_core.inversion.inversion import PerceptualDistance
-from lsap_core.objectives.terms import pixel_error
+from lsap_core.refinement.pti_loss import PtiLoss, check_pti_loss
 from lsap_core.refinement.pti_state import TRACE_TERMS, PtiState
 from lsap_core.refinement.refined_by_pti import WEIGHTS, RefinedByPti, num_parameters, tuned_weights
 from lsap_core.refinement.refinement import Embedded, Refinement, RefinementParts, StateArray
@@ -82,19 +81,7 @@ class PtiSettings:
                 f"num_steps is {self.num_steps} and record_every is {self.record_every}: a trace of {recorded} steps "
                 f"cannot be kept of every image; wanted at most {MOST_RECORDED:,}: raise record_every"
             )
-        for name in ("learning_rate", "locality_alpha", "locality_psi"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; wanted a positive number")
-        for name in ("mse_weight", "lpips_weight", "locality_mse_weight", "locality_lpips_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; wanted a number that is not negative")
-        if self.mse_weight == self.lpips_weight == 0:
-            raise ConfigError("mse_weight and lpips_weight are both 0: nothing would pull toward the image")
-        if self.regularizes_locality and self.locality_mse_weight == self.locality_lpips_weight == 0:
-            raise ConfigError(
-                "regularizes_locality is true and locality_mse_weight and locality_lpips_weight are both 0: set one "
-                "of them, or regularizes_locality to false"
-            )
+        check_pti_loss(self)
         if self.stop_at_lpips is not None and not 0 <= self.stop_at_lpips < math.inf:
             raise ConfigError(
                 f"stop_at_lpips is {self.stop_at_lpips}; wanted a distance that is not negative, or null for never"
@@ -137,11 +124,7 @@ class PtiRefiner:
         Raises:
             ConfigError: locality is regularized around the mean of W, and the generator has none.
         """
-        if settings.regularizes_locality and not generator.has_w_avg:
-            raise ConfigError(
-                "regularizes_locality is true and the generator's file had no mean of W: estimate it, or set "
-                "regularizes_locality to false"
-            )
+        self.loss = PtiLoss(generator, perceptual=perceptual, settings=settings)
         self.generator = generator
         self.perceptual = perceptual
         self.settings = settings
@@ -197,7 +180,7 @@ class PtiRefiner:
             ShapeError: the images do not fit the generator or the state.
         """
         self._check_target(target, len(state.weights))
-        view = self._view(target.to(state.w_plus))
+        view = self.loss.view(target.to(state.w_plus))
         with torch.no_grad():
             target_features = self.perceptual.features(view) if self._looks_at_lpips else []
         last = self.settings.num_steps if until is None else min(until, self.settings.num_steps)
@@ -242,12 +225,7 @@ class PtiRefiner:
 
     @property
     def _looks_at_lpips(self) -> bool:
-        settings = self.settings
-        return (
-            settings.lpips_weight > 0
-            or settings.stop_at_lpips is not None
-            or (settings.regularizes_locality and settings.locality_lpips_weight > 0)
-        )
+        return self.settings.lpips_weight > 0 or self.settings.stop_at_lpips is not None
 
     def _step(self, state: PtiState, rows: Tensor, view: Tensor, target_features: list[Tensor]) -> None:
         """Move the images `rows`, [n], those that have not stopped."""
@@ -267,51 +245,20 @@ class PtiRefiner:
 
     def _terms(self, state: PtiState, rows: Tensor, view: Tensor, target_features: list[Tensor]) -> dict[str, Tensor]:
         """The loss of each image, [n], and its terms."""
-        settings = self.settings
-        w_plus, noise = state.w_plus[rows], noise_of(state.noise, rows, len(state.w_plus))
         weights = tuned_weights(self.tuned, torch.stack([state.weights[row] for row in rows.tolist()]))
-        seen = self._view(self.tuned.synthesize(w_plus, weights, noise=noise))  # [n, C, h, w], as `view`
-        terms = {"mse": pixel_error(seen, view)}
-        loss = settings.mse_weight * terms["mse"]
-        if settings.lpips_weight > 0:
-            terms["lpips"] = self.perceptual.distance(self.perceptual.features(seen), target_features)
-            loss = loss + settings.lpips_weight * terms["lpips"]
-        elif settings.stop_at_lpips is not None:
-            with torch.no_grad():
-                terms["lpips"] = self.perceptual.distance(self.perceptual.features(seen), target_features)
-        if settings.regularizes_locality:
+        z = None
+        if self.settings.regularizes_locality:
             streams = [state.streams[row] for row in rows.tolist()]
             z = torch.stack([torch.randn(self.generator.config.z_dim, generator=stream) for stream in streams])
-            around = self.codes_around(w_plus, z.to(w_plus))
-            terms["locality"] = self.locality(around, weights)
-            loss = loss + terms["locality"]
-        return {"loss": loss, **terms}
-
-    @torch.no_grad()
-    def codes_around(self, w_plus: Tensor, z: Tensor) -> Tensor:
-        """Where locality is kept: codes [N, K, w_dim] at the distance alpha from the pivots, toward those of z.
-
-        Args:
-            w_plus: the pivots, [N, K, w_dim].
-            z: [N, z_dim].
-        """
-        w_avg = self.generator.mapping.w_avg
-        drawn = w_avg + self.settings.locality_psi * (self.generator.map(z) - w_avg)  # [N, w_dim]
-        return at_distance(w_plus, self.generator.expand(drawn), self.settings.locality_alpha)
-
-    def locality(self, codes: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """How far tuning moved the images of other codes [N, K, w_dim], without noise: the weighted loss, [N]."""
-        settings = self.settings
-        with torch.no_grad():
-            before = self._view(self.generator.synthesize(codes, noise="none"))
-        after = self._view(self.tuned.synthesize(codes, weights, noise="none"))
-        loss = settings.locality_mse_weight * pixel_error(after, before)
-        if settings.locality_lpips_weight > 0:
-            with torch.no_grad():
-                features = self.perceptual.features(before)
-            distance = self.perceptual.distance(self.perceptual.features(after), features)
-            loss = loss + settings.locality_lpips_weight * distance
-        return loss
+        return self.loss.terms(
+            lambda codes, noise: self.tuned.synthesize(codes, weights, noise=noise),
+            state.w_plus[rows],
+            noise_of(state.noise, rows, len(state.w_plus)),
+            view,
+            target_features,
+            z=z,
+            measures_lpips=self.settings.stop_at_lpips is not None,
+        )
 
     @torch.no_grad()
     def _stop(self, state: PtiState, rows: Tensor, values: dict[str, Tensor]) -> None:
@@ -333,18 +280,8 @@ class PtiRefiner:
             if stays:
                 weights.grad = None
 
-    def _view(self, images: Tensor) -> Tensor:
-        return crop(images, self.generator.config.content_box)
-
     def _check_target(self, target: Tensor, num_images: int) -> None:
         config = self.generator.config
         wanted = [num_images, config.image_channels, config.resolution, config.resolution]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
-
-
-def at_distance(w_plus: Tensor, towards: Tensor, distance: float) -> Tensor:
-    """Codes [N, K, w_dim] at a distance, over all rows together, from codes in the direction of others."""
-    direction = towards - w_plus
-    length: Tensor = torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
-    return w_plus + distance * direction / length

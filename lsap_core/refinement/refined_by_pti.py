@@ -47,9 +47,17 @@ def num_parameters(config: GeneratorConfig) -> int:
 
 
 def tuned_weights(tuned: TunedGenerator, differences: Tensor) -> dict[str, Tensor]:
-    """Every parameter of synthesis, [N, ...], from the differences to it, [N, parameters], with gradients to them."""
-    parts = differences.split([math.prod(shape) for shape in tuned.shapes.values()], dim=1)
+    """Every parameter of synthesis from the differences to it, with gradients to them.
+
+    Args:
+        tuned: the generator.
+        differences: of each image, [N, parameters], or of all images alike, [parameters].
+
+    Returns:
+        By name, [N, ...], or of the parameter's own shape.
+    """
+    parts = differences.split([math.prod(shape) for shape in tuned.shapes.values()], dim=-1)
     return {
-        name: tuned.parameter(name) + part.reshape(len(differences), *shape)
+        name: tuned.parameter(name) + part.reshape((*differences.shape[:-1], *shape))
         for (name, shape), part in zip(tuned.shapes.items(), parts, strict=True)
     }

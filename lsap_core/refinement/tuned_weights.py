@@ -1,4 +1,4 @@
-"""A generator in which every image of a batch has weights of its own: what PTI and HyperStyle render with."""
+"""A generator with other weights, each image's own or one set for all: what PTI and HyperStyle render with."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from lsap_core.errors import ShapeError
+from lsap_core.generators.checkpoints.canonical import canonical_shapes
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator, Noise, SynthesisNetwork
+from lsap_core.generators.generator import Generator, Noise
+
+SYNTHESIS = "synthesis."
+"""Of the generator, before the names of its parameters here."""
 
 
 class TunedGenerator:
-    """Synthesis with weights that differ from image to image, all images in one batch.
+    """Synthesis with other weights: such as differ from image to image in one batch, or one set for all of it.
 
     Parameters have the names that `Generator.synthesis.named_parameters` gives them, affine layers among them. Layers
     whose weights are an image's own run as grouped convolutions; the others share their weights as ever. The layers
@@ -53,7 +57,7 @@ class TunedGenerator:
         Raises:
             ShapeError: a weight is no parameter of synthesis, or has another shape; codes or noise maps do not fit.
         """
-        self._check(w_plus, weights)
+        self._check(w_plus, weights, of_each=(len(w_plus),))
         own = {name: value for name, value in self._shared().items() if name not in weights}
         self._layers.generator.modulation = self.generator.modulation
         maps: tuple[Tensor, ...] = ()
@@ -63,9 +67,7 @@ class TunedGenerator:
 
         def render(code: Tensor, tuned: dict[str, Tensor], each: tuple[Tensor, ...]) -> Tensor:
             one_image: Noise = noise if isinstance(noise, str) else [map_.view(1, *map_.shape[-3:]) for map_ in each]
-            state = {f"generator.synthesis.{name}": value for name, value in (own | tuned).items()}
-            image: Tensor = torch.func.functional_call(self._layers, state, (code[None], one_image))
-            return image[0]
+            return self._call(own | tuned, code[None], one_image)[0]
 
         # A map that all images share is [1, 1, side, side], and stays whole.
         of_maps = tuple(0 if len(map_) == len(w_plus) else None for map_ in maps)
@@ -73,12 +75,32 @@ class TunedGenerator:
         images: Tensor = torch.func.vmap(render, in_dims=in_dims)(w_plus, dict(weights), maps)
         return images
 
+    def synthesize_alike(self, w_plus: Tensor, weights: Mapping[str, Tensor], *, noise: Noise = "constant") -> Tensor:
+        """Images [N, C, R, R] of one set of weights that all share: as `synthesize`, with ordinary convolutions.
+
+        Args:
+            w_plus: [N, K, w_dim].
+            weights: by parameter of synthesis its value, of its own shape; the generator's own for all others.
+            noise: as `Generator.synthesize` takes it.
+
+        Raises:
+            ShapeError: a weight is no parameter of synthesis, or has another shape; codes or noise maps do not fit.
+        """
+        self._check(w_plus, weights, of_each=())
+        self._layers.generator.modulation = self.generator.modulation
+        return self._call(self._shared() | dict(weights), w_plus, noise)
+
+    def _call(self, weights: Mapping[str, Tensor], w_plus: Tensor, noise: Noise) -> Tensor:
+        state = {f"generator.{SYNTHESIS}{name}": value for name, value in weights.items()}
+        images: Tensor = torch.func.functional_call(self._layers, state, (w_plus, noise))
+        return images
+
     def _shared(self) -> dict[str, Tensor]:
         synthesis = self.generator.synthesis
         values = (*synthesis.named_parameters(), *synthesis.named_buffers())
         return {name: value.detach() for name, value in values}
 
-    def _check(self, w_plus: Tensor, weights: Mapping[str, Tensor]) -> None:
+    def _check(self, w_plus: Tensor, weights: Mapping[str, Tensor], *, of_each: tuple[int, ...]) -> None:
         config = self.generator.config
         if w_plus.ndim != 3 or tuple(w_plus.shape[1:]) != (config.num_ws, config.w_dim):
             raise ShapeError(
@@ -89,10 +111,9 @@ class TunedGenerator:
                 raise ShapeError(
                     f"{name} is no parameter of synthesis; wanted some of {', '.join(list(self.shapes)[:4])}, ..."
                 )
-            if tuple(value.shape) != (len(w_plus), *self.shapes[name]):
-                raise ShapeError(
-                    f"{name} is {list(value.shape)}; wanted {[len(w_plus), *self.shapes[name]]} of each image"
-                )
+            if tuple(value.shape) != (*of_each, *self.shapes[name]):
+                whose = "of each image" if of_each else "of all images"
+                raise ShapeError(f"{name} is {list(value.shape)}; wanted {[*of_each, *self.shapes[name]]} {whose}")
 
 
 class _Synthesis(nn.Module):
@@ -113,9 +134,12 @@ def synthesis_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
         >>> list(synthesis_shapes(GeneratorConfig(8, (4, 4))))[:4]
         ['const', 'convs.0.weight', 'convs.0.bias', 'convs.0.noise_strength']
     """
-    with torch.device("meta"):  # shapes without memory
-        network = SynthesisNetwork(config)
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    every = canonical_shapes(config).items()
+    return {
+        name.removeprefix(SYNTHESIS): shape
+        for name, shape in every
+        if name.startswith(SYNTHESIS) and not name.endswith(".noise_const")
+    }
 
 
 def noise_of(noise: Noise, rows: Tensor, num_images: int) -> Noise:

@@ -83,6 +83,23 @@ def runs_by_method(
     return chosen
 
 
+def inversions_by_method(archive: Archive, names: Sequence[str]) -> dict[str, tuple[RunInfo, ...]]:
+    """The runs of each inversion, as `runs_by_method` has them; what is refined already is none.
+
+    Args:
+        archive: as it is published now.
+        names: of methods; empty for all.
+
+    Raises:
+        ArchiveKeyError: the archive has no such method or none at all, or one is refined.
+    """
+    inversions = sorted({run.method for run in archive.runs if run.subject is None})
+    for name in names:
+        if name in archive.methods and name not in inversions:
+            raise ArchiveKeyError(f"{name} is refined already; wanted inversions: {', '.join(inversions)}")
+    return runs_by_method(archive, names or inversions, with_edits=False)
+
+
 def title_of(run: RunInfo) -> str:
     """What a method is called for people."""
     return str(run.config.get("title", run.method))

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lsap_archive import (
     Archive,
-    ArchiveKeyError,
     RunArray,
     RunInfo,
     code_arrays,
@@ -21,10 +22,11 @@ from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import NamedRefiner, recorded_refinement
 from lsap_core.refinement import RefinementParts
+from lsap_core.refinement.pti_checkpoint import Group
 from lsap_core.refinement.sam import SamSettings
 from tasks.archived.opening import geometry_of, open_writer
 from tasks.archived.refiners import NoLoss
-from tasks.archived.runs import config_of, runs_by_method
+from tasks.archived.runs import config_of, inversions_by_method
 from tasks.refinement.request import RefinementRequest
 from tasks.sources.source import open_source
 from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
@@ -80,7 +82,7 @@ def choose_refinements(request: RefinementRequest) -> tuple[LoadedGenerator, lis
     request.networks.check(loaded.config)
     with open_source(request.source) as source:
         next(source.items())  # raises where there is none
-    runs = _inversions(archive, request)
+    runs = inversions_by_method(archive, request.methods)
     for digest in {run.config["anchor"] for of_method in runs.values() for run in of_method}:
         read_anchor(request.archive, digest)  # raises where no worker could measure SNCD by it
     chosen = []
@@ -90,19 +92,10 @@ def choose_refinements(request: RefinementRequest) -> tuple[LoadedGenerator, lis
         arrays = _arrays(refiner, request, loaded.config)
         _check_room(request, refiner, loaded.config)
         chosen += [
-            RefinedMethod(of_method, refiner, about, arrays, _notes(refiner, networks, loaded, of_method[-1]))
+            RefinedMethod(of_method, refiner, about, arrays, _notes(refiner, networks, loaded, archive, of_method))
             for of_method in runs.values()
         ]
     return loaded, chosen
-
-
-def _inversions(archive: Archive, request: RefinementRequest) -> dict[str, tuple[RunInfo, ...]]:
-    """The runs of each inversion: what is refined already is not refined once more."""
-    inversions = sorted({run.method for run in archive.runs if run.subject is None})
-    for name in request.methods:
-        if name in archive.methods and name not in inversions:
-            raise ArchiveKeyError(f"{name} is refined already; wanted inversions: {', '.join(inversions)}")
-    return runs_by_method(archive, request.methods or inversions, with_edits=False)
 
 
 def _networks(refiner: NamedRefiner, request: RefinementRequest, loaded: LoadedGenerator) -> LoadedNetworks | None:
@@ -130,7 +123,11 @@ def _networks(refiner: NamedRefiner, request: RefinementRequest, loaded: LoadedG
 
 
 def _notes(
-    refiner: NamedRefiner, networks: LoadedNetworks | None, loaded: LoadedGenerator, run: RunInfo
+    refiner: NamedRefiner,
+    networks: LoadedNetworks | None,
+    loaded: LoadedGenerator,
+    archive: Archive,
+    runs: tuple[RunInfo, ...],
 ) -> tuple[str, ...]:
     """What is allowed, and told: networks that were trained for others than they are used with."""
     if networks is None:
@@ -138,10 +135,29 @@ def _notes(
     notes = list(networks.notes)
     if networks.generator_digest not in (None, loaded.digest):
         notes.append(f"{refiner.name} was trained with another generator ({networks.generator_digest})")
+    run = runs[-1]
     encoder = config_of(run).encoder
     if networks.encoder_digest is not None and networks.encoder_digest != (encoder.digest if encoder else None):
         notes.append(f"{refiner.name} was trained on codes of another embedding than those of {run.method}")
+    if networks.group is not None:
+        notes += _notes_of_group(refiner, networks.group, archive, runs)
     return tuple(notes)
+
+
+def _notes_of_group(refiner: NamedRefiner, group: Group, archive: Archive, runs: tuple[RunInfo, ...]) -> list[str]:
+    """Weights that were tuned to a group, and other inversions are refined with."""
+    notes, run = [], runs[-1]
+    if group.method_digest != run.method_digest:
+        notes.append(f"{refiner.name} was tuned to other codes ({group.method}) than those of {run.method}")
+    rows = archive.rows(["run_id", "image_id"])
+    of_runs = rows.filter(pc.is_in(rows["run_id"], pa.array([one.run_id for one in runs])))
+    image_ids = set(of_runs["image_id"].to_pylist())
+    if strangers := len(image_ids - set(group.image_ids)):
+        notes.append(
+            f"{refiner.name} was tuned to {len(group.image_ids)} images, and {strangers} of the {len(image_ids)} of "
+            f"{run.method} are not among them"
+        )
+    return notes
 
 
 def _about(refiner: NamedRefiner, request: RefinementRequest, networks: LoadedNetworks | None) -> dict[str, Any]:

@@ -80,8 +80,9 @@ def _probe(request: TrainingRequest) -> tuple[Steps, float]:
     opened = request.spec.probe(probe_device(request.device))
     training, view, batch_size = opened.training, opened.view, request.spec.method.settings.batch_size
     images = torch.zeros(batch_size, view.channels, *view.size)
-    training.advance(images, range(batch_size))  # the first step pays for what is paid once
+    beside = opened.beside([""] * batch_size)
+    training.advance(images, *beside, range(batch_size))  # the first step pays for what is paid once
     started = time.monotonic()
     for _ in range(PROBE_STEPS):
-        training.advance(images, range(batch_size))
+        training.advance(images, *beside, range(batch_size))
     return training, (time.monotonic() - started) / PROBE_STEPS

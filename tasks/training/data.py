@@ -172,19 +172,21 @@ class ImageProblem:
 
 @dataclass(frozen=True)
 class Sample:
-    """One position of the stream: an image [C, h, w] in [-1, 1] and its random state."""
+    """One position of the stream: an image [C, h, w] in [-1, 1], its random state, and which it is."""
 
     image: Tensor
     seed: int
+    image_id: str
     problems: tuple[ImageProblem, ...] = ()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of a step: images [n, C, h, w] in [-1, 1] and a random state of each."""
+    """One worker's part of a step: images [n, C, h, w] in [-1, 1], a random state of each, and which they are."""
 
     images: Tensor
     seeds: tuple[int, ...]
+    image_ids: tuple[str, ...]
     problems: tuple[ImageProblem, ...]
 
 
@@ -228,7 +230,7 @@ class TrainingStream(Dataset[Sample]):
                 row = int(draws.integers(len(self._listing)))
                 continue
             image = augment(from_uint8(pixels[None])[0], self._augmentation, seed)
-            return Sample(image, seed, tuple(problems))
+            return Sample(image, seed, item.image_id, tuple(problems))
         raise SourceError(
             f"{MAX_SUBSTITUTES} images in a row of {self._spec} cannot be used, the last one ({problems[-1].image_id}) "
             f"because {problems[-1].message}"
@@ -291,6 +293,7 @@ def _collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         torch.stack([sample.image for sample in samples]),
         tuple(sample.seed for sample in samples),
+        tuple(sample.image_id for sample in samples),
         tuple(problem for sample in samples for problem in sample.problems),
     )
 

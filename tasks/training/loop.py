@@ -184,7 +184,8 @@ class _Loop:
     def advance(self, batch: Batch) -> None:
         """One step."""
         self._problems += batch.problems
-        self.window.add(self.training.advance(batch.images, batch.seeds))
+        beside = self.opened.beside(batch.image_ids)
+        self.window.add(self.training.advance(batch.images, *beside, batch.seeds))
 
     def log(self) -> None:
         """Close the window: one row of means over its steps and over all workers."""
@@ -209,7 +210,8 @@ class _Loop:
         batch_size = self.settings.batch_size // self.world_size
         places = range(self.rank, len(self.held_out), self.world_size)
         for found, images in read_images(self.spec.held_out_source, self.held_out, self.view, places, batch_size):
-            terms = {name: values.tolist() for name, values in self.training.validate(images.to(self.device)).items()}
+            values = self.training.validate(images.to(self.device), *self._beside(found))
+            terms = {name: each.tolist() for name, each in values.items()}
             measured |= {place: {name: terms[name][i] for name in terms} for i, place in enumerate(found)}
         measured = {place: terms for part in self._from_all(measured) for place, terms in part.items()}
         if not measured:
@@ -283,10 +285,15 @@ class _Loop:
 
     def _keep_sheet(self, places: Sequence[int]) -> None:
         parts = []
-        for _, images in read_images(self.spec.held_out_source, self.held_out, self.view, places, len(places) or 1):
-            parts.append((images, self.training.reconstruct(images.to(self.device)).cpu()))
+        for found, images in read_images(self.spec.held_out_source, self.held_out, self.view, places, len(places) or 1):
+            made = self.training.reconstruct(images.to(self.device), *self._beside(found))
+            parts.append((images, made.cpu()))
         for images, reconstruction in parts:
             self.store.put_sheet(self.training.step, draw_pairs(images, reconstruction))
+
+    def _beside(self, places: Sequence[int]) -> tuple[Any, ...]:
+        """What the training takes of held-out images beside their pixels."""
+        return self.opened.beside([self.held_out["image_id"][place].as_py() for place in places])
 
     def _keep_networks(self, key: str) -> None:
         if self.rank == 0:

@@ -51,7 +51,7 @@ def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraini
     """
     loaded = spec.generator.load()
     spec.networks.check(loaded.config)
-    train, held_out = _list_images(spec)
+    train, held_out, notes = _list_images(spec, loaded)
     first = spec.first(loaded)
     for source, listing in ((spec.source, train), (spec.held_out_source, held_out)):
         check_usable(source, listing, first.view)
@@ -71,7 +71,7 @@ def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraini
         num_parameters=first.num_parameters,
         step=step,
         is_finished=step >= spec.method.settings.num_steps and store.has_networks(spec.last_key),
-        notes=(*loaded.notes, *first.notes),
+        notes=(*loaded.notes, *first.notes, *notes),
     )
 
 
@@ -103,10 +103,13 @@ def _refuse_shared(train: pa.Table, source: str, held_out: pa.Table, held_out_so
         )
 
 
-def _list_images(spec: TrainingSpec) -> tuple[pa.Table, pa.Table]:
-    """The images to train on, and those to validate on."""
-    listing = list_source(spec.source)
-    if spec.validation_source is None:
+def _list_images(spec: TrainingSpec, loaded: LoadedGenerator) -> tuple[pa.Table, pa.Table, tuple[str, ...]]:
+    """The images to train on, those to validate on, and sentences about those that are left out."""
+    listing, notes = spec.choose(list_source(spec.source), loaded)
+    if spec.is_for_its_images:
+        train, aside = listing, ""
+        _, held_out = hold_out(listing, spec.validation_images)
+    elif spec.validation_source is None:
         train, held_out = hold_out(listing, min(spec.validation_images, len(listing)))
         aside = f" besides the {len(held_out)} that are held out for validation"
     else:
@@ -119,7 +122,7 @@ def _list_images(spec: TrainingSpec) -> tuple[pa.Table, pa.Table]:
             f"{spec.source} holds {len(train)} images{aside}; a batch is {batch_size}: add images, or lower "
             "training.batch_size or validation_images"
         )
-    return train, held_out
+    return train, held_out, notes
 
 
 def _identity(

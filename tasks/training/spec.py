@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -20,19 +21,22 @@ from tasks.weights.networks import NetworkChoice
 
 
 class Steps(Protocol):
-    """Networks in training. Images are [N, C, h, w] in [-1, 1], as the view of the training gives them."""
+    """Networks in training. Images are [N, C, h, w] in [-1, 1], as the view of the training gives them.
+
+    After the images comes whatever `Opened.beside` has of them.
+    """
 
     @property
     def step(self) -> int:
         """Steps taken."""
 
-    def advance(self, images: Tensor, sample_seeds: Sequence[int], /) -> dict[str, float]:
-        """Take one step; what is logged of it."""
+    def advance(self, *images_and_seeds: Any) -> dict[str, float]:
+        """Take one step on images and, last, a seed of each; what is logged of it."""
 
-    def validate(self, images: Tensor, /) -> dict[str, Tensor]:
+    def validate(self, *images: Any) -> dict[str, Tensor]:
         """The loss and its terms of each image, [N]."""
 
-    def reconstruct(self, images: Tensor, /) -> Tensor:
+    def reconstruct(self, *images: Any) -> Tensor:
         """What the networks make of images, the same shape."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,12 +72,14 @@ class Opened:
         view: what is read of an image file.
         columns: what a logged row says of the step that comes after so many, such as its learning rate.
         file: the .safetensors file of the networks as they are now.
+        beside: what the training takes of images beside their pixels, by their ids, on its device; nothing by default.
     """
 
     training: Steps
     view: EncoderView
     columns: Callable[[int], dict[str, float]]
     file: Callable[[], bytes]
+    beside: Callable[[Sequence[str]], tuple[Any, ...]] = field(default=lambda image_ids: ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +138,19 @@ class TrainingSpec(ABC):
     @abstractmethod
     def last_key(self) -> str:
         """Where in the folder it lies after the last step."""
+
+    @property
+    def is_for_its_images(self) -> bool:
+        """Whether what comes out is for the images that are trained on alone, so that these are validated too."""
+        return False
+
+    def choose(self, listing: pa.Table, loaded: LoadedGenerator) -> tuple[pa.Table, tuple[str, ...]]:
+        """Those images of a listing that can be trained on, by default all, and sentences about others.
+
+        Raises:
+            SourceError: there is none, or some lack what is needed.
+        """
+        return listing, ()
 
     @abstractmethod
     def first(self, loaded: LoadedGenerator) -> FirstNetworks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -16,6 +16,7 @@ from lsap_core.refinement.hfgi_checkpoints import HFGI, from_hfgi_document, is_h
 from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE, from_hyperstyle_document, is_hyperstyle_document
 from lsap_core.refinement.hyperstyle_networks import HyperNetwork
 from lsap_core.refinement.network_files import Config, Network, NetworkCheckpoint, NetworkForm
+from lsap_core.refinement.pti_checkpoint import SHARED_WEIGHTS, Group
 from lsap_core.refinement.sam_checkpoints import (
     KIND as PREDICTOR,
 )
@@ -53,6 +54,7 @@ class LoadedNetworks:
         generator_digest: digest of the generator that they were trained with, or None when the file does not say.
         encoder_digest: digest of the encoder whose codes they were trained on, or None likewise.
         notes: sentences about what else is in the file; to be shown.
+        group: the inversions that they were tuned to, of weights that a group shares; else None.
     """
 
     networks: nn.Module
@@ -61,6 +63,7 @@ class LoadedNetworks:
     generator_digest: str | None
     encoder_digest: str | None
     notes: tuple[str, ...]
+    group: Group | None = None
 
 
 def load_refiner_networks(
@@ -164,6 +167,11 @@ def _of_predictor(checkpoint: PredictorCheckpoint) -> LoadedNetworks:
     return LoadedNetworks(networks, "sam", checkpoint.digest, checkpoint.generator_digest, None, ())
 
 
+def _of_shared_weights(checkpoint: NetworkCheckpoint[GeneratorConfig]) -> LoadedNetworks:
+    """Weights that a group shares, and whose they are."""
+    return replace(_of_checkpoint(SHARED_WEIGHTS, checkpoint), group=Group.of(checkpoint))
+
+
 def _digest_of(network: HyperNetwork) -> str:
     """As of our own file of the same numbers."""
     return HYPERSTYLE.digest(NetworkCheckpoint(network.config, network.state_dict(), layout="hyperstyle"))
@@ -172,6 +180,7 @@ def _digest_of(network: HyperNetwork) -> str:
 _CANONICAL: dict[str, Callable[[dict[str, Tensor], Mapping[str, str]], LoadedNetworks]] = {
     HFGI.kind: lambda state, metadata: _of_checkpoint(HFGI, HFGI.read(state, metadata)),
     HYPERSTYLE.kind: lambda state, metadata: _of_checkpoint(HYPERSTYLE, HYPERSTYLE.read(state, metadata)),
+    SHARED_WEIGHTS.kind: lambda state, metadata: _of_shared_weights(SHARED_WEIGHTS.read(state, metadata)),
     PREDICTOR: lambda state, metadata: _of_predictor(from_canonical_predictor(state, metadata)),
     SFE.kind: lambda state, metadata: _of_checkpoint(SFE, SFE.read(state, metadata)),
 }

@@ -16,7 +16,8 @@ from lsap_core.inversion import PerceptualDistance
 from lsap_core.objectives.terms import pixel_error
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
 from lsap_core.refinement import Embedded, RefinementParts, RefinementSettings, as_stored
-from lsap_core.refinement.pti import PtiRefiner, PtiSettings, at_distance
+from lsap_core.refinement.pti import PtiRefiner, PtiSettings
+from lsap_core.refinement.pti_loss import at_distance
 from lsap_core.refinement.pti_state import TRACE_TERMS, PtiState
 from lsap_core.refinement.refined_by_pti import tuned_weights
 
@@ -205,8 +206,11 @@ def test_locality_is_the_published_one(
     w_avg = generator.mapping.w_avg
     numbers.check("morphed", at_distance(fixed, numbers["new_w"], float(numbers["alpha"])))
     numbers.check("w_samples", w_avg + 0.5 * (generator.map(z) - w_avg))
-    codes = refiner.codes_around(fixed.expand(2, -1, -1), z)
-    losses = [refiner.locality(code[None], weights) for code in codes]
+    codes = refiner.loss.codes_around(fixed.expand(2, -1, -1), z)
+    losses = [
+        refiner.loss.locality(code[None], lambda one, noise: refiner.tuned.synthesize(one, weights, noise=noise))
+        for code in codes
+    ]
     numbers.check("loss", torch.stack(losses).mean())
     numbers.check("old_image_0", generator.synthesize(codes[:1], noise="none"))
     numbers.check("new_image_0", refiner.tuned.synthesize(codes[:1], weights, noise="none"))
@@ -382,7 +386,7 @@ def test_locality_holds_other_codes(refine: Refine, embedded: Embedded, target: 
     for weight in (0.0, 30.0):
         refiner = refine(WITH_LOCALITY, num_steps=12, locality_mse_weight=weight, locality_lpips_weight=1e-9)
         found = run(refiner, embedded, target)
-        codes = refiner.codes_around(embedded.w_plus, numbers(3, 16, seed=77))
+        codes = refiner.loss.codes_around(embedded.w_plus, numbers(3, 16, seed=77))
         weights = tuned_weights(refiner.tuned, found.refined.differences)
         after = refiner.tuned.synthesize(codes, weights, noise="none")
         moved.append(pixel_error(after, refiner.generator.synthesize(codes, noise="none")))
