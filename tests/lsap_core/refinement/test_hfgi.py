@@ -58,10 +58,6 @@ def example(refiner: HfgiRefiner, numbers: Numbers, *, num_images: int = 3) -> t
     return Embedded(codes, noise), photos.clamp(-1, 1)
 
 
-def row_of(embedded: Embedded, row: int) -> Embedded:
-    return Embedded(embedded.w_plus[row : row + 1], [maps[row : row + 1] for maps in embedded.noise])
-
-
 def edited(codes: Tensor) -> Tensor:
     return codes + 0.5 * codes.roll(1, dims=2)
 
@@ -162,16 +158,6 @@ def test_an_edit_realigns_the_residual(refiner: HfgiRefiner, numbers: Numbers) -
     torch.testing.assert_close(refiner(embedded, photos).refined.synthesize(smile), wanted)
 
 
-def test_an_image_does_not_depend_on_its_neighbours(refiner: HfgiRefiner, numbers: Numbers) -> None:
-    embedded, photos = example(refiner, numbers)
-    together = refiner(embedded, photos).refined
-    for row in range(3):
-        alone = refiner(row_of(embedded, row), photos[row : row + 1]).refined
-        for codes in (together.w_plus, edited(together.w_plus)):
-            found, wanted = alone.synthesize(codes[row : row + 1]), together.synthesize(codes)[row : row + 1]
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-
-
 def test_the_generators_constant_noise_works_too(refiner: HfgiRefiner, numbers: Numbers) -> None:
     embedded, photos = example(refiner, numbers)
     constant = Embedded(embedded.w_plus)
@@ -209,26 +195,6 @@ def test_nothing_is_brought_back_where_nothing_was_lost(refiner: HfgiRefiner, nu
 
 
 # --- steps and interruption ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("until", [0, 1])
-def test_an_interrupted_refinement_goes_on_bit_for_bit(refiner: HfgiRefiner, numbers: Numbers, until: int) -> None:
-    embedded, photos = example(refiner, numbers)
-    photos[2] = torch.nan
-    whole = refiner(embedded, photos)
-    first = refiner.start(embedded, photos, SEEDS)
-    refiner.advance(first, photos, until=until)
-    assert first.step == until
-    saved = first.to_tensors()
-    second = refiner.start(embedded, photos, SEEDS)
-    second.load_tensors(saved)
-    shown: list[int] = []
-    refiner.advance(second, photos, after_step=lambda state: shown.append(state.step))
-    assert shown == [1] * (1 - until)
-    refinement = refiner.finish(second)
-    assert torch.equal(refinement.refined.synthesize(), whole.refined.synthesize())
-    assert torch.equal(refinement.stopped_at, whole.stopped_at)
-    assert torch.equal(refinement.num_steps, whole.num_steps)
 
 
 def test_a_state_of_another_batch_is_refused(refiner: HfgiRefiner, numbers: Numbers) -> None:

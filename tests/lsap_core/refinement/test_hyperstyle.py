@@ -231,47 +231,13 @@ def test_offsets_of_all_passes_are_summed_and_each_pass_sees_the_one_before(
     assert torch.equal(found.refined.w_plus, embedded.w_plus)
 
 
-def test_the_same_code_gives_the_inversion_bit_for_bit_and_another_an_edit(found: Any, numbers: Numbers) -> None:
-    image = found.refined.synthesize()
-    assert torch.equal(found.refined.synthesize(found.refined.w_plus.clone()), image)
-    edited = found.refined.synthesize(found.refined.w_plus + 0.1 * numbers(8, 24))
-    assert ((edited - image).abs().amax(dim=(1, 2, 3)) > 0.01).all()
-
-
-def test_restored_images_are_the_refined_ones_bit_for_bit(
+def test_offsets_are_kept_by_layer_and_half_precision_changes_little(
     refiner: HyperStyleRefiner, embedded: Embedded, found: Any
 ) -> None:
-    arrays = found.refined.arrays()
     declared = {array.name: array.shape for array in refiner.state_arrays}
-    assert declared == {name: tuple(value.shape[1:]) for name, value in arrays.items()}
-    assert refiner.state_arrays == SMALL.state_arrays(refiner.generator.config)
     assert declared["offsets_00"] == (20, 20, 1, 1) and declared["offsets_04"] == (3, 16, 1, 1)
-    assert torch.equal(refiner.restore(embedded, arrays).synthesize(), found.refined.synthesize())
     stored = as_stored(refiner, found.refined, embedded.noise)
     torch.testing.assert_close(stored.synthesize(), found.refined.synthesize(), rtol=0, atol=5e-3)
-
-
-def test_a_batch_gives_each_image_what_it_gets_alone(
-    refiner: HyperStyleRefiner, embedded: Embedded, target: Tensor, found: Any
-) -> None:
-    for row in range(3):
-        one = Embedded(embedded.w_plus[row : row + 1], [maps[row : row + 1] for maps in embedded.noise])  # type: ignore[union-attr]
-        alone = run(refiner, one, target[row : row + 1])
-        torch.testing.assert_close(found.refined.synthesize()[row], alone.refined.synthesize()[0], rtol=0, atol=1e-4)
-
-
-def test_interrupted_passes_go_on_bit_for_bit(
-    refiner: HyperStyleRefiner, embedded: Embedded, target: Tensor, found: Any
-) -> None:
-    states: list[dict[str, Tensor]] = []
-    state = refiner.start(embedded, target, SEEDS)
-    refiner.advance(state, target, until=3, after_step=lambda each: states.append(each.to_tensors()))
-    assert [int(saved["step"]) for saved in states] == [1, 2, 3]
-    for saved in states:
-        again = refiner.start(embedded, target, SEEDS)
-        again.load_tensors(saved)
-        refiner.advance(again, target)
-        assert torch.equal(refiner.finish(again).refined.synthesize(), found.refined.synthesize())
 
 
 def test_an_image_whose_offsets_are_not_finite_keeps_the_last_ones_and_disturbs_no_other(

@@ -243,22 +243,8 @@ def test_the_first_loss_is_that_of_the_embedding_and_the_sum_of_its_terms(
     assert trace["locality"].isnan().all()
 
 
-def test_the_same_code_gives_the_inversion_bit_for_bit_and_another_an_edit(finished: Any, numbers: Numbers) -> None:
-    refined = finished[1].refined
-    image = refined.synthesize()
-    assert torch.equal(refined.synthesize(refined.w_plus.clone()), image)
-    edited = refined.synthesize(refined.w_plus + 0.1 * numbers(8, 24))
-    assert ((edited - image).abs().amax(dim=(1, 2, 3)) > 0.01).all()
-
-
-def test_restored_images_are_the_refined_ones_bit_for_bit(finished: Any, embedded: Embedded) -> None:
+def test_half_precision_of_the_weights_changes_little(finished: Any, embedded: Embedded) -> None:
     refiner, found = finished
-    arrays = found.refined.arrays()
-    declared = {array.name: (array.shape, len(array.dimensions)) for array in refiner.state_arrays}
-    assert declared == {name: (tuple(value.shape[1:]), value.ndim - 1) for name, value in arrays.items()}
-    assert 2 * sum(torch.Size(one.shape).numel() for one in refiner.state_arrays) == 2 * arrays["weights"].shape[1]
-    restored = refiner.restore(embedded, arrays)
-    assert torch.equal(restored.synthesize(), found.refined.synthesize())
     stored = as_stored(refiner, found.refined, embedded.noise)
     torch.testing.assert_close(stored.synthesize(), found.refined.synthesize(), rtol=0, atol=2e-3)
 
@@ -290,13 +276,6 @@ def test_a_batch_gives_each_image_what_it_gets_alone_up_to_rounding_in_float64(
         alone = refiner.finish(state)
         torch.testing.assert_close(together.refined.synthesize()[row], alone.refined.synthesize()[0], rtol=0, atol=1e-7)
         torch.testing.assert_close(together.trace[row], alone.trace[0], rtol=1e-7, atol=1e-9, equal_nan=True)
-
-
-def test_a_batch_gives_each_image_nearly_what_it_gets_alone(finished: Any, embedded: Embedded, target: Tensor) -> None:
-    refiner, together = finished
-    for row in range(3):
-        alone = run(refiner, only(embedded, row), target[row : row + 1])
-        torch.testing.assert_close(together.refined.synthesize()[row], alone.refined.synthesize()[0], rtol=0, atol=0.01)
 
 
 def test_a_close_image_stops_and_does_not_move_again(
