@@ -128,13 +128,14 @@ class Domain:
         encoder_training: how its encoders are trained.
         directions: paths or URLs of directions and components to edit along, by name.
         attributes: what can be measured of its images, by name.
-        refiners: paths or URLs of the networks of refiners, by name.
+        refiners: paths or URLs of the networks of refiners, by name; under "e4e/hfgi" those that belong to one
+            embedding, which come before "hfgi".
         refinement: settings by refiner that differ from the published ones.
         refiner_training: settings by refiner of the training of its networks, where they differ from the published
             ones; what changes and compares images is that of `encoder_training`.
         segmenter: what finds the segments of its images, for refiners that ask: "superpixels", "face",
             "face_with_hair", or "maps:" and the folder of label maps.
-        weights: published files that it needs, by role, such as "generator", "psp" or "identity".
+        weights: published files that it needs, by role, such as "generator", "psp", "refiner e4e/hfgi" or "inception".
     """
 
     __pydantic_config__: ClassVar = KEYS

@@ -250,9 +250,7 @@ REFINERS: dict[str, NamedRefiner] = {
 }
 
 
-RefinerTrainingSettings = (
-    HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings | PtiTrainingSettings
-)
+RefinerTrainingSettings = HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings | PtiTrainingSettings
 """How networks of refiners are trained."""
 TrainingSettings = TypeVar("TrainingSettings", bound=RefinerTrainingSettings)
 

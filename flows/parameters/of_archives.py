@@ -27,7 +27,8 @@ class ArchiveRun(Parameters):
         default_factory=dict, description="files of directions and components by name, over the domain's"
     )
     refiner_networks: dict[str, str] = Field(
-        default_factory=dict, description="files of networks of refiners by name, over the domain's"
+        default_factory=dict,
+        description='files of networks of refiners by name, over the domain\'s; "e4e/hfgi" names those of one encoder',
     )
     calibration_images: Whole = Field(
         64,

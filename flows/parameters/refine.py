@@ -84,10 +84,17 @@ class RefineRun(ArchiveRun):
             keep=self.keep,
             state_type=self.state_type,
             batch_size=self.batch_size or domain.batch_size,
-            refiner_networks=domain.refiners,
+            refiner_networks=self._networks_of_refiners(domain),
             segmenter=segmenter,
             device=self.workers.device,
         )
+
+    def _networks_of_refiners(self, domain: Domain) -> dict[str, str]:
+        """Files by name: what the run names for a refiner stands above what its domain has for one embedding of it."""
+        own = self.refiner_networks
+        return {
+            name: file for name, file in domain.refiners.items() if name in own or name.partition("/")[2] not in own
+        }
 
     def _refiner(self, name: str, domain: Domain) -> NamedRefiner:
         """A published refiner, or a variant of one, with its settings filled in."""

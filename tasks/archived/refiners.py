@@ -15,7 +15,7 @@ from lsap_core.generators.generator import Generator
 from lsap_core.presets import refinement_settings_of
 from lsap_core.refinement import RefinementParts, Refiner
 from tasks.weights.devices import place
-from tasks.weights.refiners import load_refiner_networks
+from tasks.weights.refiners import load_refiner_networks, name_of_networks
 from tasks.weights.segmenters import Segmenter
 
 Kept = Literal["state", "images", "nothing"]
@@ -28,7 +28,8 @@ class RefinerOfRun:
     Attributes:
         name: as configurations call it.
         settings: its constants, and their kind.
-        networks: name of the file of its networks, or None where it has none.
+        networks: name of the file of its networks, such as "hfgi" or, of one embedding alone, "e4e/hfgi"; None where
+            it has none.
         digest: of their weights.
         segmenter: what finds the segments of images, or None where none are asked for.
         keep: what is kept of every image: "state", from which it and edits of it are rendered; "images", as files; or
@@ -131,11 +132,12 @@ def networks_of(about: RefinerOfRun, files: Mapping[str, str], generator: Genera
 
 def _file_of(about: RefinerOfRun, files: Mapping[str, str]) -> str:
     assert about.networks is not None, "it has some"
-    if about.networks not in files:
+    name = name_of_networks(about.networks, files)
+    if name is None:
         raise ConfigError(
             f"networks {about.networks} of a refinement have no file; name it: refiner_networks.{about.networks}=..."
         )
-    return files[about.networks]
+    return files[name]
 
 
 def _no_state(name: str, about: RefinerOfRun) -> str:

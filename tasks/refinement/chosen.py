@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,8 +33,8 @@ from tasks.sources.source import open_source
 from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import network_digest
-from tasks.weights.refiners import LoadedNetworks, load_refiner_networks
-from tasks.weights.segmenters import choose_segmenter
+from tasks.weights.refiners import LoadedNetworks, load_refiner_networks, name_of_networks
+from tasks.weights.segmenters import Segmenter, choose_segmenter
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,15 @@ class RefinedMethod:
     @property
     def bytes_per_image(self) -> int:
         """What is kept of an image beside its row, without files of images."""
-        return sum(np.dtype(one.dtype).itemsize * int(np.prod(one.item_shape)) for one in self.arrays)
+        return _bytes_of(self.arrays)
+
+
+@dataclass(frozen=True)
+class _NamedNetworks:
+    """Networks of a refiner, and the name that somebody gave their file."""
+
+    name: str
+    found: LoadedNetworks
 
 
 def choose_refinements(request: RefinementRequest) -> tuple[LoadedGenerator, list[RefinedMethod]]:
@@ -86,45 +95,89 @@ def choose_refinements(request: RefinementRequest) -> tuple[LoadedGenerator, lis
     for digest in {run.config["anchor"] for of_method in runs.values() for run in of_method}:
         read_anchor(request.archive, digest)  # raises where no worker could measure SNCD by it
     chosen = []
-    for refiner in request.refiners:
-        networks = _networks(refiner, request, loaded)
-        about = _about(refiner, request, networks)
+    for refiner, networks in _checked_refiners(request, tuple(runs), loaded):
         arrays = _arrays(refiner, request, loaded.config)
-        _check_room(request, refiner, loaded.config)
-        chosen += [
-            RefinedMethod(of_method, refiner, about, arrays, _notes(refiner, networks, loaded, archive, of_method))
-            for of_method in runs.values()
-        ]
+        segmenter = _segmenter(refiner, request)
+        for name, of_method in runs.items():
+            about = _about(refiner, request, networks[name], segmenter)
+            notes = _notes(refiner, networks[name], loaded, archive, of_method)
+            chosen.append(RefinedMethod(of_method, refiner, about, arrays, notes))
     return loaded, chosen
 
 
-def _networks(refiner: NamedRefiner, request: RefinementRequest, loaded: LoadedGenerator) -> LoadedNetworks | None:
-    """The networks of a refiner, which fit it and the generator."""
-    if not refiner.settings.needs_networks:
-        return None
-    name = refiner.networks or refiner.name
-    if name not in request.refiner_networks:
+def check_refiners(request: RefinementRequest) -> dict[str, int]:
+    """What of a refinement can be refused before there is an archive with its inversions.
+
+    Args:
+        request: what is asked for; it names its methods.
+
+    Returns:
+        Bytes that are kept of an image, by refinement.
+
+    Raises:
+        ConfigError, CheckpointError, MissingWeightsError: as `choose_refinements`.
+    """
+    loaded = request.generator.load()
+    request.networks.check(loaded.config)
+    kept: dict[str, int] = {}
+    for refiner, _ in _checked_refiners(request, request.methods, loaded):
+        _segmenter(refiner, request)  # raises where none can be had
+        kept |= {
+            f"{name}/{refiner.name}": _bytes_of(_arrays(refiner, request, loaded.config)) for name in request.methods
+        }
+    return kept
+
+
+def _checked_refiners(
+    request: RefinementRequest, methods: Sequence[str], loaded: LoadedGenerator
+) -> list[tuple[NamedRefiner, dict[str, _NamedNetworks | None]]]:
+    """The refiners, each with its networks by method; all those that nobody names a file for are told at once."""
+    names = {refiner.name: _names_of_networks(refiner, methods, request) for refiner in request.refiners}
+    if missing := [one for one in request.refiners if None in names[one.name].values()]:
+        told = [f"refiner {one.name} needs its networks" for one in missing]
+        wanted = dict.fromkeys(f"refiner_networks.{one.networks or one.name}=..." for one in missing)
         raise MissingWeightsError(
-            f"refiner {refiner.name} needs its networks, and no file is named: refiner_networks.{name}=..., a "
-            "released file or one by `lsap run train_refiner`"
+            f"{', '.join(told)}, and no file is named: {', '.join(wanted)}, a released file or one by "
+            "`lsap run train_refiner`"
         )
-    found = load_refiner_networks(request.refiner_networks[name], loaded.config)
+    checked = []
+    for refiner in request.refiners:
+        by_method = names[refiner.name]
+        read = {name: _networks(refiner, name, request, loaded) for name in dict.fromkeys(by_method.values()) if name}
+        _check_room(request, refiner, loaded.config)
+        checked.append((refiner, {method: read.get(by_method.get(method) or "") for method in methods}))
+    return checked
+
+
+def _names_of_networks(
+    refiner: NamedRefiner, methods: Sequence[str], request: RefinementRequest
+) -> dict[str, str | None]:
+    """By method, the name that the file of a refiner's networks has; None where nobody names one."""
+    if not refiner.settings.needs_networks:
+        return {}
+    name = refiner.networks or refiner.name
+    return {method: name_of_networks(f"{method}/{name}", request.refiner_networks) for method in methods}
+
+
+def _networks(refiner: NamedRefiner, name: str, request: RefinementRequest, loaded: LoadedGenerator) -> _NamedNetworks:
+    """The networks of a name, which fit the refiner and the generator."""
+    file = request.refiner_networks[name]
+    found = load_refiner_networks(file, loaded.config)
     if found.kind != refiner.settings.kind:
         raise ConfigError(
-            f"{request.refiner_networks[name]} holds networks of {found.kind}, {refiner.name} wants those of "
-            f"{refiner.settings.kind}: name their file, refiner_networks.{name}=..."
+            f"{file} holds networks of {found.kind}, {refiner.name} wants those of {refiner.settings.kind}: name their "
+            f"file, refiner_networks.{name}=..."
         )
     try:
-        parts = RefinementParts(loaded.generator, NoLoss(), found.networks)
-        refiner.settings.refiner(parts)  # raises where they do not fit
+        refiner.settings.refiner(RefinementParts(loaded.generator, NoLoss(), found.networks))  # raises if it cannot
     except ConfigError as error:
-        raise ConfigError(f"{request.refiner_networks[name]}: {error}") from error
-    return found
+        raise ConfigError(f"{file}: {error}") from error
+    return _NamedNetworks(name, found)
 
 
 def _notes(
     refiner: NamedRefiner,
-    networks: LoadedNetworks | None,
+    networks: _NamedNetworks | None,
     loaded: LoadedGenerator,
     archive: Archive,
     runs: tuple[RunInfo, ...],
@@ -132,15 +185,15 @@ def _notes(
     """What is allowed, and told: networks that were trained for others than they are used with."""
     if networks is None:
         return ()
-    notes = list(networks.notes)
-    if networks.generator_digest not in (None, loaded.digest):
-        notes.append(f"{refiner.name} was trained with another generator ({networks.generator_digest})")
+    found, notes = networks.found, list(networks.found.notes)
+    if found.generator_digest not in (None, loaded.digest):
+        notes.append(f"{refiner.name} was trained with another generator ({found.generator_digest})")
     run = runs[-1]
     encoder = config_of(run).encoder
-    if networks.encoder_digest is not None and networks.encoder_digest != (encoder.digest if encoder else None):
+    if found.encoder_digest is not None and found.encoder_digest != (encoder.digest if encoder else None):
         notes.append(f"{refiner.name} was trained on codes of another embedding than those of {run.method}")
-    if networks.group is not None:
-        notes += _notes_of_group(refiner, networks.group, archive, runs)
+    if found.group is not None:
+        notes += _notes_of_group(refiner, found.group, archive, runs)
     return tuple(notes)
 
 
@@ -160,16 +213,25 @@ def _notes_of_group(refiner: NamedRefiner, group: Group, archive: Archive, runs:
     return notes
 
 
-def _about(refiner: NamedRefiner, request: RefinementRequest, networks: LoadedNetworks | None) -> dict[str, Any]:
+def _segmenter(refiner: NamedRefiner, request: RefinementRequest) -> Segmenter | None:
+    """What finds the segments of images for a refiner, or None where it asks for none."""
+    if not isinstance(refiner.settings, SamSettings):
+        return None
+    return choose_segmenter(request.segmenter, request.networks.published)
+
+
+def _about(
+    refiner: NamedRefiner, request: RefinementRequest, networks: _NamedNetworks | None, segmenter: Segmenter | None
+) -> dict[str, Any]:
     about = {
         "name": refiner.name,
         "settings": recorded_refinement(refiner.settings),
-        "networks": None if networks is None else refiner.networks or refiner.name,
-        "digest": None if networks is None else networks.digest,
+        "networks": None if networks is None else networks.name,
+        "digest": None if networks is None else networks.found.digest,
         "keep": request.keep,
     }
-    if isinstance(refiner.settings, SamSettings):
-        about["segmenter"] = asdict(choose_segmenter(request.segmenter, request.networks.published))
+    if segmenter is not None:
+        about["segmenter"] = asdict(segmenter)
     return about
 
 
@@ -188,6 +250,11 @@ def _arrays(refiner: NamedRefiner, request: RefinementRequest, config: Generator
             for one in settings.state_arrays(config)
         ]
     return tuple(arrays)
+
+
+def _bytes_of(arrays: Sequence[RunArray]) -> int:
+    """What arrays take of an image."""
+    return sum(np.dtype(one.dtype).itemsize * int(np.prod(one.item_shape)) for one in arrays)
 
 
 def _check_room(request: RefinementRequest, refiner: NamedRefiner, config: GeneratorConfig) -> None:

@@ -31,7 +31,7 @@ class RefinementRequest:
             "nothing" but codes and measurements.
         state_type: of the arrays of the state.
         batch_size: images refined together.
-        refiner_networks: paths or URLs of the networks of refiners, by name.
+        refiner_networks: paths or URLs of the networks of refiners, by name; "e4e/hfgi" are those of one embedding.
         segmenter: what finds the segments of images, for refiners that ask: by name.
         device: "auto", "cpu", "cuda", ...
     """

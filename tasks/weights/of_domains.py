@@ -14,8 +14,9 @@ from lsap_core.presets import METHODS
 from tasks.visible_text import visible
 from tasks.weights.published import Published
 
-GENERATOR, DIRECTION = "generator", "direction "
-"""Roles: "generator"; the name of an encoder; "direction <name>"; any other is the name of a network."""
+GENERATOR, DIRECTION, REFINER = "generator", "direction ", "refiner "
+"""Roles: "generator"; the name of an encoder; "direction <name>"; "refiner <name>" or "refiner <embedding>/<name>"; any
+other is the name of a network."""
 
 State = Literal["found", "found, hash not known", "missing", "another file"]
 
@@ -78,20 +79,23 @@ def check_weights(domain: Domain, published: Published, roles: Iterable[str]) ->
 
 
 def with_published_weights(domain: Domain, published: Published) -> Domain:
-    """The domain with the places of its published generator, encoders and directions; what it has itself stays."""
+    """The domain with the places of what it has published: generator, encoders, directions, networks of refiners.
+
+    What it has itself stays.
+    """
     places = {role: published.place(file.file) for role, file in domain.weights.items()}
     encoders = {role: place for role, place in places.items() if _is_encoder(role)}
-    directions = {role.removeprefix(DIRECTION): place for role, place in places.items() if role.startswith(DIRECTION)}
     return replace(
         domain,
         generator=domain.generator or places.get(GENERATOR),
         encoders={**encoders, **domain.encoders},
-        directions={**directions, **domain.directions},
+        directions={**_named(DIRECTION, places), **domain.directions},
+        refiners={**_named(REFINER, places), **domain.refiners},
     )
 
 
 def open_domain(name_or_path: str, published: Published) -> Domain:
-    """A domain whose generator, encoders and directions may be published files, in the folder where those lie.
+    """A domain whose weights may be published files, in the folder where those lie.
 
     Raises:
         ConfigError: no such domain, or a file that does not describe one.
@@ -152,6 +156,11 @@ def _look_for(role: str, wanted: WeightFile, published: Published) -> FoundWeigh
     if not wanted.sha256:
         return FoundWeights(role, wanted, place, "found, hash not known", sha256)
     return FoundWeights(role, wanted, place, "found" if sha256.startswith(wanted.sha256) else "another file", sha256)
+
+
+def _named(kind: str, places: Mapping[str, str]) -> dict[str, str]:
+    """Places by what follows a kind of role, such as "direction "."""
+    return {role.removeprefix(kind): place for role, place in places.items() if role.startswith(kind)}
 
 
 def _is_encoder(role: str) -> bool:

@@ -66,6 +66,27 @@ class LoadedNetworks:
     group: Group | None = None
 
 
+def name_of_networks(name: str, files: Mapping[str, str]) -> str | None:
+    """The name that somebody gives a file for: of one embedding, "e4e/hfgi", before that of all of them, "hfgi".
+
+    Networks may belong to the encoder whose codes they were trained on.
+
+    Args:
+        name: of the networks, with or without an embedding before it.
+        files: paths or URLs of the networks of refiners, by name.
+
+    Returns:
+        A name that `files` has; None where it has neither.
+
+    Example:
+        >>> name_of_networks("e4e/hfgi", {"hfgi": "a.safetensors", "e4e/hfgi": "b.safetensors"})
+        'e4e/hfgi'
+        >>> name_of_networks("psp/hfgi", {"hfgi": "a.safetensors"})
+        'hfgi'
+    """
+    return next((one for one in (name, name.partition("/")[2]) if one in files), None)
+
+
 def load_refiner_networks(
     path_or_url: str, generator: GeneratorConfig, *, storage_options: Mapping[str, Any] | None = None
 ) -> LoadedNetworks:

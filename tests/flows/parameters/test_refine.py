@@ -27,6 +27,23 @@ def test_the_segmenter_of_a_run_is_the_domain_s_or_its_own(tmp_path: Path) -> No
     assert segmenter("face", segmenter="face_with_hair") == "face_with_hair"
 
 
+def test_networks_that_a_run_names_stand_above_those_that_its_domain_has_for_one_embedding(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    files = {"hfgi": "all", "e4e/hfgi": "for_e4e", "e4e/sam": "sam_for_e4e"}
+    own.write_text(
+        json.dumps({"name": "own", "description": "of this test", "perceptual": "lpips-vgg", "refiners": files})
+    )
+    values = {"archive": "archive", "source": "images", "generator": "g.safetensors", "domain": str(own)}
+    beside = {name: str(tmp_path / file) for name, file in files.items()}
+
+    def networks(**named: str) -> dict[str, str]:
+        return dict(RefineRun(**values, refiner_networks=named).resolve(Settings()).refiner_networks)
+
+    assert networks() == beside
+    assert networks(hfgi="mine") == {"hfgi": "mine", "e4e/sam": beside["e4e/sam"]}
+    assert networks(**{"e4e/hfgi": "mine"}) == {**beside, "e4e/hfgi": "mine"}
+
+
 def test_a_segmenter_that_is_not_known_or_out_of_reach_is_refused() -> None:
     with pytest.raises(ParameterError, match=r'segmenter: segmenter "faces" is not known; wanted one of superpixels'):
         segmenter("face", segmenter="faces")

@@ -11,7 +11,9 @@ import torch
 
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.presets import REFINERS
+from tasks.archived.refiners import RefinerOfRun, networks_of
 from tasks.archived.rendering import Renderer, Stored
+from tasks.refinement.chosen import check_refiners
 from tasks.refinement.plan import RefinementStage
 from tasks.weights.generators import load_generator
 from tasks.weights.refiners import load_refiner_networks
@@ -46,11 +48,33 @@ def test_hfgi_refines_and_its_networks_are_needed_for_edits(
         Stored.of_images(others, archive, ids, REFINED)
 
 
+def test_networks_of_one_embedding_come_before_those_of_all(refining: Any, hfgi_file: Callable[..., str]) -> None:
+    own, others = hfgi_file("own", seed=1), hfgi_file("others")
+    config = load_generator(refining.laboratory.generator).config
+    wanted = {
+        f"{METHOD}/hfgi": {"hfgi": others, f"{METHOD}/hfgi": own, "e4e/hfgi": others},
+        "hfgi": {"hfgi": own, "e4e/hfgi": others},
+    }
+    for name, files in wanted.items():
+        request = refining.request(HFGI, methods=(METHOD,), refiner_networks=files)
+        (one,) = RefinementStage(request, start=False).refinements
+        assert (one.about["networks"], one.about["digest"]) == (name, load_refiner_networks(own, config).digest)
+        assert check_refiners(request) == {REFINED: one.bytes_per_image}  # needs no archive
+    about = RefinerOfRun("hfgi", {}, f"{METHOD}/hfgi", load_refiner_networks(own, config).digest)
+    assert networks_of(about, {"hfgi": own}, refining.renderer.generator) is not None  # one file for all of them by now
+    with pytest.raises(CheckpointError, match=rf"refiner_networks.{METHOD}/hfgi=\.\.\."):
+        networks_of(about, {"hfgi": others}, refining.renderer.generator)
+
+
 def test_what_does_not_belong_together_is_refused_or_told(
     refining: Any, hfgi_file: Callable[..., str], tmp_path: Path
 ) -> None:
     with pytest.raises(MissingWeightsError, match=r"refiner hfgi needs its networks.*refiner_networks.hfgi=\.\.\."):
         RefinementStage(refining.request(HFGI))
+    with pytest.raises(
+        MissingWeightsError, match=r"refiner hfgi .*, refiner sfe .*networks.hfgi=\.\.\., refiner_networks.sfe="
+    ):
+        RefinementStage(refining.request(HFGI, REFINERS["sfe"]))
     with pytest.raises(ConfigError, match="holds networks of hfgi, sfe wants those of sfe"):
         RefinementStage(refining.request(REFINERS["sfe"], refiner_networks={"sfe": hfgi_file()}))
     with pytest.raises(CheckpointError, match=r"it holds networks of kind .Generator.; wanted one of hfgi"):
