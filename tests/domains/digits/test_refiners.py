@@ -16,13 +16,13 @@ from tasks.weights.published import Published
 from tasks.weights.refiners import load_refiner_networks
 
 
-@pytest.mark.parametrize("name", ["hfgi", "hyperstyle"])
 @torch.no_grad()
-def test_networks_bring_back_what_the_codes_of_lsap_e_lost(name: str) -> None:
+@pytest.mark.parametrize(("encoder_name", "networks"), [("lsap_e", "hfgi"), ("e4e", "e4e/hfgi"), ("lsap_e", "hyperstyle")])
+def test_networks_bring_back_what_the_codes_of_its_encoder_lost(encoder_name: str, networks: str) -> None:
     digits = load_domain("digits")
     assert digits.generator is not None
-    loaded, encoder = load_generator(digits.generator), load_encoder(digits.encoders["lsap_e"])
-    found = load_refiner_networks(digits.refiners[name], loaded.config)
+    loaded, encoder = load_generator(digits.generator), load_encoder(digits.encoders[encoder_name])
+    found = load_refiner_networks(digits.refiners[networks], loaded.config)
     assert (found.generator_digest, found.encoder_digest) == (loaded.digest, encoder.digest)
 
     target = from_uint8(load_split("test").images[:48, :, :, None])
