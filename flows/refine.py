@@ -32,6 +32,7 @@ class RefinementReport:
         archive: URL of the archive.
         report: URL of the HTML report.
         refinements: names of what was asked for, such as "lsap_e/pti".
+        digests: of each of them: which version of a refinement of that name this command made.
         refined: images refined by this command.
         by_status: images of this command by status.
         by_reason: images that could not be refined, by reason.
@@ -44,6 +45,7 @@ class RefinementReport:
     archive: str
     report: str
     refinements: tuple[str, ...]
+    digests: dict[str, str]
     refined: int
     by_status: dict[str, int]
     by_reason: dict[str, int]
@@ -90,6 +92,7 @@ def refine(run: RefineRun) -> RefinementReport:
         archive=run.archive,
         report=url,
         refinements=tuple(one.name for one in stage.refinements),
+        digests=stage.digests,
         refined=worked.num_ok,
         by_status=worked.by_status,
         by_reason=worked.by_reason,

@@ -1,4 +1,4 @@
-"""Reproduce the paper's tables and figures: invert, edit, measure, train where asked, and write one page."""
+"""Reproduce the paper's tables and figures: invert, refine, edit, measure, train where asked, and write one page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from flows.edit import edit
 from flows.evaluate import evaluate
 from flows.invert import invert
 from flows.parameters.invert import InvertRun
-from flows.parameters.reproduce import Part, ReproduceRun, unit_of
+from flows.parameters.paper_parts import Part
+from flows.parameters.reproduce import ReproduceRun, unit_of
+from flows.refine import refine
 from flows.reproduce_table3 import reproduce_table3
 from flows.running.artifacts import publish_artifacts
 from flows.running.exclusive import writing
 from flows.running.results import kept
 from flows.running.retries import retried
-from tasks.reports.paper.gather import Inverted, Looks
-from tasks.reports.paper.write import MeasuredParts, PaperRequest, WrittenReproduction, write_reproduction
+from lsap_archive import open_archive
+from tasks.reports.paper.gather import Inverted, Looks, current_runs
+from tasks.reports.paper.write import (
+    MeasuredParts,
+    PaperRequest,
+    ShownMethods,
+    WrittenReproduction,
+    write_reproduction,
+)
 from tasks.settings import Settings
 from tasks.workers.cluster import opened_cluster
 
@@ -92,18 +101,35 @@ def reproduce(run: ReproduceRun, asked: Literal["all", Part] = "all") -> Reprodu
 
 
 def on_images(run: ReproduceRun, domain: Domain, parts: Sequence[Part]) -> MeasuredParts:
-    """Inversions, edits and measurements of the run's images, as far as these parts need them."""
+    """Inversions, refinements, edits and measurements of the run's images, as far as these parts need them."""
     methods, edited = run.inverted(parts), run.edited(parts)
     if not methods:
         return MeasuredParts()
     inversion = run.inversion_run(domain, methods)
     invert(inversion)
+    inverted = with_refinements(run, domain, parts, done(inversion))
     edits = edit(run.edit_run(domain, edited)) if edited else None
-    refused, versions = (edits.refused, edits.digests) if edits else ({}, {})
+    refused = edits.refused if edits else {}
+    versions = {**{name: one.digest for name, one in inverted.refined.items()}, **(edits.digests if edits else {})}
     evaluations: dict[str, tuple[str, ...]] = {}
     if measured := [name for name in run.measured(parts) if name not in refused]:
         evaluations = evaluate(run.evaluation_run(domain, tuple(measured), versions)).evaluations
-    return MeasuredParts(inverted=done(inversion), evaluations=evaluations, refused=refused, versions=versions)
+    return MeasuredParts(inverted=inverted, evaluations=evaluations, refused=refused, versions=versions)
+
+
+def with_refinements(run: ReproduceRun, domain: Domain, parts: Sequence[Part], inverted: Inverted) -> Inverted:
+    """The inversions with the refinements that these parts need.
+
+    Raises:
+        ArchiveMismatchError: the archive holds newer ones with other settings, which would be edited in their place.
+    """
+    names = run.refinements(parts)
+    for refinement in run.refinement_runs(domain, names):
+        request = refinement.resolve(Settings.from_environment())
+        inverted = inverted.with_refinements(request, refine(refinement).digests)
+    if names:
+        current_runs(open_archive(run.archive), inverted, names)
+    return inverted
 
 
 def with_table3(run: ReproduceRun, domain: Domain, measured: MeasuredParts) -> MeasuredParts:
@@ -144,9 +170,9 @@ def paper_request(
         domain=domain.name,
         about=domain.description,
         source=run.source,
-        methods=run.methods,
+        methods=run.rows("table1"),
         compared={name: domain.method(name).title for name in run.compared},
-        table4=run.table4,
+        table4=run.rows("table4"),
         edits=run.shown_edits(),
         looks=Looks(evaluation.networks, run.frechet, units),
         num_synthetic=run.synthetic.count,
@@ -154,8 +180,8 @@ def paper_request(
         entries=run.figure4.entries,
         samples=run.figure4.samples,
         seed=run.figure4.seed,
-        num_shown=run.figure5.images,
-        shown=run.figure5.methods or run.methods,
+        figure3=ShownMethods(run.rows("figure3"), run.figure3.images),
+        figure5=ShownMethods(run.rows("figure5"), run.figure5.images),
         device=run.workers.device,
         config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
     )

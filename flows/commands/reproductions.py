@@ -23,6 +23,7 @@ EXPLAINED = {
     "table2": "synthetic images inverted again",
     "table3": "LSAP_E over lambda; also pSp, e4e and LSAP_E where the file trains them",
     "table4": "encoders on another domain",
+    "figure3": "refined methods beside their embeddings: original, inversion and edits",
     "figure4": "codes in W, S and S^N beside the generator's own",
     "figure5": "original, inversion and edits by every method",
     "all": "everything that the file has, on one page",
@@ -78,6 +79,7 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
     """Refuse before any work what cannot be run; with `dry`, also what would be done, timed on this machine."""
     from tasks.inversion.cost import dry_run
     from tasks.inversion.plan import check
+    from tasks.refinement.chosen import check_refiners
 
     parts = run.chosen(asked)
     domain = run.resolved_domain(settings, parts)
@@ -87,6 +89,10 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
         inversion = run.inversion_run(domain, methods).resolve(settings)
         check(inversion)
         plan |= {"inversion": dry_run(inversion)} if dry else {}
+    kept: dict[str, int] = {}
+    for refinement in run.refinement_runs(domain, run.refinements(parts)):
+        kept |= check_refiners(refinement.resolve(settings))
+    plan |= {"bytes kept of an image, by refinement": kept} if kept else {}
     if edited := run.edited(parts):
         plan["edits"] = [f"{method}/{name}" for method in edited for name in run.edit_run(domain, edited).edits]
         run.edit_run(domain, edited).resolve(settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -11,51 +11,33 @@ from domains.domain import Domain
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun, SyntheticParameters
 from flows.parameters.invert import InvertRun
-from flows.parameters.numbers import MANY_IMAGES, MANY_SHOWN, Count, Index, Number, Seed, Whole
+from flows.parameters.numbers import MANY_IMAGES, Count, Whole
+from flows.parameters.paper_parts import EQUAL, PARTS, PaperParts, Part
+from flows.parameters.refine import RefineRun
 from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import ParameterError, Parameters, read_values, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters
+from lsap_core.refinement.sam import SamSettings
 from tasks.measuring.attributes import EMBEDDED, FACES
 from tasks.reports.paper.tables import ShownEdit
 from tasks.settings import Settings
-from tasks.weights.of_domains import DIRECTION, GENERATOR, check_weights, find_domain, with_published_weights
+from tasks.weights.of_domains import (
+    DIRECTION,
+    FACE_PARSER,
+    GENERATOR,
+    REFINER,
+    check_weights,
+    find_domain,
+    with_published_weights,
+)
 from tasks.weights.published import Published
+from tasks.weights.refiners import name_of_networks
+from tasks.weights.segmenters import FACE_PARSERS
 
 Built = TypeVar("Built", bound=Parameters)
-Part = Literal["table1", "table2", "table3", "table4", "figure4", "figure5"]
-PARTS: tuple[Part, ...] = get_args(Part)
-EQUAL = "_equal"
-"""Behind the name of an edit: the same at equal effect."""
 
 
-class EditParameters(Parameters):
-    """One edit of the tables: at one strength for every method, and at equal effect."""
-
-    edit: dict[str, Any] = Field(description="the edit without its strength, such as {direction: slant}")
-    strength: Number = Field(description="of every method; LEC is measured with it")
-    attribute: str | None = Field(
-        None, description="what it changes; each method is also edited so strongly that this changes equally"
-    )
-    change: Number = Field(1.0, description="at equal effect, in standard deviations of the attribute")
-
-
-class Figure4Parameters(Parameters):
-    """Which codes figure 4 shows."""
-
-    layer: Index = Field(0, description="row of W+, and style vector; the paper does not say which")
-    entries: tuple[Index, Index] = Field((0, 1), description="the two entries that are drawn")
-    samples: Count | None = Field(None, le=MANY_IMAGES, description="synthetic codes; as many as images by default")
-    seed: Seed = Field(0, description="of the synthetic codes")
-
-
-class Figure5Parameters(Parameters):
-    """Which images figure 5 shows."""
-
-    images: Count = Field(6, le=MANY_SHOWN, description="how many, spread evenly over the source")
-    methods: tuple[str, ...] | None = Field(None, description="the run's by default")
-
-
-class ReproduceRun(Parameters):
+class ReproduceRun(PaperParts):
     """The paper's tables and figures on a domain, with the paper's numbers where they belong."""
 
     source: str = Field(description="images to invert, edit and measure")
@@ -64,17 +46,6 @@ class ReproduceRun(Parameters):
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights; the domain's by default")
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
-    parts: tuple[Part, ...] = Field(PARTS, min_length=1, description='what "all" means')
-    methods: tuple[str, ...] = Field(
-        ("psp", "e4e", "lsap_e", "stylegan2_w", "lsap_o_w", "stylegan2_w_plus", "lsap_o_w_plus"),
-        min_length=1,
-        description="rows of Table 1",
-    )
-    compared: tuple[str, ...] = Field(
-        ("psp", "e4e", "lsap_e"), min_length=1, description="encoders of Table 2 and Figure 4"
-    )
-    table4: tuple[str, ...] = Field(("e4e", "lsap_e"), min_length=1, description="rows of Table 4")
-    edits: dict[str, EditParameters] = Field(default_factory=dict, description="edits by name")
     lpips: tuple[str, ...] | None = Field(None, description="networks of LPIPS; the first is the tables' column")
     identity: tuple[str, ...] | None = Field(None, description="networks of identity; the first is the tables' column")
     classifier: str | None = Field(None, description="judge of classes; the domain's by default")
@@ -82,13 +53,18 @@ class ReproduceRun(Parameters):
     frechet: str | None = Field(None, description='network of the Fréchet distance: "inception" or a judge')
     reference: str | None = Field(None, description="real images, for the distance of images to their nearest ones")
     synthetic: SyntheticParameters = Field(SyntheticParameters(), description="images of Table 2")
-    figure4: Figure4Parameters = Figure4Parameters()
-    figure5: Figure5Parameters = Figure5Parameters()
     table3: dict[str, Any] | str | None = Field(
         None, description="the trainings of Table 3: fields of such a reproduction, or the path of its file"
     )
     inversion: dict[str, Any] = Field(
         default_factory=dict, description="further fields of the inversion, such as embedding or fit"
+    )
+    refiner_networks: dict[str, str] = Field(
+        default_factory=dict, description="files of networks of refiners by name, over the domain's"
+    )
+    refinement: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further fields of the refinement, such as refiner_settings, variants or segmenter",
     )
     calibration_images: Whole = Field(
         64, ge=2, le=MANY_IMAGES, description="images that decide the strength at equal effect"
@@ -110,6 +86,10 @@ class ReproduceRun(Parameters):
             raise ParameterError(
                 "table3: not in this file; wanted its trainings, such as {source: digits:train, seeds: [0]}"
             )
+        if asked == "all" and not self.rows("figure3"):
+            parts = tuple(part for part in parts if part != "figure3")
+        if "figure3" in parts and not self.rows("figure3"):
+            raise ParameterError("figure3: nothing is refined in this file; wanted such rows: refined: [e4e/hfgi]")
         return parts
 
     def resolved_domain(self, settings: Settings, parts: Iterable[Part]) -> Domain:
@@ -121,7 +101,8 @@ class ReproduceRun(Parameters):
         """
         domain = refused("domain", find_domain, self.domain)
         published = Published(settings.backbones)
-        check_weights(domain, published, self._roles(domain, tuple(parts)))
+        roles = [*self._roles(domain, tuple(parts)), *self._roles_of_refiners(domain, parts, settings)]
+        check_weights(domain, published, roles)
         return with_published_weights(domain, published)
 
     def shown_edits(self) -> tuple[ShownEdit, ...]:
@@ -143,32 +124,6 @@ class ReproduceRun(Parameters):
             for name, edit in self.edits.items()
         )
 
-    def inverted(self, parts: Iterable[Part]) -> tuple[str, ...]:
-        """Methods whose inversions these parts need."""
-        needed = {
-            "table1": self.methods,
-            "table4": self.table4,
-            "figure4": self.compared,
-            "figure5": self.figure5.methods or self.methods,
-        }
-        return tuple(dict.fromkeys(name for part in parts for name in needed.get(part, ())))
-
-    def edited(self, parts: Iterable[Part]) -> tuple[str, ...]:
-        """Methods whose edits these parts need."""
-        parts = set(parts)
-        return self.inverted([part for part in PARTS if part in parts & {"table1", "figure5"}]) if self.edits else ()
-
-    def measured(self, parts: Iterable[Part]) -> tuple[str, ...]:
-        """Inversions and edits that these parts measure."""
-        parts = set(parts)
-        inverted = self.inverted([part for part in PARTS if part in parts & {"table1", "table4"}])
-        if "table1" not in parts:
-            return inverted
-        edits = [
-            name + suffix for name, each in self.edits.items() for suffix in ("", EQUAL)[: 1 + bool(each.attribute)]
-        ]
-        return (*inverted, *(f"{method}/{edit}" for method in self.methods for edit in edits))
-
     def inversion_run(self, domain: Domain, methods: tuple[str, ...]) -> InvertRun:
         """The inversion of the images.
 
@@ -186,6 +141,36 @@ class ReproduceRun(Parameters):
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
         }
         return _built("inversion", InvertRun, {**self.inversion, **fields})
+
+    def refinement_runs(self, domain: Domain, names: Iterable[str]) -> tuple[RefineRun, ...]:
+        """The refinements of these names, such as "e4e/hfgi": a run for all refiners of the same embeddings.
+
+        Raises:
+            ParameterError: a field of `refinement` does not exist, or its images could not be edited and measured.
+        """
+        embeddings: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            embedding, _, refiner = name.partition("/")
+            embeddings[refiner] = (*embeddings.get(refiner, ()), embedding)
+        if (kept := self.refinement.get("keep", "state")) != "state":
+            raise ParameterError(
+                f"refinement.keep: {kept}; what is edited and measured is rendered again: wanted state"
+            )
+        settings = dict(self.refinement.get("refiner_settings", {}))
+        if unknown := sorted(set(settings) - {name.partition("/")[2] for name in self.refinements(PARTS)}):
+            raise ParameterError(f'refinement.refiner_settings: "{unknown[0]}" is not among the refiners of this run')
+        runs = []
+        for methods in dict.fromkeys(embeddings.values()):
+            refiners = tuple(refiner for refiner, of in embeddings.items() if of == methods)
+            fields = {
+                **self._of_archive(domain),
+                "source": self.source,
+                "methods": methods,
+                "refiners": refiners,
+                "refiner_settings": {name: settings[name] for name in refiners if name in settings},
+            }
+            runs.append(_built("refinement", RefineRun, {**self.refinement, **fields}))
+        return tuple(runs)
 
     def edit_run(self, domain: Domain, methods: tuple[str, ...]) -> EditRun:
         """The edits of their codes."""
@@ -263,6 +248,7 @@ class ReproduceRun(Parameters):
             "domain": self.domain,
             "generator": self.generator or domain.generator,
             "directions": dict(domain.directions),
+            "refiner_networks": self.refiner_networks,
             "calibration_images": self.calibration_images,
             "workers": self.workers,
         }
@@ -282,12 +268,25 @@ class ReproduceRun(Parameters):
         places = {**domain.encoders, **self.encoders}
         return {name: places[name] for name in names if name is not None and name in places}
 
+    def _roles_of_refiners(self, domain: Domain, parts: Iterable[Part], settings: Settings) -> list[str]:
+        """Roles of the published files of refiners that these parts need and nobody else gives."""
+        own, roles = {**domain.refiners, **self.refiner_networks}, []
+        for run in self.refinement_runs(domain, self.refinements(parts)):
+            request = run.resolve(settings)
+            for refiner in request.refiners:
+                for method in request.methods if refiner.settings.needs_networks else ():
+                    name = name_of_networks(f"{method}/{refiner.networks or refiner.name}", request.refiner_networks)
+                    roles += [] if name is None or name in own else [REFINER + name]
+                if isinstance(refiner.settings, SamSettings) and request.segmenter in FACE_PARSERS:
+                    roles.append(FACE_PARSER)
+        return roles
+
     def _roles(self, domain: Domain, parts: tuple[Part, ...]) -> list[str]:
         """Roles of the published files that these parts need and nobody else gives."""
         roles = [GENERATOR] if self.generator is None and domain.generator is None else []
         methods = set(self.inverted(parts)) | (set(self.compared) if "table2" in parts else set())
         roles += sorted(methods - set(self.encoders) - set(domain.encoders))
-        if self.edits and set(parts) & {"table1", "table3", "figure5"}:
+        if self.edits and set(parts) & {"table1", "table3", "figure3", "figure5"}:
             named = [str(each.edit.get(key)) for each in self.edits.values() for key in ("direction", "components")]
             roles += [DIRECTION + name for name in named if name not in domain.directions]
         networks = [domain.perceptual, domain.metric_perceptual, *(self.lpips or ()), *(self.identity or ())]

@@ -26,6 +26,7 @@ class RefinementStage:
     Attributes:
         refinements: every refiner of every method.
         writer: the archive.
+        digests: of each refinement, such as "lsap_e/pti": which version of that name is meant.
         notes: what whoever asked should know of the networks of refiners, a sentence each.
     """
 
@@ -48,6 +49,7 @@ class RefinementStage:
         self._request = request
         self._start = start
         loaded, self.refinements = choose_refinements(request)
+        self.digests: dict[str, str] = {}
         self.notes = tuple(dict.fromkeys(note for one in self.refinements for note in one.notes))
         self.writer = open_writer(request.archive, loaded)
         if start:
@@ -81,6 +83,7 @@ class RefinementStage:
         for one in self.refinements:
             for subject in one.runs:
                 whole = _run_plan(self._request, subject, one, self.writer.generator["digest"])
+                self.digests[one.name] = whole.method_digest
                 check_state_fits(self._request, one, whole.shard_rows)
                 plan = plan_of_missing(self.writer, whole, tidy=tidy)
                 if plan is not None:

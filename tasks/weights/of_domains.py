@@ -14,7 +14,7 @@ from lsap_core.presets import METHODS
 from tasks.visible_text import visible
 from tasks.weights.published import Published
 
-GENERATOR, DIRECTION, REFINER = "generator", "direction ", "refiner "
+GENERATOR, DIRECTION, REFINER, FACE_PARSER = "generator", "direction ", "refiner ", "face parser"
 """Roles: "generator"; the name of an encoder; "direction <name>"; "refiner <name>" or "refiner <embedding>/<name>"; any
 other is the name of a network."""
 

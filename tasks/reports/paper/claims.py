@@ -43,6 +43,7 @@ class Claim:
         second: mean of the other.
         difference: first minus second over the images that both have, where images decide.
         numbers: what it was decided by, where that is something else than two means.
+        rule: how it was decided, where that is not by the rule of all.
     """
 
     topic: str
@@ -52,6 +53,7 @@ class Claim:
     second: Number = NOTHING_MEASURED
     difference: Number = NOTHING_MEASURED
     numbers: str = ""
+    rule: str = ""
 
     @property
     def interval(self) -> str:
@@ -69,23 +71,40 @@ def claims_markdown(claims: Sequence[Claim], rule: str) -> str:
             numbers += f", {claim.difference.count:,} images"
         text = f"{claim.topic}: {claim.text}" if claim.topic else claim.text
         lines.append(f"- {in_markdown(text)}: **{claim.outcome}** ({numbers}).")
-    return "\n".join([*lines, "", rule])
+    return "\n".join([*lines, "", all_rules(claims, rule)])
+
+
+def all_rules(claims: Sequence[Claim], rule: str) -> str:
+    """The rule that decided these claims, and those of single ones."""
+    return " ".join(dict.fromkeys([rule, *(claim.rule for claim in claims if claim.rule)]))
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
+    """A claim before it is examined.
+
+    Attributes:
+        topic: what is compared.
+        text: the claim.
+        first: name of the method that is said to be lower or higher.
+        second: name of the other.
+        measure: of both.
+        edit: after which edit, or None for the unedited images.
+        sign: -1 where the first is said to be lower, 1 where it is said to be higher.
+    """
+
     topic: str
     text: str
     first: str
     second: str
     measure: Measure
     edit: str | None = None
-    sign: int = -1  # the first is said to be lower
+    sign: int = -1
 
 
 def examine(evidence: Evidence) -> tuple[Claim, ...]:
     """Every claim whose methods and measures are there, with what these images say of it."""
-    claims = (_examine(evidence, comparison) for comparison in _comparisons(evidence))
+    claims = (compare(evidence, comparison) for comparison in _comparisons(evidence))
     return tuple(claim for claim in claims if claim is not None)
 
 
@@ -104,34 +123,35 @@ def decide(difference: Number, sign: int) -> Outcome:
     return "not decided"
 
 
-def _comparisons(evidence: Evidence) -> Iterator[_Comparison]:
+def _comparisons(evidence: Evidence) -> Iterator[Comparison]:
     titles = evidence.titles
     pairs = [pair for pair in LESS_ALIGNED if set(pair) <= set(titles)]
     for first, second in pairs:
         text = f"{titles[first]} has a lower SNCD than {titles[second]}"
-        yield _Comparison("SNCD", text, first, second, Measure("sncd"))
+        yield Comparison("SNCD", text, first, second, Measure("sncd"))
     lpips = [(f"LPIPS [{network}]", Measure("lpips", network)) for network in evidence.lpips]
     for topic, measure in (("MSE", Measure("mse")), *lpips):
         if {"lsap_e", "e4e"} <= set(titles):
             text = f"{titles['lsap_e']} is closer to the images than {titles['e4e']}"
-            yield _Comparison(topic, text, "lsap_e", "e4e", measure)
+            yield Comparison(topic, text, "lsap_e", "e4e", measure)
         if {"lsap_o_w_plus", "stylegan2_w_plus"} <= set(titles):
             text = f"{titles['stylegan2_w_plus']} is closer to the images than {titles['lsap_o_w_plus']}"
-            yield _Comparison(topic, text, "stylegan2_w_plus", "lsap_o_w_plus", measure)
+            yield Comparison(topic, text, "stylegan2_w_plus", "lsap_o_w_plus", measure)
     for edit in evidence.edits:
         for first, second in pairs:
             if {first, second} <= {"psp", "e4e", "lsap_e"}:
                 text = f"{titles[first]} takes the edit {edit.title} back more consistently than {titles[second]}"
-                yield _Comparison("LEC", text, first, second, Measure("lec", edit.fixed))
+                yield Comparison("LEC", text, first, second, Measure("lec", edit.fixed))
     for edit in evidence.edits:
         for first, second in pairs:
             for network in evidence.identity[:1]:
                 text = f"{titles[first]} keeps more of the identity after the edit {edit.title} than {titles[second]}"
                 measure = Measure("identity", network)
-                yield _Comparison(f"identity [{network}]", text, first, second, measure, edit.compared, sign=1)
+                yield Comparison(f"identity [{network}]", text, first, second, measure, edit.compared, sign=1)
 
 
-def _examine(evidence: Evidence, comparison: _Comparison) -> Claim | None:
+def compare(evidence: Evidence, comparison: Comparison) -> Claim | None:
+    """What the images say of a comparison; None where they were not measured."""
     one, other = (evidence.subject(name, comparison.edit) for name in (comparison.first, comparison.second))
     difference = mean_difference(evidence.ask, one, other, comparison.measure)
     if not difference.is_there:

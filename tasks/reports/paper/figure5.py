@@ -1,4 +1,4 @@
-"""Figure 5: the original, its inversion and its edits by every method, side by side at full resolution."""
+"""Figures 3 and 5: the original, its inversion and its edits by every method, side by side at full resolution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JPEG_ABOVE = 128  # larger pictures stand on the page as JPEG; the sheet beside 
 
 @dataclass(frozen=True)
 class EditedImage:
-    """One image of figure 5.
+    """One image of figure 3 or 5.
 
     Attributes:
         image_id: of the original.

@@ -1,9 +1,9 @@
-"""From archives to the paper's tables and figures: what is read, drawn and written."""
+"""From archives to the paper's tables and figures: what is read and drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -24,9 +24,10 @@ from tasks.inversion.request import InversionRequest
 from tasks.measuring.networks import EvaluationChoice
 from tasks.pictures.decoding import decode_image
 from tasks.pictures.sheets import Pixels
+from tasks.refinement.request import RefinementRequest
 from tasks.reports.paper.figure4 import Clouds, code_points, sample_codes
 from tasks.reports.paper.figure5 import EditedImage, spread
-from tasks.reports.paper.published import paper_problem
+from tasks.reports.paper.published import paper_problem, refined_title
 from tasks.reports.paper.tables import Evidence, ShownEdit
 from tasks.reports.paper.traced_numbers import asking
 from tasks.reports.statistics import Number
@@ -37,18 +38,35 @@ from tasks.weights.networks import network_digest
 
 
 @dataclass(frozen=True)
+class Refined:
+    """A refinement that is done.
+
+    Attributes:
+        title: as tables have it, such as "HFGI, e4e".
+        digest: which version of a refinement of its name.
+    """
+
+    title: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Inverted:
-    """An inversion that is done: what was asked, and what it came to.
+    """An inversion that is done, with its refinements: what was asked, and what it came to.
 
     Attributes:
         request: what was asked for.
         facts: methods with titles, digests of anchor and encoders.
         num_images: images in its source.
+        refined: its refinements by name, such as "e4e/hfgi".
+        refiner_networks: paths or URLs of the networks of refiners, by name.
     """
 
     request: InversionRequest
     facts: InversionFacts
     num_images: int
+    refined: Mapping[str, Refined] = field(default_factory=dict)
+    refiner_networks: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: InversionRequest) -> Inverted:
@@ -56,10 +74,29 @@ class Inverted:
         with open_source(request.source) as source:
             return cls(request, facts_of(request), sum(1 for _ in source.items()))
 
+    def with_refinements(self, request: RefinementRequest, digests: Mapping[str, str]) -> Inverted:
+        """The same with further refinements.
+
+        Args:
+            request: what was asked for.
+            digests: which version of each refinement came of it, by name.
+        """
+        titles = self.titles
+        refined = {
+            f"{method}/{refiner.name}": Refined(
+                refined_title(refiner.title, method, titles[method]), digests[f"{method}/{refiner.name}"]
+            )
+            for refiner in request.refiners
+            for method in request.methods
+        }
+        files = {**self.refiner_networks, **request.refiner_networks}
+        return replace(self, refined={**self.refined, **refined}, refiner_networks=files)
+
     @property
     def titles(self) -> dict[str, str]:
-        """Of the methods, by name, in order."""
-        return {method.name: method.title for method in self.facts.methods}
+        """Of the methods, by name, in order; refined ones last."""
+        embeddings = {method.name: method.title for method in self.facts.methods}
+        return embeddings | {name: one.title for name, one in self.refined.items()}
 
 
 @dataclass(frozen=True)
@@ -199,10 +236,10 @@ def show_edits(
     num_images: int,
     device: str,
 ) -> tuple[EditedImage, ...]:
-    """Figure 5: originals, inversions and edits of some images that as many methods as possible have.
+    """Figures 3 and 5: originals, inversions and edits of some images that as many methods as possible have.
 
     Args:
-        inverted: the inversions.
+        inverted: the inversions and refinements.
         methods: in order.
         labels: label of each picture by edit, "" for the inversion.
         absent: edited methods, such as "e4e/slant", of which nothing is shown.
@@ -210,7 +247,7 @@ def show_edits(
         num_images: how many images.
         device: where pictures are made.
     """
-    generator = _generator(inverted, device)
+    renderer = Renderer(_generator(inverted, device), inverted.refiner_networks)
     archive = open_archive(inverted.request.archive)
     known = {*archive.methods, *archive.edits} - set(absent)
     names = [f"{name}/{edit}" if edit else name for name in methods for edit in labels]
@@ -218,32 +255,35 @@ def show_edits(
     inversions = current_runs(archive, inverted, methods)
     common = set.intersection(*(set(_images_of(archive, inversions[name])) for name in methods))
     chosen = spread(sorted(common), num_images)
-    originals = _originals(inverted, archive, inversions[methods[0]], chosen, generator)
+    originals = _originals(inverted, archive, inversions[methods[0]], chosen, renderer.generator)
     chosen = [image_id for image_id in chosen if image_id in originals]
     made: dict[str, dict[str, dict[str, Pixels]]] = {image_id: {} for image_id in chosen}
     for name in methods:
         title = inverted.titles[name]
         for edit, label in labels.items():
             of = runs.get(f"{name}/{edit}" if edit else name)
-            for image_id, pixels in _pictures(generator, archive, of, chosen):
+            for image_id, pixels in _pictures(renderer, archive, of, chosen):
                 made[image_id].setdefault(title, {})[label] = pixels
     return tuple(EditedImage(image_id, originals[image_id], made[image_id]) for image_id in chosen)
 
 
 def current_runs(archive: Archive, inverted: Inverted, methods: Sequence[str]) -> dict[str, tuple[RunInfo, ...]]:
-    """The runs of each method, which have to be those that were asked for.
+    """The runs of each method, refined ones among them, which have to be those that were asked for.
 
     Raises:
         ArchiveMismatchError: the newest runs of a method have other settings.
     """
-    facts = inverted.facts
+    facts, refined = inverted.facts, inverted.refined
     rows = current_rows(archive, facts.methods, facts.anchor, facts.encoders)
     asked = set(rows.column("run_id").unique().to_pylist())
     runs = runs_by_method(archive, methods, with_edits=False)
     for name, of_method in runs.items():
-        if of_method[-1].run_id not in asked:
+        newest = of_method[-1]
+        is_asked = newest.method_digest == refined[name].digest if name in refined else newest.run_id in asked
+        if not is_asked:
+            made = "refinements" if name in refined else "inversions"
             raise ArchiveMismatchError(
-                f"{archive.url} holds newer inversions by {name} with other settings (run {of_method[-1].run_id}): "
+                f"{archive.url} holds newer {made} by {name} with other settings (run {newest.run_id}): "
                 "ask for those settings, or name an archive of one's own"
             )
     return runs
@@ -288,14 +328,14 @@ def _originals(
 
 
 def _pictures(
-    generator: Generator, archive: Archive, runs: Sequence[RunInfo] | None, ids: Sequence[str]
+    renderer: Renderer, archive: Archive, runs: Sequence[RunInfo] | None, ids: Sequence[str]
 ) -> list[tuple[str, Pixels]]:
-    """Images of those ids that runs have codes of, with the noise of their inversion."""
+    """Images of those ids that runs have codes of, with the noise of their inversion and what a refinement keeps."""
     if not runs:
         return []
     there = set(_images_of(archive, runs))
     shown = [image_id for image_id in ids if image_id in there]
     if not shown:
         return []
-    stored = Stored.of_images(Renderer(generator), archive, shown, runs[-1].method_digest)
+    stored = Stored.of_images(renderer, archive, shown, runs[-1].method_digest)
     return [(image_id, to_uint8(one.show())[0]) for image_id, one in zip(shown, stored.one_by_one(), strict=True)]

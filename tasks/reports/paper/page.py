@@ -14,7 +14,7 @@ from jinja2 import Template
 from tasks.pictures.sheets import width_on_page
 from tasks.reports.figure_style import Picture
 from tasks.reports.page import Tile, page_template
-from tasks.reports.paper.claims import INTERVAL_RULE, Claim, claims_markdown
+from tasks.reports.paper.claims import INTERVAL_RULE, Claim, all_rules, claims_markdown
 from tasks.reports.paper.figure5 import PAGE_SIDE, EditedImage, page_uri
 from tasks.reports.paper.published import NOT_MEASURED, UNNATURAL
 from tasks.reports.tables import Table, shown, table_markdown
@@ -24,7 +24,7 @@ from tasks.visible_text import in_markdown
 
 @dataclass(frozen=True)
 class ContactSheets:
-    """Figure 5 on the page.
+    """Figure 3 or 5 on the page.
 
     Attributes:
         images: in order.
@@ -55,6 +55,7 @@ class Reproduction:
         claims: of the paper, examined.
         figures: by headline.
         sheets: figure 5, or None.
+        refined_sheets: figure 3, which shows refined methods beside their embeddings, or None.
         networks: what looked at the images, by role.
         provenance: name and value.
         config_yaml: the configuration.
@@ -80,6 +81,12 @@ class Reproduction:
     files: Mapping[str, str]
     seconds: float
     table_archives: Mapping[str, str] = field(default_factory=dict)
+    refined_sheets: ContactSheets | None = None
+
+    @property
+    def all_sheets(self) -> tuple[ContactSheets, ...]:
+        """Figures 3 and 5, as far as they are there."""
+        return tuple(one for one in (self.refined_sheets, self.sheets) if one is not None)
 
     def archive_of(self, table: Table) -> str:
         """URL of the archive that a table's queries are asked of."""
@@ -91,14 +98,16 @@ def render_reproduction(data: Reproduction) -> str:
     tables = [shown(table, lambda number: number.deviation) for table in data.tables]
     num_numbers = sum(cell.number.is_there for table in tables for _, cells in table.rows for cell in cells)
     archives = [data.archive_of(table) for table in data.tables]
+    sheets = {name: _blocks(one) for name, one in (("figure3", data.refined_sheets), ("figure5", data.sheets)) if one}
     return _template().render(
         data=data,
         tiles=_tiles(data, num_numbers),
         shown_tables=tables,
         views=[_view_of(archive) for archive in archives],
         marks={NOT_MEASURED: "not measured in the paper", UNNATURAL: "judged unnatural in the paper"},
-        claim_rule=INTERVAL_RULE,
-        sheets=None if data.sheets is None else _blocks(data.sheets),
+        claim_rule=all_rules(data.claims, INTERVAL_RULE),
+        sheets=sheets,
+        layout=next(iter(sheets.values()), None),
     )
 
 
@@ -127,9 +136,9 @@ def _tiles(data: Reproduction, num_numbers: int) -> list[Tile]:
     if num_numbers:
         detail = "each a link to the query that gives it"
         tiles.append(Tile("Numbers", f"{num_numbers:,}", f"in {count_of(len(data.tables), 'table')}, {detail}"))
-    if data.sheets is not None:
-        pictures = sum(len(made) for image in data.sheets.images for made in image.made.values())
-        detail = f"of {count_of(len(data.sheets.images), 'image')}, inversions and edits"
+    if images := [image for sheets in data.all_sheets for image in sheets.images]:
+        pictures = sum(len(made) for image in images for made in image.made.values())
+        detail = f"of {count_of(len({image.image_id for image in images}), 'image')}, inversions and edits"
         tiles.append(Tile("Pictures", f"{pictures:,}", detail))
     return tiles
 

@@ -53,6 +53,35 @@ TITLES: Mapping[str, str] = {
 """Rows of the published tables."""
 
 
+AS_PRINTED: Mapping[str, str] = {"lsap_e": "LSAP"}
+"""What the paper calls an embedding where it names a refinement of its codes."""
+
+
+def refined_title(refiner: str, embedding: str, title: str) -> str:
+    """What a refined method is called, as the paper has it.
+
+    Args:
+        refiner: title of the refiner.
+        embedding: name of the embedding.
+        title: of the embedding.
+
+    Example:
+        >>> refined_title("HFGI", "lsap_e", "LSAP_E"), refined_title("PTI", "psp", "pSp")
+        ('HFGI, LSAP', 'PTI, pSp')
+    """
+    return f"{refiner}, {AS_PRINTED.get(embedding, title)}"
+
+
+def published_row(method: str) -> str:
+    """Name of the row of the published tables that belongs to a method, whether there is one or not.
+
+    Example:
+        >>> published_row("e4e/hfgi"), published_row("e4e")
+        ('hfgi_e4e', 'e4e')
+    """
+    return "_".join(reversed(method.split("/")))
+
+
 def _rows(columns: Sequence[str], rows: Mapping[str, Sequence[Published | None]]) -> Rows:
     return {
         row: {column: value for column, value in zip(columns, values, strict=True) if value is not None}

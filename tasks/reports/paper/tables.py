@@ -16,6 +16,7 @@ from tasks.reports.paper.published import (
     TITLES,
     Published,
     Rows,
+    published_row,
 )
 from tasks.reports.paper.traced_numbers import Ask, Measure, Subject, mean_difference, mean_of, mean_strength
 from tasks.reports.statistics import NOTHING_MEASURED, Number
@@ -124,7 +125,7 @@ def table_1(evidence: Evidence, methods: Sequence[str]) -> Table:
         f"{edit.title}: " + (f"a mean change of {edit.change:g} SD" if edit.equal else f"strength {edit.strength:g}")
         for edit in evidence.edits
     ]
-    notes = [_reference_note(evidence)] if evidence.references else []
+    notes = [*([_reference_note(evidence)] if evidence.references else []), *_refined_notes(evidence, methods)]
     if after:
         notes.append(f"Identity after an edit compares the original with the edited inversion ({'; '.join(after)}).")
         strengths = ", ".join(f"{edit.title} at {edit.strength:g}" for edit in evidence.edits)
@@ -255,12 +256,12 @@ def table_4(evidence: Evidence, methods: Sequence[str]) -> Table:
     return _table(
         "table4",
         f"Table 4: encoders on {evidence.domain}",
-        "e4e and LSAP_E outside of faces.",
+        "e4e and LSAP_E outside of faces" + (", and refined." if any("/" in name for name in methods) else "."),
         evidence,
         columns,
         methods,
         TABLE_4.get(evidence.domain, {}),
-        [_reference_note(evidence)] if evidence.references else [],
+        [*([_reference_note(evidence)] if evidence.references else []), *_refined_notes(evidence, methods)],
     )
 
 
@@ -352,7 +353,8 @@ def _table(
     """Rows and columns without the empty ones; rows that only the paper has come last."""
     has_paper = evidence.has_paper and bool(published)
     told = published if has_paper else {}
-    rows = [*methods, *(row for row in told if row not in methods)]
+    measured = {published_row(method) for method in methods}
+    rows = [*methods, *(row for row in told if row not in measured)]
     shown = [
         (column, numbers)
         for column, numbers in columns
@@ -363,7 +365,7 @@ def _table(
             row,
             evidence.titles.get(row) or TITLES.get(row, row),
             tuple(
-                Cell(numbers.get(row, NOTHING_MEASURED), told.get(row, {}).get(column.name))
+                Cell(numbers.get(row, NOTHING_MEASURED), told.get(published_row(row), {}).get(column.name))
                 for column, numbers in shown
             ),
         )
@@ -394,6 +396,18 @@ def _skipped_note(columns: Columns, evidence: Evidence) -> str:
             counts = ", ".join(f"{evidence.titles.get(name, name)} {number.skipped:,}" for name, number in lost.items())
             parts.append(f"{title} of some ({counts}; {reasons})")
     return f"Without a value, and left out of the means: {'; '.join(parts)}." if parts else ""
+
+
+def _refined_notes(evidence: Evidence, methods: Sequence[str]) -> list[str]:
+    """What has to be known of columns that are about codes, where rows are of more than codes."""
+    if not any("/" in name for name in methods):
+        return []
+    lec = (
+        "LEC belongs to an encoder and its own codes: refined rows have none, as in the paper. "
+        if evidence.edits
+        else ""
+    )
+    return [f"{lec}SNCD of a refined row is that of its code, which is only a part of what makes its image."]
 
 
 def _reference_note(evidence: Evidence) -> str:

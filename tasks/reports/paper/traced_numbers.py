@@ -89,6 +89,28 @@ def mean_difference(ask: Ask, one: Subject, other: Subject, measure: Measure, *,
     return _answer(ask, tables, f"abs({value})" if size else value, evaluations)
 
 
+def mean_difference_of_changes(
+    ask: Ask, one: tuple[Subject, Subject], other: tuple[Subject, Subject], measure: Measure
+) -> Number:
+    """The mean over images of how much further one edit moves a measure than another, image by image.
+
+    Args:
+        ask: answers the query.
+        one: edited and unedited images.
+        other: those of which the change is subtracted, of the same images.
+        measure: of all.
+    """
+    subjects = dict(zip(("edited", "unedited", "other_edited", "other_unedited"), (*one, *other), strict=True))
+    if not all(subject.evaluations for subject in subjects.values()):
+        return NOTHING_MEASURED
+    first, *others = subjects
+    joined = " ".join(f"join measurements {name} using (image_id)" for name in others)
+    where = "\n  and ".join(_where(f"{name}.", subject, measure) for name, subject in subjects.items())
+    evaluations = tuple(dict.fromkeys(one for subject in subjects.values() for one in subject.evaluations))
+    value = "(edited.value - unedited.value) - (other_edited.value - other_unedited.value)"
+    return _answer(ask, f"from measurements {first} {joined}\nwhere {where}", value, evaluations)
+
+
 def quoted(text: str) -> str:
     """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"

@@ -9,6 +9,7 @@ from typing import Any
 from lsap_archive import Store, open_archive
 from tasks.reports.page import now, versions_of
 from tasks.reports.paper.claims import Claim, examine
+from tasks.reports.paper.claims_of_refinement import examine_refinements
 from tasks.reports.paper.figure4 import Clouds, parquet_of, picture_of, png_of
 from tasks.reports.paper.figure5 import EditedImage, sheet
 from tasks.reports.paper.gather import (
@@ -48,6 +49,19 @@ VERSIONED = ("torch", "prefect", "ray", "duckdb", "torchmetrics")
 
 
 @dataclass(frozen=True)
+class ShownMethods:
+    """What a figure of pictures shows.
+
+    Attributes:
+        methods: in order.
+        num_images: how many.
+    """
+
+    methods: tuple[str, ...]
+    num_images: int
+
+
+@dataclass(frozen=True)
 class PaperRequest:
     """What is to be written.
 
@@ -70,8 +84,8 @@ class PaperRequest:
         entries: of Figure 4.
         samples: synthetic codes of Figure 4; None for as many as images.
         seed: of these codes.
-        num_shown: images of Figure 5.
-        shown: methods of Figure 5.
+        figure3: what it shows.
+        figure5: what it shows.
         device: where pictures are made.
         config_yaml: the configuration, for print.
     """
@@ -94,8 +108,8 @@ class PaperRequest:
     entries: tuple[int, int]
     samples: int | None
     seed: int
-    num_shown: int
-    shown: tuple[str, ...]
+    figure3: ShownMethods
+    figure5: ShownMethods
     device: str
     config_yaml: str
 
@@ -160,12 +174,19 @@ def write_reproduction(request: PaperRequest, parts: MeasuredParts, seconds: flo
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Figures 4 and 5, as far as they were asked for."""
+    """The figures, as far as they were asked for; `edited` has the pictures of figures 3 and 5 by name."""
 
     clouds: Clouds | None
     cloud_ids: dict[str, list[str]]
-    edited: tuple[EditedImage, ...]
+    edited: dict[str, tuple[EditedImage, ...]]
     labels: tuple[str, ...]
+
+    def sheets(self, figure: str) -> ContactSheets | None:
+        """A figure of pictures on the page, or None."""
+        if not (edited := self.edited.get(figure)):
+            return None
+        files = {image.image_id: _sheet_name(figure, number) for number, image in enumerate(edited)}
+        return ContactSheets(edited, self.labels, files)
 
 
 def _evidence(request: PaperRequest, parts: MeasuredParts) -> dict[str, Evidence]:
@@ -201,7 +222,7 @@ def _synthetic_evidence(request: PaperRequest, evaluations: Mapping[str, tuple[s
 def _draw(request: PaperRequest, parts: MeasuredParts) -> _Drawn:
     clouds: Clouds | None = None
     ids: dict[str, list[str]] = {}
-    edited: tuple[EditedImage, ...] = ()
+    edited: dict[str, tuple[EditedImage, ...]] = {}
     labels = {"": "inversion"}
     for edit in request.edits:
         labels[edit.fixed] = f"{edit.title}, strength {edit.strength:g}"
@@ -217,16 +238,17 @@ def _draw(request: PaperRequest, parts: MeasuredParts) -> _Drawn:
             seed=request.seed,
             device=request.device,
         )
-    if parts.inverted is not None and "figure5" in request.parts:
-        edited = show_edits(
-            parts.inverted,
-            request.shown,
-            labels,
-            absent=parts.refused,
-            versions=parts.versions,
-            num_images=request.num_shown,
-            device=request.device,
-        )
+    for name, shown in (("figure3", request.figure3), ("figure5", request.figure5)):
+        if parts.inverted is not None and name in request.parts:
+            edited[name] = show_edits(
+                parts.inverted,
+                shown.methods,
+                labels,
+                absent=parts.refused,
+                versions=parts.versions,
+                num_images=shown.num_images,
+                device=request.device,
+            )
     return _Drawn(clouds, ids, edited, tuple(labels.values()))
 
 
@@ -249,7 +271,8 @@ def _claims(request: PaperRequest, evidence: dict[str, Evidence]) -> tuple[Claim
     if "images" not in evidence or "table1" not in request.parts:
         return ()
     images = evidence["images"]
-    return examine(replace(images, titles={name: images.titles[name] for name in request.methods}))
+    shown = replace(images, titles={name: images.titles[name] for name in request.methods})
+    return (*examine(shown), *examine_refinements(shown))
 
 
 def _put_together(
@@ -258,10 +281,6 @@ def _put_together(
     archives = {"archive": request.archive}
     if parts.trained is not None:
         archives[TABLE3_ARCHIVE] = parts.trained.request.archive
-    sheets = None
-    if drawn.edited:
-        files = {image.image_id: _sheet_name(number) for number, image in enumerate(drawn.edited)}
-        sheets = ContactSheets(drawn.edited, drawn.labels, files)
     inverted = parts.inverted or parts.trained
     problems = dict.fromkeys(one.paper_problem for one in evidence.values() if one.paper_problem is not None)
     return Reproduction(
@@ -276,7 +295,8 @@ def _put_together(
         tables=tuple(_tables(request, parts, evidence)),
         claims=_claims(request, evidence),
         figures={} if drawn.clouds is None else {"Figure 4: codes in W, S and Sᴺ": picture_of(drawn.clouds)},
-        sheets=sheets,
+        sheets=drawn.sheets("figure5"),
+        refined_sheets=drawn.sheets("figure3"),
         networks={} if inverted is None else request.looks.digests(),
         provenance=provenance_of(request.generator.load(), versions_of(VERSIONED)),
         config_yaml=request.config_yaml,
@@ -293,7 +313,11 @@ def _write(request: PaperRequest, data: Reproduction, drawn: _Drawn) -> WrittenR
     files = {
         f"{request.stem}.md": markdown.encode(),
         _tables_name(request): tables_parquet(data.tables),
-        **{_sheet_name(number): sheet(image, drawn.labels) for number, image in enumerate(drawn.edited)},
+        **{
+            _sheet_name(figure, number): sheet(image, drawn.labels)
+            for figure, edited in drawn.edited.items()
+            for number, image in enumerate(edited)
+        },
     }
     if drawn.clouds is not None:
         files["figure4.png"] = png_of(drawn.clouds)
@@ -309,5 +333,5 @@ def _tables_name(request: PaperRequest) -> str:
     return f"{request.stem}_tables.parquet"
 
 
-def _sheet_name(number: int) -> str:
-    return f"figure5/{number:02d}.png"
+def _sheet_name(figure: str, number: int) -> str:
+    return f"{figure}/{number:02d}.png"
