@@ -272,7 +272,10 @@ class ReproduceRun(PaperParts):
         """Roles of the published files of refiners that these parts need and nobody else gives."""
         own, roles = {**domain.refiners, **self.refiner_networks}, []
         for run in self.refinement_runs(domain, self.refinements(parts)):
-            request = run.resolve(settings)
+            try:
+                request = run.resolve(settings)
+            except ParameterError as error:
+                raise ParameterError(f"refinement: {error}") from error
             for refiner in request.refiners:
                 for method in request.methods if refiner.settings.needs_networks else ():
                     name = name_of_networks(f"{method}/{refiner.networks or refiner.name}", request.refiner_networks)

@@ -54,9 +54,13 @@ def test_missing_weights_are_one_sentence_and_the_request_was_wrong(table: str, 
 def test_a_dry_run_of_the_digits_says_what_would_be_done(tmp_path: Path, capsys: Any) -> None:
     config = str(EXAMPLES / "reproduce_digits.yaml")
     places = ["--set", f"archive={tmp_path / 'archive'}", "--set", "methods=[e4e]", "--set", "source=digits:test[:2]"]
+    places += ["--set", "refined=[e4e/hfgi]"]
     assert main(["run", "reproduce", "table1", config, *places, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["parts"] == ["table1"]
     assert plan["inversion"]["images left by method"] == {"e4e": 2}
-    assert plan["edits"] == ["e4e/slant", "e4e/slant_equal", "e4e/stroke_width", "e4e/stroke_width_equal"]
+    edits = ["slant", "slant_equal", "stroke_width", "stroke_width_equal"]
+    assert plan["edits"] == [f"{method}/{edit}" for method in ("e4e", "e4e/hfgi") for edit in edits]
+    (kept,) = plan["bytes kept of an image, by refinement"].items()
+    assert kept[0] == "e4e/hfgi" and kept[1] > 2 * 3 * 32 * 32  # what the code lacked, as float16, and the code
     assert not (tmp_path / "archive").exists()

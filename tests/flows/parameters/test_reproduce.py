@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from domains.domain import load_domain
-from flows.parameters.reproduce import PARTS, ReproduceRun, is_table3_alone
+from flows.parameters.paper_parts import PARTS
+from flows.parameters.reproduce import ReproduceRun, is_table3_alone
 from flows.parameters.run_file import ParameterError
 from lsap_core.errors import MissingWeightsError
 from tasks.settings import Settings
@@ -18,7 +19,7 @@ SETTINGS = Settings()
 
 
 def reproduction(**fields: Any) -> ReproduceRun:
-    return ReproduceRun(**{"source": "a", "archive": "b", "output": "c/", "domain": "digits", **fields})
+    return ReproduceRun.of({"source": "a", "archive": "b", "output": "c/", "domain": "digits", **fields})
 
 
 def digits() -> ReproduceRun:
@@ -39,7 +40,7 @@ def test_the_digits_have_every_part_and_share_the_archive_of_the_demo():
     assert set(edits.edits) == {"slant", "slant_equal", "stroke_width", "stroke_width_equal"}
     edits.resolve(SETTINGS)
     evaluation = run.evaluation_run(domain, run.measured(PARTS))
-    assert len(evaluation.methods) == len(run.methods) * 5
+    assert len(evaluation.methods) == (len(run.methods) + len(run.refined)) * 5
     assert {name: edit["strength"] for name, edit in evaluation.lec.items()} == {
         name: edit.strength for name, edit in run.edits.items()
     }
@@ -83,7 +84,7 @@ def test_the_examples_of_the_paper_leave_table_4_to_the_domains_that_it_is_about
 
 
 def test_a_part_makes_what_it_needs_and_no_more():
-    run = digits()
+    run = digits().model_copy(update={"refined": ()})
     assert run.inverted(["table2"]) == run.edited(["table2"]) == run.measured(["table2"]) == ()
     assert run.inverted(["table4"]) == run.measured(["table4"]) == ("e4e", "lsap_e")
     assert run.edited(["table4", "figure4"]) == ()
@@ -109,7 +110,56 @@ def test_one_part_is_chosen_even_where_all_leaves_it_out():
     assert run.chosen("figure4") == ("figure4",)
     with pytest.raises(ParameterError, match="table3: not in this file"):
         run.chosen("table3")
-    assert reproduction().chosen("all") == tuple(part for part in PARTS if part != "table3")
+    assert reproduction().chosen("all") == tuple(part for part in PARTS if part not in ("table3", "figure3"))
+    with pytest.raises(ParameterError, match=r"figure3: nothing is refined .* refined: \[e4e/hfgi\]"):
+        reproduction().chosen("figure3")
+
+
+def test_refined_rows_stand_behind_those_of_embeddings_and_need_runs_of_their_own():
+    run = reproduction(
+        methods=("psp", "e4e"),
+        refined=("e4e/hfgi", "lsap_e/hfgi", "lsap_e/pti", "e4e/mild"),
+        refinement={"variants": {"mild": {"refiner": "pti"}}, "refiner_settings": {"mild": {"num_steps": 5}}},
+        refiner_networks={"hfgi": "mine"},
+        edits={"slant": {"edit": {"direction": "slant"}, "strength": 3}},
+    )
+    refined = ("e4e/hfgi", "lsap_e/hfgi", "lsap_e/pti", "e4e/mild")
+    assert run.rows("table1") == ("psp", "e4e", *refined)
+    assert run.rows("table4") == ("e4e", "lsap_e", *refined)
+    assert run.rows("figure3") == ("e4e", "e4e/hfgi", "e4e/mild", "lsap_e", "lsap_e/hfgi", "lsap_e/pti")
+    assert run.rows("figure5") == ("psp", "e4e")
+    assert run.refinements(["figure5", "table2"]) == () and run.refinements(["figure3"])[0] == "e4e/hfgi"
+    assert run.inverted(["table1"]) == ("psp", "e4e", "lsap_e")  # LSAP_E is refined, and no row of its own
+    assert run.measured(["table1"]) == (*run.rows("table1"), *(f"{name}/slant" for name in run.rows("table1")))
+    domain = run.resolved_domain(SETTINGS, ["table1"])
+    runs = run.refinement_runs(domain, run.refinements(["table1"]))
+    assert [(one.methods, one.refiners) for one in runs] == [
+        (("e4e", "lsap_e"), ("hfgi",)),
+        (("lsap_e",), ("pti",)),
+        (("e4e",), ("mild",)),
+    ]
+    last = runs[-1].resolve(SETTINGS).refiners[0]
+    assert (last.name, last.settings.kind, last.settings.num_steps) == ("mild", "pti", 5)
+    assert "mine" in runs[0].resolve(SETTINGS).refiner_networks.values()
+    assert run.edit_run(domain, run.edited(["table1"])).resolve(SETTINGS).refiners["hfgi"] == "mine"
+
+
+def test_released_networks_of_refiners_are_named_with_the_other_files_unless_the_run_has_its_own(tmp_path: Path):
+    settings = Settings(backbones=tmp_path)
+
+    def missing(name: str, **changes: Any) -> str:
+        run = ReproduceRun.read(str(EXAMPLES / f"reproduce_{name}.yaml")).model_copy(update=changes)
+        with pytest.raises(MissingWeightsError) as caught:
+            run.resolved_domain(settings, run.chosen("all"))
+        return str(caught.value)
+
+    told = missing("face")
+    assert "(refiner e4e/hfgi)" in told and "(refiner lsap_e/hfgi)" in told and "(refiner sam)" in told
+    assert "79999_iter.pth (face parser)" in told
+    told = missing("face", refiner_networks={"hfgi": "mine.pt"}, refinement={"segmenter": "superpixels"})
+    assert "hfgi" not in told and "face parser" not in told
+    assert "refiner" not in missing("face", refined=())
+    assert "(refiner sam)" in missing("car")
 
 
 def test_encoders_of_ones_own_need_no_published_file(tmp_path: Path):
@@ -135,6 +185,12 @@ def test_a_file_of_trainings_alone_is_told_from_a_whole_reproduction(tmp_path: P
         ({"table3": {"colour": 1}}, "table3: .*colour"),
         ({"edits": {"a/b": {"edit": {"direction": "slant"}, "strength": 1}}}, "edits"),
         ({"methods": ("hfgi",)}, 'methods.*"hfgi" is not known'),
+        ({"refined": ("hfgi",)}, 'refined.*"hfgi" is no refined method; wanted .* such as e4e/hfgi'),
+        ({"refined": ("e4e/pti", "e4e/pti")}, "refined.* names a refined method twice"),
+        ({"refined": ("e4e/invented",)}, r'refinement: refiners\[invented\]: .*"invented" is not known'),
+        ({"refined": ("e4e/pti",), "refinement": {"colour": 1}}, "refinement: .*colour"),
+        ({"refined": ("e4e/pti",), "refinement": {"keep": "nothing"}}, r"refinement\.keep: nothing; .* wanted state"),
+        ({"refined": ("e4e/pti",), "refinement": {"refiner_settings": {"sam": {}}}}, '"sam" is not among the refiners'),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_its_field(fields: dict[str, Any], message: str):

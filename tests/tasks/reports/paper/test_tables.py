@@ -14,6 +14,7 @@ from scipy.stats import ttest_1samp
 
 from lsap_archive import MEASUREMENT_SCHEMA
 from tasks.reports.paper.claims import decide, examine
+from tasks.reports.paper.claims_of_refinement import decide_equal, examine_refinements
 from tasks.reports.paper.page import tables_markdown
 from tasks.reports.paper.published import BENCHMARK, PAPER_IMAGES, TABLE_1, TABLE_2, TABLE_3, TABLE_4, paper_problem
 from tasks.reports.paper.tables import (
@@ -287,3 +288,66 @@ def test_one_image_decides_nothing() -> None:
     assert decide(Number(-1.0, count=1), sign=-1) == "not decided"
     assert decide(Number(1.0, 0.1, 50), sign=-1) == "refuted"
     assert decide(Number(1.0, 0.1, 50), sign=1) == "confirmed"
+
+
+# --- the second stage ---------------------------------------------------------------------------------
+
+
+def refined_laboratory(effect: float, slanted_mse: float) -> Evidence:
+    """Measurements of e4e and of HFGI on it, whose edit does a share of e4e's effect and adds to its error."""
+    stream = np.random.default_rng(5)
+    rows = []
+    for method, gain, of_effect in (("e4e", 0.0, 1.0), ("e4e/hfgi", 0.02, effect)):
+        error = 0.05 - gain + stream.normal(0, 0.001, len(IMAGES))
+        own = {"method": method, "evaluation": f"of {method}"}
+        rows += records(measure="mse", values=error, **own) + records(measure="lpips", values=error, by="net", **own)
+        rows += records(measure="attribute", values=stream.normal(0, 1, len(IMAGES)), by="slant", **own)
+        unedited = [row["value"] for row in rows[-len(IMAGES) :]]
+        for edit, far in (("slant", 10.0 * of_effect), ("slant_equal", 10.0)):
+            moved = [value + far + noise for value, noise in zip(unedited, stream.normal(0, 0.1, 12), strict=True)]
+            after = error + (slanted_mse if gain else 0.02)
+            edited = {"method": method, "edit": edit, "strength": 2.0}
+            rows += records(measure="attribute", values=moved, by="slant", **edited)
+            rows += records(measure="mse", values=after, **edited)
+            rows += records(measure="lpips", values=after, by="net", **edited)
+    titles = {"e4e": "e4e", "e4e/hfgi": "HFGI, e4e"}
+    return evidence(rows, titles=titles, identity=(), attributes={"slant": "degrees"})
+
+
+def test_a_refined_row_stands_where_the_paper_has_it_and_lec_is_left_to_encoders() -> None:
+    found = refined_laboratory(effect=1.0, slanted_mse=0.02)
+    table = table_1(replace(found, domain="face", paper_problem=None), ["e4e", "e4e/hfgi"])
+    assert cell(table, "e4e/hfgi", "lpips").paper == 0.1172 and cell(table, "e4e/hfgi", "lpips").measured.is_there
+    assert cell(table, "e4e/hfgi", "sncd").paper == "–"
+    names = [row.name for row in table.rows]
+    assert "hfgi_e4e" not in names and {"hfgi_lsap_e", "sam_e4e", "sam_lsap_e"} <= set(names)
+    assert any(note.startswith("LEC belongs to an encoder") for note in table.notes)
+    assert not any("LEC belongs" in note for note in table_1(evidence(), list(TITLES)).notes)
+    cars = table_4(replace(found, domain="car", paper_problem=None), ["e4e", "e4e/sam"])
+    assert cell(cars, "e4e/sam", "mse").paper == 0.0289 and cars.caption.endswith("and refined.")
+
+
+@pytest.mark.parametrize(
+    ("effect", "slanted_mse", "inherited", "closer"),
+    [(0.95, 0.02, "confirmed", "confirmed"), (0.7, 0.04, "refuted", "not decided"), (1.3, 0.06, "refuted", "refuted")],
+)
+def test_what_is_said_of_refinement_is_decided_whichever_way_it_goes(
+    effect: float, slanted_mse: float, inherited: str, closer: str
+) -> None:
+    claims = {claim.text: claim for claim in examine_refinements(refined_laboratory(effect, slanted_mse))}
+    assert claims["HFGI, e4e is closer to the images than e4e"].outcome == "confirmed"
+    claim = claims["the edit slant does as much to HFGI, e4e as to e4e, within a tenth"]
+    assert (claim.outcome, claim.topic) == (inherited, "effect, degrees")
+    assert claim.first.mean / claim.second.mean == pytest.approx(effect, abs=0.02)
+    assert claim.difference.mean == pytest.approx(claim.first.mean - claim.second.mean)
+    claim = claims[
+        "after the edit slant, at equal effect, at least one refined method is closer to the images than its embedding"
+    ]
+    assert claim.outcome == closer and claim.numbers.startswith("HFGI, e4e minus its embedding: MSE ")
+    told = tables_markdown("Title", [], list(claims.values()), [])
+    assert claim.numbers in told and told.count("Of effects that are said to be the same") == 1
+
+
+def test_equality_is_not_decided_where_the_interval_crosses_the_margin() -> None:
+    assert decide_equal(Number(0.4, deviation=1.0, count=100), margin=0.5) == "not decided"
+    assert decide_equal(Number(0.4, count=1), margin=0.5) == "not decided"
