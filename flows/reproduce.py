@@ -126,7 +126,8 @@ def with_refinements(run: ReproduceRun, domain: Domain, parts: Sequence[Part], i
     names = run.refinements(parts)
     for refinement in run.refinement_runs(domain, names):
         request = refinement.resolve(Settings.from_environment())
-        inverted = inverted.with_refinements(request, refine(refinement).digests)
+        report = refine(refinement)
+        inverted = inverted.with_refinements(request, report.digests, report.notes)
     if names:
         current_runs(open_archive(run.archive), inverted, names)
     return inverted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -130,8 +130,8 @@ def check_refiners(request: RefinementRequest) -> dict[str, int]:
 
 def _checked_refiners(
     request: RefinementRequest, methods: Sequence[str], loaded: LoadedGenerator
-) -> list[tuple[NamedRefiner, dict[str, _NamedNetworks | None]]]:
-    """The refiners, each with its networks by method; all those that nobody names a file for are told at once."""
+) -> Iterator[tuple[NamedRefiner, dict[str, _NamedNetworks | None]]]:
+    """One refiner after the other with its networks by method; those that nobody names a file for are told at once."""
     names = {refiner.name: _names_of_networks(refiner, methods, request) for refiner in request.refiners}
     if missing := [one for one in request.refiners if None in names[one.name].values()]:
         told = [f"refiner {one.name} needs its networks" for one in missing]
@@ -140,13 +140,11 @@ def _checked_refiners(
             f"{', '.join(told)}, and no file is named: {', '.join(wanted)}, a released file or one by "
             "`lsap run train_refiner`"
         )
-    checked = []
     for refiner in request.refiners:
         by_method = names[refiner.name]
         read = {name: _networks(refiner, name, request, loaded) for name in dict.fromkeys(by_method.values()) if name}
         _check_room(request, refiner, loaded.config)
-        checked.append((refiner, {method: read.get(by_method.get(method) or "") for method in methods}))
-    return checked
+        yield refiner, {method: read.get(by_method.get(method) or "") for method in methods}
 
 
 def _names_of_networks(

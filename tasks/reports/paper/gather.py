@@ -60,6 +60,7 @@ class Inverted:
         num_images: images in its source.
         refined: its refinements by name, such as "e4e/hfgi".
         refiner_networks: paths or URLs of the networks of refiners, by name.
+        notes: what whoever reads the tables should know of these networks, a sentence each.
     """
 
     request: InversionRequest
@@ -67,6 +68,7 @@ class Inverted:
     num_images: int
     refined: Mapping[str, Refined] = field(default_factory=dict)
     refiner_networks: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: InversionRequest) -> Inverted:
@@ -74,12 +76,15 @@ class Inverted:
         with open_source(request.source) as source:
             return cls(request, facts_of(request), sum(1 for _ in source.items()))
 
-    def with_refinements(self, request: RefinementRequest, digests: Mapping[str, str]) -> Inverted:
+    def with_refinements(
+        self, request: RefinementRequest, digests: Mapping[str, str], notes: Sequence[str] = ()
+    ) -> Inverted:
         """The same with further refinements.
 
         Args:
             request: what was asked for.
             digests: which version of each refinement came of it, by name.
+            notes: what was told of networks of refiners.
         """
         titles = self.titles
         refined = {
@@ -90,7 +95,8 @@ class Inverted:
             for method in request.methods
         }
         files = {**self.refiner_networks, **request.refiner_networks}
-        return replace(self, refined={**self.refined, **refined}, refiner_networks=files)
+        told = (*self.notes, *notes)
+        return replace(self, refined={**self.refined, **refined}, refiner_networks=files, notes=told)
 
     @property
     def titles(self) -> dict[str, str]:
@@ -165,6 +171,7 @@ def gather(
         frechet=frechet_numbers(archive, evaluations),
         frechet_network=looks.frechet,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),
+        refiner_notes=inverted.notes,
         domain=domain,
         paper_problem=paper_problem(domain, inverted.num_images),
     )

@@ -74,6 +74,7 @@ class Evidence:
         frechet: distances of sets of images, by method.
         frechet_network: its network, or None.
         references: SNCD of codes whose alignment is known, by printed label.
+        refiner_notes: what has to be known of the networks of refiners, a sentence each.
         domain: name of the domain.
         paper_problem: why the paper's numbers do not belong here; None where they do.
     """
@@ -90,6 +91,7 @@ class Evidence:
     frechet: Mapping[str, Number] = field(default_factory=dict)
     frechet_network: str | None = None
     references: Mapping[str, float] = field(default_factory=dict)
+    refiner_notes: tuple[str, ...] = ()
     domain: str = ""
     paper_problem: str | None = None
 
@@ -402,12 +404,10 @@ def _refined_notes(evidence: Evidence, methods: Sequence[str]) -> list[str]:
     """What has to be known of columns that are about codes, where rows are of more than codes."""
     if not any("/" in name for name in methods):
         return []
-    lec = (
-        "LEC belongs to an encoder and its own codes: refined rows have none, as in the paper. "
-        if evidence.edits
-        else ""
-    )
-    return [f"{lec}SNCD of a refined row is that of its code, which is only a part of what makes its image."]
+    lec = "LEC belongs to an encoder and its own codes: refined rows have none, as in the paper. "
+    told = [f"Of the networks of refiners: {'; '.join(evidence.refiner_notes)}."] if evidence.refiner_notes else []
+    sncd = "SNCD of a refined row is that of its code, which is only a part of what makes its image."
+    return [lec + sncd if evidence.edits else sncd, *told]
 
 
 def _reference_note(evidence: Evidence) -> str:

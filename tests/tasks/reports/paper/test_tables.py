@@ -322,6 +322,10 @@ def test_a_refined_row_stands_where_the_paper_has_it_and_lec_is_left_to_encoders
     names = [row.name for row in table.rows]
     assert "hfgi_e4e" not in names and {"hfgi_lsap_e", "sam_e4e", "sam_lsap_e"} <= set(names)
     assert any(note.startswith("LEC belongs to an encoder") for note in table.notes)
+    told = table_1(
+        replace(found, refiner_notes=("hfgi was trained on codes of another embedding",)), ["e4e/hfgi"]
+    ).notes
+    assert "Of the networks of refiners: hfgi was trained on codes of another embedding." in told
     assert not any("LEC belongs" in note for note in table_1(evidence(), list(TITLES)).notes)
     cars = table_4(replace(found, domain="car", paper_problem=None), ["e4e", "e4e/sam"])
     assert cell(cars, "e4e/sam", "mse").paper == 0.0289 and cars.caption.endswith("and refined.")
