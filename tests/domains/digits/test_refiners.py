@@ -17,8 +17,10 @@ from tasks.weights.refiners import load_refiner_networks
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("encoder_name", "networks"), [("lsap_e", "hfgi"), ("e4e", "e4e/hfgi"), ("lsap_e", "hyperstyle")])
-def test_networks_bring_back_what_the_codes_of_its_encoder_lost(encoder_name: str, networks: str) -> None:
+@pytest.mark.parametrize(
+    ("encoder_name", "networks"), [("lsap_e", "hfgi"), ("e4e", "e4e/hfgi"), ("lsap_e", "hyperstyle")]
+)
+def test_networks_bring_back_what_the_codes_of_their_encoder_lost(encoder_name: str, networks: str) -> None:
     digits = load_domain("digits")
     assert digits.generator is not None
     loaded, encoder = load_generator(digits.generator), load_encoder(digits.encoders[encoder_name])
@@ -28,7 +30,9 @@ def test_networks_bring_back_what_the_codes_of_its_encoder_lost(encoder_name: st
     target = from_uint8(load_split("test").images[:48, :, :, None])
     generator, judge = loaded.generator.freeze(), load_perceptual("digits-judge", Published(None))  # in no loss
     codes = EncoderEmbedder(generator, encoder.encoder, EncoderSettings()).codes(target)
-    refiner = digits.refiner(name).settings.refiner(RefinementParts(generator, judge, found.networks))
+    refiner = digits.refiner(networks.rpartition("/")[2]).settings.refiner(
+        RefinementParts(generator, judge, found.networks)
+    )
     state = refiner.start(Embedded(codes), target, range(len(target)))
     refiner.advance(state, target)
     refined = refiner.finish(state).refined.synthesize()
