@@ -12,7 +12,7 @@ from flows.commands import archives, domains, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
 from flows.commands.reproductions import add_reproduce_commands, add_weights_command
-from flows.commands.runs import FLOWS, STUDY, command_of
+from flows.commands.runs import FLOWS, STUDIES, command_of
 
 
 class WrongWordsError(ValueError):
@@ -41,7 +41,8 @@ def command_parser() -> argparse.ArgumentParser:
     for name, parts in FLOWS.items():
         _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts))
     tables = add_reproduce_commands(run, _finish_flow)
-    _finish_flow(tables.add_parser("editability", help=STUDY.explained), command_of(STUDY))
+    for name, parts in STUDIES.items():
+        _finish_flow(tables.add_parser(name, help=parts.explained), command_of(parts))
 
     archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
     describe = archive.add_parser("describe", help="what an archive holds")

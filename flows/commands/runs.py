@@ -77,13 +77,23 @@ FLOWS = {
         "flows.evaluate:evaluate",
     ),
 }
-STUDY = FlowParts(
-    "does SNCD predict how well codes can be edited? (not in the paper)",
-    "flows.parameters.reproduce_editability:ReproduceEditability",
-    "flows.reproduce_editability:check",
-    "flows.reproduce_editability:dry_run",
-    "flows.reproduce_editability:reproduce_editability",
-)
+STUDIES = {
+    "editability": FlowParts(
+        "does SNCD predict how well codes can be edited? (not in the paper)",
+        "flows.parameters.reproduce_editability:ReproduceEditability",
+        "flows.reproduce_editability:check",
+        "flows.reproduce_editability:dry_run",
+        "flows.reproduce_editability:reproduce_editability",
+    ),
+    "inheritance": FlowParts(
+        "do refined inversions edit as well as their codes alone? (not in the paper)",
+        "flows.parameters.reproduce_inheritance:ReproduceInheritance",
+        "flows.reproduce_inheritance:check",
+        "flows.reproduce_inheritance:dry_run",
+        "flows.reproduce_inheritance:reproduce_inheritance",
+    ),
+}
+"""Below `reproduce`, beside the paper's tables and figures."""
 
 
 def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:

@@ -314,7 +314,8 @@ class Lsap:
 def fork_server(prefect_server: PrefectServer) -> ForkServerContext:
     """Where commands are forked from, with the variables that libraries read while they are imported."""
     context = multiprocessing.get_context("forkserver")
-    flows = ["flows.reproduce", "flows.reproduce_editability"]  # the others with them
+    studies = ["flows.reproduce_editability", "flows.reproduce_inheritance"]
+    flows = ["flows.reproduce", *studies]  # the others with them
     context.set_forkserver_preload(["flows.commands.cli", *flows, "torchmetrics.image.fid", "prefect.cli"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_server.url)

@@ -21,6 +21,7 @@ from flows.parameters.evaluate import EvaluateRun
 from flows.parameters.invert import InvertRun
 from flows.parameters.reproduce import ReproduceRun
 from flows.parameters.reproduce_editability import ReproduceEditability
+from flows.parameters.reproduce_inheritance import ReproduceInheritance
 from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import Parameters
 from flows.parameters.train_encoder import TrainEncoderRun
@@ -52,6 +53,14 @@ RUNS: dict[type[Parameters], dict[str, Any]] = {
         "methods": ["psp", "e4e", "lsap_o_w_plus"],
         "reference": "digits:train",
     },
+    ReproduceInheritance: {
+        "source": "digits:test",
+        "output": "o",
+        "domain": "digits",
+        "methods": ["e4e"],
+        "refiners": ["hfgi", "pti"],
+        "reference": "digits:train",
+    },
 }
 NUMBERS = st.one_of(
     st.sampled_from([0, -1, 1, 2, 17, 10**6, 2**31, 2**63, 2**64, -(2**63) - 1, 10**15, 10**30, 10**400]),
@@ -78,6 +87,7 @@ INNER = {
     "edits": ["slant"],
     "method_settings": ["lsap_o_w_plus"],
     "variants": ["own"],
+    "refiner_variants": ["own"],
     "inversion": ["seed", "shard_rows", "embedding"],
     "training_run": ["seed", "log_every", "workers"],
 }

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tasks.reports.editability.correlations import Interval, Values
-from tasks.reports.editability.study import OUTCOMES, PREDICTORS, Family, Finding, MatchedPair, Quantity, StudyTable
+from tasks.reports.editability.edited_alike import Quantity
+from tasks.reports.editability.study import OUTCOMES, PREDICTORS, Family, Finding, MatchedPair, StudyTable
 from tasks.reports.figure_style import figure_png
 from tasks.reports.statistics import Number
 from tasks.visible_text import markdown_table
@@ -160,7 +161,7 @@ def _interval(found: Interval, decimals: int = 2) -> str:
 
 def _means(table: StudyTable) -> str:
     quantities = (*PREDICTORS, *OUTCOMES)
-    lines = [["method", *(f"{_name(one)}{_arrow(one)}" for one in quantities)]]
+    lines = [["method", *map(_head, quantities)]]
     for index, method in enumerate(table.methods):
         line = [method.title]
         for one in quantities:
@@ -175,8 +176,8 @@ def _name(quantity: Quantity) -> str:
     return quantity.name.replace("_", " ")
 
 
-def _arrow(quantity: Quantity) -> str:
-    return "" if quantity.higher_is_better is None else (" ↑" if quantity.higher_is_better else " ↓")
+def _head(quantity: Quantity) -> str:
+    return f"{_name(quantity)} {quantity.arrow}".rstrip()
 
 
 def _groups(study: Study) -> list[str]:
@@ -186,7 +187,7 @@ def _groups(study: Study) -> list[str]:
 def _correlations(study: Study, group: str, kind: str) -> str:
     chosen = {(one.predictor, one.outcome): one for one in study.findings if one.group == group}
     num_methods = next(iter(chosen.values())).num_methods
-    lines = [[f"{group}, {num_methods} methods", *(f"{_name(outcome)}{_arrow(outcome)}" for outcome in OUTCOMES)]]
+    lines = [[f"{group}, {num_methods} methods", *map(_head, OUTCOMES)]]
     for predictor in PREDICTORS:
         found = [getattr(chosen[predictor.name, outcome.name], kind) for outcome in OUTCOMES]
         lines.append([predictor.title, *map(_interval, found)])

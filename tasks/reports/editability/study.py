@@ -17,6 +17,7 @@ from tasks.reports.editability.correlations import (
     within_images,
     within_methods,
 )
+from tasks.reports.editability.edited_alike import OUTCOMES_OF_EDITS, ByImage, Quantity, outcomes_of_edits
 from tasks.reports.statistics import MATCHED_WITHIN
 
 Ask = Callable[..., pa.Table]
@@ -24,26 +25,7 @@ Ask = Callable[..., pa.Table]
 
 Family = Literal["W", "W+", "control", "from encoder", "encoder"]
 
-SIGNS = {"more": 1.0, "less": -1.0}
 MIDPOINT = "midpoint"
-RIGHT_EFFECT = (0.5, 1.5)
-"""A fixed step succeeds if its effect lies within these shares of that on synthetic codes, and the class is kept."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """Something known of every image and method.
-
-    Attributes:
-        name: column of the written tables.
-        title: for people.
-        higher_is_better: of an outcome; None for a predictor, and for an effect, which can be too large.
-    """
-
-    name: str
-    title: str
-    higher_is_better: bool | None = None
-
 
 PREDICTORS = (
     Quantity("sncd", "SNCD"),
@@ -51,11 +33,7 @@ PREDICTORS = (
     Quantity("lpips", "LPIPS"),
 )
 OUTCOMES = (
-    Quantity("effect", "effect of a fixed step"),
-    Quantity("success", "fixed steps that succeed", True),
-    Quantity("identity", "identity at equal effect", True),
-    Quantity("class_kept", "class kept at equal effect", True),
-    Quantity("leakage", "leakage at equal effect", False),
+    *OUTCOMES_OF_EDITS,
     Quantity("midpoint", "midpoints: distance to real images", False),
     Quantity("detour", "midpoints: the same beyond their ends", False),
 )
@@ -167,15 +145,12 @@ def gather(
         judge: the network, in no loss of any method, that looks at identity, class and naturalness.
 
     Returns:
-        effect: change of the attribute by the step, in units of what it is on synthetic codes, mean over attributes
-            and both signs.
-        success: share of the fixed steps whose effect lies in `RIGHT_EFFECT` and that keep the class.
-        identity, class_kept: at equal effect, mean over the same edits, against the original image.
-        leakage: how far the other attributes move at equal effect, in the same units (the edited one moves by one).
+        effect, success, identity, class_kept, leakage: as `outcomes_of_edits` gives them.
         midpoint: of the code halfway to another image of its class, distance to the nearest real images.
         detour: the same minus the mean of that of the two images that the midpoint lies between.
     """
-    rows, measured = _rows(ask), _measurements(ask)
+    rows = _rows(ask)
+    measured = ByImage.of_measurements(ask('select method, image_id, measure, "by", value from measurements'))
     ids = sorted(set.intersection(*(rows.images(method.name) for method in methods)))
     per_method: dict[str, list[Values]] = {quantity.name: [] for quantity in (*PREDICTORS, *OUTCOMES)}
     for method in methods:
@@ -224,73 +199,26 @@ def compare_with_controls(table: StudyTable) -> list[MatchedPair]:
     return pairs
 
 
-class _Lookup:
-    """Values by method and image; of several rows the last counts."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, dict[str, dict[str, float | None]]] = {}
-
-    def put(self, method: str, image_id: str, values: Mapping[str, float | None]) -> None:
-        self._rows.setdefault(method, {}).setdefault(image_id, {}).update(values)
-
-    def images(self, method: str) -> set[str]:
-        return set(self._rows.get(method, {}))
-
-    def column(self, method: str, name: str, ids: Sequence[str]) -> Values:
-        found = self._rows.get(method, {})
-        values = [found.get(image_id, {}).get(name) for image_id in ids]
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _rows(ask: Ask) -> _Lookup:
-    found = _Lookup()
+def _rows(ask: Ask) -> ByImage:
+    found = ByImage()
     for row in ask("select method, image_id, sncd, w_distance, lpips from rows where status = 'ok'").to_pylist():
         found.put(row["method"], row["image_id"], {name: row[name] for name in ("sncd", "w_distance", "lpips")})
     return found
 
 
-def _measurements(ask: Ask) -> _Lookup:
-    """Measurements as columns named "measure/by"."""
-    found = _Lookup()
-    for row in ask('select method, image_id, measure, "by", value from measurements').to_pylist():
-        name = row["measure"] if row["by"] is None else f"{row['measure']}/{row['by']}"
-        found.put(row["method"], row["image_id"], {name: row["value"]})
-    return found
-
-
 def _outcomes(
-    measured: _Lookup,
+    measured: ByImage,
     method: str,
     attributes: Mapping[str, float],
     ids: Sequence[str],
     partners: Mapping[str, str],
     judge: str,
 ) -> dict[str, Values]:
-    effects, successes, identities, classes, leaks = [], [], [], [], []
-    before = {name: measured.column(method, f"attribute/{name}", ids) for name in attributes}
-    for name, unit in attributes.items():
-        for sign, factor in SIGNS.items():
-            step, equal = (f"{method}/{name}-{sign}-{kind}" for kind in ("step", "equal"))
-            effect = factor * (measured.column(step, f"attribute/{name}", ids) - before[name]) / unit
-            effects.append(effect)
-            is_right = (effect > RIGHT_EFFECT[0]) & (effect < RIGHT_EFFECT[1])
-            successes.append(is_right * measured.column(step, f"class_kept/{judge}", ids))
-            identities.append(measured.column(equal, f"identity/{judge}", ids))
-            classes.append(measured.column(equal, f"class_kept/{judge}", ids))
-            leaks += [
-                np.abs(measured.column(equal, f"attribute/{other}", ids) - before[other]) / other_unit
-                for other, other_unit in attributes.items()
-                if other != name
-            ]
     real = f"distance_to_real/{judge}"
     midpoint = measured.column(f"{method}/{MIDPOINT}", real, ids)
     ends = [measured.column(method, real, names) for names in (ids, [partners[image_id] for image_id in ids])]
     return {
-        "effect": np.mean(effects, axis=0),
-        "success": np.mean(successes, axis=0),
-        "identity": np.mean(identities, axis=0),
-        "class_kept": np.mean(classes, axis=0),
-        "leakage": np.mean(leaks, axis=0),
+        **outcomes_of_edits(measured, method, attributes, ids, judge=judge),
         "midpoint": midpoint,
         "detour": midpoint - np.mean(ends, axis=0),
     }

@@ -325,6 +325,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         (("reproduce", "all"), "reproduce_digits", "output"),
         (("reproduce", "table3"), "table3_digits", "output"),
         (("reproduce", "editability"), "editability_digits", "output"),
+        (("reproduce", "inheritance"), "inheritance_digits", "output"),
     ],
 )
 def test_a_place_that_may_not_be_written_is_told_before_any_work(
