@@ -20,6 +20,7 @@ from lsap_core.refinement.sfe import SfeSettings
 from lsap_core.training.hfgi_settings import HfgiTrainingSettings
 from lsap_core.training.hyperstyle_step import HyperStyleTrainingSettings
 from lsap_core.training.pti_settings import PtiTrainingSettings
+from lsap_core.training.sam_step import PredictorTrainingSettings
 from lsap_core.training.settings import EncoderTrainingSettings
 from lsap_core.training.sfe_settings import SFE_EDITOR, SFE_INVERTER, SfeTrainingSettings
 
@@ -250,7 +251,13 @@ REFINERS: dict[str, NamedRefiner] = {
 }
 
 
-RefinerTrainingSettings = HfgiTrainingSettings | HyperStyleTrainingSettings | SfeTrainingSettings | PtiTrainingSettings
+RefinerTrainingSettings = (
+    HfgiTrainingSettings
+    | HyperStyleTrainingSettings
+    | PredictorTrainingSettings
+    | PtiTrainingSettings
+    | SfeTrainingSettings
+)
 """How networks of refiners are trained."""
 TrainingSettings = TypeVar("TrainingSettings", bound=RefinerTrainingSettings)
 
@@ -286,9 +293,10 @@ REFINER_TRAININGS: dict[str, RefinerTraining[Any]] = {
     for training in (
         RefinerTraining("hfgi", "HFGI", HfgiTrainingSettings()),
         RefinerTraining("hyperstyle", "HyperStyle", HyperStyleTrainingSettings()),
+        RefinerTraining("pti_shared", "PTI", PtiTrainingSettings()),
+        RefinerTraining("sam", "SAM", PredictorTrainingSettings()),
         RefinerTraining("sfe_inverter", "StyleFeatureEditor's Inverter", SFE_INVERTER),
         RefinerTraining("sfe", "StyleFeatureEditor", SFE_EDITOR),
-        RefinerTraining("pti_shared", "PTI", PtiTrainingSettings()),
     )
 }
 

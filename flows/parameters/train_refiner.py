@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -12,27 +13,30 @@ from flows.parameters.shared import refuse_memory
 from flows.parameters.trainings import TrainingRun
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.presets import REFINER_TRAININGS, RefinerTraining
+from lsap_core.refinement.sam import SamSettings
+from lsap_core.refinement.sam_spaces import file_part, space_names
 from lsap_core.training.pti_settings import PtiTrainingSettings
+from lsap_core.training.sam_step import PredictorTrainingSettings
 from tasks.settings import Settings
+from tasks.training.predictors import PredictorTrainingSpec
 from tasks.training.pti import PtiTrainingSpec
 from tasks.training.refiners import RefinerTrainingSpec
 from tasks.training.spec import TrainingRequest, TrainingSpec
 from tasks.training.trainable import TRAINABLE
 
-OF_CODES = ("encoder", "encoders", "backbone_weights", "inverter", "discriminator", "directions")
+OF_CODES = ("encoders", "backbone_weights", "inverter", "discriminator", "directions")
 """Fields of trainings on the codes of an encoder alone."""
-OF_INVERSIONS = ("archive", "subject")
+OF_INVERSIONS = ("archive", "subject", "inversions")
 """Fields of trainings on what an archive has."""
-OF_CHANGED_IMAGES = ("validation_source", "augmentation", "fit", "identity")
-"""Fields that mean nothing where images stay as they were inverted."""
 
 
 class TrainRefinerRun(TrainingRun):
-    """Train the networks of a refiner for the codes of an encoder, or tune weights to inversions of an archive."""
+    """Train the networks of a refiner for the codes of an encoder, or on inversions of an archive."""
 
     refiner: str = Field("hfgi", description=f"whose networks: {', '.join(REFINER_TRAININGS)}")
     encoder: str = Field(
-        "lsap_e", description="whose codes are refined (of sfe: guide edits), by name; it stays as it is"
+        "lsap_e",
+        description="whose codes are refined (of sfe: guide edits; of sam: were inverted), by name; it stays as it is",
     )
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
     backbone_weights: str | None = Field(
@@ -45,8 +49,15 @@ class TrainRefinerRun(TrainingRun):
     directions: dict[str, str] = Field(
         default_factory=dict, description="files of directions by name, over the domain's (sfe: training.edits)"
     )
-    archive: str | None = Field(None, description="of pti_shared: path or URL of the archive that has the inversions")
+    archive: str | None = Field(
+        None, description="of pti_shared and sam: path or URL of the archive that has the inversions"
+    )
     subject: str = Field("lsap_e", description="of pti_shared: which inversions of the images, by name")
+    inversions: dict[str, str] = Field(
+        default_factory=dict,
+        description="of sam: refinements by latent space, such as {F4: lsap_e/sam_f4}; by default those of the encoder "
+        "with the names sam_w_plus, sam_f4, ...",
+    )
 
     def resolve(self, settings: Settings) -> TrainingRequest:
         """The run with its domain's presets filled in.
@@ -61,8 +72,12 @@ class TrainRefinerRun(TrainingRun):
                 f"workers.count: {self.workers.count}; the networks of a refiner are trained by one worker, which sees "
                 "whole batches: wanted 1"
             )
-        is_tuned = isinstance(method.settings, PtiTrainingSettings)
-        spec = (self._of_inversions if is_tuned else self._on_codes)(domain, method, settings)
+        if isinstance(method.settings, PtiTrainingSettings):
+            spec = self._tuned(domain, method, settings)
+        elif isinstance(method.settings, PredictorTrainingSettings):
+            spec = self._of_errors(domain, method, settings)
+        else:
+            spec = self._on_codes(domain, method, settings)
         return TrainingRequest(spec, self.training_workers(settings), self.workers.device)
 
     def _on_codes(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> TrainingSpec:
@@ -91,11 +106,32 @@ class TrainRefinerRun(TrainingRun):
             directions={**domain.directions, **self.directions},
         )
 
-    def _of_inversions(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> TrainingSpec:
+    def _tuned(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> TrainingSpec:
         """Weights that are tuned to inversions of an archive; images stay as they were inverted."""
-        self._refuse_given((*OF_CODES, *OF_CHANGED_IMAGES))
+        self._refuse_given((*OF_CODES, "encoder", "inversions", "validation_source", "augmentation", "fit", "identity"))
         fields = {**self.shared_fields(domain, 0.0, settings), "augmentation": "none"}
         return PtiTrainingSpec(**fields, method=method, archive=self._named_archive(), subject=self.subject)
+
+    def _of_errors(self, domain: Domain, method: RefinerTraining[Any], settings: Settings) -> TrainingSpec:
+        """A predictor that is trained from inversions in each space that the domain's refiner chooses from."""
+        self._refuse_given((*OF_CODES, "subject", "identity"))
+        # The predictor speaks of the distance that its domain's threshold and inversions are measured by.
+        domain = replace(domain, encoder_training=replace(domain.encoder_training, perceptual=None))
+        fields = self.shared_fields(domain, 0.0, settings)
+        refiner = domain.refiner(self.refiner).settings
+        assert isinstance(refiner, SamSettings)
+        config = fields["generator"].load().config
+        spaces = refiner.spaces or space_names(config, refiner.placement)
+        if unknown := sorted(set(self.inversions) - set(spaces)):
+            raise ParameterError(f'inversions: "{unknown[0]}" is none of its spaces, {", ".join(spaces)}')
+        names = {space: f"{self.encoder}/{self.refiner}_{file_part(space)}" for space in spaces}
+        return PredictorTrainingSpec(
+            **fields,
+            method=method,
+            archive=self._named_archive(),
+            inversions={**names, **self.inversions},
+            placement=refiner.placement,
+        )
 
     def _named_archive(self) -> str:
         """The archive with the inversions that are trained on."""

@@ -170,7 +170,6 @@ class RefinementSettings(Protocol):
 
     Attributes:
         kind: what archives call refiners of this class.
-        needs_networks: whether it has networks of its own.
         restores_alone: whether it restores what it found without them.
         goes_back: whether its steps compute gradients, which takes memory.
         trace_terms: names of the loss terms that are recorded; none where nothing is minimized.
@@ -178,10 +177,14 @@ class RefinementSettings(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
-    needs_networks: ClassVar[bool]
     restores_alone: ClassVar[bool]
     goes_back: ClassVar[bool]
     trace_terms: ClassVar[tuple[str, ...]]
+
+    @property
+    def needs_networks(self) -> bool:
+        """Whether it needs networks of its own."""
+        ...
 
     @property
     def num_steps(self) -> int:

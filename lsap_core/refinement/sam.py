@@ -38,7 +38,8 @@ class SamSettings:
     Attributes:
         num_steps: Adam steps; the published programs take 1001.
         learning_rate: the largest rate, reached after the warm-up.
-        spaces: latent spaces to choose from, or None for all that the generator has.
+        spaces: latent spaces to choose from, or None for all that the generator has. One alone takes whole images, and
+            nothing is predicted: such inversions are what a predictor learns from.
         placement: where offsets are added, after a "block" or after its "up_conv".
         threshold: tau, the mean predicted error up to which a space is good enough for a segment.
         predicted_on: size of the images that are segmented and whose errors are predicted: "full", as published for
@@ -59,7 +60,6 @@ class SamSettings:
     """
 
     kind: ClassVar[str] = "sam"
-    needs_networks: ClassVar[bool] = True
     restores_alone: ClassVar[bool] = True
     goes_back: ClassVar[bool] = True
     trace_terms: ClassVar[tuple[str, ...]] = TRACE_TERMS
@@ -106,8 +106,21 @@ class SamSettings:
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted {wanted}')
         if self.spaces is not None:
             object.__setattr__(self, "spaces", tuple(self.spaces))  # a list, where a file was read
-            if W_PLUS not in self.spaces or len(set(self.spaces)) < len(self.spaces):
-                raise ConfigError(f"spaces are {list(self.spaces)}; wanted W+ and feature spaces, each once")
+            is_choice = W_PLUS in self.spaces and len(set(self.spaces)) == len(self.spaces)
+            if self.only is None and not is_choice:
+                raise ConfigError(
+                    f"spaces are {list(self.spaces)}; wanted W+ and feature spaces, each once, or one space alone"
+                )
+
+    @property
+    def only(self) -> str | None:
+        """The space that takes whole images, or None where spaces are chosen."""
+        return self.spaces[0] if self.spaces is not None and len(self.spaces) == 1 else None
+
+    @property
+    def needs_networks(self) -> bool:
+        """Whether errors are predicted: with one space there is nothing to choose."""
+        return self.only is None
 
     @property
     def trace_steps(self) -> tuple[int, ...]:
@@ -123,7 +136,7 @@ class SamSettings:
         return feature_spaces(generator, self.placement, self.spaces)
 
     def refiner(self, parts: RefinementParts) -> SamRefiner:
-        """Builds the refiner; one without networks restores refined images, or is told which spaces to take.
+        """Builds the refiner; one without networks restores refined images, has one space, or is told what to take.
 
         Raises:
             ConfigError: the networks are none of SAM, do not know one of the spaces, or read other images.
@@ -279,6 +292,8 @@ class SamRefiner:
             ShapeError: the segments are not of these images in this size.
             ConfigError: there is no predictor, or neither segments nor a segmenter.
         """
+        if self.settings.only is not None:
+            return self.everywhere(self.settings.only, len(target))
         if self.predictor is None:
             raise ConfigError("nothing predicts errors: pass a predictor, or a `choice` to `start`")
         view = view_of(target, self.generator.config, self.settings.predicted_on)

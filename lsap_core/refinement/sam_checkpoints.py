@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from lsap_core.generators.checkpoints.networks import (
     check_digest,
     check_kind,
     config_of,
+    from_json,
     network_digest,
     network_shapes,
     to_json,
@@ -41,6 +42,7 @@ class PredictorCheckpoint:
         layout: "sam" for a released file, "safetensors" for our own.
         generator_digest: of the generator whose spaces it knows; None where nobody recorded it, as in released files.
         title: what to call it in reports, or "".
+        options: what is known of the training, as plain values for JSON.
     """
 
     config: PredictorConfig
@@ -48,6 +50,7 @@ class PredictorCheckpoint:
     layout: str
     generator_digest: str | None = None
     title: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -125,17 +128,19 @@ def from_canonical_predictor(state: Mapping[str, Tensor], metadata: Mapping[str,
         layout="safetensors",
         generator_digest=metadata.get("generator_digest") or None,
         title=metadata.get("title", ""),
+        options=from_json(metadata.get("options", "{}"), dict, "options"),
     )
     check_digest(metadata, checkpoint.digest, what="the predictor")
     return checkpoint
 
 
 def to_predictor_metadata(checkpoint: PredictorCheckpoint) -> dict[str, str]:
-    """What travels beside canonical tensors, as text: kind, version, sizes, title, digests."""
+    """What travels beside canonical tensors, as text: kind, version, sizes, options, title, digests."""
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
         "config": to_json(checkpoint.config.to_dict()),
+        "options": to_json(checkpoint.options),
         "title": checkpoint.title,
         "generator_digest": checkpoint.generator_digest or "",
         "digest": checkpoint.digest,

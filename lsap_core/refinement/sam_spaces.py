@@ -98,6 +98,16 @@ def space_names(config: GeneratorConfig, placement: Placement = "block") -> tupl
     return (W_PLUS, *(space.name for space in feature_spaces(config, placement)))
 
 
+def file_part(space: str) -> str:
+    """A space's name in names of files and runs.
+
+    Example:
+        >>> file_part("W+"), file_part("F4")
+        ('w_plus', 'f4')
+    """
+    return "w_plus" if space == W_PLUS else space.lower()
+
+
 def synthesize_with_offsets(
     generator: Generator,
     w_plus: Tensor,

@@ -6,14 +6,14 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError, TrainingDivergedError
-from lsap_core.refinement.sam_networks import InvertibilityPredictor
+from lsap_core.refinement.sam_networks import BaseName, InvertibilityPredictor
 from lsap_core.training.settings import MOST_STEPS
 
 POWER = 0.9
@@ -42,30 +42,37 @@ class PredictorTrainingSettings:
     """How a predictor is trained; the defaults are the published values.
 
     Attributes:
-        num_steps: optimizer steps; published are 100 epochs.
+        base: of the predictor, "deeplab" or "small".
+        num_steps: optimizer steps; published are 100 epochs, of 10,000 images here.
         batch_size: images of one step.
         learning_rate: of SGD at step 0, for a backbone that was trained as a classifier.
         new_factor: how much faster everything else moves.
         momentum: of SGD.
         weight_decay: of SGD.
+        error_scale: what errors are multiplied by while they are learned, where a distance is much smaller than LPIPS,
+            for which the rates are made; what is learned predicts errors as they are.
 
     Raises:
         ConfigError: a value lies outside its range.
     """
 
-    num_steps: int
+    base: BaseName = "deeplab"
+    num_steps: int = 125_000
     batch_size: int = 8
     learning_rate: float = 1e-4
     new_factor: float = 10.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    error_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
+        if self.base not in get_args(BaseName):
+            raise ConfigError(f'base is "{self.base}"; wanted "deeplab" or "small"')
         for name in ("num_steps", "batch_size"):
             if not 1 <= getattr(self, name) <= MOST_STEPS:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1, and at most {MOST_STEPS:,}")
-        for name in ("learning_rate", "new_factor"):
+        for name in ("learning_rate", "new_factor", "error_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a positive number")
         if not 0 <= self.momentum < 1:
@@ -118,8 +125,7 @@ class PredictorTraining:
 
         Args:
             images: [N, C, h, w] in [-1, 1], after `augment`.
-            errors: that inversions of these images left, [N, spaces, h, w], as `error_maps` gives them. The rates are
-                made for errors of LPIPS, up to about 1: multiply much smaller ones, and SAM's threshold alike.
+            errors: that inversions of these images left, [N, spaces, h, w], as `error_maps` gives them.
 
         Returns:
             Means over images and pixels: "loss", that of each space by its name, and the "gradient_norm".
@@ -136,7 +142,8 @@ class PredictorTraining:
         terms.mean().backward()
         gradients = [parameter.grad for parameter in self.predictor.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        loss, gradient_norm, *by_space = torch.cat([terms.mean()[None], norm[None], terms.mean(dim=0)]).tolist()
+        told = terms.detach() / self.settings.error_scale**2
+        loss, gradient_norm, *by_space = torch.cat([told.mean()[None], norm[None], told.mean(dim=0)]).tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             with torch.no_grad():
                 for buffer, old in zip(self.predictor.buffers(), before, strict=True):
@@ -162,7 +169,17 @@ class PredictorTraining:
         """
         self._check(images, errors)
         self.predictor.eval()
-        return self._terms(images, errors)
+        return self._terms(images, errors) / self.settings.error_scale**2
+
+    @torch.no_grad()
+    def trained(self) -> InvertibilityPredictor:
+        """A copy of the predictor as it is now, in eval mode, which predicts errors that are not scaled."""
+        predictor = copy.deepcopy(self.predictor).eval()
+        for head in predictor.heads.values():
+            last = head.get_submodule("m.3")
+            for parameter in last.parameters():
+                parameter /= self.settings.error_scale
+        return predictor
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on but the caller's random numbers; the training's own tensors."""
@@ -189,7 +206,7 @@ class PredictorTraining:
 
     def _terms(self, images: Tensor, errors: Tensor) -> Tensor:
         predicted: Tensor = self.predictor(images)
-        return (predicted - errors).square().mean(dim=(2, 3))
+        return (predicted - self.settings.error_scale * errors).square().mean(dim=(2, 3))
 
     def _check(self, images: Tensor, errors: Tensor) -> None:
         config = self.predictor.config
@@ -228,11 +245,11 @@ def error_maps(perceptual: SpatialDistance, images: Tensor, inversions: Sequence
 
 @torch.no_grad()
 def augment(pictures: Sequence[Tensor], streams: Sequence[torch.Generator]) -> list[Tensor]:
-    """Images and what belongs to them, flipped with probability 1/2 and blurred with probability 1/2, alike.
+    """Images and what belongs to them, blurred with probability 1/2, alike.
 
     The blur is a Gaussian whose deviation is uniform in [0, 1) pixels; beyond its borders an image goes on as it ends.
-    Error maps are computed of what comes back; maps that were computed before can only pass through here with their
-    images, which blurs them instead.
+    Error maps are computed of what comes back. The published program flips half of the images, too: here that is said
+    where images are read.
 
     Args:
         pictures: images and their inversions, each [N, any, h, w].
@@ -246,14 +263,11 @@ def augment(pictures: Sequence[Tensor], streams: Sequence[torch.Generator]) -> l
     """
     if any(len(each) != len(streams) for each in pictures):
         raise ShapeError(f"{len(streams)} random streams for {[len(each) for each in pictures]} images; wanted as many")
-    drawn = [torch.rand(3, generator=each, device=each.device).tolist() for each in streams]
+    drawn = [torch.rand(2, generator=each, device=each.device).tolist() for each in streams]
     augmented = []
     for each in pictures:
-        rows = []
-        for picture, (flip, blur, deviation) in zip(each, drawn, strict=True):
-            picture = picture.flip(-1) if flip > 0.5 else picture
-            rows.append(blurred(picture, deviation) if blur > 0.5 else picture)
-        augmented.append(torch.stack(rows))
+        pairs = zip(each, drawn, strict=True)
+        augmented.append(torch.stack([blurred(one, sigma) if blur > 0.5 else one for one, (blur, sigma) in pairs]))
     return augmented
 
 

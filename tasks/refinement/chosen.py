@@ -213,7 +213,7 @@ def _notes_of_group(refiner: NamedRefiner, group: Group, archive: Archive, runs:
 
 def _segmenter(refiner: NamedRefiner, request: RefinementRequest) -> Segmenter | None:
     """What finds the segments of images for a refiner, or None where it asks for none."""
-    if not isinstance(refiner.settings, SamSettings):
+    if not isinstance(refiner.settings, SamSettings) or refiner.settings.only is not None:
         return None
     return choose_segmenter(request.segmenter, request.networks.published)
 

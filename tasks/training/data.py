@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +99,26 @@ def listed_item(listing: pa.Table, row: int) -> SourceItem:
 # --- one image ---------------------------------------------------------------------------------------
 
 
+class View(Protocol):
+    """What a training reads of an image."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    @property
+    def channels(self) -> int:
+        """Of what is read."""
+
+    def read(self, source: Source, item: SourceItem) -> np.ndarray:
+        """Pixels uint8 [h, w, channels].
+
+        Raises:
+            BadImageError: the image cannot be used.
+            SourceError: the storage does not answer.
+        """
+
+
 @dataclass(frozen=True)
 class EncoderView:
     """What an encoder reads of an image file.
@@ -125,8 +146,12 @@ class EncoderView:
             return pixels
         return place_content(pixels, resolution=self.square.resolution, content_box=self.square.content_box)
 
+    def read(self, source: Source, item: SourceItem) -> np.ndarray:
+        """Pixels uint8 [h, w, C] of an image; as `View`."""
+        return self.decode(source.read(item))
 
-def read_pixels(source: Source, item: SourceItem, view: EncoderView) -> np.ndarray:
+
+def read_pixels(source: Source, item: SourceItem, view: View) -> np.ndarray:
     """Pixels uint8 [h, w, C] of one image; storage that does not answer is asked again a few times.
 
     Raises:
@@ -135,7 +160,7 @@ def read_pixels(source: Source, item: SourceItem, view: EncoderView) -> np.ndarr
     """
     for attempt in range(READ_TRIES):
         try:
-            return view.decode(source.read(item))
+            return view.read(source, item)
         except SourceError as error:
             if not error.is_transient or attempt == READ_TRIES - 1:
                 raise
@@ -193,7 +218,7 @@ class Batch:
 class TrainingStream(Dataset[Sample]):
     """Samples by position. Small enough to travel: the source is opened where the first sample is read."""
 
-    def __init__(self, source: str, listing: pa.Table, view: EncoderView, *, augmentation: str, seed: int):
+    def __init__(self, source: str, listing: pa.Table, view: View, *, augmentation: str, seed: int):
         self._spec = source
         self._listing = listing
         self._view = view
@@ -336,7 +361,7 @@ def _read_ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
 
 
 def read_images(
-    source: str, listing: pa.Table, view: EncoderView, rows: Sequence[int], batch_size: int
+    source: str, listing: pa.Table, view: View, rows: Sequence[int], batch_size: int
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Images [n, C, h, w] in [-1, 1] of some rows of a listing, batch by batch, with those rows; without bad ones."""
     with open_source(source) as opened:
@@ -355,7 +380,7 @@ def read_images(
             yield good, from_uint8(np.stack(pixels))
 
 
-def check_usable(source: str, listing: pa.Table, view: EncoderView, *, num_tries: int = 8) -> None:
+def check_usable(source: str, listing: pa.Table, view: View, *, num_tries: int = 8) -> None:
     """Make sure before any work that the source's images are such as the encoder reads.
 
     Raises:

@@ -221,6 +221,7 @@ def _opened(spec: EncoderTrainingSpec, training: EncoderTraining, loaded: Loaded
         view_of(training.encoder.config, spec),
         columns=lambda step: {"stage": schedule.stage(step), "learning_rate": settings.learning_rate_at(step)},
         file=lambda: encoder_file(spec, training, loaded.digest),
+        pairs=lambda images: (images, training.reconstruct(images)),
     )
 
 

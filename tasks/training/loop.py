@@ -286,10 +286,9 @@ class _Loop:
     def _keep_sheet(self, places: Sequence[int]) -> None:
         parts = []
         for found, images in read_images(self.spec.held_out_source, self.held_out, self.view, places, len(places) or 1):
-            made = self.training.reconstruct(images.to(self.device), *self._beside(found))
-            parts.append((images, made.cpu()))
-        for images, reconstruction in parts:
-            self.store.put_sheet(self.training.step, draw_pairs(images, reconstruction))
+            parts.append(self.opened.pairs(images.to(self.device), *self._beside(found)))
+        for above, below in parts:
+            self.store.put_sheet(self.training.step, draw_pairs(above.cpu(), below.cpu()))
 
     def _beside(self, places: Sequence[int]) -> tuple[Any, ...]:
         """What the training takes of held-out images beside their pixels."""

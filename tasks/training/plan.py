@@ -55,6 +55,7 @@ def prepare_training(spec: TrainingSpec, *, dry: bool = False) -> PreparedTraini
     first = spec.first(loaded)
     for source, listing in ((spec.source, train), (spec.held_out_source, held_out)):
         check_usable(source, listing, first.view)
+        spec.check_listing(source, listing)
     store = TrainingStore(spec.output)
     identity = _identity(spec, loaded, first, train, held_out)
     store.check(identity)
@@ -130,7 +131,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What decides the result, by name. More steps continue a run, so their number is among it only with a decay."""
     settings = recorded(spec.method.settings)
-    if not settings["decay_steps"]:
+    if settings.get("decay_steps") == 0:
         del settings["num_steps"]
     networks = spec.networks
     names = {"perceptual": networks.perceptual, "identity": networks.identity}

@@ -215,6 +215,7 @@ def _opened(
         _view(spec, loaded, subject),
         columns=lambda step: {"learning_rate": spec.settings.learning_rate_at(step)},
         file=lambda: _weights_file(spec, training, group, loaded.digest),
+        pairs=lambda images, embedded: (images, training.reconstruct(images, embedded)),
         beside=lambda ids: (pivots(ids),),
     )
 

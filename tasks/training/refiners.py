@@ -238,6 +238,7 @@ def _opened(
         view_of(spec, loaded, encoder),
         columns=lambda step: {"learning_rate": spec.method.settings.learning_rate_at(step)},
         file=lambda: networks_file(spec, networks, steps.step, loaded, encoder),
+        pairs=lambda images: (images, steps.reconstruct(images)),
     )
 
 

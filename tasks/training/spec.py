@@ -14,7 +14,7 @@ from torch import Tensor
 from lsap_core.errors import CheckpointError
 from lsap_core.presets import RefinerTraining, Training
 from tasks.pictures.decoding import Fit
-from tasks.training.data import EncoderView
+from tasks.training.data import EncoderView, View
 from tasks.training.store import TrainingStore
 from tasks.weights.generators import GeneratorFile, LoadedGenerator
 from tasks.weights.networks import NetworkChoice
@@ -35,9 +35,6 @@ class Steps(Protocol):
 
     def validate(self, *images: Any) -> dict[str, Tensor]:
         """The loss and its terms of each image, [N]."""
-
-    def reconstruct(self, *images: Any) -> Tensor:
-        """What the networks make of images, the same shape."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -69,16 +66,19 @@ class Opened:
 
     Attributes:
         training: takes the steps.
-        view: what is read of an image file.
+        view: what is read of an image.
         columns: what a logged row says of the step that comes after so many, such as its learning rate.
         file: the .safetensors file of the networks as they are now.
+        pairs: of images as the view gives them what a sheet shows, and below it what the networks make of them: both
+            [N, 1 or 3, h, w] in [-1, 1].
         beside: what the training takes of images beside their pixels, by their ids, on its device; nothing by default.
     """
 
     training: Steps
-    view: EncoderView
+    view: View
     columns: Callable[[int], dict[str, float]]
     file: Callable[[], bytes]
+    pairs: Callable[..., tuple[Tensor, Tensor]]
     beside: Callable[[Sequence[str]], tuple[Any, ...]] = field(default=lambda image_ids: ())
 
 
@@ -155,6 +155,14 @@ class TrainingSpec(ABC):
     @abstractmethod
     def first(self, loaded: LoadedGenerator) -> FirstNetworks:
         """What is known before the first step, with every file of weights checked."""
+
+    def check_listing(self, source: str, listing: pa.Table) -> None:
+        """Refuse a source's images before any is read; such as they are listed, most trainings take all.
+
+        Raises:
+            SourceError: too many of them cannot be used.
+        """
+        return
 
     @abstractmethod
     def keep_parts(self, loaded: LoadedGenerator, store: TrainingStore) -> None:

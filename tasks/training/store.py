@@ -3,6 +3,7 @@
     run.json                         what the run is; written once, so that no other run takes the folder for its own
     listings/train.parquet, ...      the images, by id
     anchors/<digest>.npz             the anchor of SNCD, where an encoder is trained
+    inversions/w_plus/<sha256>.png   inversions in each latent space, by their images' digests, for SAM's predictor
     checkpoints/step-00004000.pt     the complete state; weights only, no code
     checkpoints/latest.json          which state is the newest complete one: the atomic switch
     metrics/part-<first>-<last>.parquet      rows of the steps in between; validation/ and problems/ likewise
@@ -34,6 +35,7 @@ from lsap_archive import ArchiveNotFoundError, Store, decode_document, encode_do
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_torch
+from lsap_core.refinement.sam_spaces import file_part
 from tasks.array_files import read_npz
 from tasks.errors import TaskError
 from tasks.training.events import event_file
@@ -153,6 +155,22 @@ class TrainingStore:
         except ArchiveNotFoundError:
             return None
         return Anchor.from_arrays(read_npz(data))
+
+    def put_inversion(self, space: str, digest: str, png: bytes) -> None:
+        """Keep the inversion of an image in a latent space."""
+        self.store.put(_inversion_key(space, digest), png)
+
+    def inversion(self, space: str, digest: str) -> bytes | None:
+        """A kept inversion, or None."""
+        try:
+            return self.store.get(_inversion_key(space, digest))
+        except ArchiveNotFoundError:
+            return None
+
+    def inverted(self, space: str) -> set[str]:
+        """Digests of the images whose inversion in a latent space is kept."""
+        keys = self.store.keys(_inversion_key(space, "").rpartition("/")[0])
+        return {key.rpartition("/")[2].removesuffix(".png") for key in keys}
 
     # --- how far it has come ---
 
@@ -311,6 +329,10 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _table(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)  # small: threads would only cost
+
+
+def _inversion_key(space: str, digest: str) -> str:
+    return f"inversions/{file_part(space)}/{digest}.png"
 
 
 def _ends_at(key: str) -> int:

@@ -23,11 +23,13 @@ from lsap_core.refinement.sam_checkpoints import (
 from lsap_core.refinement.sam_checkpoints import (
     PredictorCheckpoint,
     build_predictor,
+    canonical_predictor_state,
     from_canonical_predictor,
     from_released_predictor,
     is_released_predictor,
+    to_predictor_metadata,
 )
-from lsap_core.refinement.sam_networks import SamNetworks
+from lsap_core.refinement.sam_networks import InvertibilityPredictor, SamNetworks
 from lsap_core.refinement.sfe_checkpoints import SFE, from_sfe_document, is_sfe_document
 from tasks.weights.files import (
     check_torch_zip,
@@ -146,6 +148,31 @@ def encode_networks(
         title=title,
     )
     return safetensors.torch.save(checkpoint.state, form.metadata(checkpoint))
+
+
+def encode_predictor(
+    predictor: InvertibilityPredictor, *, generator_digest: str, title: str, options: Mapping[str, Any]
+) -> bytes:
+    """The .safetensors file of SAM's predictor.
+
+    Args:
+        predictor: of errors.
+        generator_digest: of the generator whose spaces it knows.
+        title: what to call it in reports.
+        options: what else is worth knowing of its training, plain values for JSON.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
+    checkpoint = PredictorCheckpoint(
+        predictor.config,
+        canonical_predictor_state(predictor.config, predictor.state_dict(), what="SAM's predictor"),
+        layout="safetensors",
+        generator_digest=generator_digest,
+        title=title,
+        options=dict(options),
+    )
+    return safetensors.torch.save(checkpoint.state, to_predictor_metadata(checkpoint))
 
 
 def _of_document(document: object, generator: GeneratorConfig) -> LoadedNetworks:

@@ -195,13 +195,14 @@ def test_steps_are_those_of_the_published_equations(
 
 
 def test_a_single_space_is_asked_of_nobody_and_covers_the_image(make: Make, embedded: Embedded, target: Tensor) -> None:
-    refiner = make(predictor=None, segment=None, spaces=("W+", "F4"), num_steps=4)
-    state = refiner.start(embedded, target, SEEDS, choice=refiner.everywhere("F4", 3))
+    refiner = make(predictor=None, segment=None, spaces=("F4",), num_steps=4)
+    assert not refiner.settings.needs_networks
+    state = refiner.start(embedded, target, SEEDS)
     assert len(state.masks) == 1 and torch.equal(state.masks[0], torch.ones(3, 1, 16, 16))
     refiner.advance(state, target)
     assert (state.offsets[0] != 0).float().mean() > 0.9
-    none = refiner.start(embedded, target, SEEDS, choice=refiner.everywhere("W+", 3))
-    assert none.masks[0].abs().max() == 0
+    none = make(predictor=None, segment=None, spaces=("W+",)).start(embedded, target, SEEDS)
+    assert none.masks == none.offsets == []
 
 
 def test_refined_images_are_closer_and_offsets_stay_within_their_masks(
@@ -437,7 +438,7 @@ def test_spaces_from_a_file_are_the_same_settings() -> None:
         ({"mse_weight": 0.0, "lpips_weight": 0.0}, "both 0"),
         ({"placement": "conv"}, '"block" or "up_conv"'),
         ({"predicted_on": "half"}, '"comparison" or "full"'),
-        ({"spaces": ("F4",)}, "each once"),
+        ({"spaces": ("F4", "F6")}, "each once, or one space alone"),
         ({"spaces": ("W+", "F4", "F4")}, "each once"),
     ],
 )

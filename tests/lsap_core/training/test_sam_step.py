@@ -140,13 +140,11 @@ def test_pictures_are_changed_alike_each_by_its_own_stream(numbers: Numbers) -> 
     assert torch.equal(alone[0][0], found[0][5])
     kinds = set()
     for index in range(40):
-        changes = []
-        for before, after in ((images[index], found[0][index]), (inversions[index], found[1][index])):
-            best = min((before, before.flip(-1)), key=lambda one: (one - after).square().sum().item())
-            changes.append((best is not before, not torch.equal(best, after)))
-        assert changes[0] == changes[1]
-        kinds.add(changes[0])
-    assert len(kinds) == 4  # with and without flip, with and without blur
+        pairs = ((images[index], found[0][index]), (inversions[index], found[1][index]))
+        changes = {not torch.equal(before, after) for before, after in pairs}
+        assert len(changes) == 1
+        kinds |= changes
+    assert len(kinds) == 2
     with pytest.raises(ShapeError, match="wanted as many"):
         augment([images], streams(1, 2))
 
