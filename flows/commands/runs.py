@@ -121,7 +121,7 @@ def check_writable(run: Any) -> None:
     """
     from lsap_archive import Store
 
-    for place in {getattr(run, name) for name in ("archive", "output") if hasattr(run, name)}:
+    for place in {getattr(run, name) for name in run.written if hasattr(run, name)}:
         Store.from_url(place).check_writable()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -25,6 +25,8 @@ class Parameters(BaseModel):
     """Fields of a run; unknown ones are refused, and so are credentials: a run is kept with its results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+    written: ClassVar[tuple[str, ...]] = ("archive", "output")
+    """Fields that name a place which the run writes to, where it has them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ OF_INVERSIONS = ("archive", "subject", "inversions")
 
 class TrainRefinerRun(TrainingRun):
     """Train the networks of a refiner for the codes of an encoder, or on inversions of an archive."""
+
+    written: ClassVar[tuple[str, ...]] = ("output",)  # the archive is read
 
     refiner: str = Field("hfgi", description=f"whose networks: {', '.join(REFINER_TRAININGS)}")
     encoder: str = Field(
