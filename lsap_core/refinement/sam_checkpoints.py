@@ -1,82 +1,20 @@
-"""Files of predictors, released and our own, translated to and from one set of names. Opens no file."""
+"""SAM's predictor in files: the released layout, and our own form."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from lsap_core.errors import CheckpointError
-from lsap_core.generators.checkpoints.canonical import Shape
-from lsap_core.generators.checkpoints.networks import (
-    FORMAT_VERSION,
-    canonical_network,
-    check_digest,
-    check_kind,
-    config_of,
-    from_json,
-    network_digest,
-    network_shapes,
-    to_json,
-)
-from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
+from lsap_core.perceptual.published_weights import describe_document, named_tensors
+from lsap_core.refinement.network_files import NetworkCheckpoint, NetworkForm
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig
 from lsap_core.refinement.sam_spaces import W_PLUS
 
-KIND = "invertibility_predictor"
+WHAT = "SAM's predictor"
+PREDICTOR = NetworkForm("invertibility_predictor", WHAT, InvertibilityPredictor, PredictorConfig.from_dict)
 RELEASED_BASE = "sd_base"
 """In a released file the tensors of the base are in this entry, those of each head in one called as its space."""
-
-
-@dataclass(frozen=True)
-class PredictorCheckpoint:
-    """One predictor, whatever file it came from.
-
-    Attributes:
-        config: every size.
-        state: the tensors of `InvertibilityPredictor(config)` but counters of batches; float32, on the CPU.
-        layout: "sam" for a released file, "safetensors" for our own.
-        generator_digest: of the generator whose spaces it knows; None where nobody recorded it, as in released files.
-        title: what to call it in reports, or "".
-        options: what is known of the training, as plain values for JSON.
-    """
-
-    config: PredictorConfig
-    state: dict[str, Tensor]
-    layout: str
-    generator_digest: str | None = None
-    title: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """`predictor_digest` of this network."""
-        return predictor_digest(self.config, self.state)
-
-
-def predictor_shapes(config: PredictorConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor of `InvertibilityPredictor(config)` but the counters of batches."""
-    return network_shapes(lambda: InvertibilityPredictor(config))
-
-
-def canonical_predictor_state(config: PredictorConfig, state: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
-    """The tensors of `config`, as `canonical_network` gives them.
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected, of another shape, or not a number somewhere.
-    """
-    return canonical_network(state, predictor_shapes(config), what=what)
-
-
-def build_predictor(checkpoint: PredictorCheckpoint) -> InvertibilityPredictor:
-    """The network of a checkpoint: on the CPU, in eval mode, not frozen. Takes no random numbers."""
-    with torch.device("meta"):
-        predictor = InvertibilityPredictor(checkpoint.config)
-    return with_weights(predictor, checkpoint.state, "the predictor").eval()
 
 
 def is_released_predictor(document: object) -> bool:
@@ -84,7 +22,7 @@ def is_released_predictor(document: object) -> bool:
     return isinstance(document, Mapping) and isinstance(document.get(RELEASED_BASE), Mapping)
 
 
-def from_released_predictor(document: object) -> PredictorCheckpoint:
+def from_released_predictor(document: object) -> NetworkCheckpoint[PredictorConfig]:
     """A checkpoint from a released file: the base, and a head for each latent space.
 
     Args:
@@ -110,49 +48,4 @@ def from_released_predictor(document: object) -> PredictorCheckpoint:
     for space in spaces:
         state |= {f"heads.{space}.{name}": tensor for name, tensor in named_tensors(document[space]).items()}
     config = PredictorConfig("deeplab", tuple(spaces))
-    return PredictorCheckpoint(config, canonical_predictor_state(config, state, what="the predictor"), layout="sam")
-
-
-def from_canonical_predictor(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> PredictorCheckpoint:
-    """A checkpoint from canonical tensors and the metadata that `to_predictor_metadata` wrote beside them.
-
-    Raises:
-        CheckpointError: the metadata describe something else, a tensor is missing, unexpected or of another shape,
-            or the tensors are not those that the recorded digest was taken of.
-    """
-    check_kind(metadata, KIND, what="an invertibility predictor")
-    config = config_of(metadata, PredictorConfig.from_dict, what="a predictor")
-    checkpoint = PredictorCheckpoint(
-        config,
-        canonical_predictor_state(config, state, what="the file"),
-        layout="safetensors",
-        generator_digest=metadata.get("generator_digest") or None,
-        title=metadata.get("title", ""),
-        options=from_json(metadata.get("options", "{}"), dict, "options"),
-    )
-    check_digest(metadata, checkpoint.digest, what="the predictor")
-    return checkpoint
-
-
-def to_predictor_metadata(checkpoint: PredictorCheckpoint) -> dict[str, str]:
-    """What travels beside canonical tensors, as text: kind, version, sizes, options, title, digests."""
-    return {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        "config": to_json(checkpoint.config.to_dict()),
-        "options": to_json(checkpoint.options),
-        "title": checkpoint.title,
-        "generator_digest": checkpoint.generator_digest or "",
-        "digest": checkpoint.digest,
-    }
-
-
-def predictor_digest(config: PredictorConfig, state: Mapping[str, Tensor]) -> str:
-    """`network_digest` with the first line `lsap invertibility predictor 1`.
-
-    Raises:
-        CheckpointError: the state is not that of `config` in float32.
-    """
-    return network_digest(
-        "lsap invertibility predictor 1", config.to_dict(), state, predictor_shapes(config), what="the predictor"
-    )
+    return NetworkCheckpoint(config, PREDICTOR.canonical(config, state, what=WHAT), layout="sam")

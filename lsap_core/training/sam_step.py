@@ -178,7 +178,7 @@ class PredictorTraining:
         for head in predictor.heads.values():
             last = head.get_submodule("m.3")
             for parameter in last.parameters():
-                parameter /= self.settings.error_scale
+                parameter.div_(self.settings.error_scale)
         return predictor
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lsap_archive import open_archive
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import comparison_size
 from lsap_core.presets import RefinerTraining, recorded
+from lsap_core.refinement.sam_checkpoints import PREDICTOR
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig
 from lsap_core.refinement.sam_spaces import Placement
 from lsap_core.training.random_numbers import derived_seed, stream
@@ -36,7 +37,7 @@ from tasks.training.store import TrainingStore
 from tasks.weights.devices import bytes_of_image, check_room, place
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.networks import load_networks
-from tasks.weights.refiners import encode_predictor
+from tasks.weights.refiners import encode_networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +248,11 @@ def predictor_file(spec: PredictorTrainingSpec, training: PredictorTraining, gen
         "augmentation": spec.augmentation,
         "source": spec.source,
     }
-    return encode_predictor(
-        training.trained(),
+    trained = training.trained()
+    return encode_networks(
+        PREDICTOR,
+        trained.config,
+        trained.state_dict(),
         generator_digest=generator.digest,
         title=f"predictor of {spec.method.title}",
         options=options,

@@ -23,10 +23,10 @@ from lsap_core.presets import RefinerTraining, recorded
 from lsap_core.training.random_numbers import derived_seed
 from lsap_core.training.sfe_edits import PUBLISHED_CHANNELS
 from tasks.training.data import EncoderView
-from tasks.training.spec import FirstNetworks, Opened, Steps, TrainingSpec, check_planned, load_planned_generator
+from tasks.training.spec import FirstNetworks, Opened, TrainingSpec, check_planned, load_planned_generator
 from tasks.training.start_files import check_files, digest_of_file
 from tasks.training.store import TrainingStore
-from tasks.training.trainable import TRAINABLE, RefinerParts, Trainable
+from tasks.training.trainable import TRAINABLE, RefinerParts, RefinerSteps, Trainable
 from tasks.weights.devices import bytes_of_image, check_room, place
 from tasks.weights.directions import load_direction
 from tasks.weights.encoders import LoadedEncoder, check_generator, load_encoder
@@ -202,7 +202,7 @@ def assemble(
     encoder: LoadedEncoder | None,
     device: torch.device,
     first: nn.Module,
-) -> Steps:
+) -> RefinerSteps:
     """A training of the parts, on a device.
 
     Raises:

@@ -33,7 +33,6 @@ from lsap_core.training.sfe_edits import PUBLISHED_CHANNELS, TrainingEdit, code_
 from lsap_core.training.sfe_phase import SfeTrainingParts
 from lsap_core.training.sfe_settings import SfeTrainingSettings
 from lsap_core.training.sfe_step import EditorTraining, InverterTraining
-from tasks.training.spec import Steps
 from tasks.training.start_files import DISCRIMINATORS, from_torch_file, load_discriminator, load_inverter
 from tasks.weights.devices import place
 
@@ -90,7 +89,7 @@ class Trainable(Generic[Network, Settings]):
     form: NetworkForm[Any, Network]
     first: Callable[[Settings, GeneratorConfig, Files, int], tuple[Network, tuple[str, ...]]]
     view: Callable[[Settings, GeneratorConfig], tuple[int, int]]
-    steps: Callable[[RefinerParts[Network, Settings]], Steps]
+    steps: Callable[[RefinerParts[Network, Settings]], RefinerSteps]
     files: tuple[str, ...] = ()
     has_encoder: bool = True
     edits: Callable[[Settings], Iterable[str]] = lambda settings: ()
@@ -167,7 +166,7 @@ def _first_hfgi(
     return networks.start_without_effect() if settings.starts_without_effect else networks, ()
 
 
-def _hfgi_steps(parts: RefinerParts[HfgiNetworks, HfgiTrainingSettings]) -> Steps:
+def _hfgi_steps(parts: RefinerParts[HfgiNetworks, HfgiTrainingSettings]) -> RefinerSteps:
     training = HfgiTraining(
         parts.networks, parts.generator, parts.perceptual, parts.identity, parts.settings, seed=parts.seed
     )
@@ -206,7 +205,7 @@ def _first_hyperstyle(
     return network, notes
 
 
-def _hyperstyle_steps(parts: RefinerParts[HyperNetwork, HyperStyleTrainingSettings]) -> Steps:
+def _hyperstyle_steps(parts: RefinerParts[HyperNetwork, HyperStyleTrainingSettings]) -> RefinerSteps:
     training = HyperStyleTraining(parts.networks, parts.generator, parts.perceptual, parts.identity, parts.settings)
     return RefinerSteps(training, device=_device(parts.generator), codes=_embedder(parts).codes_of_view)
 
@@ -225,7 +224,7 @@ def _first_inverter(
     return networks, ()
 
 
-def _inverter_steps(parts: RefinerParts[SfeNetworks, SfeTrainingSettings]) -> Steps:
+def _inverter_steps(parts: RefinerParts[SfeNetworks, SfeTrainingSettings]) -> RefinerSteps:
     return RefinerSteps(InverterTraining(_sfe_parts(parts), parts.settings), device=_device(parts.generator))
 
 
@@ -249,7 +248,7 @@ def _first_editor(
     return networks, ()
 
 
-def _editor_steps(parts: RefinerParts[SfeNetworks, SfeTrainingSettings]) -> Steps:
+def _editor_steps(parts: RefinerParts[SfeNetworks, SfeTrainingSettings]) -> RefinerSteps:
     edits = [
         _training_edit(name, powers, parts.generator, parts.directions) for name, powers in parts.settings.edits.items()
     ]

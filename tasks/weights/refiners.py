@@ -17,19 +17,8 @@ from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE, from_hypersty
 from lsap_core.refinement.hyperstyle_networks import HyperNetwork
 from lsap_core.refinement.network_files import Config, Network, NetworkCheckpoint, NetworkForm
 from lsap_core.refinement.pti_checkpoint import SHARED_WEIGHTS, Group
-from lsap_core.refinement.sam_checkpoints import (
-    KIND as PREDICTOR,
-)
-from lsap_core.refinement.sam_checkpoints import (
-    PredictorCheckpoint,
-    build_predictor,
-    canonical_predictor_state,
-    from_canonical_predictor,
-    from_released_predictor,
-    is_released_predictor,
-    to_predictor_metadata,
-)
-from lsap_core.refinement.sam_networks import InvertibilityPredictor, SamNetworks
+from lsap_core.refinement.sam_checkpoints import PREDICTOR, from_released_predictor, is_released_predictor
+from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig, SamNetworks
 from lsap_core.refinement.sfe_checkpoints import SFE, from_sfe_document, is_sfe_document
 from tasks.weights.files import (
     check_torch_zip,
@@ -150,31 +139,6 @@ def encode_networks(
     return safetensors.torch.save(checkpoint.state, form.metadata(checkpoint))
 
 
-def encode_predictor(
-    predictor: InvertibilityPredictor, *, generator_digest: str, title: str, options: Mapping[str, Any]
-) -> bytes:
-    """The .safetensors file of SAM's predictor.
-
-    Args:
-        predictor: of errors.
-        generator_digest: of the generator whose spaces it knows.
-        title: what to call it in reports.
-        options: what else is worth knowing of its training, plain values for JSON.
-
-    Raises:
-        CheckpointError: a weight is not finite.
-    """
-    checkpoint = PredictorCheckpoint(
-        predictor.config,
-        canonical_predictor_state(predictor.config, predictor.state_dict(), what="SAM's predictor"),
-        layout="safetensors",
-        generator_digest=generator_digest,
-        title=title,
-        options=dict(options),
-    )
-    return safetensors.torch.save(checkpoint.state, to_predictor_metadata(checkpoint))
-
-
 def _of_document(document: object, generator: GeneratorConfig) -> LoadedNetworks:
     if is_hfgi_document(document):
         return _of_checkpoint(HFGI, from_hfgi_document(document))
@@ -209,10 +173,11 @@ def _of_checkpoint(form: NetworkForm[Config, Network], checkpoint: NetworkCheckp
     )
 
 
-def _of_predictor(checkpoint: PredictorCheckpoint) -> LoadedNetworks:
+def _of_predictor(checkpoint: NetworkCheckpoint[PredictorConfig]) -> LoadedNetworks:
     """SAM's networks without a segmenter, which is chosen by name."""
-    networks = SamNetworks(build_predictor(checkpoint))
-    return LoadedNetworks(networks, "sam", checkpoint.digest, checkpoint.generator_digest, None, ())
+    found = _of_checkpoint(PREDICTOR, checkpoint)
+    assert isinstance(found.networks, InvertibilityPredictor)
+    return replace(found, networks=SamNetworks(found.networks), kind="sam")
 
 
 def _of_shared_weights(checkpoint: NetworkCheckpoint[GeneratorConfig]) -> LoadedNetworks:
@@ -229,6 +194,6 @@ _CANONICAL: dict[str, Callable[[dict[str, Tensor], Mapping[str, str]], LoadedNet
     HFGI.kind: lambda state, metadata: _of_checkpoint(HFGI, HFGI.read(state, metadata)),
     HYPERSTYLE.kind: lambda state, metadata: _of_checkpoint(HYPERSTYLE, HYPERSTYLE.read(state, metadata)),
     SHARED_WEIGHTS.kind: lambda state, metadata: _of_shared_weights(SHARED_WEIGHTS.read(state, metadata)),
-    PREDICTOR: lambda state, metadata: _of_predictor(from_canonical_predictor(state, metadata)),
+    PREDICTOR.kind: lambda state, metadata: _of_predictor(PREDICTOR.read(state, metadata)),
     SFE.kind: lambda state, metadata: _of_checkpoint(SFE, SFE.read(state, metadata)),
 }

@@ -13,15 +13,8 @@ from torch import Tensor
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators import GeneratorConfig
 from lsap_core.images import from_uint8
-from lsap_core.refinement.sam_checkpoints import (
-    PredictorCheckpoint,
-    build_predictor,
-    canonical_predictor_state,
-    from_canonical_predictor,
-    from_released_predictor,
-    is_released_predictor,
-    to_predictor_metadata,
-)
+from lsap_core.refinement.network_files import NetworkCheckpoint
+from lsap_core.refinement.sam_checkpoints import PREDICTOR, from_released_predictor, is_released_predictor
 from lsap_core.refinement.sam_deeplab import DeepLab
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, LayerHead, PredictorConfig, SamNetworks
 
@@ -41,13 +34,13 @@ def released(filled: Callable[..., dict[str, Tensor]], fill: ModuleType) -> dict
 
 
 @pytest.fixture(scope="module")
-def checkpoint(released: dict[str, dict[str, Tensor]]) -> PredictorCheckpoint:
+def checkpoint(released: dict[str, dict[str, Tensor]]) -> NetworkCheckpoint[PredictorConfig]:
     return from_released_predictor(released)
 
 
 @pytest.fixture(scope="module")
-def predictor(checkpoint: PredictorCheckpoint) -> InvertibilityPredictor:
-    return build_predictor(checkpoint)
+def predictor(checkpoint: NetworkCheckpoint[PredictorConfig]) -> InvertibilityPredictor:
+    return PREDICTOR.build(checkpoint)
 
 
 @torch.no_grad()
@@ -76,26 +69,26 @@ def test_networks_have_the_released_names() -> None:
 
 def test_files_of_our_own_bring_back_the_network_and_notice_damage() -> None:
     config = PredictorConfig("small", ("W+", "F2"), 1)
-    state = canonical_predictor_state(config, InvertibilityPredictor(config).state_dict(), what="the network")
-    checkpoint = PredictorCheckpoint(config, state, layout="safetensors", generator_digest="ab", title="digits")
-    metadata = to_predictor_metadata(checkpoint)
-    again = from_canonical_predictor(checkpoint.state, metadata)
+    state = PREDICTOR.canonical(config, InvertibilityPredictor(config).state_dict(), what="the network")
+    checkpoint = NetworkCheckpoint(config, state, layout="safetensors", generator_digest="ab", title="digits")
+    metadata = PREDICTOR.metadata(checkpoint)
+    again = PREDICTOR.read(checkpoint.state, metadata)
     assert (
         again.config == config
         and again.title == "digits"
         and again.generator_digest == "ab"
-        and again.digest == checkpoint.digest
+        and PREDICTOR.digest(again) == metadata["digest"]
     )
-    built = build_predictor(again)
+    built = PREDICTOR.build(again)
     assert not built.training and torch.equal(built.state_dict()["heads.F2.m.3.bias"], state["heads.F2.m.3.bias"])
     with pytest.raises(CheckpointError, match="changed or damaged"):
-        from_canonical_predictor(state | {"heads.W+.m.3.bias": state["heads.W+.m.3.bias"] + 1}, metadata)
+        PREDICTOR.read(state | {"heads.W+.m.3.bias": state["heads.W+.m.3.bias"] + 1}, metadata)
     for name, value in (("kind", "encoder"), ("format_version", "2"), ("config", "{}")):
         with pytest.raises(CheckpointError):
-            from_canonical_predictor(state, metadata | {name: value})
+            PREDICTOR.read(state, metadata | {name: value})
     with pytest.raises(CheckpointError, match="not finite"):
         infinite = state | {"heads.W+.m.3.bias": torch.full((1,), torch.inf)}
-        canonical_predictor_state(config, infinite, what="the file")
+        PREDICTOR.canonical(config, infinite, what="the file")
 
 
 def test_other_files_are_refused(released: dict[str, dict[str, Tensor]]) -> None:

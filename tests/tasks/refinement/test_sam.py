@@ -18,11 +18,8 @@ from PIL import Image
 from lsap_archive import FAILED, OK, Archive, Store, open_archive, verify_archive
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.presets import REFINERS, NamedRefiner
-from lsap_core.refinement.sam_checkpoints import (
-    PredictorCheckpoint,
-    canonical_predictor_state,
-    to_predictor_metadata,
-)
+from lsap_core.refinement.network_files import NetworkCheckpoint
+from lsap_core.refinement.sam_checkpoints import PREDICTOR
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig
 from tasks.archived.rendering import Stored
 from tasks.editing.calibration import CalibrationOptions
@@ -55,9 +52,9 @@ def predictor_data() -> Callable[..., bytes]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             state = InvertibilityPredictor(config).state_dict()
-        tensors = canonical_predictor_state(config, state, what="the test")
-        checkpoint = PredictorCheckpoint(config, tensors, "safetensors", **told)
-        return safetensors.torch.save(tensors, to_predictor_metadata(checkpoint))
+        tensors = PREDICTOR.canonical(config, state, what="the test")
+        checkpoint = NetworkCheckpoint(config, tensors, "safetensors", **told)
+        return safetensors.torch.save(tensors, PREDICTOR.metadata(checkpoint))
 
     return make
 

@@ -15,12 +15,8 @@ from lsap_core.errors import CheckpointError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE
 from lsap_core.refinement.hyperstyle_networks import HyperStyleConfig
-from lsap_core.refinement.sam_checkpoints import (
-    PredictorCheckpoint,
-    canonical_predictor_state,
-    predictor_shapes,
-    to_predictor_metadata,
-)
+from lsap_core.refinement.network_files import NetworkCheckpoint
+from lsap_core.refinement.sam_checkpoints import PREDICTOR
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig, SamNetworks
 from lsap_core.refinement.sfe_checkpoints import SFE
 from lsap_core.refinement.sfe_networks import SfeConfig
@@ -31,7 +27,7 @@ CONFIG = GeneratorConfig.config_f(32)
 
 def test_a_released_predictor_becomes_the_networks_of_sam(tmp_path: Path) -> None:
     document: dict[str, dict[str, Tensor]] = {}
-    for name, shape in predictor_shapes(PredictorConfig("deeplab", ("W+", "F4"))).items():
+    for name, shape in PREDICTOR.shapes(PredictorConfig("deeplab", ("W+", "F4"))).items():
         entry, rest = name.removeprefix("heads.").split(".", 1)
         document.setdefault("sd_base" if entry == "base" else entry, {})[rest] = torch.zeros(shape)
     torch.save(document, tmp_path / "released.pt")
@@ -44,10 +40,10 @@ def test_a_released_predictor_becomes_the_networks_of_sam(tmp_path: Path) -> Non
 
 def test_our_own_file_says_whose_spaces_a_predictor_knows(tmp_path: Path) -> None:
     config = PredictorConfig("small", ("W+", "F2"), image_channels=1)
-    state = canonical_predictor_state(config, InvertibilityPredictor(config).state_dict(), what="the test")
-    checkpoint = PredictorCheckpoint(config, state, "safetensors", generator_digest="0123")
+    state = PREDICTOR.canonical(config, InvertibilityPredictor(config).state_dict(), what="the test")
+    checkpoint = NetworkCheckpoint(config, state, "safetensors", generator_digest="0123")
     path = tmp_path / "own.safetensors"
-    path.write_bytes(safetensors.torch.save(state, to_predictor_metadata(checkpoint)))
+    path.write_bytes(safetensors.torch.save(state, PREDICTOR.metadata(checkpoint)))
     loaded = load_refiner_networks(str(path), CONFIG)
     assert (loaded.kind, loaded.digest, loaded.generator_digest) == ("sam", checkpoint.digest, "0123")
     assert isinstance(loaded.networks, SamNetworks) and loaded.networks.predictor.config == config
