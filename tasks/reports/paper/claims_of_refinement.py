@@ -99,7 +99,7 @@ def _inherited_effects(evidence: Evidence) -> Iterator[Claim]:
             difference = mean_difference_of_changes(evidence.ask, after, before, measure)
             if difference.is_there:
                 first, second = (evidence.change(one, edit.fixed, edit.attribute) for one in (name, embedding))
-                text = f"the edit {edit.title} does as much to {titles[name]} as to {titles[embedding]}, within a tenth"
+                text = f"The edit {edit.title} does as much to {titles[name]} as to {titles[embedding]}, within a tenth"
                 outcome = decide_equal(difference, TENTH * abs(second.mean))
                 topic = f"effect, {edit.unit}" if edit.unit else "effect"
                 yield Claim(topic, text, outcome, first, second, difference, rule=EQUALITY_RULE)
@@ -141,7 +141,7 @@ def _closer_at_equal_effect(evidence: Evidence) -> Iterator[Claim]:
                 found.append(_AfterEdit(evidence.titles[name], there))
         if found:
             text = (
-                f"after the edit {edit.title}, at equal effect, at least one refined method is closer to the images "
+                f"After the edit {edit.title}, at equal effect, at least one refined method is closer to the images "
                 "than its embedding"
             )
             topic, told = ", ".join(topic for topic, _ in measures), "; ".join(one.text for one in found)

@@ -127,7 +127,8 @@ def table_1(evidence: Evidence, methods: Sequence[str]) -> Table:
         f"{edit.title}: " + (f"a mean change of {edit.change:g} SD" if edit.equal else f"strength {edit.strength:g}")
         for edit in evidence.edits
     ]
-    notes = [*([_reference_note(evidence)] if evidence.references else []), *_refined_notes(evidence, methods)]
+    notes = [_reference_note(evidence)] if evidence.references else []
+    notes += _refined_notes(evidence, methods, has_lec=bool(evidence.edits))
     if after:
         notes.append(f"Identity after an edit compares the original with the edited inversion ({'; '.join(after)}).")
         strengths = ", ".join(f"{edit.title} at {edit.strength:g}" for edit in evidence.edits)
@@ -263,7 +264,10 @@ def table_4(evidence: Evidence, methods: Sequence[str]) -> Table:
         columns,
         methods,
         TABLE_4.get(evidence.domain, {}),
-        [*([_reference_note(evidence)] if evidence.references else []), *_refined_notes(evidence, methods)],
+        [
+            *([_reference_note(evidence)] if evidence.references else []),
+            *_refined_notes(evidence, methods, has_lec=False),
+        ],
     )
 
 
@@ -400,14 +404,14 @@ def _skipped_note(columns: Columns, evidence: Evidence) -> str:
     return f"Without a value, and left out of the means: {'; '.join(parts)}." if parts else ""
 
 
-def _refined_notes(evidence: Evidence, methods: Sequence[str]) -> list[str]:
+def _refined_notes(evidence: Evidence, methods: Sequence[str], *, has_lec: bool) -> list[str]:
     """What has to be known of columns that are about codes, where rows are of more than codes."""
     if not any("/" in name for name in methods):
         return []
     lec = "LEC belongs to an encoder and its own codes: refined rows have none, as in the paper. "
     told = [f"Of the networks of refiners: {'; '.join(evidence.refiner_notes)}."] if evidence.refiner_notes else []
     sncd = "SNCD of a refined row is that of its code, which is only a part of what makes its image."
-    return [lec + sncd if evidence.edits else sncd, *told]
+    return [lec + sncd if has_lec else sncd, *told]
 
 
 def _reference_note(evidence: Evidence) -> str:

@@ -340,12 +340,12 @@ def test_what_is_said_of_refinement_is_decided_whichever_way_it_goes(
 ) -> None:
     claims = {claim.text: claim for claim in examine_refinements(refined_laboratory(effect, slanted_mse))}
     assert claims["HFGI, e4e is closer to the images than e4e"].outcome == "confirmed"
-    claim = claims["the edit slant does as much to HFGI, e4e as to e4e, within a tenth"]
+    claim = claims["The edit slant does as much to HFGI, e4e as to e4e, within a tenth"]
     assert (claim.outcome, claim.topic) == (inherited, "effect, degrees")
     assert claim.first.mean / claim.second.mean == pytest.approx(effect, abs=0.02)
     assert claim.difference.mean == pytest.approx(claim.first.mean - claim.second.mean)
     claim = claims[
-        "after the edit slant, at equal effect, at least one refined method is closer to the images than its embedding"
+        "After the edit slant, at equal effect, at least one refined method is closer to the images than its embedding"
     ]
     assert claim.outcome == closer and claim.numbers.startswith("HFGI, e4e minus its embedding: MSE ")
     told = tables_markdown("Title", [], list(claims.values()), [])
