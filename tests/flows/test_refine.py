@@ -10,18 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
+from torch import nn
 
 from flows.parameters.invert import InvertRun
 from lsap_archive import Store, open_archive, verify_archive
+from lsap_core.refinement.hyperstyle import HyperStyleSettings
+from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE as HYPERSTYLE_FORM
+from lsap_core.refinement.hyperstyle_networks import HyperNetwork
+from lsap_core.refinement.pti_checkpoint import SHARED_WEIGHTS, Group, options_of
+from lsap_core.refinement.pti_shared import SharedWeights
+from lsap_core.refinement.sam_checkpoints import PredictorCheckpoint, canonical_predictor_state, to_predictor_metadata
+from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig
+from lsap_core.refinement.sfe_checkpoints import SFE
+from lsap_core.refinement.sfe_networks import SfeConfig, SfeNetworks
+from tasks.archived.rendering import Renderer, Stored
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.worker import EmbedWorker
 from tasks.settings import Settings
+from tasks.weights.generators import load_generator
+from tasks.weights.refiners import encode_networks
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NUM_IMAGES = 8
 REFINED = "e4e/pti"
+GENERATOR = "domains/digits/generator.safetensors"
+HFGI = "domains/digits/refiners/hfgi.safetensors"
+HYPERSTYLE: dict[str, Any] = {"num_passes": 2, "backbone": "small", "layers": [0, 3, 5, 8]}
 FIELDS = {"domain": "digits", "batch_size": 4, "workers": {"count": 1, "threads": 1, "device": "cpu"}}
 
 
@@ -119,6 +137,65 @@ def test_refinements_are_edited_and_measured_like_inversions(story: Story, refin
     )
     mse = dict(zip(*(column.to_pylist() for column in means.columns), strict=True))
     assert mse.keys() == names and mse[REFINED] < mse["e4e"] < mse[f"{REFINED}/slant"]
+    assert verify_archive(story.url).is_sound
+
+
+@pytest.fixture(scope="module")
+def small_networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of small networks with random weights, of every refiner that has some and the digits have no file for."""
+    loaded = load_generator(GENERATOR)
+    config, group = loaded.config, Group("e4e", "0123", ())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hyper = HyperNetwork(HyperStyleSettings(**HYPERSTYLE).config(config))
+        editor = SfeNetworks(SfeConfig.for_generator(config, backbone="small"))
+        predictor = InvertibilityPredictor(PredictorConfig.for_generator(config, base="small"))
+        shared = SharedWeights(config)
+        for name, parameter in (*hyper.named_parameters(), *shared.named_parameters()):
+            if name.endswith(("output.weight", "shared.w1")) or name == "weights":  # 0 in new ones
+                nn.init.normal_(parameter, 0, 0.02)
+    errors = PredictorCheckpoint(
+        predictor.config, canonical_predictor_state(predictor.config, predictor.state_dict(), what="SAM"), "safetensors"
+    )
+    told = {"generator_digest": loaded.digest}
+    data = {
+        "hyperstyle": encode_networks(HYPERSTYLE_FORM, hyper.config, hyper.state_dict(), **told),
+        "sfe": encode_networks(SFE, editor.config, editor.state_dict(), **told),
+        "sam": safetensors.torch.save(errors.state, to_predictor_metadata(errors)),
+        "pti_shared": encode_networks(
+            SHARED_WEIGHTS, config, shared.state_dict(), options=options_of(group, {}), **told
+        ),
+    }
+    folder = tmp_path_factory.mktemp("networks")
+    for name, file in data.items():
+        (folder / f"{name}.safetensors").write_bytes(file)
+    return {name: str(folder / f"{name}.safetensors") for name in data}
+
+
+def test_all_refiners_refine_side_by_side(
+    story: Story, refined: dict[str, Any], small_networks: dict[str, str]
+) -> None:
+    names = ["hfgi", "hyperstyle", "pti_shared", "sam", "sfe"]
+    run = story.config(
+        "refine_by_all",
+        source=str(story.images),
+        refiners=names,
+        refiner_settings={"hyperstyle": HYPERSTYLE, "sam": {"num_steps": 4, "prior_samples": 100, "record_every": 1}},
+        refiner_networks=small_networks,
+    )
+    finished = story.lsap("run", "refine", run, "--json")
+    assert finished.code == 0, finished.err
+    printed = json.loads(finished.out)
+    assert printed["refined"] == len(names) * NUM_IMAGES and printed["refinements"] == [f"e4e/{name}" for name in names]
+    assert "pti_shared was tuned to 0 images, and 8 of the 8 of e4e are not among them" in printed["notes"]
+    kept = printed["bytes_per_image"]
+    assert kept["e4e/pti_shared"] < kept["e4e/hfgi"] < refined["bytes_per_image"][REFINED]
+    archive, ids = open_archive(story.url), sorted(path.name for path in story.images.iterdir())
+    renderer = Renderer(load_generator(GENERATOR).generator.freeze(), {**small_networks, "hfgi": HFGI})
+    plain = Stored.of_images(renderer, archive, ids, "e4e").render()
+    for name in names:
+        images = Stored.of_images(renderer, archive, ids, f"e4e/{name}").render()
+        assert (images - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-3, name
     assert verify_archive(story.url).is_sound
 
 

@@ -14,6 +14,7 @@ from flows.commands.cli import main
 from flows.parameters.train_refiner import TrainRefinerRun
 from lsap_core.inversion.by_encoder import EncoderSettings
 from tasks.settings import Settings
+from tasks.training.pti import PtiTrainingSpec
 from tasks.training.refiners import RefinerTrainingSpec
 
 DONE, ASKED_WRONGLY = 0, 2
@@ -64,6 +65,14 @@ WRONG = {
     "an edit without powers": (
         {"refiner": "sfe", "training__edits": "{slant: []}"},
         ["edits is", "wanted lists of numbers by name, such as {smile: [-2, 2]}"],
+    ),
+    "no archive": ({"refiner": "pti_shared"}, ["archive: none given", "pti_shared is trained on the inversions"]),
+    "no such archive": ({"refiner": "pti_shared", "archive": "nowhere"}, ["nowhere"]),
+    "archive of one process": ({"refiner": "pti_shared", "archive": "memory://x"}, ["archive: memory://x", "s3://"]),
+    "an archive for nothing": ({"archive": "nowhere"}, ["archive: hfgi is trained without; leave it out"]),
+    "an encoder for nothing": (
+        {"refiner": "pti_shared", "archive": "nowhere", "encoder": "e4e"},
+        ["encoder: pti_shared is trained without; leave it out"],
     ),
     "folder of one process": ({"output": "memory://x"}, ["memory://", "s3://"]),
     "too few images": ({"source": "digits:train[:10]"}, ["2 images besides the 8", "a batch is 4"]),
@@ -125,6 +134,15 @@ def test_the_phases_of_style_feature_editor_take_what_they_need(tmp_path: Path) 
     assert (second.files, second.last_key) == ({"inverter": "a.pt"}, "sfe.safetensors")
     assert second.method.settings.edits == {"slant": (-2, -1, 1, 2), "stroke_width": (-2, -1, 1, 2)}
     assert second.encoder == load_domain("digits").encoders["lsap_e"]
+
+
+def test_pivots_and_images_are_what_an_archive_has(tmp_path: Path) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text("source: digits:train[:40]\noutput: x\ndomain: digits\nrefiner: pti_shared\narchive: y\n")
+    spec = TrainRefinerRun.read(str(config), ["subject=e4e", "training.num_steps=70"]).resolve(Settings()).spec
+    assert isinstance(spec, PtiTrainingSpec) and (spec.archive, spec.subject, spec.augmentation) == ("y", "e4e", "none")
+    assert (spec.settings.num_steps, spec.settings.batch_size, spec.settings.weights_type) == (70, 16, "float16")
+    assert (spec.networks.perceptual, spec.networks.identity) == ("digits-features", None)
 
 
 def test_the_example_can_be_run() -> None:
