@@ -148,3 +148,5 @@ def test_pivots_and_images_are_what_an_archive_has(tmp_path: Path) -> None:
 def test_the_example_can_be_run() -> None:
     resolved = TrainRefinerRun.read("examples/train_refiner_digits.yaml").resolve(Settings())
     assert (resolved.spec.source, resolved.spec.method.title) == ("digits:train", "HFGI")
+    resolved = TrainRefinerRun.read("examples/train_refiner_digits_pti.yaml").resolve(Settings())
+    assert (resolved.spec.source, resolved.spec.method.title) == ("digits:test[:64]", "PTI")
