@@ -190,6 +190,12 @@ def new_laboratory(tmp_path: Path, generator_file: str) -> Callable[[], Laborato
     return lambda: Laboratory(source, generator_file)
 
 
+@pytest.fixture(scope="session")
+def new_laboratories(generator_file: str) -> Callable[[Path], Laboratory]:
+    """Makes laboratories that tests share, with a source each."""
+    return lambda source: Laboratory(source, generator_file)
+
+
 @pytest.fixture
 def laboratory(new_laboratory: Callable[[], Laboratory]) -> Laboratory:
     return new_laboratory()

@@ -11,9 +11,12 @@ import pytest
 
 from domains.domain import load_domain
 from flows.commands.cli import main
+from flows.parameters.refine import RefineRun
 from flows.parameters.train_refiner import TrainRefinerRun
 from lsap_core.inversion.by_encoder import EncoderSettings
+from lsap_core.refinement.sam import SamSettings
 from tasks.settings import Settings
+from tasks.training.predictors import PredictorTrainingSpec
 from tasks.training.pti import PtiTrainingSpec
 from tasks.training.refiners import RefinerTrainingSpec
 
@@ -74,6 +77,15 @@ WRONG = {
         {"refiner": "pti_shared", "archive": "nowhere", "encoder": "e4e"},
         ["encoder: pti_shared is trained without; leave it out"],
     ),
+    "no archive of spaces": (
+        {"refiner": "sam", "training": "{}"},
+        ["archive: none given", "sam is trained on the inversions of one"],
+    ),
+    "a space that is none": (
+        {"refiner": "sam", "training": "{}", "archive": "a", "inversions": "{F6: lsap_e/f6}"},
+        ['inversions: "F6"', "W+, F2, F4"],
+    ),
+    "no such archive of spaces": ({"refiner": "sam", "training": "{}", "archive": "nowhere"}, ["nowhere"]),
     "folder of one process": ({"output": "memory://x"}, ["memory://", "s3://"]),
     "too few images": ({"source": "digits:train[:10]"}, ["2 images besides the 8", "a batch is 4"]),
 }
@@ -145,8 +157,16 @@ def test_pivots_and_images_are_what_an_archive_has(tmp_path: Path) -> None:
     assert (spec.networks.perceptual, spec.networks.identity) == ("digits-features", None)
 
 
-def test_the_example_can_be_run() -> None:
+def test_the_examples_can_be_run() -> None:
+    """SAM's default names are those that the other example's variants make."""
     resolved = TrainRefinerRun.read("examples/train_refiner_digits.yaml").resolve(Settings())
     assert (resolved.spec.source, resolved.spec.method.title) == ("digits:train", "HFGI")
-    resolved = TrainRefinerRun.read("examples/train_refiner_digits_pti.yaml").resolve(Settings())
-    assert (resolved.spec.source, resolved.spec.method.title) == ("digits:test[:64]", "PTI")
+    spec = TrainRefinerRun.read("examples/train_refiner_digits_sam.yaml").resolve(Settings()).spec
+    assert isinstance(spec, PredictorTrainingSpec)
+    assert (spec.placement, spec.networks.identity, spec.method.settings.base) == ("block", None, "small")
+    refining = RefineRun.read("examples/refine_digits_spaces.yaml").resolve(Settings())
+    assert spec.inversions == {
+        refiner.settings.only: f"{refining.methods[0]}/{refiner.name}"
+        for refiner in refining.refiners
+        if isinstance(refiner.settings, SamSettings)
+    }

@@ -117,6 +117,21 @@ def test_a_saved_training_goes_on_bit_for_bit(batch: tuple[Tensor, Tensor]) -> N
         PredictorTraining(InvertibilityPredictor(PredictorConfig("small", ("W+",))), SETTINGS).load_state_dict(saved)
 
 
+def test_scaled_errors_are_learned_and_predicted_as_they_are(batch: tuple[Tensor, Tensor]) -> None:
+    images, errors = batch
+    plain = PredictorTraining(InvertibilityPredictor(CONFIG), SETTINGS)
+    scaled = PredictorTraining(
+        copy.deepcopy(plain.predictor), PredictorTrainingSettings(num_steps=40, learning_rate=3e-3, error_scale=20.0)
+    )
+    for _ in range(3):
+        one, other = plain.advance(images, errors), scaled.advance(images, errors / 20)
+        assert one["W+"] == pytest.approx(400 * other["W+"], rel=1e-4)
+    torch.testing.assert_close(plain.validate(images, errors), 400 * scaled.validate(images, errors / 20))
+    before = copy.deepcopy(scaled.predictor.state_dict())
+    torch.testing.assert_close(scaled.trained()(images), plain.trained()(images) / 20)
+    assert all(torch.equal(value, before[name]) for name, value in scaled.predictor.state_dict().items())
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_step_that_diverges_changes_nothing(value: float, batch: tuple[Tensor, Tensor]) -> None:
     training = PredictorTraining(InvertibilityPredictor(CONFIG), SETTINGS)
@@ -182,6 +197,8 @@ def test_maps_of_errors_average_to_the_distance(numbers: Numbers) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"base": "tiny"}, 'base is "tiny"'),
+        ({"error_scale": 0.0}, "positive"),
         ({"num_steps": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
         ({"learning_rate": 0.0}, "positive"),
