@@ -161,6 +161,8 @@ def test_the_examples_can_be_run() -> None:
     """SAM's default names are those that the other example's variants make."""
     resolved = TrainRefinerRun.read("examples/train_refiner_digits.yaml").resolve(Settings())
     assert (resolved.spec.source, resolved.spec.method.title) == ("digits:train", "HFGI")
+    resolved = TrainRefinerRun.read("examples/train_refiner_digits_pti.yaml").resolve(Settings())
+    assert (resolved.spec.source, resolved.spec.method.title) == ("digits:test[:64]", "PTI")
     spec = TrainRefinerRun.read("examples/train_refiner_digits_sam.yaml").resolve(Settings()).spec
     assert isinstance(spec, PredictorTrainingSpec)
     assert (spec.placement, spec.networks.identity, spec.method.settings.base) == ("block", None, "small")
