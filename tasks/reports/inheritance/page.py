@@ -127,11 +127,11 @@ def _verdicts(table: InheritanceTable) -> str:
     for refiner, title in table.refiners.items():
         refined = [method for method in table.methods if method.refiner == refiner]
         for quantity in table.quantities(ALL):
-            compared = [table.compare(method, quantity) for method in refined]
+            compared = [one for one in (table.compare(method, quantity) for method in refined) if one.mean.is_there]
             ups, downs = (sum(one.verdict == way for one in compared) for way in (1, -1))
             better, worse = (downs, ups) if quantity.higher_is_better is False else (ups, downs)
             better_is, worse_is = ("", "") if quantity.arrow else (" higher", " lower")
-            changes = [one.change.mean for one in compared if one.change is not None and one.change.is_there]
+            changes = [one.change.mean for one in compared if one.change is not None]
             lines.append(
                 [
                     title,

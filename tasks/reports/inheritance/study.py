@@ -143,7 +143,9 @@ class InheritanceTable:
         """Rank correlation over embeddings of their means alone and refined; NaN for too few to rank."""
         refined = [method for method in self.methods if method.refiner == refiner]
         sides = [[self.compare(one, quantity).mean.mean for one in group] for group in (self.embeddings, refined)]
-        return rank_correlation(*map(np.array, sides)) if len(refined) >= LEAST_EMBEDDINGS else float("nan")
+        alone, after = map(np.array, sides)
+        is_there = np.isfinite(alone) & np.isfinite(after)
+        return rank_correlation(alone, after) if is_there.sum() >= LEAST_EMBEDDINGS else float("nan")
 
     def to_arrow(self) -> pa.Table:
         """One row for each method, edited attribute and image; what inversions are stands with all edits."""

@@ -120,7 +120,9 @@ def test_an_edit_that_does_not_reach_its_effect_leaves_a_gap_and_no_number(table
     assert not gap.compare(METHODS[3], QUANTITY["identity"]).mean.is_there
     assert gap.compare(METHODS[3], QUANTITY["identity"], "stroke_width").mean.is_there
     assert gap.compare(METHODS[3], QUANTITY["effect"]).verdict == -1
+    assert np.isnan(gap.rank_kept("pti", QUANTITY["identity"])), "three that have it cannot be ranked"
     text = to_markdown(gap, ["two/pti/slant-more-equal is left out"])
     assert "| Two, PTI |" in text and "- two/pti/slant-more-equal is left out" in text
     assert "| PTI | effect of a fixed step | 0 higher | 0 | 4 lower | −0.12" in text
+    assert "| PTI | class kept at equal effect ↑ | 0 | 3 | 0 |" in text
     assert draw(gap).startswith(b"\x89PNG")
