@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.torch
@@ -24,10 +25,11 @@ from lsap_core.refinement.pti_shared import SharedWeights
 from lsap_core.refinement.refined_by_pti import num_parameters
 from lsap_core.training.pti_settings import PtiTrainingSettings
 from lsap_core.training.pti_step import PtiTraining
-from tasks.archived.originals import fit_of
+from tasks.archived.originals import CHANGED, fit_of
 from tasks.archived.rendering import Renderer, Stored
 from tasks.archived.runs import inversions_by_method
-from tasks.errors import SourceError
+from tasks.errors import BadImageError, SourceError
+from tasks.sources.source import digest_bytes
 from tasks.training.data import EncoderView
 from tasks.training.spec import FirstNetworks, Opened, TrainingSpec, load_planned_generator
 from tasks.training.store import TrainingStore
@@ -81,9 +83,7 @@ class PtiTrainingSpec(TrainingSpec):
                 f"{self.archive} holds codes of generator {of_archive}, and {self.generator.place} holds "
                 f"{loaded.digest}: name that archive's generator, or another archive"
             )
-        runs = [run.run_id for run in _inversions(archive, self.subject)]
-        rows = archive.rows(["run_id", "image_id", "status"])
-        rows = rows.filter(pc.is_in(rows["run_id"], pa.array(runs)))
+        rows = _rows_of(archive, _inversions(archive, self.subject), "image_id", "status")
         status = dict(zip(rows["image_id"].to_pylist(), rows["status"].to_pylist(), strict=True))  # the newest counts
         found = [status.get(image_id) for image_id in listing["image_id"].to_pylist()]
         if (missing := found.count(None)) > 0:
@@ -99,11 +99,12 @@ class PtiTrainingSpec(TrainingSpec):
 
     def first(self, loaded: LoadedGenerator) -> FirstNetworks:
         """Weights that have not moved, and which inversions they are tuned to."""
-        subject = _inversions(open_archive(self.archive), self.subject)[-1]
+        archive = open_archive(self.archive)
+        runs = _inversions(archive, self.subject)
         return FirstNetworks(
-            view=_view(self, loaded, subject),
+            view=_view(self, loaded, archive, runs),
             num_parameters=num_parameters(loaded.config),
-            identity={"subject": subject.method_digest},
+            identity={"subject": runs[-1].method_digest},
         )
 
     def keep_parts(self, loaded: LoadedGenerator, store: TrainingStore) -> None:
@@ -119,7 +120,7 @@ class PtiTrainingSpec(TrainingSpec):
         """
         loaded = load_planned_generator(self, store)
         archive, digest = open_archive(self.archive), store.identity()["subject"]
-        runs = [run for run in archive.runs if run.method_digest == digest]
+        runs = tuple(run for run in archive.runs if run.method_digest == digest)
         if not runs:
             raise ArchiveKeyError(
                 f"{self.archive} has no {self.subject} {digest} any more, which {store.url} is tuned to: bring it "
@@ -128,18 +129,21 @@ class PtiTrainingSpec(TrainingSpec):
         generator = place(loaded.generator, device).freeze()
         pivots = _Pivots(Renderer(generator), archive, digest)
         image_ids = tuple(store.listing("train")["image_id"].to_pylist())
-        return _opened(self, loaded, generator, runs[-1], image_ids, pivots.of_images)
+        view = _view(self, loaded, archive, runs)
+        return _opened(self, loaded, generator, view, Group(self.subject, digest, image_ids), pivots.of_images)
 
     def probe(self, device: torch.device) -> Opened:
         """The training before its first step, on codes of zeros: every step costs the same."""
         loaded = self.generator.load()
         generator, config = place(loaded.generator, device).freeze(), loaded.config
-        subject = _inversions(open_archive(self.archive), self.subject)[-1]
+        archive = open_archive(self.archive)
+        runs = _inversions(archive, self.subject)
 
         def no_pivots(image_ids: Sequence[str]) -> Embedded:
             return Embedded(torch.zeros(len(image_ids), config.num_ws, config.w_dim, device=device))
 
-        return _opened(self, loaded, generator, subject, (), no_pivots)
+        group = Group(self.subject, runs[-1].method_digest, ())
+        return _opened(self, loaded, generator, _view(self, loaded, archive, runs), group, no_pivots)
 
     def check_memory(self, device: str) -> None:
         """A batch, or weights with their optimizer, that no memory can hold.
@@ -151,6 +155,27 @@ class PtiTrainingSpec(TrainingSpec):
         config = self.generator.load().config
         check_room("training.batch_size", self.settings.batch_size, bytes_of_image(config, goes_back=True), device)
         check_room("tensors of all weights", ADAM_TENSORS, FLOAT_BYTES * num_parameters(config), device)
+
+
+@dataclass(frozen=True)
+class InvertedView(EncoderView):
+    """Images as they were inverted: one whose file has changed since is no image of its pivot.
+
+    Attributes:
+        digests: of the files that were inverted.
+    """
+
+    digests: frozenset[str]
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Pixels uint8 [h, w, C] of a file.
+
+        Raises:
+            BadImageError: it is another file than was inverted; else as `decode_image`.
+        """
+        if digest_bytes(data) not in self.digests:
+            raise BadImageError(CHANGED, "it is not the image that was inverted: invert it again")
+        return super().decode(data)
 
 
 class _Pivots:
@@ -188,17 +213,26 @@ def _inversions(archive: Archive, subject: str) -> tuple[RunInfo, ...]:
     return inversions_by_method(archive, (subject,))[subject]
 
 
-def _view(spec: PtiTrainingSpec, loaded: LoadedGenerator, subject: RunInfo) -> EncoderView:
+def _view(spec: PtiTrainingSpec, loaded: LoadedGenerator, archive: Archive, runs: tuple[RunInfo, ...]) -> InvertedView:
     """Images at the generator's full size, fitted as they were when they were inverted."""
-    return EncoderView(loaded.config.content_size, loaded.config.image_channels, fit_of(subject.config, spec.fit))
+    rows = _rows_of(archive, runs, "digest")
+    fit = fit_of(runs[-1].config, spec.fit)
+    digests = frozenset(rows["digest"].to_pylist())
+    return InvertedView(loaded.config.content_size, loaded.config.image_channels, fit, digests)
+
+
+def _rows_of(archive: Archive, runs: tuple[RunInfo, ...], *columns: str) -> pa.Table:
+    """Columns of the rows of some runs, the oldest run first."""
+    rows = archive.rows(["run_id", *columns])
+    return rows.filter(pc.is_in(rows["run_id"], pa.array([run.run_id for run in runs])))
 
 
 def _opened(
     spec: PtiTrainingSpec,
     loaded: LoadedGenerator,
     generator: Generator,
-    subject: RunInfo,
-    image_ids: tuple[str, ...],
+    view: InvertedView,
+    group: Group,
     pivots: Callable[[Sequence[str]], Embedded],
 ) -> Opened:
     device = generator.mapping.w_avg.device
@@ -209,10 +243,9 @@ def _opened(
         spec.settings,
         seed=spec.seed,
     )
-    group = Group(subject.method, subject.method_digest, image_ids)
     return Opened(
         training,
-        _view(spec, loaded, subject),
+        view,
         columns=lambda step: {"learning_rate": spec.settings.learning_rate_at(step)},
         file=lambda: _weights_file(spec, training, group, loaded.digest),
         pairs=lambda images, embedded: (images, training.reconstruct(images, embedded)),

@@ -17,6 +17,7 @@ from tasks.archived.rendering import Renderer, Stored
 from tasks.errors import SourceError
 from tasks.refinement.plan import RefinementStage
 from tasks.training.cost import dry_run
+from tasks.training.data import TooManyBadImagesError
 from tasks.training.loop import train_networks
 from tasks.training.plan import prepare_training
 from tasks.training.pti import PtiTrainingSpec
@@ -146,6 +147,19 @@ def test_weights_of_other_codes_or_images_are_told(desk_of_five: RefiningDesk, n
         prepare_training(spec)
 
 
+def test_an_image_that_has_changed_since_is_not_one_of_its_pivot(
+    desk_of_five: RefiningDesk, new_tuning: NewTuning
+) -> None:
+    desk_of_five.laboratory.put("2.png", desk_of_five.laboratory.picture(99))
+    spec = new_tuning(max_failed_share=0.3)
+    train(spec)
+    problems = TrainingStore(spec.output).table("problems")
+    assert problems is not None
+    assert {(row["image_id"], row["reason"]) for row in problems.to_pylist()} == {("2.png", "changed")}
+    with pytest.raises(TooManyBadImagesError, match=r"2.png: it is not the image that was inverted: invert it again"):
+        train(new_tuning("strict"))
+
+
 def test_what_cannot_be_tuned_is_refused_and_nothing_written(
     desk_of_five: RefiningDesk, new_tuning: NewTuning, generator_file: str, tmp_path: Path
 ) -> None:
@@ -162,7 +176,8 @@ def test_what_cannot_be_tuned_is_refused_and_nothing_written(
     save_generator(stranger, str(tmp_path / "stranger.safetensors"))
     generator = GeneratorFile(str(tmp_path / "stranger.safetensors"))
     cases.append(({"generator": generator}, ArchiveMismatchError, "name that archive's generator, or another archive"))
-    for changes, error, match in [*cases, ({}, SourceError, r"of 1 of the 7 images .* such as new.png: invert them")]:
+    cases.append(({}, SourceError, r"of 1 of the 7 images .* such as new.png: invert them"))
+    for changes, error, match in cases:
         if not changes:
             laboratory.put("new.png", laboratory.picture(99))
         spec = new_tuning("refused", **changes)
