@@ -18,7 +18,8 @@ from tasks.weights.refiners import load_refiner_networks
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("encoder_name", "networks"), [("lsap_e", "hfgi"), ("e4e", "e4e/hfgi"), ("lsap_e", "hyperstyle")]
+    ("encoder_name", "networks"),
+    [("lsap_e", "hfgi"), ("e4e", "e4e/hfgi"), ("lsap_e", "hyperstyle"), ("lsap_e", "sfe")],
 )
 def test_networks_bring_back_what_the_codes_of_their_encoder_lost(encoder_name: str, networks: str) -> None:
     digits = load_domain("digits")
