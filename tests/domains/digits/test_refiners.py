@@ -9,11 +9,14 @@ from domains.domain import load_domain
 from lsap_core.images import from_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.refinement import Embedded, RefinementParts
+from lsap_core.refinement.sam import SamRefiner
+from lsap_core.refinement.sam_networks import SamNetworks
 from tasks.weights.encoders import load_encoder
 from tasks.weights.generators import load_generator
 from tasks.weights.networks import load_perceptual
 from tasks.weights.published import Published
 from tasks.weights.refiners import load_refiner_networks
+from tasks.weights.segmenters import Superpixels, SuperpixelSettings
 
 
 @torch.no_grad()
@@ -45,3 +48,22 @@ def test_networks_bring_back_what_the_codes_of_their_encoder_lost(encoder_name: 
     left = errors(refined) / errors(generator.synthesize(codes))
     assert (left.median(dim=1).values < 0.75).all()
     assert ((left < 1).float().mean(dim=1) > 0.9).all()  # a digit whose code shows another shape may get worse
+
+
+def test_sam_leaves_what_it_can_to_w_plus_and_takes_every_space_somewhere() -> None:
+    digits = load_domain("digits")
+    assert digits.generator is not None
+    loaded = load_generator(digits.generator)
+    found = load_refiner_networks(digits.refiners["sam"], loaded.config)
+    assert (found.kind, found.generator_digest) == ("sam", loaded.digest)
+    assert isinstance(found.networks, SamNetworks)
+
+    perceptual = load_perceptual(digits.perceptual, Published(None))
+    networks = SamNetworks(found.networks.predictor, Superpixels(SuperpixelSettings()))
+    refiner = digits.refiner("sam").settings.refiner(RefinementParts(loaded.generator.freeze(), perceptual, networks))
+    assert isinstance(refiner, SamRefiner)
+    choice = refiner.choose(from_uint8(load_split("test").images[256:288, :, :, None]))
+    shares = torch.stack([(choice == space).float().mean() for space in range(3)])
+    assert 0.4 < shares[0] < 0.8 and (shares > 0.1).all()
+    empty = refiner.choose(torch.full((1, 1, 32, 32), -1.0))
+    assert (empty == 0).all()
