@@ -157,8 +157,8 @@ class PtiTrainingSpec(TrainingSpec):
         check_room("tensors of all weights", ADAM_TENSORS, FLOAT_BYTES * num_parameters(config), device)
 
 
-@dataclass(frozen=True)
-class InvertedView(EncoderView):
+@dataclass(frozen=True, kw_only=True)
+class UnchangedView(EncoderView):
     """Images as they were inverted: one whose file has changed since is no image of its pivot.
 
     Attributes:
@@ -213,12 +213,12 @@ def _inversions(archive: Archive, subject: str) -> tuple[RunInfo, ...]:
     return inversions_by_method(archive, (subject,))[subject]
 
 
-def _view(spec: PtiTrainingSpec, loaded: LoadedGenerator, archive: Archive, runs: tuple[RunInfo, ...]) -> InvertedView:
+def _view(spec: PtiTrainingSpec, loaded: LoadedGenerator, archive: Archive, runs: tuple[RunInfo, ...]) -> UnchangedView:
     """Images at the generator's full size, fitted as they were when they were inverted."""
     rows = _rows_of(archive, runs, "digest")
     fit = fit_of(runs[-1].config, spec.fit)
     digests = frozenset(rows["digest"].to_pylist())
-    return InvertedView(loaded.config.content_size, loaded.config.image_channels, fit, digests)
+    return UnchangedView(loaded.config.content_size, loaded.config.image_channels, fit, digests=digests)
 
 
 def _rows_of(archive: Archive, runs: tuple[RunInfo, ...], *columns: str) -> pa.Table:
@@ -231,7 +231,7 @@ def _opened(
     spec: PtiTrainingSpec,
     loaded: LoadedGenerator,
     generator: Generator,
-    view: InvertedView,
+    view: UnchangedView,
     group: Group,
     pivots: Callable[[Sequence[str]], Embedded],
 ) -> Opened:
