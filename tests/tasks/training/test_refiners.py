@@ -15,6 +15,7 @@ import torch
 
 from lsap_archive import Store
 from lsap_core.encoders import Encoder, EncoderConfig
+from lsap_core.encoders.backbone import ResNet34Trunk
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.checkpoints.discriminators import to_nvlabs_discriminator
 from lsap_core.generators.config import GeneratorConfig
@@ -23,6 +24,7 @@ from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.presets import REFINER_TRAININGS, recorded
 from lsap_core.refinement.hfgi_networks import HfgiNetworks
 from lsap_core.training.hfgi_step import HfgiTraining
+from lsap_core.training.sfe_settings import SFE_INVERTER
 from tasks.training.loop import TrainingOutcome, train_networks
 from tasks.training.plan import prepare_training
 from tasks.training.refiners import RefinerTrainingSpec, assemble, build_first_networks
@@ -38,7 +40,7 @@ SETTINGS = {"batch_size": 4, "num_steps": 5, "decay_steps": 3, "learning_rate": 
 SFE = {"backbone": "small", "adversarial_weight": 0.0, "fade_steps": 2}
 OWN: dict[str, dict[str, Any]] = {
     "hfgi": {"widths": "small", "starts_without_effect": True},
-    "hyperstyle": {"backbone": "small", "num_passes": 2},
+    "hyperstyle": {"backbone": "small", "num_passes": 1},
     "sfe_inverter": SFE,
     "sfe": {**SFE, "edits": {"first": (-1.0, 1.0)}},
 }
@@ -318,6 +320,21 @@ def test_files_that_a_training_needs_are_asked_for_and_others_refused(
         ),
     ):
         refused(spec, error, words)
+
+
+def test_networks_start_from_a_trained_backbone(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        names = ResNet34Trunk(in_channels=3).state_dict()
+    trained = {name: each for name, each in names.items() if "num_batches" not in name and name != "relu.weight"}
+    path = str(tmp_path / "resnet34.pth")
+    torch.save({name: torch.full(each.shape, 0.5) for name, each in trained.items()}, path)
+    settings = replace(REFINER_TRAININGS["hyperstyle"].settings, layers=(9,))
+    generator = GeneratorConfig(32, (8, 8, 8, 4))
+    network, notes = TRAINABLE["hyperstyle"].first(settings, generator, {"backbone_weights": path}, 0)
+    assert (network.backbone.body[15].conv2.weight == 0.5).all() and len(notes) == 2
+    assert (network.backbone.conv1.weight[:, :3] == 0.5).all()
+    with pytest.raises(CheckpointError, match=r"backbone_weights .*resnet34.pth: the backbone starts from iresnet50-"):
+        TRAINABLE["sfe_inverter"].first(SFE_INVERTER, generator, {"backbone_weights": path}, 0)
 
 
 def test_a_discriminator_is_trained_beside_the_inverter(
