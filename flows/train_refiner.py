@@ -15,6 +15,6 @@ def train_refiner(run: TrainRefinerRun) -> TrainingReport:
     """Train the networks of a refiner, from wherever their folder says.
 
     Args:
-        run: what to train, on which images, and where to keep it.
+        run: what to train, from which codes or inversions of which images, and where to keep it.
     """
     return train_through(run.resolve(Settings.from_environment()), run.when_busy)

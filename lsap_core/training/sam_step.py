@@ -72,6 +72,8 @@ class PredictorTrainingSettings:
         for name in ("num_steps", "batch_size"):
             if not 1 <= getattr(self, name) <= MOST_STEPS:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted at least 1, and at most {MOST_STEPS:,}")
+        if self.base == "deeplab" and self.batch_size == 1:
+            raise ConfigError("batch_size is 1; deeplab normalizes what it pools over a batch: wanted at least 2")
         for name in ("learning_rate", "new_factor", "error_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a positive number")

@@ -79,13 +79,17 @@ class SpaceInversions:
     def images(self, space: str) -> dict[str, str]:
         """SHA-256 of the file of every image that is inverted in a space, by id."""
         run_ids = {run.run_id for run in self.archive.runs if run.method_digest == self.digests[space]}
-        columns = self.archive.rows(["run_id", "image_id", "digest", "status"]).to_pydict()
         newest = {  # of several rows of an image the last
             image_id: digest if status in (OK, DUPLICATE) else None
-            for run_id, image_id, digest, status in zip(*columns.values(), strict=True)
+            for run_id, image_id, digest, status in zip(*self._columns, strict=True)
             if run_id in run_ids
         }
         return {image_id: digest for image_id, digest in newest.items() if digest is not None}
+
+    @cached_property
+    def _columns(self) -> list[list[str]]:
+        rows = self.archive.rows(["run_id", "image_id", "digest", "status"])
+        return [column.to_pylist() for column in rows.columns]
 
 
 def _check_run(space: str, run: RunInfo, placement: Placement) -> None:

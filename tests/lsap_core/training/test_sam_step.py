@@ -201,6 +201,7 @@ def test_maps_of_errors_average_to_the_distance(numbers: Numbers) -> None:
         ({"error_scale": 0.0}, "positive"),
         ({"num_steps": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 1}, "wanted at least 2"),
         ({"learning_rate": 0.0}, "positive"),
         ({"new_factor": math.inf}, "positive"),
         ({"momentum": 1.0}, "below 1"),
