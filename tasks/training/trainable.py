@@ -70,32 +70,6 @@ class RefinerParts(Generic[Network, Settings]):
     directions: Mapping[str, Direction]
 
 
-@dataclass(frozen=True)
-class Trainable(Generic[Network, Settings]):
-    """How networks are made, trained and kept.
-
-    Attributes:
-        form: of their file.
-        first: the networks before the first step, of settings, generator, files and a seed, and sentences about where
-            they come from. What no file gives is drawn from torch's random numbers, which have that seed.
-        view: height and width of what is read of an image, in pixels.
-        steps: the training.
-        files: fields of the files that it may start from.
-        has_encoder: whether codes of an encoder are refined, or guide edits.
-        edits: names of the edits that settings ask for; none where there is nothing to edit.
-        lies_in_square: whether images lie in the generator's square, also where they fill a part of it.
-    """
-
-    form: NetworkForm[Any, Network]
-    first: Callable[[Settings, GeneratorConfig, Files, int], tuple[Network, tuple[str, ...]]]
-    view: Callable[[Settings, GeneratorConfig], tuple[int, int]]
-    steps: Callable[[RefinerParts[Network, Settings]], RefinerSteps]
-    files: tuple[str, ...] = ()
-    has_encoder: bool = True
-    edits: Callable[[Settings], Iterable[str]] = lambda settings: ()
-    lies_in_square: bool = False
-
-
 class RefinerSteps:
     """A training as the loop calls it, with codes that are computed from each batch on its way, in eval mode.
 
@@ -153,6 +127,32 @@ class RefinerSteps:
     def _given(self, images: Tensor) -> tuple[Tensor, ...]:
         images = images.to(self.device)
         return (images,) if self.codes is None else (images, self.codes(images))
+
+
+@dataclass(frozen=True)
+class Trainable(Generic[Network, Settings]):
+    """How networks are made, trained and kept.
+
+    Attributes:
+        form: of their file.
+        first: the networks before the first step, of settings, generator, files and a seed, and sentences about where
+            they come from. What no file gives is drawn from torch's random numbers, which have that seed.
+        view: height and width of what is read of an image, in pixels.
+        steps: the training.
+        files: fields of the files that it may start from.
+        has_encoder: whether codes of an encoder are refined, or guide edits.
+        edits: names of the edits that settings ask for; none where there is nothing to edit.
+        lies_in_square: whether images lie in the generator's square, also where they fill a part of it.
+    """
+
+    form: NetworkForm[Any, Network]
+    first: Callable[[Settings, GeneratorConfig, Files, int], tuple[Network, tuple[str, ...]]]
+    view: Callable[[Settings, GeneratorConfig], tuple[int, int]]
+    steps: Callable[[RefinerParts[Network, Settings]], RefinerSteps]
+    files: tuple[str, ...] = ()
+    has_encoder: bool = True
+    edits: Callable[[Settings], Iterable[str]] = lambda settings: ()
+    lies_in_square: bool = False
 
 
 # --- HFGI ------------------------------------------------------------------------------------------------------

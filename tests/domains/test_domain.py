@@ -299,9 +299,15 @@ def test_a_built_in_domain_trains_networks_of_refiners(name: str) -> None:
         assert trained == REFINER_TRAININGS["hfgi"], "as published"
 
 
+def test_cars_train_the_variant_of_style_feature_editor_for_cars() -> None:
+    settings = load_domain("car").training_of_refiner("sfe").settings
+    assert (settings.has_finer_shift, settings.identity_weight) == (True, 0.5)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"sfe": {"edits": {"age": 3}}}, "edits is .*age.*; wanted lists of numbers by name"),
         ({"pti": {}}, 'networks of refiner "pti" cannot be trained; wanted those of hfgi'),
         ({"hfgi": {"lr": 1}}, "training of hfgi has no setting 'lr'; it has .*learning_rate"),
         ({"hfgi": {"num_steps": "many"}}, "num_steps is 'many'; wanted a whole number"),

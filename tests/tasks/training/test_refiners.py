@@ -115,9 +115,7 @@ def train(spec: RefinerTrainingSpec, *, kill_at: int | None = None) -> TrainingO
 
 def begin(spec: RefinerTrainingSpec, loaded: LoadedGenerator, encoder: LoadedEncoder) -> RefinerSteps:
     """The training before its first step."""
-    training = assemble(spec, loaded, encoder, CPU, build_first_networks(spec, loaded)[0])
-    assert isinstance(training, RefinerSteps)
-    return training
+    return assemble(spec, loaded, encoder, CPU, build_first_networks(spec, loaded)[0])
 
 
 def results(spec: RefinerTrainingSpec) -> dict[str, Any]:
