@@ -31,7 +31,7 @@ from lsap_core.inversion.schedule import learning_rate
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
 from lsap_core.refinement import Embedded
 from lsap_core.refinement.hfgi import HfgiRefiner, HfgiSettings
-from lsap_core.refinement.hfgi_checkpoints import build_hfgi, from_hfgi_document
+from lsap_core.refinement.hfgi_checkpoints import HFGI, from_hfgi_document
 from lsap_core.refinement.hyperstyle import HyperStyleRefiner, HyperStyleSettings
 from lsap_core.refinement.hyperstyle_checkpoint import from_hyperstyle_document
 from lsap_core.refinement.hyperstyle_networks import HyperStyleConfig
@@ -91,7 +91,7 @@ def _hfgi(checkouts: Checkouts, cell: PeerCell, form: str, device: torch.device)
         document = {f"{name}.{key}": value for name, one in named.items() for key, value in one.state_dict().items()}
         refiner = HfgiRefiner(
             build_generator(from_rosinality_document({"g_ema": decoder.state_dict()})).freeze().to(device),
-            networks=build_hfgi(from_hfgi_document({"state_dict": document})).to(device),
+            networks=HFGI.build(from_hfgi_document({"state_dict": document})).to(device),
             settings=HfgiSettings(),
         )
         refined = refiner(Embedded(codes), target).refined

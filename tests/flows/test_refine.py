@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 import yaml
 from torch import nn
@@ -22,7 +21,7 @@ from lsap_core.refinement.hyperstyle_checkpoint import HYPERSTYLE as HYPERSTYLE_
 from lsap_core.refinement.hyperstyle_networks import HyperNetwork
 from lsap_core.refinement.pti_checkpoint import SHARED_WEIGHTS, Group, options_of
 from lsap_core.refinement.pti_shared import SharedWeights
-from lsap_core.refinement.sam_checkpoints import PredictorCheckpoint, canonical_predictor_state, to_predictor_metadata
+from lsap_core.refinement.sam_checkpoints import PREDICTOR
 from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorConfig
 from lsap_core.refinement.sfe_checkpoints import SFE
 from lsap_core.refinement.sfe_networks import SfeConfig, SfeNetworks
@@ -38,7 +37,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NUM_IMAGES = 8
 REFINED = "e4e/pti"
 GENERATOR = "domains/digits/generator.safetensors"
-HFGI = "domains/digits/refiners/hfgi.safetensors"
+HFGI = "domains/digits/refiners/hfgi_e4e.safetensors"
 HYPERSTYLE: dict[str, Any] = {"num_passes": 2, "backbone": "small", "layers": [0, 3, 5, 8]}
 FIELDS = {"domain": "digits", "batch_size": 4, "workers": {"count": 1, "threads": 1, "device": "cpu"}}
 
@@ -154,14 +153,11 @@ def small_networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for name, parameter in (*hyper.named_parameters(), *shared.named_parameters()):
             if name.endswith(("output.weight", "shared.w1")) or name == "weights":  # 0 in new ones
                 nn.init.normal_(parameter, 0, 0.02)
-    errors = PredictorCheckpoint(
-        predictor.config, canonical_predictor_state(predictor.config, predictor.state_dict(), what="SAM"), "safetensors"
-    )
     told = {"generator_digest": loaded.digest}
     data = {
         "hyperstyle": encode_networks(HYPERSTYLE_FORM, hyper.config, hyper.state_dict(), **told),
         "sfe": encode_networks(SFE, editor.config, editor.state_dict(), **told),
-        "sam": safetensors.torch.save(errors.state, to_predictor_metadata(errors)),
+        "sam": encode_networks(PREDICTOR, predictor.config, predictor.state_dict(), **told),
         "pti_shared": encode_networks(
             SHARED_WEIGHTS, config, shared.state_dict(), options=options_of(group, {}), **told
         ),
@@ -191,7 +187,7 @@ def test_all_refiners_refine_side_by_side(
     kept = printed["bytes_per_image"]
     assert kept["e4e/pti_shared"] < kept["e4e/hfgi"] < refined["bytes_per_image"][REFINED]
     archive, ids = open_archive(story.url), sorted(path.name for path in story.images.iterdir())
-    renderer = Renderer(load_generator(GENERATOR).generator.freeze(), {**small_networks, "hfgi": HFGI})
+    renderer = Renderer(load_generator(GENERATOR).generator.freeze(), {**small_networks, "e4e/hfgi": HFGI})
     plain = Stored.of_images(renderer, archive, ids, "e4e").render()
     for name in names:
         images = Stored.of_images(renderer, archive, ids, f"e4e/{name}").render()
@@ -200,7 +196,7 @@ def test_all_refiners_refine_side_by_side(
 
 
 def test_networks_that_are_not_there_are_named_before_anything_is_started(story: Story) -> None:
-    run = story.config("refine_more", source=str(story.images), refiners=["sfe"])
+    run = story.config("refine_more", source=str(story.images), refiners=["pti_shared"])
     finished = story.lsap("run", "refine", run)
     assert finished.code == 2 and "needs its networks" in finished.err.splitlines()[-1], finished.err
-    assert "refiner_networks.sfe=" in finished.err.splitlines()[-1]
+    assert "refiner_networks.pti_shared=" in finished.err.splitlines()[-1]
