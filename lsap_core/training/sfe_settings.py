@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import get_args
 
 from lsap_core.errors import ConfigError
@@ -102,8 +102,4 @@ class SfeTrainingSettings:
 
 SFE_INVERTER = SfeTrainingSettings()
 SFE_EDITOR = SfeTrainingSettings(num_steps=200_000, adversarial_start=0, feature_weight=0.0)
-"""The two phases as the released code has them."""
-
-SFE_INVERTER_AS_PRINTED = replace(SFE_INVERTER, learning_rate=2e-4, adversarial_start=14_000, num_steps=37_500)
-SFE_EDITOR_AS_PRINTED = replace(SFE_EDITOR, learning_rate=2e-4, num_steps=20_000)
-"""The constants that the paper prints."""
+"""The two phases as the released code has them; docs/refinement.md has what the paper prints."""
