@@ -61,7 +61,7 @@ def build(cell: EmbeddingCell, form: Modulation, device: torch.device) -> Work:
     state = embedder.start(range(cell.batch_size))
 
     def advance() -> Tensor:
-        state.step = 0  # every sample takes the same steps of the schedule
+        state.steps.zero_()  # every sample takes the same steps of the schedule
         embedder.advance(state, target, until=cell.steps)
         if bool((state.stopped_at != NOT_STOPPED).any()):
             raise RuntimeError(f"the loss is no longer finite in {cell}: stopped images cost less than others")

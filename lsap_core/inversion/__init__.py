@@ -1,7 +1,7 @@
 """Image embedding: a code for every image."""
 
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings, EncoderState
-from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings, OptimizationState
+from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings
 from lsap_core.inversion.inversion import (
     Embedder,
     EmbedderState,
@@ -10,6 +10,7 @@ from lsap_core.inversion.inversion import (
     Parts,
     PerceptualDistance,
 )
+from lsap_core.inversion.optimization_state import OptimizationState
 
 __all__ = [
     "Embedder",

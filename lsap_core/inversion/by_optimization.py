@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,16 +15,19 @@ from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
 from lsap_core.images import Downsampling, comparison_view
+from lsap_core.inversion.adam import adam_
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
-from lsap_core.inversion.inversion import NOT_STOPPED, Inversion, Parts, PerceptualDistance
+from lsap_core.inversion.inversion import Inversion, Parts, PerceptualDistance
 from lsap_core.inversion.noise_maps import (
     NoiseNormalization,
-    draw,
+    RandomStreams,
     draw_noise,
     normalize_noise_,
     random_streams,
 )
+from lsap_core.inversion.optimization_state import OptimizationState
 from lsap_core.inversion.schedule import exploration_strength, learning_rate
+from lsap_core.inversion.steps_ahead import Schedule, StepNumbers, steps_ahead
 from lsap_core.objectives.terms import mean_code_distance, noise_regularization, pixel_error
 
 Space = Literal["w", "w_plus"]
@@ -144,88 +147,6 @@ class OptimizationSettings:
         )
 
 
-class OptimizationState:
-    """Where the optimization of a batch stands; everything that the next step depends on.
-
-    Attributes:
-        step: steps taken.
-        codes: the clean codes p, [N, w_dim] or [N, K, w_dim].
-        noise: maps of the convolutions that add noise, [N, 1, side, side].
-        is_active: which images still move, [N] bool.
-        stopped_at: [N] int64, -1 while active.
-        trace: [N, recorded steps, terms].
-    """
-
-    def __init__(
-        self,
-        codes: Tensor,
-        noise: list[Tensor],
-        streams: list[torch.Generator],
-        settings: OptimizationSettings,
-    ):
-        self.codes = codes.requires_grad_(True)
-        self.noise = [maps.requires_grad_(True) for maps in noise]
-        self.streams = streams
-        self.optimizer = torch.optim.Adam([self.codes, *self.noise], lr=settings.learning_rate)
-        self.step = 0
-        self.is_active = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
-        self.stopped_at = torch.full((len(codes),), NOT_STOPPED, device=codes.device)
-        self.trace = codes.new_full((len(codes), len(settings.trace_steps), len(TRACE_TERMS)), torch.nan)
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """Codes, then noise maps: what Adam moves."""
-        return [self.codes, *self.noise]
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """The whole state as named tensors on the CPU, for storage."""
-        tensors = {
-            "step": torch.tensor(self.step),
-            "is_active": self.is_active,
-            "stopped_at": self.stopped_at,
-            "trace": self.trace,
-            "streams": torch.stack([stream.get_state() for stream in self.streams]),
-        }
-        for index, parameter in enumerate(self.parameters):
-            tensors[f"parameter.{index:02d}"] = parameter.detach()
-            for name, value in self.optimizer.state[parameter].items():
-                tensors[f"adam.{index:02d}.{name}"] = value
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-    @torch.no_grad()
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state that `to_tensors` returned; the next step then goes on bit for bit.
-
-        Raises:
-            ShapeError: the state belongs to another batch, space or generator.
-        """
-        self._check_tensors(tensors)
-        for index, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"parameter.{index:02d}"])
-            prefix = f"adam.{index:02d}."
-            self.optimizer.state[parameter] = {
-                name.removeprefix(prefix): (value.to(parameter.device) if value.ndim else value).clone()
-                for name, value in tensors.items()
-                if name.startswith(prefix)
-            }
-        self.step = int(tensors["step"])
-        self.is_active.copy_(tensors["is_active"])
-        self.stopped_at.copy_(tensors["stopped_at"])
-        self.trace.copy_(tensors["trace"])
-        for stream, saved in zip(self.streams, tensors["streams"], strict=True):
-            stream.set_state(saved.clone())  # a row of a larger tensor makes torch 2.15 crash
-
-    def _check_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        wanted = {f"parameter.{index:02d}": parameter.shape for index, parameter in enumerate(self.parameters)}
-        for name, shape in {**wanted, "trace": self.trace.shape}.items():
-            saved = tensors.get(name)
-            if saved is None or saved.shape != shape:
-                raise ShapeError(
-                    f"saved {name} is {None if saved is None else list(saved.shape)}; this optimization has "
-                    f"{list(shape)}: the state is of another batch, generator or settings"
-                )
-
-
 class OptimizationEmbedder:
     """Searches codes and noise maps for a batch of images, each image for itself.
 
@@ -247,6 +168,12 @@ class OptimizationEmbedder:
         self.settings = settings
         self.encoder = encoder  # asked where codes start at one
         self.sncd = SncdLoss(generator, anchor, reduction="mean")
+        self.schedule = Schedule(
+            num_steps=settings.num_steps,
+            rate=lambda time: learning_rate(time, settings.learning_rate),
+            strength=lambda time: exploration_strength(time, anchor.code_deviation, factor=settings.exploration),
+            place_of={step: place for place, step in enumerate(settings.trace_steps)},
+        )
         # A map that is multiplied by 0 influences neither the image nor any other variable.
         self.noisy_convs = [
             index for index, layer in enumerate(generator.synthesis.conv_layers()) if float(layer.noise_strength) != 0.0
@@ -306,11 +233,11 @@ class OptimizationEmbedder:
             codes = self.anchor.w_avg.to(reference).expand(len(seeds), *w_shape)
         if codes.shape != (len(seeds), *w_shape):
             raise ShapeError(f"first codes are {list(codes.shape)}; wanted {[len(seeds), *w_shape]}")
-        return OptimizationState(
-            codes.detach().to(reference).clone(),
-            [first_noise[index].detach().to(reference).clone() for index in self.noisy_convs],
-            streams,
-            self.settings,
+        return OptimizationState.begin(
+            codes.to(reference),
+            [first_noise[index] for index in self.noisy_convs],
+            RandomStreams(streams),
+            (len(self.settings.trace_steps), len(TRACE_TERMS)),
         )
 
     def advance(
@@ -319,37 +246,59 @@ class OptimizationEmbedder:
         target: Tensor,
         *,
         until: int | None = None,
+        at_most: int | None = None,
         after_step: Callable[[OptimizationState], None] | None = None,
     ) -> None:
-        """Take steps up to step `until` (all of them by default), in place.
+        """Take steps until every image has taken `until` (all of them by default), in place.
+
+        Images that have come so far rest, and stay as they are while the others go on.
 
         Args:
             state: from `start`, or loaded.
-            target: the images, [N, C, R, R] in [-1, 1]; the same ones at every call.
-            until: stop before this step.
+            target: the images, [N, C, R, R] in [-1, 1]; an image's own at every call.
+            until: steps that an image takes at most.
+            at_most: steps to take in this call at most.
             after_step: called with the state after every step, to show progress or to save.
 
         Raises:
             ShapeError: the images do not fit the generator or the state.
         """
         config = self.generator.config
-        wanted = [len(state.codes), config.image_channels, config.resolution, config.resolution]
+        wanted = [len(state), config.image_channels, config.resolution, config.resolution]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
-        view = self._view(target.to(state.codes))
+        view = self._view(target.to(state.values))
         with torch.no_grad():
             target_features = self.perceptual.features(view)
         last = self.settings.num_steps if until is None else min(until, self.settings.num_steps)
-        while state.step < last:
-            self._step(state, view, target_features)
+        left = MOST_STEPS if at_most is None else at_most
+        ahead: Iterator[StepNumbers] = iter(())
+        while state.step < last and left > 0:
+            numbers = next(ahead, None) if state.streams.is_ahead else None
+            if numbers is None:  # at the beginning, after some steps, and where rows were replaced meanwhile
+                ahead = iter(
+                    steps_ahead(
+                        self.schedule,
+                        state.steps.tolist(),
+                        last=last,
+                        at_most=left,
+                        streams=state.streams,
+                        codes=state.codes,
+                    )
+                )
+                numbers = next(ahead)
+            self._step(state, numbers, view, target_features)
+            state.steps += numbers.moved
+            state.streams.use()
+            left -= 1
             if after_step is not None:
                 after_step(state)
 
     @torch.no_grad()
     def finish(self, state: OptimizationState) -> Inversion:
         """The result of the clean codes and their noise maps."""
-        codes = state.codes.detach()
-        noise = [maps.detach().clone() for maps in self._all_maps(state)]
+        codes = state.codes.clone()
+        noise = [maps.expand(len(state), -1, -1, -1).clone() for maps in self._all_maps(codes, state.noise)]
         image = self.generator.synthesize(codes, noise=noise)
         return Inversion(
             w_plus=self.generator.expand(codes).clone(),
@@ -362,34 +311,36 @@ class OptimizationEmbedder:
             num_steps=self.settings.num_steps,
         )
 
-    def _step(self, state: OptimizationState, view: Tensor, target_features: list[Tensor]) -> None:
-        settings = self.settings
-        time = state.step / settings.num_steps
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(time, settings.learning_rate)
-        explored = self._explore(state, time)
-        terms = self._terms(state, explored, view, target_features)
-        state.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].sum().backward()
-        self._stop_non_finite(state, terms["loss"].detach())
-        if state.step in settings.trace_steps:
-            self._record(state, terms)
-        before = [parameter.detach().clone() for parameter in state.parameters]
-        state.optimizer.step()
-        normalize_noise_(state.noise, settings.noise_normalization)
-        with torch.no_grad():
-            for parameter, old in zip(state.parameters, before, strict=True):
-                parameter.copy_(torch.where(_per_image(state.is_active, parameter), parameter, old))
-        state.step += 1
-
-    def _explore(self, state: OptimizationState, time: float) -> Tensor:
-        strength = exploration_strength(time, self.anchor.code_deviation, factor=self.settings.exploration)
-        if strength == 0.0:
-            return state.codes
-        return state.codes + strength * draw(state.streams, state.codes.shape[1:]).to(state.codes)
+    def _step(
+        self, state: OptimizationState, numbers: StepNumbers, view: Tensor, target_features: list[Tensor]
+    ) -> None:
+        values = state.values.detach().requires_grad_(True)
+        codes, *noise = state.split(values)
+        terms = self._terms(codes, codes + numbers.exploration, noise, view, target_features, numbers.is_recorded)
+        (gradient,) = torch.autograd.grad(terms["loss"].sum(), values)
+        self._stop_non_finite(state, terms["loss"].detach(), gradient, numbers)
+        if numbers.is_recorded:
+            self._record(state, terms, numbers)
+        moves = (numbers.moves & state.is_active)[:, None]
+        adam_(
+            state.values,
+            state.first_moments,
+            state.second_moments,
+            gradient,
+            rate=numbers.rate,
+            root_correction=numbers.root_correction,
+            moves=moves,
+        )
+        normalize_noise_(state.noise, self.settings.noise_normalization, moves=moves)
 
     def _terms(
-        self, state: OptimizationState, explored: Tensor, view: Tensor, target_features: list[Tensor]
+        self,
+        codes: Tensor,
+        explored: Tensor,
+        noise: list[Tensor],
+        view: Tensor,
+        target_features: list[Tensor],
+        is_recorded: bool,
     ) -> dict[str, Tensor]:
         """The loss of each image, [N], and its terms (LSAP, eq. 13; R is the base method's).
 
@@ -397,7 +348,7 @@ class OptimizationEmbedder:
         """
         settings = self.settings
         styles = self.generator.styles(explored)  # [N, width] of every layer
-        image = self.generator.synthesize_styles(styles, noise=self._all_maps(state)).image  # [N, C, R, R]
+        image = self.generator.synthesize_styles(styles, noise=self._all_maps(codes, noise)).image  # [N, C, R, R]
         seen = self._view(image)  # [N, C, h, w], as `view`
         terms: dict[str, Tensor] = {}  # [N] each
         loss = seen.new_zeros(len(seen))  # [N]
@@ -408,53 +359,49 @@ class OptimizationEmbedder:
             terms["mse"] = pixel_error(seen, view)
             loss = loss + settings.mse_weight * terms["mse"]
         if settings.sncd_weight > 0:
-            on_clean = settings.sncd_on == "clean" and explored is not state.codes
-            terms["sncd"] = self.sncd(state.codes) if on_clean else self.sncd.of_styles(styles)  # mean of [N, L]
+            is_explored = settings.sncd_on == "explored" or settings.exploration == 0  # then the two are the same
+            terms["sncd"] = self.sncd.of_styles(styles) if is_explored else self.sncd(codes)  # mean of [N, L]
             loss = loss + settings.sncd_weight * terms["sncd"]
         if settings.mean_code_weight > 0:
-            terms["mean_code_distance"] = self._mean_code_distance(state.codes)
+            terms["mean_code_distance"] = self._mean_code_distance(codes)
             loss = loss + settings.mean_code_weight * terms["mean_code_distance"]
-        if settings.noise_weight > 0 and state.noise:
-            terms["noise_regularization"] = noise_regularization(state.noise)
+        if settings.noise_weight > 0 and noise:
+            terms["noise_regularization"] = noise_regularization(noise)
             loss = loss + settings.noise_weight * terms["noise_regularization"]
-        if state.step in settings.trace_steps:
+        if is_recorded:
             with torch.no_grad():
                 terms.setdefault("mse", pixel_error(seen.detach(), view))
                 if "sncd" not in terms:
-                    terms["sncd"] = self.sncd(state.codes)
+                    terms["sncd"] = self.sncd(codes)
                 if "mean_code_distance" not in terms:
-                    terms["mean_code_distance"] = self._mean_code_distance(state.codes)
+                    terms["mean_code_distance"] = self._mean_code_distance(codes)
         return {"loss": loss, **terms}
 
     def _mean_code_distance(self, codes: Tensor) -> Tensor:
         return mean_code_distance(codes, self.anchor.w_avg.to(codes), self.anchor.code_deviation)
 
     @torch.no_grad()
-    def _stop_non_finite(self, state: OptimizationState, loss: Tensor) -> None:
+    def _stop_non_finite(self, state: OptimizationState, loss: Tensor, gradient: Tensor, numbers: StepNumbers) -> None:
         """Stop images whose loss or gradient is not finite; no branch, so that a GPU need not wait."""
-        is_finite = loss.isfinite()
-        for parameter in state.parameters:
-            if parameter.grad is not None:
-                is_finite = is_finite & parameter.grad.flatten(1).isfinite().all(dim=1)
-        stops = state.is_active & ~is_finite
-        state.stopped_at.copy_(torch.where(stops, state.step, state.stopped_at))
-        state.is_active &= is_finite
-        for parameter in state.parameters:
-            if parameter.grad is not None:
-                keep = _per_image(state.is_active, parameter)
-                parameter.grad = torch.where(keep, parameter.grad, torch.zeros_like(parameter.grad))
+        is_finite = loss.isfinite() & gradient.isfinite().all(dim=1)
+        stops = state.is_active & numbers.moves & ~is_finite
+        state.stopped_at.copy_(torch.where(stops, numbers.step, state.stopped_at))
+        state.is_active &= ~stops
 
-    def _record(self, state: OptimizationState, terms: dict[str, Tensor]) -> None:
-        row = self.settings.trace_steps.index(state.step)
-        for column, name in enumerate(TRACE_TERMS):
-            if name in terms:
-                state.trace[:, row, column] = torch.where(state.is_active, terms[name].detach(), torch.nan)
+    @torch.no_grad()
+    def _record(self, state: OptimizationState, terms: dict[str, Tensor], numbers: StepNumbers) -> None:
+        """Write the terms of the images that record in this step into their traces."""
+        nothing = torch.full_like(terms["loss"], torch.nan)
+        found = torch.stack([terms.get(name, nothing).detach() for name in TRACE_TERMS], dim=1)  # [N, terms]
+        found = torch.where(state.is_active[:, None], found, torch.nan)
+        images, num_places = torch.arange(len(state), device=found.device), state.trace.shape[1]
+        place = numbers.record_at.clamp_max(num_places - 1)
+        records = (numbers.record_at < num_places)[:, None]
+        state.trace[images, place] = torch.where(records, found, state.trace[images, place])
 
-    def _all_maps(self, state: OptimizationState) -> list[Tensor]:
-        maps: list[Tensor] = [
-            state.codes.new_zeros(len(state.codes), 1, side, side) for side in self.generator.config.noise_sides
-        ]
-        for index, given in zip(self.noisy_convs, state.noise, strict=True):
+    def _all_maps(self, codes: Tensor, noise: list[Tensor]) -> list[Tensor]:
+        maps: list[Tensor] = [codes.new_zeros(1, 1, side, side) for side in self.generator.config.noise_sides]
+        for index, given in zip(self.noisy_convs, noise, strict=True):
             maps[index] = given
         return maps
 
@@ -462,7 +409,3 @@ class OptimizationEmbedder:
         return comparison_view(
             images, content_box=self.generator.config.content_box, downsampling=self.settings.downsampling
         )
-
-
-def _per_image(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (like.ndim - 1))

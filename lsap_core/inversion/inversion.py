@@ -72,13 +72,12 @@ class Parts:
 
 
 class EmbedderState(Protocol):
-    """Where the embedding of a batch stands; everything that the next step depends on.
+    """Where the embedding of a batch stands; everything that the next step depends on."""
 
-    Attributes:
-        step: steps taken.
-    """
-
-    step: int
+    @property
+    def step(self) -> int:
+        """Steps taken, by the image that is least far."""
+        ...
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The whole state as named tensors on the CPU, for storage."""

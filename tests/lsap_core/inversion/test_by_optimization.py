@@ -501,6 +501,88 @@ def test_every_step_is_reported(embed: Embed, target: Tensor) -> None:
     assert steps == [1, 2, 3, 4]
 
 
+def test_a_state_is_stored_as_of_its_step_however_far_random_numbers_were_read_ahead(
+    embed: Embed, target: Tensor
+) -> None:
+    embedder = embed()
+    whole = embedder(target, SEEDS)
+    stored: list[dict[str, Tensor]] = []
+    embedder.advance(embedder.start(SEEDS), target, after_step=lambda each: stored.append(each.to_tensors()))
+    for saved in (stored[0], stored[4], stored[10]):
+        resumed = embedder.start([0, 0, 0])
+        resumed.load_tensors(saved)
+        embedder.advance(resumed, target)
+        assert_equal_results(embedder.finish(resumed), whole)
+
+
+def test_states_of_earlier_versions_have_one_step_for_all_images(embed: Embed, target: Tensor) -> None:
+    embedder = embed()
+    state = embedder.start(SEEDS)
+    embedder.advance(state, target, until=5)
+    earlier = {**state.to_tensors(), "step": torch.tensor(5), "adam.00.step": torch.tensor(5.0)}
+    resumed = embedder.start([0, 0, 0])
+    resumed.load_tensors(earlier)
+    assert resumed.steps.tolist() == [5, 5, 5]
+    embedder.advance(resumed, target)
+    assert_equal_results(embedder.finish(resumed), embedder(target, SEEDS))
+
+
+# --- images at their own pace ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def at_own_pace(embed: Embed, target: Tensor, features: FeatureDistance) -> OptimizationEmbedder:
+    return embed(perceptual=features, lpips_weight=1.0, sncd_weight=5.0, record_every=5)
+
+
+@pytest.mark.parametrize("met_at", [3, 9, 12])
+def test_a_row_that_is_filled_again_in_the_middle_gives_what_its_image_gets_otherwise(
+    met_at: int, at_own_pace: OptimizationEmbedder, target: Tensor
+) -> None:
+    """The one that comes begins at its first step; those that were there go on, and rest when they are done."""
+    embedder, late = at_own_pace, target.flip(-1)[:1]
+    wanted = embedder(target, SEEDS)
+    wanted_late = embedder(torch.cat([target[:1], late, target[2:]]), (11, 99, 13))
+    state = embedder.start(SEEDS)
+    embedder.advance(state, target, at_most=met_at)
+    left = embedder.finish(state.rows([1]))
+    state.replace_rows([1], embedder.start([99], target=late))
+    assert state.steps.tolist() == [met_at, 0, met_at] and state.step == 0
+    mixed = torch.cat([target[:1], late, target[2:]])
+    embedder.advance(state, mixed, until=8)
+    embedder.advance(state, mixed)
+    assert state.steps.tolist() == [12, 12, 12]
+    found = embedder.finish(state)
+    assert_equal_results(found, wanted, rows=(0, 2))
+    assert_equal_results(found, wanted_late, rows=(1,))
+    if met_at == 12:  # done: what was taken away is its result
+        assert torch.equal(left.w_plus[0], wanted.w_plus[1])
+        torch.testing.assert_close(left.trace[0], wanted.trace[1], rtol=0, atol=0, equal_nan=True)
+
+
+def test_rows_of_a_state_can_be_stored_whatever_step_each_is_at(
+    at_own_pace: OptimizationEmbedder, target: Tensor
+) -> None:
+    embedder = at_own_pace
+    state = embedder.start(SEEDS)
+    embedder.advance(state, target, at_most=4)
+    state.replace_rows([0, 2], embedder.start([21, 22]))
+    embedder.advance(state, target, at_most=3)
+    resumed = embedder.start([0, 0, 0])
+    resumed.load_tensors(safetensors.torch.load(safetensors.torch.save(state.to_tensors())))
+    assert resumed.steps.tolist() == [3, 7, 3]
+    for each in (state, resumed):
+        embedder.advance(each, target)
+    assert_equal_results(embedder.finish(resumed), embedder.finish(state))
+
+
+def test_rows_that_do_not_fit_are_refused(embed: Embed) -> None:
+    state = embed().start(SEEDS)
+    for rows, other in (([0], embed().start(SEEDS)), ([0], embed(space="w").start([1]))):
+        with pytest.raises(ShapeError, match="wanted as many images as rows, started by the same embedder"):
+            state.replace_rows(rows, other)
+
+
 # --- images that break -----------------------------------------------------------------------------------------
 
 
@@ -678,5 +760,5 @@ def test_a_state_names_everything_that_it_depends_on(embed: Embed, target: Tenso
     assert set(state.to_tensors()) == {
         *("step", "is_active", "stopped_at", "trace", "streams"),
         *(f"parameter.{index}" for index in parameters),
-        *(f"adam.{index}.{name}" for index in parameters for name in ("step", "exp_avg", "exp_avg_sq")),
+        *(f"adam.{index}.{name}" for index in parameters for name in ("exp_avg", "exp_avg_sq")),
     }
