@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,15 @@ class Anchor:
     code_deviation: float
     style_set: StyleSet
     num_samples: int
+
+    @cached_property
+    def by_layer(self) -> tuple[Tensor, Tensor]:
+        """Directions, and ones, each in the rows of its layer's vector and the column of its layer: [sum of widths, L].
+
+        What style vectors in one row [N, sum of widths] are multiplied by to have a sum for every layer.
+        """
+        columns = [direction[:, None] for direction in self.directions]
+        return torch.block_diag(*columns), torch.block_diag(*(torch.ones_like(column) for column in columns))
 
     def lengths(self) -> Tensor:
         """||mu_l|| for each layer, [L], float64."""

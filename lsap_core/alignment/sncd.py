@@ -11,7 +11,7 @@ from torch import Tensor
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
-from lsap_core.spaces.styles import normalize, select
+from lsap_core.spaces.styles import NORM_FLOOR, select
 
 LayerReduction = Literal["mean", "sum", "none"]
 
@@ -30,13 +30,10 @@ def sncd_per_layer(styles: Sequence[Tensor], anchor: Anchor) -> Tensor:
     wanted = [len(direction) for direction in anchor.directions]
     if found != wanted:
         raise ShapeError(f"style vectors have widths {found}; the anchor ({anchor.style_set}) has {wanted}")
-    return torch.stack(
-        [
-            1 - unit @ direction.detach().to(unit.dtype)  # [N, width] @ [width] -> [N]
-            for unit, direction in zip(normalize(styles), anchor.directions, strict=True)
-        ],
-        dim=1,
-    )  # [N, L]
+    row = torch.cat(list(styles), dim=-1)  # [N, sum of widths]
+    directions, ones = (matrix.detach().to(row.dtype) for matrix in anchor.by_layer)
+    lengths = (row.square() @ ones).clamp_min(NORM_FLOOR**2).sqrt()  # [N, L]
+    return 1 - row @ directions / lengths
 
 
 def reduce_layers(per_layer: Tensor, reduction: LayerReduction) -> Tensor:

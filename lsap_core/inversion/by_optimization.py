@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from lsap_core.alignment.anchor import Anchor
-from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
-from lsap_core.images import Downsampling, comparison_view
+from lsap_core.generators.style_matrices import StyleMatrices
+from lsap_core.images import Downsampling
 from lsap_core.inversion.adam import adam_
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.inversion.inversion import Inversion, Parts, PerceptualDistance
+from lsap_core.inversion.loss_terms import LossTerms
 from lsap_core.inversion.noise_maps import (
     NoiseNormalization,
     RandomStreams,
@@ -28,7 +29,6 @@ from lsap_core.inversion.noise_maps import (
 from lsap_core.inversion.optimization_state import OptimizationState
 from lsap_core.inversion.schedule import exploration_strength, learning_rate
 from lsap_core.inversion.steps_ahead import Schedule, StepNumbers, steps_ahead
-from lsap_core.objectives.terms import mean_code_distance, noise_regularization, pixel_error
 
 Space = Literal["w", "w_plus"]
 
@@ -36,6 +36,9 @@ MOST_STEPS = 10**9
 MOST_RECORDED = 100_000
 """Of an image's trace, which is kept in memory step by step."""
 TRACE_TERMS = ("loss", "lpips", "sncd", "mse", "mean_code_distance", "noise_regularization")
+
+RECORDED_ANYWAY = ("sncd", "mse", "mean_code_distance")
+"""Terms that cost little, whatever their weight."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +170,21 @@ class OptimizationEmbedder:
         self.perceptual = perceptual
         self.settings = settings
         self.encoder = encoder  # asked where codes start at one
-        self.sncd = SncdLoss(generator, anchor, reduction="mean")
+        self.styles = StyleMatrices(generator)
         self.schedule = Schedule(
             num_steps=settings.num_steps,
             rate=lambda time: learning_rate(time, settings.learning_rate),
             strength=lambda time: exploration_strength(time, anchor.code_deviation, factor=settings.exploration),
             place_of={step: place for place, step in enumerate(settings.trace_steps)},
         )
+        weights = {
+            "lpips": settings.lpips_weight,
+            "mse": settings.mse_weight,
+            "sncd": settings.sncd_weight,
+            "mean_code_distance": settings.mean_code_weight,
+            "noise_regularization": settings.noise_weight,
+        }
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         # A map that is multiplied by 0 influences neither the image nor any other variable.
         self.noisy_convs = [
             index for index, layer in enumerate(generator.synthesis.conv_layers()) if float(layer.noise_strength) != 0.0
@@ -267,7 +278,8 @@ class OptimizationEmbedder:
         wanted = [len(state), config.image_channels, config.resolution, config.resolution]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
-        view = self._view(target.to(state.values))
+        terms = self._loss_terms()
+        view = terms.view(target.to(state.values))
         with torch.no_grad():
             target_features = self.perceptual.features(view)
         last = self.settings.num_steps if until is None else min(until, self.settings.num_steps)
@@ -287,7 +299,7 @@ class OptimizationEmbedder:
                     )
                 )
                 numbers = next(ahead)
-            self._step(state, numbers, view, target_features)
+            self._step(state, numbers, terms, view, target_features)
             state.steps += numbers.moved
             state.streams.use()
             left -= 1
@@ -298,7 +310,7 @@ class OptimizationEmbedder:
     def finish(self, state: OptimizationState) -> Inversion:
         """The result of the clean codes and their noise maps."""
         codes = state.codes.clone()
-        noise = [maps.expand(len(state), -1, -1, -1).clone() for maps in self._all_maps(codes, state.noise)]
+        noise = self._all_maps(state)
         image = self.generator.synthesize(codes, noise=noise)
         return Inversion(
             w_plus=self.generator.expand(codes).clone(),
@@ -312,15 +324,23 @@ class OptimizationEmbedder:
         )
 
     def _step(
-        self, state: OptimizationState, numbers: StepNumbers, view: Tensor, target_features: list[Tensor]
+        self,
+        state: OptimizationState,
+        numbers: StepNumbers,
+        terms: LossTerms,
+        view: Tensor,
+        target_features: list[Tensor],
     ) -> None:
         values = state.values.detach().requires_grad_(True)
         codes, *noise = state.split(values)
-        terms = self._terms(codes, codes + numbers.exploration, noise, view, target_features, numbers.is_recorded)
-        (gradient,) = torch.autograd.grad(terms["loss"].sum(), values)
-        self._stop_non_finite(state, terms["loss"].detach(), gradient, numbers)
+        clean, explored = (self.generator.expand(each) for each in (codes, codes + numbers.exploration))
+        wanted = {*self.weights, *RECORDED_ANYWAY} if numbers.is_recorded else self.weights
+        found = terms(clean, explored, noise, view, target_features, wanted)
+        loss = torch.stack([self.weights[name] * found[name] for name in self.weights if name in found]).sum(dim=0)
+        (gradient,) = torch.autograd.grad(loss.sum(), values)
+        self._stop_non_finite(state, loss, gradient, numbers)
         if numbers.is_recorded:
-            self._record(state, terms, numbers)
+            self._record(state, {"loss": loss, **found}, numbers)
         moves = (numbers.moves & state.is_active)[:, None]
         adam_(
             state.values,
@@ -332,53 +352,6 @@ class OptimizationEmbedder:
             moves=moves,
         )
         normalize_noise_(state.noise, self.settings.noise_normalization, moves=moves)
-
-    def _terms(
-        self,
-        codes: Tensor,
-        explored: Tensor,
-        noise: list[Tensor],
-        view: Tensor,
-        target_features: list[Tensor],
-        is_recorded: bool,
-    ) -> dict[str, Tensor]:
-        """The loss of each image, [N], and its terms (LSAP, eq. 13; R is the base method's).
-
-        L(p, n) = LPIPS(G(p~, n), x) + lambda SNCD(p) + noise_weight R(n), with p~ the explored codes.
-        """
-        settings = self.settings
-        styles = self.generator.styles(explored)  # [N, width] of every layer
-        image = self.generator.synthesize_styles(styles, noise=self._all_maps(codes, noise)).image  # [N, C, R, R]
-        seen = self._view(image)  # [N, C, h, w], as `view`
-        terms: dict[str, Tensor] = {}  # [N] each
-        loss = seen.new_zeros(len(seen))  # [N]
-        if settings.lpips_weight > 0:
-            terms["lpips"] = self.perceptual.distance(self.perceptual.features(seen), target_features)
-            loss = loss + settings.lpips_weight * terms["lpips"]
-        if settings.mse_weight > 0:
-            terms["mse"] = pixel_error(seen, view)
-            loss = loss + settings.mse_weight * terms["mse"]
-        if settings.sncd_weight > 0:
-            is_explored = settings.sncd_on == "explored" or settings.exploration == 0  # then the two are the same
-            terms["sncd"] = self.sncd.of_styles(styles) if is_explored else self.sncd(codes)  # mean of [N, L]
-            loss = loss + settings.sncd_weight * terms["sncd"]
-        if settings.mean_code_weight > 0:
-            terms["mean_code_distance"] = self._mean_code_distance(codes)
-            loss = loss + settings.mean_code_weight * terms["mean_code_distance"]
-        if settings.noise_weight > 0 and noise:
-            terms["noise_regularization"] = noise_regularization(noise)
-            loss = loss + settings.noise_weight * terms["noise_regularization"]
-        if is_recorded:
-            with torch.no_grad():
-                terms.setdefault("mse", pixel_error(seen.detach(), view))
-                if "sncd" not in terms:
-                    terms["sncd"] = self.sncd(codes)
-                if "mean_code_distance" not in terms:
-                    terms["mean_code_distance"] = self._mean_code_distance(codes)
-        return {"loss": loss, **terms}
-
-    def _mean_code_distance(self, codes: Tensor) -> Tensor:
-        return mean_code_distance(codes, self.anchor.w_avg.to(codes), self.anchor.code_deviation)
 
     @torch.no_grad()
     def _stop_non_finite(self, state: OptimizationState, loss: Tensor, gradient: Tensor, numbers: StepNumbers) -> None:
@@ -399,13 +372,22 @@ class OptimizationEmbedder:
         records = (numbers.record_at < num_places)[:, None]
         state.trace[images, place] = torch.where(records, found, state.trace[images, place])
 
-    def _all_maps(self, codes: Tensor, noise: list[Tensor]) -> list[Tensor]:
-        maps: list[Tensor] = [codes.new_zeros(1, 1, side, side) for side in self.generator.config.noise_sides]
-        for index, given in zip(self.noisy_convs, noise, strict=True):
-            maps[index] = given
+    def _all_maps(self, state: OptimizationState) -> list[Tensor]:
+        """Maps of all convolutions; 0 where they are multiplied by 0."""
+        maps = [state.values.new_zeros(len(state), 1, side, side) for side in self.generator.config.noise_sides]
+        for index, given in zip(self.noisy_convs, state.noise, strict=True):
+            maps[index] = given.clone()
         return maps
 
-    def _view(self, images: Tensor) -> Tensor:
-        return comparison_view(
-            images, content_box=self.generator.config.content_box, downsampling=self.settings.downsampling
+    def _loss_terms(self) -> LossTerms:
+        settings = self.settings
+        is_weighed_where_explored = settings.sncd_on == "explored" and settings.sncd_weight > 0
+        return LossTerms(
+            generator=self.generator,
+            styles=self.styles,
+            anchor=self.anchor,
+            perceptual=self.perceptual,
+            noisy_convs=tuple(self.noisy_convs),
+            downsampling=settings.downsampling,
+            sncd_is_of_explored=is_weighed_where_explored or settings.exploration == 0,
         )

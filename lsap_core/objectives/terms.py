@@ -37,15 +37,17 @@ def noise_regularization(noise: Sequence[Tensor]) -> Tensor:
     Returns:
         Sum over maps and sides for each image, [N].
     """
-    total = noise[0].new_zeros(noise[0].shape[0])
+    waiting: dict[int, list[Tensor]] = {}  # by side
     for maps in noise:
-        while True:
-            for axis in (3, 2):
-                total = total + (maps * maps.roll(1, dims=axis)).mean(dim=(1, 2, 3)).square()
-            if maps.shape[-1] <= SMALLEST_REGULARIZED_SIDE:
-                break
-            maps = F.avg_pool2d(maps, 2)
-    return total
+        waiting.setdefault(maps.shape[-1], []).append(maps)
+    correlations = []
+    while waiting:
+        side = max(waiting)
+        maps = torch.cat(waiting.pop(side), dim=1)  # [N, maps of this side, side, side]
+        correlations += [(maps * maps.roll(1, dims=axis)).mean(dim=(2, 3)) for axis in (3, 2)]
+        if side > SMALLEST_REGULARIZED_SIDE:
+            waiting.setdefault(side // 2, []).append(F.avg_pool2d(maps, 2))
+    return torch.cat(correlations, dim=1).square().sum(dim=1)
 
 
 def delta_distance(codes: Tensor, stage: int) -> Tensor:
