@@ -6,26 +6,21 @@ networks have random weights: this measures what embedding costs, and says nothi
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 from measurement import Benchmark, Work, argument_parser, generators, parse, run
 from random_generator import random_generator
+from random_perceptual import PERCEPTUAL, random_perceptual
 from torch import Tensor
 
 from lsap_core.alignment import estimate_anchor
-from lsap_core.generators import GeneratorConfig, Modulation
-from lsap_core.images import COMPARISON_SIDE
+from lsap_core.generators import Modulation
 from lsap_core.inversion import OptimizationEmbedder
 from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.inversion.inversion import NOT_STOPPED
-from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
-from lsap_core.perceptual.lpips import LpipsDistance
 from lsap_core.presets import method
 
-RANDOM_FEATURES, RANDOM_VGG = "random features", "random lpips-vgg"
-PERCEPTUAL = {"features": RANDOM_FEATURES, "lpips-vgg": RANDOM_VGG}
 ANCHOR_SAMPLES = 64  # few: its memory must not hide that of the steps
 
 
@@ -70,18 +65,6 @@ def build(cell: EmbeddingCell, form: Modulation, device: torch.device) -> Work:
     return advance
 
 
-def random_perceptual(name: str, config: GeneratorConfig) -> FeatureDistance | LpipsDistance:
-    """A perceptual distance with random weights: right in cost, without meaning."""
-    torch.manual_seed(1)
-    if name == RANDOM_VGG:
-        import lpips
-
-        return LpipsDistance(lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False))
-    side = min(config.resolution, COMPARISON_SIDE)
-    network = FeatureNet(FeatureNetConfig(side, config.image_channels))
-    return FeatureDistance(network.requires_grad_(False).eval())
-
-
 def benchmark(perceptual: str) -> Benchmark[EmbeddingCell]:
     """The benchmark with one of the perceptual networks."""
     return Benchmark(
@@ -103,8 +86,6 @@ if __name__ == "__main__":
     options = parse(parser)
     if not 1 <= options.steps <= 1000:
         parser.error(f"--steps is {options.steps}; wanted 1 to 1000, the steps of the published method")
-    if options.perceptual == "lpips-vgg" and importlib.util.find_spec("lpips") is None:
-        parser.error("--perceptual lpips-vgg needs the package lpips: install it, or take --perceptual features")
     perceptual = PERCEPTUAL[options.perceptual]
     cells = [
         EmbeddingCell(table, resolution, batch_size, space, perceptual, options.steps)

@@ -145,11 +145,19 @@ def run(benchmark: Benchmark[C], cells: Sequence[C], options: argparse.Namespace
         print(_row(result, widths, is_rate=benchmark.is_rate), flush=True)
         lines.append(json.dumps(result))
         if options.output is not None:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            with options.output.open("a") as file:
-                print(lines[-1], file=file)
+            append(lines[-1], options.output)
     if options.output is None:
         print("\n".join(lines))
+
+
+def append(line: str, output: Path | None) -> None:
+    """Add a line of the results to the file, or show it where there is none."""
+    if output is None:
+        print(line)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a") as file:
+        print(line, file=file)
 
 
 def compare(benchmark: Benchmark[C], cell: C, *, repeats: int, device: torch.device) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def compare(benchmark: Benchmark[C], cell: C, *, repeats: int, device: torch.dev
     return {
         "per": benchmark.per,
         "repeats": repeats,
-        "clock": _clock(device).__name__,
+        "clock": clock(device).__name__,
         "forms": {
             form: {
                 "median_seconds": median(samples[form]),
@@ -267,22 +275,25 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def _seconds(work: Work, calls: int, device: torch.device) -> float:
-    clock = _clock(device)
-    _synchronize(device)
-    start = clock()
+    start = now(device)
     for _ in range(calls):
         work()
-    _synchronize(device)
-    return (clock() - start) / calls
+    return (now(device) - start) / calls
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def now(device: torch.device) -> float:
+    """Seconds on the clock of the device, when all that was asked of it is done."""
+    synchronize(device)
+    return clock(device)()
+
+
+def clock(device: torch.device) -> Callable[[], float]:
     """One thread is measured by the processor time it had: what else runs on the machine then matters little."""
     is_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
     return time.process_time if is_one_thread else time.perf_counter
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
