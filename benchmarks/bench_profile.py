@@ -56,7 +56,7 @@ class Profiled:
         )
         shape = (cell.batch_size, config.image_channels, cell.resolution, cell.resolution)
         self.target = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(1)) - 1).to(device)
-        self.state = self.embedder.start(range(cell.batch_size))
+        self.seeds = range(cell.batch_size)
 
     def seconds(self, steps: int) -> float:
         """Of one step as it is, the mean of some; the first step of a call sees the target and is not among them."""
@@ -80,8 +80,7 @@ class Profiled:
         return dict(timer.tallies)
 
     def _advance(self, until: int, after_step: Callable[[OptimizationState], None]) -> None:
-        self.state.step = 0
-        self.embedder.advance(self.state, self.target, until=until, after_step=after_step)
+        self.embedder.advance(self.embedder.start(self.seeds), self.target, until=until, after_step=after_step)
 
 
 def profile(cell: ProfileCell, device: torch.device, *, repeats: int, steps: int) -> dict[str, Any]:

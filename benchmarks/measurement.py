@@ -205,7 +205,7 @@ def first_results(benchmark: Benchmark[C], cell: C, works: dict[str, Work]) -> l
     """What both forms return in their first call, which is also the first warm-up."""
     if benchmark.agreement is None:
         return [work() for work in works.values()]
-    with _exact_convolutions():
+    with exact_convolutions():
         results = [work() for work in works.values()]
     ours, other = results
     if not torch.allclose(ours, other, rtol=benchmark.agreement, atol=0.0):  # NaN is close to nothing
@@ -218,7 +218,7 @@ def first_results(benchmark: Benchmark[C], cell: C, works: dict[str, Work]) -> l
 
 
 @contextlib.contextmanager
-def _exact_convolutions() -> Iterator[None]:
+def exact_convolutions() -> Iterator[None]:
     """Convolutions on CUDA without TF32, whose rounding would hide small mistakes."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

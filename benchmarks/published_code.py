@@ -13,6 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,17 +79,17 @@ def upfirdn2d(images: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: t
 
 def hfgi_modules(checkout: Path) -> tuple[ModuleType, ModuleType]:
     """Its networks (`ResidualAligner`, `ResidualEncoder`) and its generator (`Generator`)."""
-    with importing(checkout, {"models.stylegan2.op": _operators()}):
+    with importing(checkout, {"models.stylegan2.op": operators()}):
         return (
-            importlib.import_module("models.encoders.psp_encoders"),
-            importlib.import_module("models.stylegan2.model"),
+            importlib.importstand_in("models.encoders.psp_encoders"),
+            importlib.importstand_in("models.stylegan2.model"),
         )
 
 
 def nvlabs_generator(checkout: Path) -> type[nn.Module]:
     """The class of generators that PTI and SAM unpickle; `torch_utils` and `dnnlib` stay, as SAM imports them late."""
     with importing(checkout, {}, keeps=("torch_utils", "dnnlib")):
-        generator: type[nn.Module] = importlib.import_module("training.networks").Generator
+        generator: type[nn.Module] = importlib.importstand_in("training.networks").Generator
         return generator
 
 
@@ -104,9 +105,9 @@ def pti_coach(checkout: Path, generator: nn.Module, perceptual: FeatureDistance,
         "models.e4e.psp": {"pSp": None},
         "utils.log_utils": {"log_image_from_w": None, "log_images_from_w": None},
     }
-    with importing(checkout, {name: _module(name, **values) for name, values in nothing.items()}):
-        coaches = importlib.import_module("training.coaches.single_id_coach")
-        hyperparameters = importlib.import_module("configs.hyperparameters")
+    with importing(checkout, {name: stand_in(name, **values) for name, values in nothing.items()}):
+        coaches = importlib.importstand_in("training.coaches.single_id_coach")
+        hyperparameters = importlib.importstand_in("configs.hyperparameters")
     vars(hyperparameters)["pti_learning_rate"] = learning_rate
     coach = object.__new__(coaches.SingleIDCoach)  # its __init__ opens files and names a GPU
     coach.use_wandb = False
@@ -119,7 +120,7 @@ def pti_coach(checkout: Path, generator: nn.Module, perceptual: FeatureDistance,
 def sam_modules(checkout: Path) -> tuple[ModuleType, ModuleType]:
     """Its forward pass (`custom_forward`), and its regularizers (`compute_mvg`, `delta_loss`)."""
     with importing(checkout / "src", {}):
-        return importlib.import_module("model_utils"), importlib.import_module("loss_utils")
+        return importlib.importstand_in("model_utils"), importlib.importstand_in("loss_utils")
 
 
 def hyperstyle_network(checkout: Path, resolution: int, layers: Sequence[int]) -> Any:
@@ -127,12 +128,12 @@ def hyperstyle_network(checkout: Path, resolution: int, layers: Sequence[int]) -
     from torchvision.models import resnet34  # type: ignore[import-untyped]
 
     stand_ins = {
-        "models.stylegan2.op": _operators(),
-        "models.encoders.psp": _module("models.encoders.psp", pSp=None),
-        "torchvision.models": _module("torchvision.models", resnet34=lambda pretrained: resnet34()),
+        "models.stylegan2.op": operators(),
+        "models.encoders.psp": stand_in("models.encoders.psp", pSp=None),
+        "torchvision.models": stand_in("torchvision.models", resnet34=lambda pretrained: resnet34()),
     }
     with importing(checkout, stand_ins):
-        package = importlib.import_module("models.hyperstyle")
+        package = importlib.importstand_in("models.hyperstyle")
     options = Namespace(
         input_nc=6,
         output_size=resolution,
@@ -178,13 +179,15 @@ def importing(root: Path, stand_ins: Mapping[str, ModuleType], *, keeps: tuple[s
         sys.modules.update({name: before[name] for name in stand_ins if name in before})
 
 
-def _operators() -> ModuleType:
-    return _module(
-        "models.stylegan2.op", FusedLeakyReLU=FusedLeakyReLU, fused_leaky_relu=fused_leaky_relu, upfirdn2d=upfirdn2d
-    )
+def operators(name: str = "models.stylegan2.op", **others: Any) -> ModuleType:
+    """The module of compiled kernels, of operators of torch."""
+    kernels = {"FusedLeakyReLU": FusedLeakyReLU, "fused_leaky_relu": fused_leaky_relu, "upfirdn2d": upfirdn2d}
+    return stand_in(name, **kernels, **others)
 
 
-def _module(name: str, **values: Any) -> ModuleType:
+def stand_in(name: str, **values: Any) -> ModuleType:
+    """A module of a name that has these values and no others."""
     module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)  # what torch asks for of every package that it knows
     module.__dict__.update(values)
     return module

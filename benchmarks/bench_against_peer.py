@@ -1,0 +1,278 @@
+"""What a step of embedding costs here, beside published loops from checkouts of their repositories.
+
+All sides have the same weights, the same image and one network that compares images, in one process. First a loop and
+ours take the same steps from the same random numbers: the perceptual distance and the regularization of the noise maps
+in every step have to agree to 1e-3, codes and maps after the last one to 1e-2, or nothing is timed. Then they take
+turns.
+A published loop has one image at a time (more of them would share their noise maps' deviations and its loss's mean);
+ours has each of --batch-sizes.
+
+    --ganinverter CHECKOUT      the LSAP authors' toolbox, in W+: github.com/caopulan/GANInverter
+    --rosinality CHECKOUT       its projector, in W+, config-f alone: github.com/rosinality/stylegan2-pytorch
+    --stylegan2-ada CHECKOUT    its projector, in W: github.com/NVlabs/stylegan2-ada-pytorch
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from measurement import (
+    Benchmark,
+    Work,
+    append,
+    argument_parser,
+    clock,
+    environment,
+    exact_convolutions,
+    generators,
+    parse,
+    peak_memory,
+)
+from published_optimizers import Loop, Run, drawn_on_cpu, nvlabs_loop, rosinality_loop, stamp, toolbox_loop
+from random_generator import random_generator
+from random_perceptual import PERCEPTUAL, random_perceptual
+from torch import Tensor
+
+from lsap_core.alignment import Anchor, SncdLoss, estimate_anchor
+from lsap_core.generators import Generator
+from lsap_core.images import comparison_view
+from lsap_core.inversion import OptimizationEmbedder, OptimizationSettings, OptimizationState
+from lsap_core.inversion.by_optimization import TRACE_TERMS
+from lsap_core.inversion.inversion import PerceptualDistance
+
+LOOPS: dict[str, Callable[[Path, Generator, PerceptualDistance], Loop]] = {
+    "ganinverter": toolbox_loop,
+    "rosinality": rosinality_loop,
+    "stylegan2_ada": nvlabs_loop,
+}
+PUBLISHED, OURS = "published", "ours"
+AGREEMENT = {"lpips": 1e-3, "noise": 1e-3, "codes": 1e-2, "noise maps": 1e-2}
+ANCHOR_SAMPLES = 512
+RGB_SCALE = 0.1
+"""Of a random generator's ToRGB layers: its images then stay within [-1, 1], to which one of the loops clamps them."""
+SEED = 5
+
+
+@dataclass(frozen=True)
+class PeerCell:
+    """Sizes of one measurement; of a published loop the batch is 1."""
+
+    peer: str
+    table: str
+    resolution: int
+    batch_size: int
+    perceptual: str
+    steps: int
+
+    @property
+    def units(self) -> int:
+        """Image-steps of one call."""
+        return self.batch_size * self.steps
+
+
+class Sides:
+    """A published loop and ours, with the same networks and image."""
+
+    def __init__(self, checkout: Path, cell: PeerCell, device: torch.device):
+        self.cell, self.device = cell, device
+        self.generator = random_generator(cell.table, cell.resolution, "activations", device)
+        for layer in self.generator.synthesis.to_rgb_layers():
+            layer.weight.mul_(RGB_SCALE)
+        self.perceptual = random_perceptual(cell.perceptual, self.generator.config).to(device)
+        self.loop = LOOPS[cell.peer](checkout, self.generator, self.perceptual)
+        config = self.generator.config
+        stream = torch.Generator().manual_seed(1)
+        image = torch.rand(1, config.image_channels, config.resolution, config.resolution, generator=stream)
+        self.image = (2 * image - 1).to(device)
+        self.anchor = estimate_anchor(self.generator, num_samples=ANCHOR_SAMPLES).to(device)
+        self.settings = OptimizationSettings(
+            space=self.loop.space,  # type: ignore[arg-type]
+            noise_normalization=self.loop.noise_normalization,
+            downsampling=self.loop.downsampling,
+        )
+
+    def published(self, steps: int, *, keeps_terms: bool = False) -> Run:
+        """Steps of the published loop on the image."""
+        return self.loop.take(self.image, SEED, steps, keeps_terms)
+
+    def ours(self, steps: int, batch_size: int) -> Run:
+        """Steps of ours on a batch of that image."""
+        embedder = self._embedder(self.anchor, steps, record_every=10)
+        return self._run(embedder, embedder.start(range(batch_size)))
+
+    def ours_from_the_same(self, steps: int) -> Run:
+        """Steps of ours from where the published loop begins, with its random numbers."""
+        beginning = self.loop.begin(SEED)
+        anchor = replace(self.anchor, w_avg=beginning.w_avg, code_deviation=beginning.deviation)
+        embedder = self._embedder(anchor, steps, record_every=1)
+        state = embedder.start([SEED], noise=[maps.to(self.device) for maps in beginning.maps])
+        state.load_tensors({**state.to_tensors(), "streams": beginning.stream.get_state()[None]})
+        run = self._run(embedder, state)
+        run.lpips, run.noise = (
+            list(state.trace[0, :, TRACE_TERMS.index(name)]) for name in ("lpips", "noise_regularization")
+        )
+        return run
+
+    @torch.no_grad()
+    def quality(self, run: Run) -> dict[str, float]:
+        """LPIPS and SNCD of the clean codes with their noise maps."""
+        w_plus = self.generator.expand(run.codes[:1])
+        image = self.generator.synthesize(w_plus, noise=run.maps)
+        seen, target = (comparison_view(images, downsampling=self.loop.downsampling) for images in (image, self.image))
+        sncd = SncdLoss(self.generator, self.anchor)(w_plus)
+        return {"lpips": self.perceptual(seen, target).item(), "sncd": sncd.item()}  # type: ignore[operator]
+
+    def _embedder(self, anchor: Anchor, steps: int, *, record_every: int) -> OptimizationEmbedder:
+        settings = replace(self.settings, num_steps=steps, record_every=record_every)
+        return OptimizationEmbedder(self.generator, anchor, self.perceptual, settings)
+
+    def _run(self, embedder: OptimizationEmbedder, state: OptimizationState) -> Run:
+        run = Run()
+        target = self.image.expand(len(state.codes), -1, -1, -1)
+        embedder.advance(state, target, after_step=lambda _: run.stamps.append(stamp(self.device)))
+        result = embedder.finish(state)
+        run.codes, run.maps = state.codes.detach(), [maps[:1] for maps in result.noise]
+        return run
+
+
+def compare_steps(sides: Sides, steps: int) -> dict[str, Any]:
+    """The terms of both in every step, and how far they differ; what came of both.
+
+    Raises:
+        SystemExit: they do not do the same.
+    """
+    with exact_convolutions(), drawn_on_cpu(sides.device):
+        runs = {PUBLISHED: sides.published(steps, keeps_terms=True), OURS: sides.ours_from_the_same(steps)}
+    terms = {
+        name: {"lpips": [float(value) for value in run.lpips], "noise": [float(value) for value in run.noise]}
+        for name, run in runs.items()
+    }
+    published, ours = runs[PUBLISHED], runs[OURS]
+    found = {
+        "lpips": difference([torch.stack(published.lpips)], [torch.stack(ours.lpips)]),
+        "codes": difference([sides.generator.expand(published.codes)], [sides.generator.expand(ours.codes)]),
+        "noise maps": difference(published.maps, ours.maps),
+    }
+    if published.noise:
+        found["noise"] = difference([torch.stack(published.noise)], [torch.stack(ours.noise)])
+    for name, value in found.items():
+        if not value <= AGREEMENT[name]:
+            raise SystemExit(
+                f"{sides.cell}: the loops do not compute the same, so nothing was timed: {name} differ by {value:.2e}, "
+                f"relatively; wanted at most {AGREEMENT[name]:g}; terms {json.dumps(terms)}"
+            )
+    return {"terms": terms, "differences": found, "final": {name: sides.quality(run) for name, run in runs.items()}}
+
+
+def difference(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
+    """Length of the difference beside the length of theirs; NaN where one of them is."""
+    first, second = (torch.cat([one.detach().flatten() for one in values]) for values in (theirs, ours))
+    return float((first - second).norm() / first.norm())
+
+
+def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options: Any) -> dict[str, Any]:
+    """What goes into a line of the results."""
+    device = torch.device(options.device)
+    benchmark = Benchmark(
+        name="against_peer",
+        per="image-step",
+        difference_of="",
+        build=functools.partial(build, checkout),
+        smallest=replace(cell, table="config_f", resolution=8),
+        forms=(OURS, PUBLISHED),
+    )
+    forms = {PUBLISHED: cell, **{f"{OURS}, batch {size}": replace(cell, batch_size=size) for size in batch_sizes}}
+    memory = {
+        name: peak_memory(benchmark, one, PUBLISHED if name == PUBLISHED else OURS, device)
+        for name, one in forms.items()
+    }
+    sides = Sides(checkout, cell, device)
+    equality = compare_steps(sides, options.equal_steps)
+    samples: dict[str, list[float]] = {name: [] for name in forms}
+    for repeat in range(options.repeats + 1):
+        for name, one in forms.items() if repeat % 2 else reversed(forms.items()):
+            run = sides.published(cell.steps) if name == PUBLISHED else sides.ours(cell.steps, one.batch_size)
+            if repeat:  # the first is the warm-up
+                samples[name].append(run.step_seconds / one.batch_size)
+    ratios = {
+        name: [theirs / ours for theirs, ours in zip(samples[PUBLISHED], samples[name], strict=True)]
+        for name in forms
+        if name != PUBLISHED
+    }
+    best = max(ratios, key=lambda name: median(ratios[name]))
+    return {
+        "per": "image-step",
+        "clock": "cuda events" if device.type == "cuda" else clock(device).__name__,
+        "repeats": options.repeats,
+        "equality": equality,
+        "forms": {name: {**_summary(samples[name]), **memory[name]} for name in forms},
+        "ratios": {name: _summary(values) for name, values in ratios.items()},
+        "best": {"form": best, "ratio": median(ratios[best])},
+    }
+
+
+def build(checkout: Path, cell: PeerCell, form: str, device: torch.device) -> Work:
+    """Some steps by one side, for its memory."""
+    sides = Sides(checkout, cell, device)
+
+    def take() -> Tensor:
+        return (sides.published(cell.steps) if form == PUBLISHED else sides.ours(cell.steps, cell.batch_size)).codes
+
+    return take
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Both sides, and what each of ours gains."""
+    equality = result["equality"]
+    print(f"\n{result['sizes']}")
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in equality["differences"].items())
+    print(f"  the same to {differences}; after these steps {equality['final']}")
+    for name, form in result["forms"].items():
+        ratio = result["ratios"].get(name)
+        gain = "" if ratio is None else f"{ratio['median']:.2f} [{ratio['min']:.2f}, {ratio['max']:.2f}] times as fast"
+        print(f"  {name:<16} {1e3 * form['median']:>9.2f} ms  {form['peak_memory_bytes'] / 2**20:>8.0f} MiB  {gain}")
+
+
+if __name__ == "__main__":
+    parser = argument_parser(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for name in LOOPS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--steps", type=int, default=3, help="steps of one sample")
+    parser.add_argument("--equal-steps", type=int, default=4, help="steps that are compared before")
+    parser.add_argument("--perceptual", choices=tuple(PERCEPTUAL), help="features for digits, else lpips-vgg")
+    options = parse(parser)
+    peers = [name for name in LOOPS if getattr(options, name) is not None]
+    if not peers:
+        parser.error("no checkout is named: wanted one or more of --ganinverter, --rosinality and --stylegan2-ada")
+    if min(options.steps, options.equal_steps) < 2:
+        parser.error(f"--steps is {options.steps}, --equal-steps {options.equal_steps}; wanted 2 or more")
+    surroundings = environment(torch.device(options.device), options.commit)
+    for peer in peers:
+        for table, resolution in generators(options):
+            if peer == "rosinality" and table != "config_f":
+                continue
+            perceptual = PERCEPTUAL[options.perceptual or ("features" if table != "config_f" else "lpips-vgg")]
+            cell = PeerCell(peer, table, resolution, 1, perceptual, options.steps)
+            result = {
+                "benchmark": "against_peer",
+                **surroundings,
+                "load_average": [round(load, 2) for load in os.getloadavg()],
+                "sizes": {**asdict(cell), "batch_size": options.batch_sizes},
+                **measure(getattr(options, peer), cell, options.batch_sizes, options),
+            }
+            show(result)
+            append(json.dumps(result), options.output)
