@@ -10,6 +10,8 @@ ours has each of --batch-sizes.
     --ganinverter CHECKOUT      the LSAP authors' toolbox, in W+: github.com/caopulan/GANInverter
     --rosinality CHECKOUT       its projector, in W+, config-f alone: github.com/rosinality/stylegan2-pytorch
     --stylegan2-ada CHECKOUT    its projector, in W: github.com/NVlabs/stylegan2-ada-pytorch
+
+Of the toolbox there are also --methods pti, sam and e4e (its encoder), at config-f.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from measurement import (
@@ -38,6 +40,7 @@ from measurement import (
     peak_memory,
 )
 from published_optimizers import Loop, Run, drawn_on_cpu, nvlabs_loop, rosinality_loop, stamp, toolbox_loop
+from published_toolbox import EncoderSides, PtiSides, SamSides
 from random_generator import random_generator
 from random_perceptual import PERCEPTUAL, random_perceptual
 from torch import Tensor
@@ -48,13 +51,16 @@ from lsap_core.images import comparison_view
 from lsap_core.inversion import OptimizationEmbedder, OptimizationSettings, OptimizationState
 from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.inversion.inversion import PerceptualDistance
+from lsap_core.perceptual.lpips import LpipsDistance
 
+TOOLBOX = {"pti": PtiSides, "sam": SamSides, "e4e": EncoderSides}
 LOOPS: dict[str, Callable[[Path, Generator, PerceptualDistance], Loop]] = {
     "ganinverter": toolbox_loop,
     "rosinality": rosinality_loop,
     "stylegan2_ada": nvlabs_loop,
 }
 PUBLISHED, OURS = "published", "ours"
+OPTIMIZATION = "optimization"
 AGREEMENT = {"lpips": 1e-3, "noise": 1e-3, "codes": 1e-2, "noise maps": 1e-2}
 ANCHOR_SAMPLES = 512
 RGB_SCALE = 0.1
@@ -67,6 +73,7 @@ class PeerCell:
     """Sizes of one measurement; of a published loop the batch is 1."""
 
     peer: str
+    method: str
     table: str
     resolution: int
     batch_size: int
@@ -79,20 +86,30 @@ class PeerCell:
         return self.batch_size * self.steps
 
 
-class Sides:
-    """A published loop and ours, with the same networks and image."""
+class Sides(Protocol):
+    """A published method and ours, with the same networks and image."""
 
-    def __init__(self, checkout: Path, cell: PeerCell, device: torch.device):
-        self.cell, self.device = cell, device
-        self.generator = random_generator(cell.table, cell.resolution, "activations", device)
-        for layer in self.generator.synthesis.to_rgb_layers():
-            layer.weight.mul_(RGB_SCALE)
-        self.perceptual = random_perceptual(cell.perceptual, self.generator.config).to(device)
-        self.loop = LOOPS[cell.peer](checkout, self.generator, self.perceptual)
-        config = self.generator.config
-        stream = torch.Generator().manual_seed(1)
-        image = torch.rand(1, config.image_channels, config.resolution, config.resolution, generator=stream)
-        self.image = (2 * image - 1).to(device)
+    def published(self, steps: int, *, keeps_terms: bool = False) -> Run:
+        """Steps of the published method on the image."""
+
+    def ours(self, steps: int, batch_size: int) -> Run:
+        """Steps of ours on a batch of that image."""
+
+    def ours_from_the_same(self, steps: int) -> Run:
+        """Steps of ours with all that the published method starts from, its random numbers too."""
+
+    def quality(self, run: Run) -> dict[str, float]:
+        """How good what came of it is."""
+
+
+class OptimizationSides:
+    """A published loop of optimization and ours."""
+
+    def __init__(
+        self, loop: Loop, generator: Generator, perceptual: PerceptualDistance, image: Tensor, device: torch.device
+    ):
+        self.loop, self.generator, self.perceptual = loop, generator, perceptual
+        self.image, self.device = image, device
         self.anchor = estimate_anchor(self.generator, num_samples=ANCHOR_SAMPLES).to(device)
         self.settings = OptimizationSettings(
             space=self.loop.space,  # type: ignore[arg-type]
@@ -144,39 +161,57 @@ class Sides:
         return run
 
 
-def compare_steps(sides: Sides, steps: int) -> dict[str, Any]:
+def sides_of(checkout: Path, cell: PeerCell, device: torch.device) -> Sides:
+    """Both sides of a cell."""
+    generator = random_generator(cell.table, cell.resolution, "activations", device)
+    for layer in generator.synthesis.to_rgb_layers():
+        layer.weight.mul_(RGB_SCALE)
+    perceptual = random_perceptual(cell.perceptual, generator.config).to(device)
+    shape = (1, generator.config.image_channels, cell.resolution, cell.resolution)
+    image = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(1)) - 1).to(device)
+    if cell.method != OPTIMIZATION:
+        assert isinstance(perceptual, LpipsDistance)
+        return TOOLBOX[cell.method](checkout, generator, perceptual, image, device)
+    loop = LOOPS[cell.peer](checkout, generator, perceptual)
+    return OptimizationSides(loop, generator, perceptual, image, device)
+
+
+def compare_steps(sides: Sides, cell: PeerCell, steps: int, device: torch.device) -> dict[str, Any]:
     """The terms of both in every step, and how far they differ; what came of both.
 
     Raises:
         SystemExit: they do not do the same.
     """
-    with exact_convolutions(), drawn_on_cpu(sides.device):
+    with exact_convolutions(), drawn_on_cpu(device):
         runs = {PUBLISHED: sides.published(steps, keeps_terms=True), OURS: sides.ours_from_the_same(steps)}
     terms = {
         name: {"lpips": [float(value) for value in run.lpips], "noise": [float(value) for value in run.noise]}
         for name, run in runs.items()
     }
     published, ours = runs[PUBLISHED], runs[OURS]
-    found = {
-        "lpips": difference([torch.stack(published.lpips)], [torch.stack(ours.lpips)]),
-        "codes": difference([sides.generator.expand(published.codes)], [sides.generator.expand(ours.codes)]),
-        "noise maps": difference(published.maps, ours.maps),
+    pairs = {
+        "lpips": (published.lpips, ours.lpips),
+        "noise": (published.noise, ours.noise),
+        "codes": ([published.codes], [ours.codes]),
+        "noise maps": (published.maps, ours.maps),
     }
-    if published.noise:
-        found["noise"] = difference([torch.stack(published.noise)], [torch.stack(ours.noise)])
+    found = {
+        name: difference(*(torch.cat([one.detach().flatten() for one in side]) for side in pair))
+        for name, pair in pairs.items()
+        if all(sum(one.numel() for one in side) for side in pair)
+    }
     for name, value in found.items():
         if not value <= AGREEMENT[name]:
             raise SystemExit(
-                f"{sides.cell}: the loops do not compute the same, so nothing was timed: {name} differ by {value:.2e}, "
+                f"{cell}: the two do not compute the same, so nothing was timed: {name} differ by {value:.2e}, "
                 f"relatively; wanted at most {AGREEMENT[name]:g}; terms {json.dumps(terms)}"
             )
     return {"terms": terms, "differences": found, "final": {name: sides.quality(run) for name, run in runs.items()}}
 
 
-def difference(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> float:
+def difference(theirs: Tensor, ours: Tensor) -> float:
     """Length of the difference beside the length of theirs; NaN where one of them is."""
-    first, second = (torch.cat([one.detach().flatten() for one in values]) for values in (theirs, ours))
-    return float((first - second).norm() / first.norm())
+    return float((theirs - ours).norm() / theirs.norm())
 
 
 def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options: Any) -> dict[str, Any]:
@@ -187,7 +222,7 @@ def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options:
         per="image-step",
         difference_of="",
         build=functools.partial(build, checkout),
-        smallest=replace(cell, table="config_f", resolution=8),
+        smallest=cell if cell.method == "sam" else replace(cell, table="config_f", resolution=16),
         forms=(OURS, PUBLISHED),
     )
     forms = {PUBLISHED: cell, **{f"{OURS}, batch {size}": replace(cell, batch_size=size) for size in batch_sizes}}
@@ -195,14 +230,15 @@ def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options:
         name: peak_memory(benchmark, one, PUBLISHED if name == PUBLISHED else OURS, device)
         for name, one in forms.items()
     }
-    sides = Sides(checkout, cell, device)
-    equality = compare_steps(sides, options.equal_steps)
+    sides = sides_of(checkout, cell, device)
+    equality = compare_steps(sides, cell, options.equal_steps, device)
     samples: dict[str, list[float]] = {name: [] for name in forms}
-    for repeat in range(options.repeats + 1):
+    for size in set(batch_sizes) - {1}:
+        sides.ours(2, size)  # a warm-up; with one image, both sides have had theirs
+    for repeat in range(options.repeats):
         for name, one in forms.items() if repeat % 2 else reversed(forms.items()):
             run = sides.published(cell.steps) if name == PUBLISHED else sides.ours(cell.steps, one.batch_size)
-            if repeat:  # the first is the warm-up
-                samples[name].append(run.step_seconds / one.batch_size)
+            samples[name].append(run.step_seconds / one.batch_size)
     ratios = {
         name: [theirs / ours for theirs, ours in zip(samples[PUBLISHED], samples[name], strict=True)]
         for name in forms
@@ -222,7 +258,7 @@ def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options:
 
 def build(checkout: Path, cell: PeerCell, form: str, device: torch.device) -> Work:
     """Some steps by one side, for its memory."""
-    sides = Sides(checkout, cell, device)
+    sides = sides_of(checkout, cell, device)
 
     def take() -> Tensor:
         return (sides.published(cell.steps) if form == PUBLISHED else sides.ours(cell.steps, cell.batch_size)).codes
@@ -251,6 +287,7 @@ if __name__ == "__main__":
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for name in LOOPS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--methods", nargs="+", choices=(OPTIMIZATION, *TOOLBOX), default=[OPTIMIZATION])
     parser.add_argument("--steps", type=int, default=3, help="steps of one sample")
     parser.add_argument("--equal-steps", type=int, default=4, help="steps that are compared before")
     parser.add_argument("--perceptual", choices=tuple(PERCEPTUAL), help="features for digits, else lpips-vgg")
@@ -261,18 +298,23 @@ if __name__ == "__main__":
     if min(options.steps, options.equal_steps) < 2:
         parser.error(f"--steps is {options.steps}, --equal-steps {options.equal_steps}; wanted 2 or more")
     surroundings = environment(torch.device(options.device), options.commit)
-    for peer in peers:
-        for table, resolution in generators(options):
-            if peer == "rosinality" and table != "config_f":
-                continue
-            perceptual = PERCEPTUAL[options.perceptual or ("features" if table != "config_f" else "lpips-vgg")]
-            cell = PeerCell(peer, table, resolution, 1, perceptual, options.steps)
-            result = {
-                "benchmark": "against_peer",
-                **surroundings,
-                "load_average": [round(load, 2) for load in os.getloadavg()],
-                "sizes": {**asdict(cell), "batch_size": options.batch_sizes},
-                **measure(getattr(options, peer), cell, options.batch_sizes, options),
-            }
-            show(result)
-            append(json.dumps(result), options.output)
+    wanted = [
+        (peer, way, table, resolution)
+        for peer in peers
+        for way in options.methods
+        for table, resolution in generators(options)
+        if (peer == "ganinverter" or way == OPTIMIZATION)
+        and (table == "config_f" or (peer != "rosinality" and way == OPTIMIZATION))
+    ]
+    for peer, way, table, resolution in wanted:
+        perceptual = PERCEPTUAL[options.perceptual or ("lpips-vgg" if table == "config_f" else "features")]
+        cell = PeerCell(peer, way, table, resolution, 1, perceptual, options.steps)
+        result = {
+            "benchmark": "against_peer",
+            **surroundings,
+            "load_average": [round(load, 2) for load in os.getloadavg()],
+            "sizes": {**asdict(cell), "batch_size": options.batch_sizes},
+            **measure(getattr(options, peer), cell, options.batch_sizes, options),
+        }
+        show(result)
+        append(json.dumps(result), options.output)

@@ -12,7 +12,7 @@ import importlib
 import itertools
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -137,7 +137,7 @@ def toolbox_loop(checkout: Path, generator: Generator, perceptual: PerceptualDis
             w_plus=True, lr=0.1, optim_step=steps, noise=0.05, noise_ramp=0.75, noise_regularize=NOISE_WEIGHT,
             optim_l2_lambda=0.0, optim_lpips_lambda=1.0,
         )  # fmt: skip
-        inference.lpips_loss = _Watched(sees, run, device, keeps_terms)
+        inference.lpips_loss = Watched(sees, run, device, keeps_terms)
         view = comparison_view(image, downsampling="bilinear_noaa")
         with patch.object(optimization, "noise_regularize", watched):
             torch.manual_seed(seed)
@@ -168,7 +168,7 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
     def take(image: Tensor, seed: int, steps: int, keeps_terms: bool) -> Run:
         run = Run()
         variables: dict[str, Any] = {"__name__": "__main__"}
-        sees = _Watched(perceptual, run, device, keeps_terms)
+        sees = Watched(perceptual, run, device, keeps_terms)
         view = comparison_view(image)
         stand_ins = {
             "op": operators("op", conv2d_gradfix=F),
@@ -182,7 +182,7 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
             importing(checkout, stand_ins),
             patch.object(sys, "argv", [*arguments, "image"]),
             patch.object(torch, "load", lambda _: {"g_ema": state}),
-            contextlib.suppress(_LoopEndsError),
+            contextlib.suppress(LoopEndsError),
         ):
             torch.manual_seed(seed)
             exec(program, variables)
@@ -318,8 +318,10 @@ def nvlabs_network(networks: ModuleType, generator: Generator) -> Any:
 
 
 @contextlib.contextmanager
-def importing_toolbox(checkout: Path, perceptual: PerceptualDistance) -> Iterator[None]:
-    """Imports from GANInverter; its LPIPS gets the weights of ours."""
+def importing_toolbox(
+    checkout: Path, perceptual: PerceptualDistance, others: Mapping[str, ModuleType] | None = None
+) -> Iterator[None]:
+    """Imports from GANInverter; its LPIPS gets the weights of ours, `others` are in the place of its own modules."""
     package = stand_in("inference")  # its own imports every method at once
     package.__path__ = [str(checkout / "inference")]
     plain: dict[str, dict[str, Any]] = {"cv2": {}, "tqdm": {"tqdm": _Bar}, "loguru": {"logger": None}}
@@ -329,8 +331,9 @@ def importing_toolbox(checkout: Path, perceptual: PerceptualDistance) -> Iterato
         network = perceptual.network
         linear = {f"{index}.1.weight": lin.model[1].weight for index, lin in enumerate(network.lins)}
         models = SimpleNamespace(vgg16=lambda _: SimpleNamespace(features=copy.deepcopy(network.net.layers())))
-    stand_ins["torchvision"] = stand_in("torchvision", models=models)
-    stand_ins |= {"inference": package, "models.stylegan2.op": operators()}
+    for name in ("torchvision", "torchvision.transforms"):
+        stand_ins[name] = stand_in(name, models=models)
+    stand_ins |= {"inference": package, "models.stylegan2.op": operators(), **(others or {})}
     with importing(checkout, stand_ins):
         if isinstance(perceptual, LpipsDistance):
             importlib.import_module("criteria.lpips.utils").get_state_dict = lambda *_: linear
@@ -356,7 +359,7 @@ def drawn_on_cpu(device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Watched(nn.Module):
+class Watched(nn.Module):
     """A distance that notes when it is asked, and what it answered."""
 
     def __init__(self, sees: Any, run: Run, device: torch.device, keeps_terms: bool):
@@ -382,7 +385,7 @@ class _Eyes(nn.Module):
         return self.look(images, **options)
 
 
-class _LoopEndsError(Exception):
+class LoopEndsError(Exception):
     """A script's loop is over; what it would write is not wanted."""
 
 
@@ -394,7 +397,7 @@ class _Bar:
 
     def __iter__(self) -> Iterator[int]:
         yield from self.steps
-        raise _LoopEndsError
+        raise LoopEndsError
 
     def set_description(self, text: str) -> None:
         """Nothing is shown; that the text is made, and the device waited for, is theirs."""
