@@ -192,7 +192,7 @@ class Domain:
         if name not in METHODS and name not in self.encoders:
             raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join({**METHODS, **self.encoders})}')
         chosen = METHODS[name] if name in METHODS else method_of_encoder(name)
-        known = {"encoder": "", **asdict(chosen.settings)}
+        known = {"encoder": "", "keep_noise": "", **asdict(chosen.settings)}
         others = {setting.name for kind in kinds().values() for setting in fields(kind)} - set(known)
         values: dict[str, Any] = {}
         for for_all, own in ((self.methods.get(SHARED, {}), self.methods.get(name, {})), (shared or {}, changes or {})):

@@ -10,6 +10,7 @@ from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.inversion.inversion import EmbeddingSettings
+from lsap_core.inversion.kept_noise import KEEP_NOISE, KeepNoise
 from lsap_core.refinement.hfgi import HfgiSettings
 from lsap_core.refinement.hyperstyle import HyperStyleSettings
 from lsap_core.refinement.pti import PtiSettings
@@ -27,6 +28,9 @@ from lsap_core.training.sfe_settings import SFE_EDITOR, SFE_INVERTER, SfeTrainin
 PASSES = "num_refinements"
 """What archives, files of encoders and older run files call `num_passes`."""
 
+OF_METHODS = ("encoder", "keep_noise")
+"""What may be changed of a method beside its settings."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -38,9 +42,10 @@ class Method:
         settings: its constants at full scale.
         base: name of the method that it adds something to, or None.
         encoder: name of the encoder whose codes it gives or starts from, or None.
+        keep_noise: what is kept of the noise maps that it gives every image; nothing to a method that gives none.
 
     Raises:
-        ConfigError: an encoder is named and not asked, or asked and not named.
+        ConfigError: an encoder is named and not asked, or asked and not named; noise is to be kept in an unknown way.
     """
 
     name: str
@@ -48,9 +53,14 @@ class Method:
     settings: EmbeddingSettings
     base: str | None = None
     encoder: str | None = None
+    keep_noise: KeepNoise = "float32"
 
     def __post_init__(self) -> None:
         """Refuse a method with an encoder too many or too few."""
+        if self.keep_noise not in KEEP_NOISE:
+            raise ConfigError(
+                f'method {self.name}: keep_noise is "{self.keep_noise}"; wanted one of {", ".join(KEEP_NOISE)}'
+            )
         needs_encoder = self.settings.needs_encoder
         if needs_encoder and self.encoder is None:
             raise ConfigError(
@@ -63,17 +73,22 @@ class Method:
                 '"encoder", or name no encoder'
             )
 
+    @property
+    def noise(self) -> str:
+        """What its images are rendered with: maps of their own in "float32" or "float16", or "constant" ones."""
+        is_kept = self.settings.keeps_noise and self.keep_noise != "none"
+        return self.keep_noise if is_kept else "constant"
+
     def with_settings(self, changes: Mapping[str, Any]) -> Method:
-        """The method with some of its settings, or its `encoder`, changed.
+        """The method with some of its settings, its `encoder` or its `keep_noise` changed.
 
         Raises:
             ConfigError: no such setting, or a value outside its range.
         """
-        others = {name: value for name, value in changes.items() if name != "encoder"}
+        own = {name: changes[name] for name in OF_METHODS if name in changes}
+        others = {name: value for name, value in changes.items() if name not in OF_METHODS}
         try:
-            return replace(
-                self, settings=replace(self.settings, **others), encoder=changes.get("encoder", self.encoder)
-            )
+            return replace(self, settings=replace(self.settings, **others), **own)
         except TypeError as error:
             raise ConfigError(f"method {self.name}: {error}") from error
 

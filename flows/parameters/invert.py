@@ -22,6 +22,7 @@ from flows.parameters.shared import (
     refuse_memory,
 )
 from lsap_core.errors import ConfigError
+from lsap_core.inversion import KeepNoise
 from lsap_core.presets import METHODS, Method
 from tasks.archived.anchors import AnchorOptions
 from tasks.inversion.request import InversionRequest
@@ -58,6 +59,11 @@ class InvertRun(Parameters):
     metric_perceptual: str | None = Field(None, description="network of the reported LPIPS")
     fit: Literal["refuse", "crop", "letterbox", "stretch"] = Field(
         "refuse", description="what to do with images that are not square, or not of the shape of the content box"
+    )
+    keep_noise: KeepNoise | None = Field(
+        None,
+        description="what is kept of the noise maps of optimizations: float32, float16, or none, which measures and "
+        "shows them with the generator's constant ones; the domain's by default",
     )
     seed: Seed = Field(0, description="of every image's own random state, together with its id")
     anchor: AnchorParameters = AnchorParameters()
@@ -120,15 +126,16 @@ class InvertRun(Parameters):
     def _method(self, name: str, domain: Domain) -> Method:
         """A published method, one of an encoder, or a variant of one of them, with its settings filled in."""
         changes = self.method_settings.get(name, {})
+        shared = self.embedding if self.keep_noise is None else {**self.embedding, "keep_noise": self.keep_noise}
         if name not in self.variants:
-            return domain.method(name, changes, shared=self.embedding)
+            return domain.method(name, changes, shared=shared)
         if name in {**METHODS, **domain.encoders}:
             raise ConfigError("a method of that name is there already; give the variant a name of its own")
         own = dict(self.variants[name])
         published = own.pop("method", None)
         if published is None:
             raise ConfigError(f'the variant does not say of what; wanted "method": one of {", ".join(METHODS)}')
-        base = domain.method(published, {**own, **changes}, shared=self.embedding)
+        base = domain.method(published, {**own, **changes}, shared=shared)
         return replace(base, name=name, title=own_title(base.title, own))
 
 

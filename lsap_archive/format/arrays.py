@@ -79,10 +79,15 @@ def code_arrays(geometry: Geometry) -> tuple[RunArray, ...]:
     return (RunArray(W_PLUS, (geometry.num_ws, geometry.w_dim), ("layer", "channel")),)
 
 
-def noise_arrays(geometry: Geometry) -> tuple[RunArray, ...]:
-    """Noise maps of every image's own, one array for each convolution. An edit has none: they are its subject's."""
+def noise_arrays(geometry: Geometry, dtype: str = "float32") -> tuple[RunArray, ...]:
+    """Noise maps of every image's own, one array for each convolution. An edit has none: they are its subject's.
+
+    Args:
+        geometry: of the archive.
+        dtype: "float32", or "float16" for half the bytes.
+    """
     sides = enumerate(geometry.noise_sides)
-    return tuple(RunArray(noise_name(index), (side, side), ("y", "x")) for index, side in sides)
+    return tuple(RunArray(noise_name(index), (side, side), ("y", "x"), dtype) for index, side in sides)
 
 
 def trace_arrays(steps: Sequence[int], terms: Sequence[str]) -> tuple[RunArray, ...]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError, first_line
 from lsap_archive.format.subject import Subject
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 OK, FAILED, DUPLICATE = "ok", "failed", "duplicate"
 STATUSES = (OK, FAILED, DUPLICATE)
@@ -68,6 +68,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("altered", pa.string()),
+        pa.field("noise", pa.string()),
         pa.field("mse", pa.float32()),
         pa.field("lpips", pa.float32()),
         pa.field("lpips_judge", pa.float32()),
@@ -92,7 +93,9 @@ NaN) or "duplicate" (the same content as image `duplicate_of`, whose code it sha
 image that failed is failed itself, and tells why.
 width and height are those of the original file, in pixels; altered is what was done to its pixels beyond decoding and
 shrinking them, as words between commas such as "cmyk_to_rgb,cropped", "" for nothing. All three are null where there
-were no pixels; altered also in rows of schema versions before 4. seconds is the batch's wall time over its size.
+were no pixels; altered also in rows of schema versions before 4. noise is what the image is rendered with: maps of its
+own, "float32" or "float16", or the generator's "constant" ones; what is measured is of that. It is null where there is
+no code, and in rows of schema versions before 5. seconds is the batch's wall time over its size.
 Of a refinement or an edit, subject_run_id and subject_row say which code was refined or edited; they are null for an
 inversion. What is measured of an edit stands in the measurements of an evaluation.
 """

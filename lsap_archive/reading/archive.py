@@ -366,6 +366,22 @@ class Archive:
         places = self._places(image_ids, method)
         return self._gather(places, W_PLUS, (self.geometry.num_ws, self.geometry.w_dim))
 
+    def has_noise(self, image_ids: Sequence[str], method: str) -> list[bool]:
+        """Whether images have noise maps of their own; the generator's constant ones belong to the others.
+
+        Runs of one method differ in it where they were asked to keep noise in another way.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of the method.
+
+        Raises:
+            ArchiveKeyError: as in `codes`.
+        """
+        places = self._inverted_at(image_ids, method)
+        has = {run: self._objects[run].has_chunks_of(noise_name(0)) for run, _ in places}
+        return [has[run] for run, _ in places]
+
     def noise(self, image_ids: Sequence[str], method: str) -> list[NDArray[np.float32]]:
         """Noise maps of images; those of an edit are the inversion's.
 
@@ -374,16 +390,20 @@ class Archive:
             method: name or digest of the method.
 
         Returns:
-            One array [N, r, r] for each side r of `geometry.noise_sides`, float32.
+            One array [N, r, r] for each side r of `geometry.noise_sides`, float32, whatever they are kept as.
 
         Raises:
             ArchiveKeyError: as in `codes`, or the run kept no noise maps.
             CorruptArchiveError: an object is missing or damaged.
         """
-        inversion_of = {one.run_id: one.inversion for one in self._manifests}
-        places = self._made_of(self._places(image_ids, method), inversion_of)
+        places = self._inverted_at(image_ids, method)
         sides = self.geometry.noise_sides
         return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
+
+    def _inverted_at(self, image_ids: Sequence[str], method: str) -> list[tuple[int, int]]:
+        """Number of the inversion, and row in its arrays, that images of a method come from."""
+        inversion_of = {one.run_id: one.inversion for one in self._manifests}
+        return self._made_of(self._places(image_ids, method), inversion_of)
 
     def refined(self, image_ids: Sequence[str], method: str) -> dict[str, NDArray[np.float32]]:
         """What a refinement keeps of images, its codes among it; of an edit what its refinement does.

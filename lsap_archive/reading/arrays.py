@@ -72,6 +72,10 @@ class PublishedObjects(ZarrStore):
     def __repr__(self) -> str:
         return f"PublishedObjects({self._store.url}/{self._prefix})"
 
+    def has_chunks_of(self, array: str) -> bool:
+        """Whether anything of an array is kept."""
+        return any(name.startswith(f"{array}/c/") for name in self.files)
+
     supports_writes = False
     supports_deletes = False
     supports_listing = True

@@ -114,7 +114,7 @@ class RunReader:
         return self.array(W_PLUS, part)
 
     def noise(self, part: range) -> list[NDArray[np.float32]] | None:
-        """Noise maps of consecutive rows, one array [n, r, r] for each convolution; those of the inversion.
+        """Noise maps of consecutive rows, one float32 array [n, r, r] for each convolution; those of the inversion.
 
         Returns:
             The maps, or None where images have none of their own: they belong to the generator's constant ones.
@@ -125,9 +125,10 @@ class RunReader:
         """
         if self._inversion is not None:
             return self._inversion.noise(part)
-        if not any(name.startswith(f"{noise_name(0)}/c/") for name in self._objects.files):
+        if not self._objects.has_chunks_of(noise_name(0)):
             return None
-        return [self.array(noise_name(index), part) for index in range(len(self.geometry.noise_sides))]
+        names = (noise_name(index) for index in range(len(self.geometry.noise_sides)))
+        return [self.array(name, part).astype(np.float32, copy=False) for name in names]
 
     def refined(self, part: range) -> dict[str, NDArray[Any]] | None:
         """What a refinement keeps of consecutive rows, its codes among it; of an edit what its refinement does.

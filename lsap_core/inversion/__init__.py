@@ -10,9 +10,11 @@ from lsap_core.inversion.inversion import (
     Parts,
     PerceptualDistance,
 )
+from lsap_core.inversion.kept_noise import KEEP_NOISE, KeepNoise, as_kept
 from lsap_core.inversion.optimization_state import OptimizationState
 
 __all__ = [
+    "KEEP_NOISE",
     "Embedder",
     "EmbedderState",
     "EmbeddingSettings",
@@ -20,9 +22,11 @@ __all__ = [
     "EncoderSettings",
     "EncoderState",
     "Inversion",
+    "KeepNoise",
     "OptimizationEmbedder",
     "OptimizationSettings",
     "OptimizationState",
     "Parts",
     "PerceptualDistance",
+    "as_kept",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from lsap_archive import DUPLICATE, OK
 
 NOT_INVERTED = "not_inverted"
-CARRIED_COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "altered")
+CARRIED_COLUMNS = ("status", "reason", "message", "duplicate_of", "width", "height", "altered", "noise")
 
 
 def record_made_of(record: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def record_made_of(record: Mapping[str, Any], method: str) -> dict[str, Any]:
         record: its row in the run that something is made of.
         method: of that run.
     """
-    kept = {name: record[name] for name in ("status", "width", "height", "altered", "duplicate_of")}
+    kept = {name: record[name] for name in ("status", "width", "height", "altered", "noise", "duplicate_of")}
     if record["status"] in (OK, DUPLICATE):
         return kept
     why = f"{record['reason']}: {record['message']}" if record["message"] else record["reason"]

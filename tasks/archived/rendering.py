@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lsap_archive import OK, Archive, RunReader
+from lsap_core.errors import ConfigError
 from lsap_core.generators.generator import Generator, Noise
 from lsap_core.images import crop
+from lsap_core.inversion.kept_noise import KeepNoise
 from lsap_core.refinement import Embedded, Refined, Refiner
 from tasks.archived.refiners import RefinerOfRun, build_refiner, refiner_of
 
@@ -108,9 +110,7 @@ class Stored:
         """
         codes = torch.from_numpy(archive.codes(image_ids, method))
         runs = [run for run in archive.runs if method in (run.method, run.method_digest)]
-        maps = None
-        if all(has_noise_maps(run.config) for run in runs):
-            maps = [torch.from_numpy(one) for one in archive.noise(image_ids, method)]
+        maps = _maps_of(renderer.generator, archive, image_ids, method)
         if (about := refiner_of(runs[-1].config)) is None:
             return cls.of_arrays(renderer, codes, maps)
         kept = archive.refined(image_ids, method)
@@ -213,6 +213,45 @@ class Preview:
     difference: bytes
 
 
+def _maps_of(
+    generator: Generator, archive: Archive, image_ids: Sequence[str], method: str
+) -> list[Tensor] | None:
+    """Noise maps [N, r, r] of images, the generator's for those that have none of their own; None where none has."""
+    has_own = archive.has_noise(image_ids, method)
+    if not any(has_own):
+        return None
+    if all(has_own):
+        return [torch.from_numpy(one) for one in archive.noise(image_ids, method)]
+    kept = archive.noise([one for one, has in zip(image_ids, has_own, strict=True) if has], method)
+    constant = (cast(Tensor, one) for one in generator.noise_maps("constant"))
+    maps = [one.detach().cpu()[:, 0].repeat(len(image_ids), 1, 1) for one in constant]
+    for together, own in zip(maps, kept, strict=True):
+        together[torch.tensor(has_own)] = torch.from_numpy(own)
+    return maps
+
+
+FULL_NOISE = "float32"
+"""The noise of runs whose configuration does not tell of it."""
+
+
+def noise_of(config: Mapping[str, Any]) -> str:
+    """What the images of a run are rendered with: maps of their own, "float32" or "float16", or "constant" ones."""
+    return str(config.get("noise", FULL_NOISE))
+
+
+def kept_noise_of(config: Mapping[str, Any]) -> KeepNoise:
+    """What a run keeps of the noise maps that its method gives.
+
+    Raises:
+        ConfigError: of a kind that this package does not have.
+    """
+    noise = noise_of(config)
+    kept: dict[str, KeepNoise] = {"float32": "float32", "float16": "float16", "constant": "none"}
+    if noise not in kept:
+        raise ConfigError(f'noise of a run is "{noise}"; this package has {", ".join(kept)}: take the one that wrote it')
+    return kept[noise]
+
+
 def has_noise_maps(config: Mapping[str, Any]) -> bool:
     """Whether images have noise maps of their own, rather than the generator's constant ones."""
-    return config.get("noise") != "constant"
+    return noise_of(config) != "constant"

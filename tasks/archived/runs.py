@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from lsap_archive import Archive, ArchiveKeyError, RunInfo, typed
 from lsap_core.presets import Method, recorded_settings
+from tasks.archived.rendering import FULL_NOISE
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class RunConfig:
         settings: of its method, as `recorded_settings` gives them; None of an edit.
         anchor: digest of its anchor.
         encoder: what it was inverted by, or None.
+        noise: what its images are rendered with.
     """
 
     settings: dict[str, Any] | None = None
     anchor: str | None = None
     encoder: EncoderOfRun | None = None
+    noise: str = FULL_NOISE
 
 
 def config_of(run: RunInfo) -> RunConfig:
@@ -113,10 +116,10 @@ def id_part(method: str) -> str:
 def current_runs(
     archive: Archive, methods: Sequence[Method], anchor: str, encoders: Mapping[str, str] | None = None
 ) -> list[RunInfo]:
-    """The runs of these methods with these settings, encoders and this anchor, the oldest first."""
+    """The runs of these methods with these settings, encoders, this anchor and such noise, the oldest first."""
     digests = encoders or {}
     decisive = {
-        method.name: (recorded_settings(method.settings), digests.get(method.encoder or ""), anchor)
+        method.name: (recorded_settings(method.settings), digests.get(method.encoder or ""), anchor, method.noise)
         for method in methods
     }
     found = []
@@ -124,7 +127,7 @@ def current_runs(
         if run.method in decisive:
             config = config_of(run)
             encoder = None if config.encoder is None else config.encoder.digest
-            found += [run] if decisive[run.method] == (config.settings, encoder, config.anchor) else []
+            found += [run] if decisive[run.method] == (config.settings, encoder, config.anchor, config.noise) else []
     return found
 
 

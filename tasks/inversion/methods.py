@@ -20,6 +20,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import Method, recorded_settings
 from tasks.archived.jobs import provenance_of
 from tasks.archived.originals import fit_of
+from tasks.archived.rendering import FULL_NOISE, has_noise_maps
 from tasks.digests import digest_of
 from tasks.inversion.listing import UNREADABLE
 from tasks.pictures.decoding import Fit
@@ -97,10 +98,10 @@ def plan_method(
     # Only where they say something: methods of archives that know neither keep their digests.
     if method.encoder is not None:
         config["encoder"] = {"name": method.encoder, "digest": encoder}
-    if not method.settings.keeps_noise:
-        config["noise"] = "constant"
+    if method.noise != FULL_NOISE:
+        config["noise"] = method.noise
     steps = method.settings.trace_steps
-    noise = () if "noise" in config else noise_arrays(geometry)  # else they are the generator's
+    noise = noise_arrays(geometry, method.noise) if has_noise_maps(config) else ()  # else they are the generator's
     arrays = (*code_arrays(geometry), *noise, *trace_arrays(steps, method.settings.trace_terms if steps else ()))
     return MethodPlan(method, config, digest_of(config), arrays)
 

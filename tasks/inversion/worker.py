@@ -37,12 +37,13 @@ from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.inversion import Embedder, EmbedderState, Inversion, Parts
+from lsap_core.inversion.kept_noise import as_kept
 from lsap_core.presets import encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
 from tasks.archived.image_seeds import image_seed
 from tasks.archived.jobs import outcome_of_committed
 from tasks.archived.originals import fit_of
-from tasks.archived.rendering import Preview, Renderer, Stored, has_noise_maps
+from tasks.archived.rendering import Preview, Renderer, Stored, has_noise_maps, kept_noise_of, noise_of
 from tasks.archived.saved_states import SAVE_EVERY_SECONDS, SavedState
 from tasks.errors import BadImageError
 from tasks.inversion.listing import UNREADABLE
@@ -314,6 +315,10 @@ class EmbedWorker:
         target: Tensor,
         seconds: float,
     ) -> None:
+        config = run.plan["config"]
+        settings = settings_of(config)
+        if settings.keeps_noise:  # else it is the generator's already
+            inversion = as_kept(inversion, self.generator, kept_noise_of(config))
         with self._spending("measuring"):
             metrics = measure(
                 inversion.reconstruction,
@@ -324,7 +329,7 @@ class EmbedWorker:
                 networks=self.networks,
             )
         arrays["w_plus"][places] = inversion.w_plus.cpu().numpy()
-        if has_noise_maps(run.plan["config"]):
+        if has_noise_maps(config):
             for index, maps in enumerate(inversion.noise):
                 arrays[noise_name(index)][places] = maps[:, 0].cpu().numpy()
         trace = inversion.trace.cpu().numpy()
@@ -334,10 +339,10 @@ class EmbedWorker:
             stopped_at = int(inversion.stopped_at[index])
             row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
             if stopped_at >= 0:
-                reason, message = settings_of(run.plan["config"]).why_stopped(stopped_at)
+                reason, message = settings.why_stopped(stopped_at)
                 row.columns |= {"status": FAILED, "reason": reason, "message": message}
                 continue
-            row.columns |= {name: values[index] for name, values in metrics.items()}
+            row.columns |= {"noise": noise_of(config), **{name: values[index] for name, values in metrics.items()}}
             if inversion.trace_steps:
                 row.columns["final_loss"] = float(trace[index, -1, inversion.trace_terms.index("loss")])
 
