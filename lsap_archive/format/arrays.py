@@ -19,6 +19,9 @@ from lsap_archive.format.documents import ONLY_FIELDS, Claim, Count, Size, as_js
 from lsap_archive.format.layout import LARGEST_ITEM_BYTES, TRACE, W_PLUS, Geometry, noise_name
 
 DTYPES = ("float32", "float16", "uint8")
+NO_COMPRESSION, LZ4_BITS, ZSTD_BYTES = "none", "lz4_bits", "zstd_bytes"
+COMPRESSIONS = (NO_COMPRESSION, LZ4_BITS, ZSTD_BYTES)
+"""LZ4 of transposed bits, or Zstandard of transposed bytes, both by Blosc: see `lsap_archive.format.chunks`."""
 _TRACED = tuple[tuple[Count, ...], tuple[str, ...]]  # steps and terms
 _NAME = re.compile(r"(?!(rows|images)$)[a-z][a-z0-9_]{0,63}")  # rows and images lie in the same folder
 
@@ -35,6 +38,8 @@ class RunArray:
         is_needed: whether every shard with an ok row has it; a shard may be without one that is not.
         has_gaps: whether an ok row may hold values that are not finite, as a trace that ended early.
         attributes: what readers of the array want to know, JSON values.
+        compression: of its chunks, one of COMPRESSIONS. A run that is started with "none" gets what pays for the dtype.
+        chunk_rows: rows of a chunk, or None: whoever starts the run decides, and before version 6 there were 16.
 
     Raises:
         ArchiveMismatchError: any of this does not hold.
@@ -48,6 +53,8 @@ class RunArray:
     is_needed: Claim = True
     has_gaps: Claim = False
     attributes: dict[str, Any] = field(default_factory=dict)
+    compression: str = NO_COMPRESSION
+    chunk_rows: Size | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "item_shape", tuple(int(side) for side in self.item_shape))
@@ -61,6 +68,11 @@ class RunArray:
                 f"{self}: a name such as 'noise_00', sides of at least 1, each of them named, and a dtype of "
                 f"{', '.join(DTYPES)} are wanted"
             )
+        if self.compression not in COMPRESSIONS or (self.chunk_rows is not None and self.chunk_rows < 1):
+            raise ArchiveMismatchError(
+                f"array {self.name} has the compression {self.compression!r} in chunks of {self.chunk_rows} rows: one of "
+                f"{', '.join(COMPRESSIONS)} and at least 1 are wanted"
+            )
         num_bytes = np.dtype(self.dtype).itemsize * math.prod(self.item_shape)
         if num_bytes > LARGEST_ITEM_BYTES:
             raise ArchiveMismatchError(
@@ -72,6 +84,11 @@ class RunArray:
     def fill_value(self) -> float:
         """What stands where a row is not ok."""
         return 0 if self.dtype == "uint8" else float("nan")
+
+
+def as_before(array: RunArray) -> RunArray:
+    """What an array holds, without how it lies in its objects: as versions before 6 declared and stored it."""
+    return replace(array, compression=NO_COMPRESSION, chunk_rows=None)
 
 
 def code_arrays(geometry: Geometry) -> tuple[RunArray, ...]:

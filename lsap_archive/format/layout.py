@@ -49,14 +49,14 @@ from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.format.documents import Size, typed
 
 FORMAT_NAME = "lsap-archive"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare,
-version 5 refinements and arrays of float16.
+version 5 refinements and arrays of float16, version 6 compressed arrays and chunks that fit small runs.
 
 Older archives are read and written further. Every manifest and plan has the version of whoever wrote it, so an archive
 may hold several; archive.json has that of its first day.
 """
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 
 ARCHIVE_KEY = "archive.json"
 SEQUENCE_PREFIX = "sequence"
@@ -69,7 +69,7 @@ VERSIONS_PREFIX = "versions"
 W_PLUS = "w_plus"
 TRACE = "trace"
 INNER_CHUNK_ROWS = 16
-"""Rows of one Zarr inner chunk, the unit of a read: 16 to 32 measured best for W+ codes."""
+"""Rows of one Zarr inner chunk at most, the unit of a read: 16 to 32 measured best for W+ codes."""
 INNER_CHUNK_BYTES = 4 * 2**20
 """An inner chunk is no larger, unless one row is: large noise maps have fewer rows in it."""
 LARGEST_ITEM_BYTES = 16 * INNER_CHUNK_BYTES

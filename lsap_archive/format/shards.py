@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
 from lsap_archive.errors import HOW_TO_REPAIR, CorruptArchiveError, first_line
-from lsap_archive.format.arrays import DTYPES, RunArray, trace_of
-from lsap_archive.format.layout import INNER_CHUNK_BYTES, INNER_CHUNK_ROWS, LARGEST_ITEM_BYTES, chunk_name
+from lsap_archive.format.arrays import RunArray, trace_of
+from lsap_archive.format.chunks import chunk_rows, compressors, guarded, rows_of_object
+from lsap_archive.format.layout import chunk_name
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.plan import RunPlan
 
@@ -39,10 +37,10 @@ def group_metadata(
         group.create_array(
             name=array.name,
             shape=(num_rows, *array.item_shape),
-            chunks=(_inner_rows(array, shard_rows), *array.item_shape),
-            shards=(shard_rows, *array.item_shape),
+            chunks=(chunk_rows(array, shard_rows), *array.item_shape),
+            shards=(rows_of_object(array, num_rows, shard_rows), *array.item_shape),
             dtype=array.dtype,
-            compressors=[Crc32cCodec()],
+            compressors=compressors(array),
             fill_value=array.fill_value,
             attributes=array.attributes,
             dimension_names=("image", *array.dimensions),
@@ -114,23 +112,6 @@ def _index_bytes(array: zarr.Array[Any]) -> int:
     return 16 * (_shard_rows(array) // int(array.chunks[0])) + CHECKSUM_BYTES
 
 
-def check_is_ours(array: zarr.Array[Any]) -> None:
-    """Refuse metadata that ask for other codecs or larger chunks than this archive writes.
-
-    An archive may come from anybody, and other codecs can be asked to make gigabytes of a few bytes.
-
-    Raises:
-        ValueError: they do.
-    """
-    codecs = array.metadata.codecs if isinstance(array.metadata, ArrayV3Metadata) else ()
-    inner = codecs[0].codecs if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else (None,)
-    chunk_bytes = array.dtype.itemsize * math.prod(array.chunks)
-    if array.dtype.name not in DTYPES or not all(isinstance(codec, BytesCodec | Crc32cCodec) for codec in inner):
-        raise ValueError(f"it is {array.dtype} by other codecs than sharded {' or '.join(DTYPES)} with checksums")
-    if chunk_bytes > LARGEST_ITEM_BYTES:
-        raise ValueError(f"its chunks have {chunk_bytes} bytes")
-
-
 def decode_shard(
     metadata: bytes, shard: int, blob: bytes, name: str, num_rows: int, item_shape: tuple[int, ...]
 ) -> NDArray[Any]:
@@ -148,8 +129,7 @@ def decode_shard(
         CorruptArchiveError: the object or the metadata are damaged, or say something else.
     """
     try:
-        array, _ = _array_in_memory(metadata, {shard: blob})
-        check_is_ours(array)
+        array = guarded(_array_in_memory(metadata, {shard: blob})[0])
         if array.shape[1:] != item_shape:
             raise ValueError(f"its metadata say {array.shape[1:]} of each image, {item_shape} is declared")
         start = shard * _shard_rows(array)
@@ -161,14 +141,6 @@ def decode_shard(
 def chunk_of(array: RunArray, shard: int) -> str:
     """Key of the shard's object of this array, relative to the run's folder."""
     return chunk_name(array.name, shard, 1 + len(array.item_shape))
-
-
-def _inner_rows(array: RunArray, shard_rows: int) -> int:
-    """Rows of an inner chunk: 16, or fewer where 16 would make it larger than INNER_CHUNK_BYTES."""
-    rows = min(INNER_CHUNK_ROWS, shard_rows)
-    while rows > 1 and rows * np.dtype(array.dtype).itemsize * math.prod(array.item_shape) > INNER_CHUNK_BYTES:
-        rows = rows // 2 if rows % 2 == 0 else 1
-    return rows
 
 
 def _array_in_memory(metadata: bytes, blobs: dict[int, bytes]) -> tuple[zarr.Array[Any], dict[str, Buffer]]:

@@ -21,8 +21,9 @@ from lsap_archive.errors import (
     StoreUnavailableError,
     first_line,
 )
+from lsap_archive.format.chunks import guarded
 from lsap_archive.format.manifest import StoredObject
-from lsap_archive.format.shards import CHECKSUM_BYTES, check_is_ours
+from lsap_archive.format.shards import CHECKSUM_BYTES
 from lsap_archive.reading.checked import read_checked
 from lsap_archive.stores.store import Store
 
@@ -160,9 +161,7 @@ def open_published(objects: PublishedObjects, name: str) -> zarr.Array[Any]:
         CorruptArchiveError: its zarr.json is missing or damaged.
     """
     try:
-        array = zarr.open_array(objects, path=name, mode="r", zarr_format=3)
-        check_is_ours(array)
-        return array
+        return guarded(zarr.open_array(objects, path=name, mode="r", zarr_format=3))
     except (CorruptArchiveError, StoreUnavailableError):
         raise
     except Exception as error:  # zarr has no one error for metadata that it cannot read

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveMismatchError, ArchiveNotFoundError, StoreUnavailableError
-from lsap_archive.format.arrays import check_arrays, declared_arrays
+from lsap_archive.format.arrays import as_before, check_arrays, declared_arrays
+from lsap_archive.format.chunks import laid_out
 from lsap_archive.format.documents import utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
@@ -127,6 +128,7 @@ class ArchiveWriter:
             ArchiveMismatchError: a run of this id has another plan, or its rows are not those of its subject.
             ArchiveNotFoundError: its subject is not published.
         """
+        plan = replace(plan, arrays=laid_out(plan.arrays, plan.num_rows, plan.shard_rows))
         store, wanted = self.store, plan.document()
         publication = Publication(store, Manifest, plan.run_id)
         if not publication.is_planned:
@@ -366,10 +368,14 @@ class ArchiveWriter:
         found = self.store.get(key)
         if name == IMAGES_NAME:
             same = from_parquet(found, IMAGES_SCHEMA, key).equals(plan.table())
-        elif not (same := found == data):  # before version 4 its metadata told of noise maps that it would not have
+        elif not (same := found == data):
             undeclared = {name: value for name, value in plan.document().items() if name != "arrays"}
-            older = replace(plan, arrays=declared_arrays(undeclared, self.geometry, key))
-            if same := found == run_metadata(older, self.generator["digest"]).get(name):
+            older = (  # before version 6 nothing was compressed; before version 4 noise maps were told that never came
+                tuple(as_before(array) for array in plan.arrays),
+                declared_arrays(undeclared, self.geometry, key),
+            )
+            left = (run_metadata(replace(plan, arrays=of), self.generator["digest"]).get(name) for of in older)
+            if same := found in left:
                 self.store.put(key, data)
         if not same:
             raise ArchiveMismatchError(
