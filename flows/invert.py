@@ -20,6 +20,7 @@ from flows.running.results import kept
 from flows.running.retries import retried
 from flows.running.shards import MAX_WAITING_SHARDS, work_through
 from flows.running.workers import PoolWhenNeeded, pool_when_needed
+from tasks.archived.jobs import stored_bytes
 from tasks.inversion.plan import InversionFacts, InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.reports.inversion.write import Report, ReportRequest, kept_report, write_report
@@ -44,6 +45,7 @@ class RunReport:
         seconds: wall time of this command.
         images_per_second: image-method pairs embedded per second of embedding.
         table: the comparison table, Markdown.
+        stored_bytes: of the runs that this command has finished, as they lie in the archive.
         notes: what whoever asked should know of runs that were begun before or by others, a sentence each.
     """
 
@@ -56,6 +58,7 @@ class RunReport:
     seconds: float
     images_per_second: float
     table: str
+    stored_bytes: int = 0
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class RunReport:
         lines += [f"  {note}" for note in self.notes]
         if self.embedded:
             lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
+            lines.append(f"{self.stored_bytes:,} bytes are stored, {self.stored_bytes // self.embedded:,} of each pair")
         return [*lines, f"archive: {self.archive}", f"report:  {self.report}"]
 
 
@@ -104,6 +108,7 @@ def invert(run: InvertRun) -> RunReport:
         seconds=time.monotonic() - started,
         images_per_second=worked.num_ok / worked.seconds if worked.num_ok else 0.0,
         table=written.table,
+        stored_bytes=stored_bytes(run.archive, sorted({outcome.job_id for outcome in worked.outcomes})),
         notes=tuple(stage.notes),
     )
     publish_artifacts(

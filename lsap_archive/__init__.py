@@ -19,6 +19,7 @@ from lsap_archive.errors import (
 
 # What is written: plans, manifests, tables, arrays.
 from lsap_archive.format.arrays import RunArray, code_arrays, noise_arrays, trace_arrays
+from lsap_archive.format.chunks import expected_bytes, item_bytes
 from lsap_archive.format.documents import decode_document, encode_document, sha256_of, typed, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import FORMAT_VERSION, Geometry, noise_name, report_key, scratch_key
@@ -133,9 +134,11 @@ __all__ = [
     "credential_in",
     "decode_document",
     "encode_document",
+    "expected_bytes",
     "give_up_unfinished",
     "hangs_on_fit",
     "is_archive",
+    "item_bytes",
     "noise_arrays",
     "noise_name",
     "num_unsettled",

@@ -70,8 +70,8 @@ class RunArray:
             )
         if self.compression not in COMPRESSIONS or (self.chunk_rows is not None and self.chunk_rows < 1):
             raise ArchiveMismatchError(
-                f"array {self.name} has the compression {self.compression!r} in chunks of {self.chunk_rows} rows: one of "
-                f"{', '.join(COMPRESSIONS)} and at least 1 are wanted"
+                f"array {self.name} has chunks of {self.chunk_rows} rows, compressed by {self.compression!r}: at least "
+                f"1, and one of {', '.join(COMPRESSIONS)} are wanted"
             )
         num_bytes = np.dtype(self.dtype).itemsize * math.prod(self.item_shape)
         if num_bytes > LARGEST_ITEM_BYTES:

@@ -35,6 +35,22 @@ _LEVEL = 5
 _PAYS = {"float32": LZ4_BITS, "float16": ZSTD_BYTES, "uint8": ZSTD_BYTES}
 """By type, what saves most for the processor time it takes: `benchmarks/bench_compression.py` measures it."""
 
+_SHARE_LEFT = {LZ4_BITS: 0.9, ZSTD_BYTES: 0.85}
+"""Of noise maps, by the same script; codes keep 0.92 of their bytes."""
+_ROW_BYTES = 900
+"""A row, and its share of plan, manifest and copies."""
+
+
+def expected_bytes(arrays: Iterable[RunArray], num_images: int) -> int:
+    """About how many bytes so many good images of a new run take, with their rows.
+
+    Args:
+        arrays: what the run keeps of each image.
+        num_images: N.
+    """
+    each = sum(item_bytes(array) * _SHARE_LEFT[_PAYS[array.dtype]] for array in arrays)
+    return round(num_images * (each + _ROW_BYTES))
+
 
 def laid_out(arrays: Iterable[RunArray], num_rows: int, shard_rows: int) -> tuple[RunArray, ...]:
     """Arrays of a new run with their chunks and their compression; what an array says of either stays."""

@@ -152,6 +152,11 @@ class Published(ABC):
         """Sorts them, the newest last: those of older versions come first, in the order of their clocks."""
         return self.sequence, "" if self.sequence else self.created, self.name
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all its objects, as they are stored."""
+        return sum(stored.size for stored in self.files)
+
     def values(self) -> dict[str, Any]:
         """The manifest as JSON values."""
         return {**vars(self), "files": [file.to_dict() for file in self.files], "format_version": FORMAT_VERSION}

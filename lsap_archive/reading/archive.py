@@ -74,6 +74,7 @@ class RunInfo:
         created: UTC time of publication by the clock of whoever published it, ISO 8601.
         order: sorts runs, the newest last.
         num_rows: images in it.
+        num_bytes: of all that is stored of it.
         rows_by_status: number of rows of each status, those of retired shards included.
         config: the configuration.
         provenance: versions, digests, seeds.
@@ -87,6 +88,7 @@ class RunInfo:
     created: str
     order: tuple[int, str, str]
     num_rows: int
+    num_bytes: int
     rows_by_status: dict[str, int]
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -523,8 +525,10 @@ class Archive:
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.
 
-        `fits` of a method, where its runs tell, is what they did with images of another shape: with several, the column
-        `altered` of the rows tells of each image.
+        `num_bytes` are those that are stored. `noise` of a method says what its images are rendered with: maps of their
+        own, as "float32" or "float16", or the generator's "constant" ones; the column of the rows tells of each image.
+        `fits`, where its runs tell, is what they did with images of another shape: with several, the column `altered`
+        tells of each image.
         """
         methods: dict[str, dict[str, Any]] = {}
         edits: dict[str, dict[str, Any]] = {}
@@ -533,6 +537,9 @@ class Archive:
             of_kind = edits if manifest.is_edit else methods
             about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
             about["runs"] += 1
+            about["num_bytes"] = about.get("num_bytes", 0) + manifest.num_bytes
+            if manifest.subject is None:
+                about["noise"] = sorted({*about.get("noise", ()), self._noise_of(manifest)})
             for status, number in by_status.items():
                 about[status] += number
             if "fit" in manifest.config:
@@ -544,7 +551,7 @@ class Archive:
             "geometry": self.geometry.to_dict(),
             "num_runs": len(self._manifests),
             "num_rows": sum(sum(by_status.values()) for by_status in counts),
-            "num_bytes": sum(file.size for manifest in self._manifests for file in manifest.files),
+            "num_bytes": sum(manifest.num_bytes for manifest in self._manifests),
             "methods": {name: methods[name] for name in sorted(methods)},
             "edits": {name: edits[name] for name in sorted(edits)},
             "num_evaluations": len(self._published_evaluations),
@@ -553,6 +560,13 @@ class Archive:
                 for row in self.set_numbers().to_pylist()
             ],
         }
+
+    @staticmethod
+    def _noise_of(manifest: Manifest) -> str:
+        kept = {array.name: array.dtype for array in manifest.arrays}
+        first = noise_name(0)  # versions before 4 declared maps that encoders never kept
+        is_kept = any(file.name.startswith(f"{first}/c/") for file in manifest.files)
+        return kept[first] if is_kept else "constant"
 
     def _counts_of(self, manifest: Manifest) -> dict[str, int]:
         """Rows of a run that readers see, by status; they are read only where some are not seen."""

@@ -38,5 +38,5 @@ def as_kept(inversion: Inversion, generator: Generator, keep: KeepNoise) -> Inve
         noise = tuple(maps.half().float() for maps in inversion.noise)
     else:
         constant = (cast(Tensor, maps) for maps in generator.noise_maps("constant"))
-        noise = tuple(maps.expand(len(inversion.w_plus), -1, -1, -1) for maps in constant)
+        noise = tuple(maps.expand(len(inversion.w_plus), 1, -1, -1) for maps in constant)
     return replace(inversion, noise=noise, reconstruction=generator.synthesize(inversion.w_plus, noise=noise))

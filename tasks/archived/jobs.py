@@ -85,6 +85,12 @@ def publish_made(archive: str, run_id: str) -> None:
         run.refuse_given_up()
 
 
+def stored_bytes(archive: str, run_ids: Iterable[str]) -> int:
+    """Of all objects of those of these runs that readers see."""
+    runs = (RunWriter.open(archive, run_id) for run_id in run_ids)
+    return sum(run.manifest().num_bytes for run in runs if run.is_published)
+
+
 def summary_of(run: RunWriter) -> dict[str, Any]:
     """What the manifest of a run says that its plan does not; all its shards are committed."""
     return {NUM_UNSETTLED: num_unsettled(run)}

@@ -213,9 +213,7 @@ class Preview:
     difference: bytes
 
 
-def _maps_of(
-    generator: Generator, archive: Archive, image_ids: Sequence[str], method: str
-) -> list[Tensor] | None:
+def _maps_of(generator: Generator, archive: Archive, image_ids: Sequence[str], method: str) -> list[Tensor] | None:
     """Noise maps [N, r, r] of images, the generator's for those that have none of their own; None where none has."""
     has_own = archive.has_noise(image_ids, method)
     if not any(has_own):
@@ -224,14 +222,14 @@ def _maps_of(
         return [torch.from_numpy(one) for one in archive.noise(image_ids, method)]
     kept = archive.noise([one for one, has in zip(image_ids, has_own, strict=True) if has], method)
     constant = (cast(Tensor, one) for one in generator.noise_maps("constant"))
-    maps = [one.detach().cpu()[:, 0].repeat(len(image_ids), 1, 1) for one in constant]
+    maps = [one.detach().cpu().repeat(len(image_ids), 1, 1) for one in constant]
     for together, own in zip(maps, kept, strict=True):
         together[torch.tensor(has_own)] = torch.from_numpy(own)
     return maps
 
 
-FULL_NOISE = "float32"
-"""The noise of runs whose configuration does not tell of it."""
+FULL_NOISE, CONSTANT_NOISE = "float32", "constant"
+"""The noise of runs whose configuration does not tell of it, and that of images without maps of their own."""
 
 
 def noise_of(config: Mapping[str, Any]) -> str:
@@ -246,12 +244,14 @@ def kept_noise_of(config: Mapping[str, Any]) -> KeepNoise:
         ConfigError: of a kind that this package does not have.
     """
     noise = noise_of(config)
-    kept: dict[str, KeepNoise] = {"float32": "float32", "float16": "float16", "constant": "none"}
+    kept: dict[str, KeepNoise] = {FULL_NOISE: "float32", "float16": "float16", CONSTANT_NOISE: "none"}
     if noise not in kept:
-        raise ConfigError(f'noise of a run is "{noise}"; this package has {", ".join(kept)}: take the one that wrote it')
+        raise ConfigError(
+            f'a run has noise "{noise}"; this package knows {", ".join(kept)}: take the one that wrote it'
+        )
     return kept[noise]
 
 
 def has_noise_maps(config: Mapping[str, Any]) -> bool:
     """Whether images have noise maps of their own, rather than the generator's constant ones."""
-    return noise_of(config) != "constant"
+    return noise_of(config) != CONSTANT_NOISE

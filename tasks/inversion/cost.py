@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsap_archive import expected_bytes, item_bytes
 from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.inversion import Embedder, Parts
 from lsap_core.presets import Method, encoder_settings
+from tasks.archived.opening import geometry_of
 from tasks.errors import memory_told
-from tasks.inversion.methods import bytes_per_image
+from tasks.inversion.methods import kept_arrays
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
@@ -39,15 +41,19 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
             num_shards += len(job.shards)
         source = stage.describe()
     methods = [method for method in request.methods if left[method.name]]
-    config = stage.facts.config
+    kept = {method.name: kept_arrays(method, geometry_of(stage.facts.config)) for method in methods}
     return {
         "source": source,
         "images in the source": stage.num_images,
         "unfinished runs to resume": unfinished,
         "images left by method": dict(+left) or "none",
         "shards left": num_shards,
+        "noise that is kept": {method.name: method.noise for method in methods} or "none",
         "archive bytes, before compression": sum(
-            left[method.name] * bytes_per_image(config, has_noise=method.settings.keeps_noise) for method in methods
+            left[name] * item_bytes(array) for name, arrays in kept.items() for array in arrays
+        ),
+        "archive bytes, as they are stored, about": sum(
+            expected_bytes(arrays, left[name]) for name, arrays in kept.items()
         ),
         "device hours on this machine, one worker": round(
             sum(left[method.name] * seconds_per_image(request, method) for method in methods) / 3600, 4

@@ -16,11 +16,10 @@ from lsap_archive import (
     noise_arrays,
     trace_arrays,
 )
-from lsap_core.generators.config import GeneratorConfig
 from lsap_core.presets import Method, recorded_settings
 from tasks.archived.jobs import provenance_of
 from tasks.archived.originals import fit_of
-from tasks.archived.rendering import FULL_NOISE, has_noise_maps
+from tasks.archived.rendering import CONSTANT_NOISE, FULL_NOISE
 from tasks.digests import digest_of
 from tasks.inversion.listing import UNREADABLE
 from tasks.pictures.decoding import Fit
@@ -100,10 +99,7 @@ def plan_method(
         config["encoder"] = {"name": method.encoder, "digest": encoder}
     if method.noise != FULL_NOISE:
         config["noise"] = method.noise
-    steps = method.settings.trace_steps
-    noise = noise_arrays(geometry, method.noise) if has_noise_maps(config) else ()  # else they are the generator's
-    arrays = (*code_arrays(geometry), *noise, *trace_arrays(steps, method.settings.trace_terms if steps else ()))
-    return MethodPlan(method, config, digest_of(config), arrays)
+    return MethodPlan(method, config, digest_of(config), kept_arrays(method, geometry))
 
 
 def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[Shard]:
@@ -130,12 +126,11 @@ def missing_shards(run: RunWriter, moved: Mapping[str, str]) -> list[Shard]:
     return shards
 
 
-def bytes_per_image(config: GeneratorConfig, *, has_noise: bool = True) -> int:
-    """Archive bytes of one image before compression: codes and, where the method keeps its own, noise maps; float32."""
-    num_values = config.num_ws * config.w_dim
-    if has_noise:
-        num_values += sum(side * side for side in config.noise_sides)
-    return 4 * num_values
+def kept_arrays(method: Method, geometry: Geometry) -> tuple[RunArray, ...]:
+    """What runs of a method keep of each image: codes, and noise maps and a trace where it has them."""
+    steps = method.settings.trace_steps
+    noise = () if method.noise == CONSTANT_NOISE else noise_arrays(geometry, method.noise)
+    return (*code_arrays(geometry), *noise, *trace_arrays(steps, method.settings.trace_terms if steps else ()))
 
 
 def run_plan(

@@ -23,6 +23,7 @@ from lsap_archive import (
 )
 from lsap_core.alignment.references import reference_rows
 from lsap_core.inversion.by_optimization import OptimizationSettings
+from lsap_core.presets import Method
 from tasks.archived.anchors import open_anchor
 from tasks.archived.opening import open_writer
 from tasks.archived.rendering import Preview
@@ -148,7 +149,7 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
             MethodInfo(
                 method.name,
                 method.title,
-                asdict(method.settings),
+                _settings_of(method),
                 method.base,
                 method.encoder and f"{method.encoder}, {request.facts.encoders[method.encoder]}",
                 is_optimization=method.settings.kind == OptimizationSettings.kind,
@@ -167,6 +168,12 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
         },
         locations=_locations(request, archive),
     )
+
+
+def _settings_of(method: Method) -> dict[str, Any]:
+    """Settings of a method, and what is kept of the noise maps where it gives any."""
+    kept = {"keep_noise": method.keep_noise} if method.settings.keeps_noise else {}
+    return {**asdict(method.settings), **kept}
 
 
 def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:

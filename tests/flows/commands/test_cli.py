@@ -379,7 +379,12 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(invert: Callable[..., Answe
     assert told["shards left"] == 2
     config = load_generator(DIGITS_GENERATOR).config
     values = config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides)
-    assert told["archive bytes, before compression"] == 8 * 4 * values
+    assert told["noise that is kept"] == {"stylegan2_w_plus": "float32", "lsap_o_w_plus": "float32"}
+    trace = 2 * 6  # steps and terms
+    assert told["archive bytes, before compression"] == 8 * 4 * (values + trace)
+    smaller = json.loads(invert("--dry-run", "--json", embedding__num_steps=2, keep_noise="none").out)
+    codes = config.num_ws * config.w_dim
+    assert smaller["archive bytes, before compression"] == 8 * 4 * (codes + trace)
     assert told["device hours on this machine, one worker"] >= 0
     assert files(tmp_path) == before
     assert answer.err == ""
@@ -406,7 +411,8 @@ def test_a_dry_run_times_encoders_too_and_refuses_those_of_others(
     told = json.loads(answer.out)
     assert told["images left by method"] == {"mine": 4, "lsap_o_w_plus_from_lsap_e": 4}
     codes, maps = loaded.config.num_ws * loaded.config.w_dim, sum(side * side for side in loaded.config.noise_sides)
-    assert told["archive bytes, before compression"] == 4 * 4 * (codes + maps) + 4 * 4 * codes
+    trace = 9 * 6
+    assert told["archive bytes, before compression"] == 4 * 4 * (codes + maps + trace) + 4 * 4 * codes
     for flags in ((), ("--dry-run",)):
         answer = invert(*flags, **asked, encoders__mine=tmp_path / "other.safetensors")
         assert answer.code == ASKED_WRONGLY

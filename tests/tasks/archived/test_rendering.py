@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +51,30 @@ def test_an_encoder_keeps_no_noise_and_its_images_have_the_generators(
     ):
         assert stored.noise == "constant"
         assert torch.equal(stored.render(), generator.synthesize(stored.codes))
+
+
+def test_images_of_one_method_that_keep_noise_and_that_do_not_are_shown_together(laboratory: Any, desk: Any) -> None:
+    """The newest run of each image counts, whatever the others keep; of edits too."""
+    laboratory.fill(3)
+    (chosen,) = laboratory.methods
+    laboratory.invert(methods=(replace(chosen, keep_noise="none"),))
+    for name in ("1.png", "2.png"):
+        (laboratory.source / name).unlink()
+    laboratory.invert(methods=(replace(chosen, keep_noise="float16"),))
+    archive, _ = desk.edit({"right": {"direction": "right", "strength": 2.0}})
+    generator = load_generator(laboratory.generator).generator.freeze()
+    ids = ["2.png", "0.png"]
+    assert archive.has_noise(ids, OPTIMIZED) == [False, True]
+    shown = Stored.of_images(Renderer(generator), archive, ids, OPTIMIZED).render()
+    codes = torch.from_numpy(archive.codes(ids, OPTIMIZED))
+    own = [torch.from_numpy(maps)[:, None] for maps in archive.noise(["0.png"], OPTIMIZED)]
+    assert all(torch.equal(maps, maps.half().float()) for maps in own)
+    wanted = torch.cat([generator.synthesize(codes[:1]), generator.synthesize(codes[1:], noise=own)])
+    torch.testing.assert_close(shown, wanted, rtol=1e-5, atol=1e-5)
+    for run in archive.runs:
+        part = RunPart(RunReader.open(laboratory.archive, run.run_id), range(run.num_rows))
+        stored = part.stored(Renderer(generator), [0])
+        assert (stored.noise == "constant") == (run.num_rows == 3)
 
 
 def test_rows_of_a_run_are_the_images_of_their_ids(laboratory: Any, desk: Any, monkeypatch: Any) -> None:

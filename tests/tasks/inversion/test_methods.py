@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lsap_archive import ArchiveWriter, Geometry, RunWriter, open_archive
+from lsap_archive import ArchiveWriter, Geometry, RunWriter
+from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.inversion import KeepNoise
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.presets import METHODS, Method, encoder_settings, method, settings_of
-from tasks.archived.rendering import has_noise_maps
+from tasks.archived.rendering import has_noise_maps, kept_noise_of
 from tasks.errors import BadImageError
-from tasks.inversion.methods import MethodPlan, bytes_per_image, missing_shards, plan_method, run_plan
+from tasks.inversion.methods import MethodPlan, missing_shards, plan_method, run_plan
 from tasks.sources.source import PlannedImage
 from tasks.weights.networks import LPIPS_TRUNKS, NetworkChoice
 from tasks.weights.published import Published
@@ -223,11 +225,21 @@ def test_what_cannot_be_read_is_a_duplicate_of_nothing(archive: ArchiveWriter) -
     assert [shard.duplicates for shard in missing_shards(run, {})] == [{}]
 
 
-def test_bytes_per_image_are_what_the_arrays_hold(archive: ArchiveWriter) -> None:
-    run = archive.start_run(run_plan(planned(), [image("a"), image("b")], 2))
-    finish(run)
-    opened = open_archive(archive.store.url)
-    names = [name for name in run.arrays if name != "trace"]
-    assert len(names) == 1 + CONFIG.num_convs
-    assert 2 * bytes_per_image(CONFIG, has_noise=False) == opened.array(run.run_id, "w_plus").nbytes
-    assert 2 * bytes_per_image(CONFIG) == sum(opened.array(run.run_id, name).nbytes for name in names)
+@pytest.mark.parametrize(("keep", "noise"), [("float16", "float16"), ("none", "constant")])
+def test_noise_that_is_kept_otherwise_is_another_method(keep: KeepNoise, noise: str) -> None:
+    """Of a method that gives noise maps; nothing changes for an encoder."""
+    other = planned(method=replace(METHOD, keep_noise=keep))
+    assert other.digest != planned().digest
+    assert other.config == {**planned().config, "noise": noise}
+    assert kept_noise_of(other.config) == keep and kept_noise_of(planned().config) == "float32"
+    kept = {array.dtype for array in other.arrays if array.name.startswith("noise_")}
+    assert kept == ({"float16"} if keep == "float16" else set())
+    one, same = (replace(METHODS["e4e"], keep_noise=how) for how in ("float32", keep))
+    assert planned(method=one, encoder="encoder-1") == replace(planned(method=same, encoder="encoder-1"), method=one)
+
+
+def test_noise_cannot_be_kept_in_other_ways() -> None:
+    with pytest.raises(ConfigError, match='keep_noise is "float64"; wanted one of float32, float16, none'):
+        METHOD.with_settings({"keep_noise": "float64"})
+    with pytest.raises(ConfigError, match='a run has noise "wavelets"; this package knows float32, float16, constant'):
+        kept_noise_of({"noise": "wavelets"})

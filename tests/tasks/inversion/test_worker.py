@@ -19,8 +19,9 @@ from lsap_archive import ArchiveKeyError, RunWriter, Store, StoreUnavailableErro
 from lsap_core.encoders import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators import Generator, GeneratorConfig
+from lsap_core.generators.generator import Noise
 from lsap_core.images import from_uint8, to_uint8
-from lsap_core.inversion import EncoderEmbedder, EncoderSettings
+from lsap_core.inversion import EncoderEmbedder, EncoderSettings, KeepNoise
 from lsap_core.perceptual.features import FeatureDistance
 from lsap_core.presets import METHODS, method
 from tasks.archived.anchors import AnchorOptions
@@ -224,12 +225,22 @@ def test_a_row_tells_time_steps_and_the_last_loss(laboratory: Any) -> None:
     assert sum(seconds) < outcome.seconds < wall
 
 
-def test_what_is_measured_belongs_to_the_codes_that_are_written(laboratory: Any) -> None:
+@pytest.mark.parametrize("keep", ["float32", "float16", "none"])
+def test_what_is_measured_belongs_to_what_is_written(laboratory: Any, keep: KeepNoise) -> None:
     laboratory.fill(3)
-    archive = laboratory.invert(worker={"batch_size": 2})
+    archive = laboratory.invert(worker={"batch_size": 2}, methods=(replace(laboratory.methods[0], keep_noise=keep),))
     rows = rows_of(archive)
     codes = torch.from_numpy(archive.codes(list(rows), "stylegan2_w_plus"))
-    noise = [torch.from_numpy(maps)[:, None] for maps in archive.noise(list(rows), "stylegan2_w_plus")]
+    noise: Noise = "constant"
+    if keep == "none":
+        with pytest.raises(ArchiveKeyError, match="has no array noise_00"):
+            archive.noise(list(rows), "stylegan2_w_plus")
+    else:
+        noise = [torch.from_numpy(maps)[:, None] for maps in archive.noise(list(rows), "stylegan2_w_plus")]
+        assert archive.array(archive.runs[0].run_id, "noise_06").dtype == keep
+    told = "constant" if keep == "none" else keep
+    assert [row["noise"] for row in rows.values()] == 3 * [told]
+    assert archive.describe()["methods"]["stylegan2_w_plus"]["noise"] == [told]
     with torch.no_grad():
         image = load_generator(laboratory.generator).generator.synthesize(codes, noise=noise)
     target = torch.stack([pixels_of((laboratory.source / name).read_bytes()) for name in rows])
