@@ -310,6 +310,9 @@ class Manifest(Published):
         """What cannot be true at once, in words; None where all can."""
         if problem := contradiction_of_shards(self.num_rows, self.shard_rows, self.num_shards, self.shards):
             return problem
+        for array in self.arrays:
+            if self.num_shards > 1 and array.chunk_rows is not None and self.shard_rows % array.chunk_rows:
+                return f"chunks of {array.chunk_rows} rows of {array.name} do not fill shards of {self.shard_rows}"
         num_own = self.num_shards if self.shards is None else len(self.shards)
         return f"it has {num_own} shards in {len(self.files)} files" if num_own > len(self.files) else None
 

@@ -243,9 +243,12 @@ def test_a_run_that_was_planned_before_version_4_is_gone_on_with_by_the_same_pla
     assert verify_archive(quick_place.url).is_sound
 
 
-def test_a_start_that_an_older_version_cut_short_is_repeated(memory_place: Any, work: Any) -> None:
-    """Its metadata told of noise maps that an encoder has not."""
+@pytest.mark.parametrize("version", ["3, with noise maps that an encoder has not", "5"])
+def test_a_start_that_an_older_version_cut_short_is_repeated(memory_place: Any, work: Any, version: str) -> None:
+    """Its metadata told of other arrays, or of none that are compressed."""
     writer, plan = memory_place.writer(), work.plan(trace_steps=(), trace_terms=())
+    if version == "5":
+        plan = replace(plan, arrays=code_arrays(writer.geometry))
     for name, data in run_metadata(plan, writer.generator["digest"]).items():
         memory_place.store.create(f"runs/run-1/{name}", data)
     encoder = replace(plan, arrays=code_arrays(writer.geometry))
