@@ -69,6 +69,7 @@ class ShardOutcome:
         spent: seconds by what they were spent on, such as "reading" and "embedding".
         worker: which process did it, "host:pid".
         began: when, in seconds of that machine's clock since 1970.
+        num_known: images that an earlier attempt had finished and kept.
     """
 
     job_id: str
@@ -81,6 +82,7 @@ class ShardOutcome:
     spent: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""
     began: float = 0.0
+    num_known: int = 0
 
 
 class Worker(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -177,9 +177,14 @@ class RunPart:
         """W+ codes, [n, K, D]; NaN where a row is not ok."""
         return torch.from_numpy(self.reader.codes(self.rows))
 
-    def batches(self, size: int) -> list[list[int]]:
-        """Places of the good rows, so many at a time: always the same, so that images are too."""
-        good = self.good
+    def batches(self, size: int, *, without: Collection[int] = ()) -> list[list[int]]:
+        """Places of the good rows, so many at a time: always the same, so that images are too.
+
+        Args:
+            size: of a batch.
+            without: places that are done.
+        """
+        good = [place for place in self.good if place not in without]
         return [good[start : start + size] for start in range(0, len(good), size)]
 
     def stored(self, renderer: Renderer, places: Sequence[int]) -> Stored:

@@ -1,4 +1,4 @@
-"""States of long batches, kept within their shard now and then: whoever does it again goes on from there."""
+"""What is kept of a shard while it is worked on: whoever does it again goes on from there, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,47 +6,153 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
+from numpy.typing import NDArray
 
 from lsap_archive import ArchiveNotFoundError, RunWriter, scratch_key
 from lsap_core.inversion.inversion import EmbedderState
+from tasks.weights.files import read_safetensors
 
 logger = logging.getLogger(__name__)
 
 SAVE_EVERY_SECONDS = 300.0
 DIGEST_BYTES = hashlib.sha256().digest_size
+PIECE_BYTES = 2**26
+"""Finished images are put in pieces of about this size, so that keeping them takes no memory to speak of."""
+_STATE, _FINISHED, _FILE = "state-", "finished-", "file."
 
 
-class SavedState:
-    """Where the state of a batch is kept while it is worked on."""
+@dataclass(frozen=True)
+class Finished:
+    """Images of a shard that are done.
 
-    def __init__(self, run: RunWriter, shard: int, image_ids: Sequence[str], *, every_seconds: float):
-        """Under a key that is named after its images, so that no other batch takes it for its own."""
-        digest = hashlib.sha256(json.dumps(list(image_ids)).encode()).hexdigest()[:16]
+    Attributes:
+        image_ids: which.
+        records: columns of the archive for each, JSON values.
+        arrays: what the run keeps of them, by name, each [N, ...].
+        files: their pictures, where the run keeps those.
+    """
+
+    image_ids: list[str]
+    records: list[dict[str, Any]]
+    arrays: Mapping[str, NDArray[Any]]
+    files: Sequence[bytes] = ()
+
+    def part(self, start: int, end: int) -> Finished:
+        """Some of them."""
+        arrays = {name: values[start:end] for name, values in self.arrays.items()}
+        return Finished(self.image_ids[start:end], self.records[start:end], arrays, self.files[start:end])
+
+    def encode(self) -> bytes:
+        """As one safetensors file."""
+        files = {f"{_FILE}{place:06d}": np.frombuffer(file, np.uint8) for place, file in enumerate(self.files)}
+        metadata = {"image_ids": json.dumps(self.image_ids), "records": json.dumps(self.records)}
+        return safetensors.numpy.save({**self.arrays, **files}, metadata)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Finished:
+        """What `encode` has made."""
+        tensors, metadata = read_safetensors(data)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        files = [arrays.pop(name).tobytes() for name in sorted(arrays) if name.startswith(_FILE)]
+        return cls(json.loads(metadata["image_ids"]), json.loads(metadata["records"]), arrays, files)
+
+
+class KeptWork:
+    """What an attempt at a shard leaves for the next one, now and then: finished images, and the batch under way.
+
+    The clock runs over the shard: as long as nothing has been kept for a while, a state or whatever was finished since
+    is. Shards that are done sooner keep nothing, and cost one listing.
+    """
+
+    def __init__(self, run: RunWriter, shard: int, *, every_seconds: float):
+        """What is there of a shard is looked up once."""
         self._store = run.store
-        self._key = scratch_key(run.run_id, shard, f"state-{digest}")
+        self._name = lambda name: scratch_key(run.run_id, shard, name)
         self._every_seconds = every_seconds
-        self._last_saved = time.monotonic()
+        self._last_kept = time.monotonic()
+        folder = self._name(_STATE).rpartition("/")[0]
+        own = tuple(self._name(kind) for kind in (_STATE, _FINISHED))
+        self._keys = {key for key in self._store.keys(folder) if key.startswith(own)}
+        self._waiting: list[Callable[[], Finished]] = []
 
-    def restore(self, state: EmbedderState) -> int:
-        """Take up what is kept; returns the step that the state is at then."""
-        self._last_saved = time.monotonic()
+    def finished(self) -> Iterator[Finished]:
+        """What earlier attempts have finished and kept."""
+        for key in sorted(key for key in self._keys if key.startswith(self._name(_FINISHED))):
+            if (data := self._get(key, "its images are done again")) is not None:
+                yield Finished.decode(data)
+
+    def restore(self, image_ids: Sequence[str], state: EmbedderState) -> int:
+        """Take up what is kept of a batch; returns the step that the state is at then."""
+        key = self._key_of(_STATE, image_ids)
+        data = self._get(key, "the batch begins again from its first step") if key in self._keys else None
+        if data is not None:
+            state.load_tensors(safetensors.torch.load(data))
+            return state.step
+        return 0
+
+    def save_if_due(self, image_ids: Sequence[str], state: EmbedderState) -> None:
+        """Keep the state of the batch under way, if the last time that anything was kept is long ago."""
+        if self._is_due:
+            self._keep_finished()
+            self._put(self._key_of(_STATE, image_ids), safetensors.torch.save(state.to_tensors()))
+            self._last_kept = time.monotonic()
+
+    def finish(self, batch: Callable[[], Finished]) -> None:
+        """Keep a batch that is done, now or when it is due; it is asked for then."""
+        self._waiting.append(batch)
+        if self._is_due:
+            self._keep_finished()
+            self._last_kept = time.monotonic()
+
+    def remove(self) -> None:
+        """Nothing of it is needed any more: the shard is in the archive."""
+        for key in sorted(self._keys):
+            self._store.delete(key)
+        self._keys.clear()
+
+    @property
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._last_kept > self._every_seconds
+
+    def _keep_finished(self) -> None:
+        """Put what waits, piece by piece, and then remove the states of those batches."""
+        waiting, self._waiting = self._waiting, []
+        for batch in waiting:
+            done = batch()
+            bytes_each = sum(values[:1].nbytes for values in done.arrays.values())
+            size = max(1, PIECE_BYTES // max(bytes_each, 1))
+            for start in range(0, len(done.records), size):
+                piece = done.part(start, start + size)
+                self._put(self._key_of(_FINISHED, piece.image_ids), piece.encode())
+            state = self._key_of(_STATE, done.image_ids)
+            if state in self._keys:
+                self._store.delete(state)
+                self._keys.discard(state)
+
+    def _key_of(self, kind: str, image_ids: Sequence[str]) -> str:
+        """A key that is named after its images, so that no others take it for their own."""
+        return self._name(kind + hashlib.sha256(json.dumps(list(image_ids)).encode()).hexdigest()[:16])
+
+    def _put(self, key: str, data: bytes) -> None:
+        """Keep data, and before them what tells that they are whole."""
+        self._store.put(key, hashlib.sha256(data).digest() + data)
+        self._keys.add(key)
+
+    def _get(self, key: str, otherwise: str) -> bytes | None:
+        """What `_put` kept; None where it is gone or damaged."""
         try:
-            saved = self._store.get(self._key)
-        except ArchiveNotFoundError:
-            return 0
-        digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
+            kept = self._store.get(key)
+        except ArchiveNotFoundError:  # another attempt was faster
+            return None
+        digest, data = kept[:DIGEST_BYTES], kept[DIGEST_BYTES:]
         if hashlib.sha256(data).digest() != digest:
-            logger.warning("%s is damaged: the batch begins again from its first step", self._store.join(self._key))
-            return 0
-        state.load_tensors(safetensors.torch.load(data))
-        return state.step
-
-    def save_if_due(self, state: EmbedderState) -> None:
-        """Keep the state, and before it what tells that it is whole, if the last time is long ago."""
-        if time.monotonic() - self._last_saved > self._every_seconds:
-            data = safetensors.torch.save(state.to_tensors())
-            self._store.put(self._key, hashlib.sha256(data).digest() + data)
-            self._last_saved = time.monotonic()
+            logger.warning("%s is damaged: %s", self._store.join(key), otherwise)
+            return None
+        return data

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
 from tasks.archived.originals import Originals, fit_of
 from tasks.archived.refiners import RefinerOfRun, networks_of, refiner_of
 from tasks.archived.rendering import Renderer, RunPart, Stored
-from tasks.archived.saved_states import SAVE_EVERY_SECONDS, SavedState
+from tasks.archived.saved_states import SAVE_EVERY_SECONDS, Finished, KeptWork
 from tasks.errors import BadImageError
 from tasks.measuring.of_inversions import COLUMNS, measure
 from tasks.pictures.saved import png_file
@@ -74,18 +74,21 @@ class RefineWorker:
             return outcome_of_committed(run, shard, time.monotonic() - started)
         assert run.subject is not None
         part = RunPart(RunReader.open(self.request.archive, run.subject.run_id), run.rows_of(shard.index))
-        work = _ShardWork.begin(run, shard.index, part)
-        self._progress = float(len(part.records) - len(part.good))
+        kept = KeptWork(run, shard.index, every_seconds=self.save_every_seconds)
+        work = _ShardWork.begin(run, shard.index, part, kept)
+        known = work.take_up()
+        self._progress = float(len(part.records) - len(part.good) + len(known))
         resumed_at = 0
-        for places in part.batches(self.request.batch_size):
+        for places in part.batches(self.request.batch_size, without=known):
             resumed_at = self._refine_batch(work, places, shard.places) or resumed_at
         won = run.write_shard(
             shard.index,
             work.arrays,
             work.table(),
             attempt=f"{shard.command}-{uuid.uuid4().hex[:12]}",
-            images=work.files,
+            images=work.images(),
         )
+        kept.remove()
         return ShardOutcome(
             shard.job_id,
             shard.index,
@@ -94,6 +97,7 @@ class RefineWorker:
             dict(Counter(record["reason"] for record in work.records if record["status"] == FAILED)),
             time.monotonic() - started,
             resumed_at,
+            num_known=len(known),
         )
 
     @torch.no_grad()
@@ -151,17 +155,17 @@ class RefineWorker:
         embedded = Embedded(stored.codes, stored.noise)
         image_ids = [work.part.records[at]["image_id"] for at in places]
         seeds = [image_seed(config["seed"], image_id) for image_id in image_ids]
-        saved = SavedState(work.run, work.shard, image_ids, every_seconds=self.save_every_seconds)
         if isinstance(refiner, SamRefiner):
             state = refiner.start(embedded, target, seeds, segments=segments)
         else:
             state = refiner.start(embedded, target, seeds)
         num_steps = refiner.settings.num_steps
-        resumed_at = saved.restore(state) if num_steps > 1 else 0  # of one step there is nothing to take up
+        resumed_at = work.kept.restore(image_ids, state) if num_steps > 1 else 0  # of one step there is nothing kept
 
         def after_step(state: EmbedderState) -> None:
             self._progress = done_before + len(places) * state.step / num_steps
-            saved.save_if_due(state)
+            if state.step < num_steps:  # what is finished is kept as such
+                work.kept.save_if_due(image_ids, state)
 
         refiner.advance(state, target, after_step=after_step)
         found = refiner.finish(state)
@@ -169,6 +173,7 @@ class RefineWorker:
             torch.cuda.synchronize(self.device)  # else the time would be that of asking
         seconds = (time.monotonic() - started) / len(places)
         self._keep(work, places, refiner, found, stored.noise, target, seconds)
+        work.kept.finish(lambda: work.finished(places))
         self._progress = done_before + len(problems)
         return resumed_at
 
@@ -212,7 +217,7 @@ class RefineWorker:
         work.fill(places, {"w_plus": refined.w_plus, "trace": found.trace, **kept})
         if config["refiner"]["keep"] == "images":
             shown = to_uint8(crop(images, self.generator.config.content_box))
-            work.files += [(work.part.rows[at], png_file(one)) for at, one in zip(places, shown, strict=True)]
+            work.files |= {at: png_file(one) for at, one in zip(places, shown, strict=True)}
         for index, at in enumerate(places):
             record = work.records[at]
             record |= {"num_steps": int(found.num_steps[index]), "seconds": seconds}
@@ -237,26 +242,53 @@ class _ShardWork:
     part: RunPart
     records: list[dict[str, Any]]
     arrays: dict[str, np.ndarray]
-    files: list[tuple[int, bytes]]
+    kept: KeptWork
+    files: dict[int, bytes] = field(default_factory=dict)  # by place
 
     @classmethod
-    def begin(cls, run: RunWriter, shard: int, part: RunPart) -> _ShardWork:
+    def begin(cls, run: RunWriter, shard: int, part: RunPart, kept: KeptWork) -> _ShardWork:
         assert run.subject is not None
         records = [record_made_of(record, run.subject.method) for record in part.records]
         arrays = {
             one.name: np.full((len(records), *one.item_shape), one.fill_value, one.dtype) for one in run.arrays.values()
         }
-        return cls(run, shard, part, records, arrays, [])
+        return cls(run, shard, part, records, arrays, kept)
+
+    def take_up(self) -> set[int]:
+        """Places of the images that an earlier attempt had finished and kept."""
+        known: set[int] = set()
+        places_of = {record["image_id"]: at for at, record in enumerate(self.part.records)}
+        for finished in self.kept.finished():
+            places = [places_of[image_id] for image_id in finished.image_ids]
+            for at, record in zip(places, finished.records, strict=True):
+                self.records[at] = record
+            for name, values in finished.arrays.items():
+                self.arrays[name][places] = values
+            if finished.files:
+                self.files |= dict(zip(places, finished.files, strict=True))
+            known.update(places)
+        return known
+
+    def finished(self, places: Sequence[int]) -> Finished:
+        """What is found of a batch that is done."""
+        chosen = list(places)
+        arrays = {name: values[chosen] for name, values in self.arrays.items()}
+        files = [self.files[at] for at in chosen if at in self.files]
+        image_ids = [self.part.records[at]["image_id"] for at in chosen]
+        return Finished(image_ids, [self.records[at] for at in chosen], arrays, files)
 
     def fill(self, places: Sequence[int], values: Mapping[str, Tensor]) -> None:
         """Put values of some rows where the run keeps them, if it does."""
         for name, array in self.arrays.items():
             array[list(places)] = values[name].cpu().numpy()
 
+    def images(self) -> list[tuple[int, bytes]]:
+        """Row and picture of the images that are ok, where pictures are kept."""
+        rows, records = self.part.rows, self.records
+        return [(rows[at], file) for at, file in self.files.items() if records[at]["status"] == OK]
+
     def table(self) -> pa.Table:
-        """The rows, without those columns that nothing is known of; files of images that are not ok are left out."""
-        is_ok = {row for row, record in zip(self.part.rows, self.records, strict=True) if record["status"] == OK}
-        self.files = [(row, file) for row, file in self.files if row in is_ok]
+        """The rows, without those columns that nothing is known of."""
         names = {name for record in self.records for name in record}
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS if name in names])
         return pa.Table.from_pylist(self.records, schema=schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -75,7 +76,7 @@ def test_workers_that_cannot_be_built_end_the_command(lsap_on_cluster: Any, imag
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_a_state_that_the_next_one_goes_on_from_bit_for_bit(
+def test_a_killed_worker_leaves_what_the_next_one_goes_on_from_bit_for_bit(
     fork_server: Any, plan_here: PlanHere, images: Path, tmp_path: Path
 ) -> None:
     fields = {"source": images, "methods": "[lsap_o_w_plus]", "embedding.num_steps": 30, "shard_rows": NUM_IMAGES}
@@ -89,16 +90,18 @@ def test_a_killed_worker_leaves_a_state_that_the_next_one_goes_on_from_bit_for_b
     )
     process.start()
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while saved_step(folder) < 5:
+    while num_finished(folder) < 2 or saved_step(folder) < 5:  # two batches of four, and the third is under way
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     process.join()
-    at = saved_step(folder)
+    finished, at = num_finished(folder), saved_step(folder)
     assert list(folder.glob("runs/*/_commit/*")) == []
 
     outcome = EmbedWorker(request)(shard)
     assert 5 <= outcome.resumed_at == at < 30
+    assert 2 <= finished < 4 and outcome.num_known == request.batch_size * finished
+    assert not list(folder.glob("runs/*/_staging/*/state-*")) and num_finished(folder) == 0
     resumed = publish(folder, prepared)
     assert verify_archive(str(folder)).problems == []
 
@@ -113,10 +116,17 @@ def test_a_killed_worker_leaves_a_state_that_the_next_one_goes_on_from_bit_for_b
     np.testing.assert_array_equal(trace, wanted_trace)
 
 
+def num_finished(folder: Path) -> int:
+    """Batches whose results are kept."""
+    return len(list(folder.glob("runs/*/_staging/*/finished-*")))
+
+
 def saved_step(folder: Path) -> int:
-    """The step of the one saved state; -1 while there is none."""
-    states = list(folder.glob("runs/*/_staging/*/state-*"))
-    return int(load(states[0].read_bytes()[DIGEST_BYTES:])["step"]) if states else -1
+    """The step of the state of the batch under way; -1 while there is none."""
+    with contextlib.suppress(FileNotFoundError):  # it is finished meanwhile
+        for state in folder.glob("runs/*/_staging/*/state-*"):
+            return int(load(state.read_bytes()[DIGEST_BYTES:])["step"])
+    return -1
 
 
 def publish(folder: Path, prepared: Any) -> Archive:

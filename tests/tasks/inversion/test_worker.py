@@ -382,6 +382,35 @@ def test_interrupted_work_is_taken_up_bit_for_bit(
     assert not [key for key in broken.contents() if "_staging" in key]  # publishing cleans up
 
 
+def test_finished_batches_are_not_done_again(
+    new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through, broken = new_laboratory(), new_laboratory()
+    through.fill(5)
+    through.put("bad.png", b"no picture")
+    through.put("same.png", through.picture(1))
+    asked: dict[str, Any] = {"methods": SIX_STEPS, "shard_rows": 7}
+    wanted = through.invert(**asked, worker={"batch_size": 2})
+    prepared = broken.prepare(**asked)
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=6 + 6 + 2, batch_size=2)
+    kept = [key for key in broken.contents() if "_staging" in key]
+    assert sorted(key.rsplit("/", 1)[1].split("-")[0] for key in kept) == ["finished", "finished", "state"]
+    for name in ("0.png", "1.png"):  # what is done is not read again
+        (broken.source / name).unlink()
+    worker = broken.worker(prepared, batch_size=2)
+    outcome = worker(prepared.shards[0])
+    assert (outcome.num_known, outcome.resumed_at, outcome.by_status) == (4, 2, {"ok": 5, "failed": 1, "duplicate": 1})
+    assert worker.progress() == 7
+    assert not [key for key in broken.contents() if "finished" in key or "state" in key]
+    found, ids = broken.publish(prepared), [f"{number}.png" for number in range(5)]
+    assert_same_bits(*(everything(archive, ids, "lsap_o_w_plus") for archive in (found, wanted)))
+    timeless = [
+        {image_id: {**row, "seconds": None, "attempt": None} for image_id, row in rows_of(archive).items()}
+        for archive in (found, wanted)
+    ]
+    assert timeless[0] == timeless[1]
+
+
 def test_a_damaged_state_is_noticed_and_the_batch_begins_again(
     new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -405,16 +434,15 @@ def test_a_damaged_state_is_noticed_and_the_batch_begins_again(
 def test_a_saved_state_is_never_taken_for_that_of_other_images(
     new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches shift when their size changes or an image went bad; the states of the old ones then fit nobody."""
+    """Batches shift when an image went bad; the states of the old ones then fit nobody."""
     through, broken = new_laboratory(), new_laboratory()
     through.fill(6)
     wanted = through.invert(methods=SIX_STEPS, shard_rows=6, worker={"batch_size": 2})
     prepared = broken.prepare(methods=SIX_STEPS, shard_rows=6)
-    # 6 saves of [0, 1, 2, 3], then 2 of [4, 5], which as the second batch has the shape of [2, 3].
-    embed_until_interrupted(broken, prepared, monkeypatch, saves=8, batch_size=4)
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=3, batch_size=2)  # of [0, 1]
     (broken.source / "0.png").unlink()
-    (outcome,) = broken.embed(prepared, batch_size=2)  # [1, 2], [3, 4], [5]
-    assert outcome.by_reason == {"unreadable": 1}
+    (outcome,) = broken.embed(prepared, batch_size=2)  # [1, 2], of the same shape, [3, 4], [5]
+    assert (outcome.by_reason, outcome.resumed_at) == ({"unreadable": 1}, 0)
     found = broken.publish(prepared)
     ids = [f"{number}.png" for number in range(1, 6)]
     one, other = (everything(archive, ids, "lsap_o_w_plus") for archive in (found, wanted))
@@ -434,7 +462,9 @@ def test_states_are_saved_as_often_as_asked_and_no_oftener(laboratory: Any, monk
     worker = laboratory.worker(prepared, save_every_seconds=0)
     worker(prepared.shards[0])
     states = [key for key in keys if "state" in key]
-    assert len(states) == 6 and len(set(states)) == 1
+    assert len(states) == 5 and len(set(states)) == 1  # after the last step the result is kept in its place
+    assert len([key for key in keys if "finished" in key]) == 1
+    assert not [key for key in laboratory.contents() if "state" in key or "finished" in key]  # the shard is there
 
 
 def test_progress_counts_images(laboratory: Any) -> None:
@@ -454,7 +484,7 @@ def test_progress_counts_images(laboratory: Any) -> None:
 
     worker.networks = replace(worker.networks, perceptual=Watched())
     worker(prepared.shards[0])
-    done_by_step = [1 + 2 * step / 6 for step in range(6)] + [3 + step / 6 for step in range(6)]
+    done_by_step = [2 * step / 6 for step in range(6)] + [3 + step / 6 for step in range(6)]  # the bad one comes last
     assert seen == pytest.approx(done_by_step)
     assert worker.progress() == 4
 

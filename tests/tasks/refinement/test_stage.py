@@ -116,30 +116,40 @@ class InterruptedWorkError(Exception):
     """Someone pulled the plug."""
 
 
+@pytest.mark.parametrize("keep", ["state", "images"])
 def test_an_interrupted_refinement_goes_on_and_ends_the_same(
-    refining: RefiningDesk, new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    refining: RefiningDesk, new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
     other = RefiningDesk(new_laboratory())
     other.laboratory.invert()
-    whole, _ = other.refine()
+    asked = {"keep": keep, "batch_size": 2}
+    whole, _ = other.refine(**asked)
     put, saved = Store.put, []
 
-    def put_once(store: Store, key: str, data: bytes) -> None:
+    def put_some(store: Store, key: str, data: bytes) -> None:
         put(store, key, data)
         if "/state-" in key:
             saved.append(key)
-            if len(saved) == 3:
+            if len(saved) == 5 + 3:  # after the last step the result is kept in the place of the state
                 raise InterruptedWorkError
 
-    monkeypatch.setattr(Store, "put", put_once)
-    with contextlib.suppress(InterruptedWorkError):
-        refining.refine(save_every_seconds=0)
-    assert len(saved) == 3
-    archive, outcomes = refining.refine()
-    assert [outcome.resumed_at for outcome in outcomes] == [3, 0]
+    with monkeypatch.context() as patch, contextlib.suppress(InterruptedWorkError):
+        patch.setattr(Store, "put", put_some)
+        refining.refine(save_every_seconds=0, **asked)
+    assert len(saved) == 8
+    archive, outcomes = refining.refine(**asked)
+    assert [(outcome.num_known, outcome.resumed_at) for outcome in outcomes] == [(2, 3), (0, 0)]
     ids = [f"{number}.png" for number in range(5)]
-    for name, values in whole.refined(ids, REFINED).items():
-        np.testing.assert_array_equal(archive.refined(ids, REFINED)[name], values, err_msg=name)
+    np.testing.assert_array_equal(archive.codes(ids, REFINED), whole.codes(ids, REFINED))
+    if keep == "state":
+        for name, values in whole.refined(ids, REFINED).items():
+            np.testing.assert_array_equal(archive.refined(ids, REFINED)[name], values, err_msg=name)
+    else:
+        found, wanted = (
+            {key.rsplit("/", 1)[1]: lab.store.get(key) for key in lab.contents() if key.endswith(".png")}
+            for lab in (refining.laboratory, other.laboratory)
+        )
+        assert len(found) == 5 and found == wanted
 
 
 def test_what_cannot_be_read_or_was_not_inverted_is_a_row_with_its_reason(laboratory: Any) -> None:
