@@ -5,6 +5,7 @@
     anchors/<digest>.npz              kept anchors
     _copy/anchors/<digest>.json       each once more, for repair; its document carries its own digest
     calibrations/<digest>.json        kept strengths of edits of equal effect; create-only
+    seen/<digest>.parquet             what a network saw of some original images; create-only
     sets/<digest>.json                numbers of whole sets of images over states of several evaluations; create-only
     reports/<name>                    reports
     versions/<digest>.parquet         images that were read again and had not changed: address, version and digest
@@ -64,6 +65,7 @@ RUNS_PREFIX = "runs"
 EVALUATIONS_PREFIX = "evaluations"
 ANCHORS_PREFIX = "anchors"
 CALIBRATIONS_PREFIX = "calibrations"
+SEEN_PREFIX = "seen"
 SETS_PREFIX = "sets"
 VERSIONS_PREFIX = "versions"
 W_PLUS = "w_plus"
@@ -271,6 +273,11 @@ def state_name(shard: int) -> str:
 def calibration_key(digest: str) -> str:
     """Key of a kept calibration."""
     return f"{CALIBRATIONS_PREFIX}/{checked_name(digest, 'calibration digest')}.json"
+
+
+def seen_key(digest: str) -> str:
+    """Key of what a network saw of originals, named by the digest of which network, which images and how placed."""
+    return f"{SEEN_PREFIX}/{checked_name(digest, 'digest of what was seen')}.parquet"
 
 
 def set_key(digest: str) -> str:

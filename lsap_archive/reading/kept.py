@@ -1,8 +1,8 @@
-"""What is kept beside the runs, each under the name of what decides it: anchors, calibrations, versions of images.
+"""What is kept beside the runs under the name of what decides it: anchors, calibrations, versions, looks at originals.
 
 No manifest has their digests, and a name says what they are made from, not what they hold. So an anchor has a copy in a
-document that carries its own digest, a calibration the name that it is kept under, and versions are named by their
-content: an altered object, or a sound one in another's place, is told apart from the right one.
+document that carries its own digest, a calibration and a look the name that it is kept under, and versions are named by
+their content: an altered object, or a sound one in another's place, is told apart from the right one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.calibrations import decode_calibration
 from lsap_archive.format.documents import decode_document, encode_document, sha256_of
-from lsap_archive.format.layout import anchor_copy_key, anchor_key, calibration_key, versions_key
+from lsap_archive.format.layout import anchor_copy_key, anchor_key, calibration_key, seen_key, versions_key
+from lsap_archive.format.seen import decode_seen
 from lsap_archive.reading.checked import describe
 from lsap_archive.stores.store import Store
 
@@ -111,6 +115,16 @@ def read_versions(store: Store, key: str) -> bytes:
         found = describe((len(data), sha256_of(data)))
         raise CorruptArchiveError(f"{store.join(key)} is {found}, its name says other content: {HOW_TO_REPAIR}")
     return data
+
+
+def read_seen(store: Store, digest: str) -> dict[str, NDArray[np.floating]]:
+    """What a network saw of originals, by digest of the image.
+
+    Raises:
+        ArchiveNotFoundError: it is not there.
+        CorruptArchiveError: it is damaged, or is something else.
+    """
+    return decode_seen(store.get(seen_key(digest)), digest, store.join(seen_key(digest)))
 
 
 def npz_problem(data: bytes) -> str | None:

@@ -32,6 +32,7 @@ from lsap_archive.format.layout import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     RUNS_PREFIX,
+    SEEN_PREFIX,
     SEQUENCE_PREFIX,
     SETS_PREFIX,
     VERSIONS_PREFIX,
@@ -215,7 +216,7 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
         elif folder in (ANCHORS_PREFIX, COPY_FOLDER):  # the copies are those of anchors
             for problem in of_one:
                 _mend_anchor(store, problem, report)
-        elif folder in (SETS_PREFIX, VERSIONS_PREFIX):  # found again by the next evaluation, read again by the next run
+        elif folder in (SEEN_PREFIX, SETS_PREFIX, VERSIONS_PREFIX):  # found or read again by the next command
             _remove(store, of_one, report)
         elif folder == CALIBRATIONS_PREFIX:
             _mend_calibration(store, name.removesuffix(".json"), of_one, report)

@@ -16,6 +16,7 @@ from lsap_archive.format.layout import (
     EVALUATIONS_PREFIX,
     MANIFEST_NAME,
     RUNS_PREFIX,
+    SEEN_PREFIX,
     SEQUENCE_PREFIX,
     SETS_PREFIX,
     VERSIONS_PREFIX,
@@ -28,7 +29,14 @@ from lsap_archive.format.layout import (
 from lsap_archive.format.manifest import Manifest, Published
 from lsap_archive.format.rows import STATUSES
 from lsap_archive.reading.checked import read_header
-from lsap_archive.reading.kept import npz_problem, read_anchor_copy, read_calibration, read_kept_anchor, read_versions
+from lsap_archive.reading.kept import (
+    npz_problem,
+    read_anchor_copy,
+    read_calibration,
+    read_kept_anchor,
+    read_seen,
+    read_versions,
+)
 from lsap_archive.reading.lost import vanished
 from lsap_archive.reading.retirement import RetiredShards, hidden_of, may_be_twice, retired_by_run
 from lsap_archive.reading.sets import FID, image_sets, set_summary
@@ -88,6 +96,10 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     _verify_numbers(store, [*runs.values(), *evaluations], report)
     _verify_anchors(store, runs, report)
     _verify_calibrations(store, runs, report)
+    for key in store.keys(SEEN_PREFIX):
+        report.count("objects")
+        digest = key.rsplit("/", 1)[1].removesuffix(".parquet")
+        _note_errors(key, "what was seen of originals", report, read_seen, store, digest)
     for key in store.keys(VERSIONS_PREFIX):
         _note_errors(key, "the versions that it is named by", report, read_versions, store, key)
     oldest_first = sorted(runs.values(), key=lambda one: one.order)

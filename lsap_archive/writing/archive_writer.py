@@ -20,6 +20,7 @@ from lsap_archive.format.layout import (
     CALIBRATIONS_PREFIX,
     IMAGES_NAME,
     RUNS_PREFIX,
+    SEEN_PREFIX,
     SEQUENCE_PREFIX,
     STAGING_FOLDER,
     VERSIONS_PREFIX,
@@ -258,7 +259,7 @@ class ArchiveWriter:
             self.store.delete_folder(staged)
 
         in_threads(tidy_one, retired)
-        for prefix in (SEQUENCE_PREFIX, ANCHORS_PREFIX, CALIBRATIONS_PREFIX, VERSIONS_PREFIX):
+        for prefix in (SEQUENCE_PREFIX, ANCHORS_PREFIX, CALIBRATIONS_PREFIX, SEEN_PREFIX, VERSIONS_PREFIX):
             self.store.delete_temporary(prefix)
 
     def is_published(self, run_id: str) -> bool:

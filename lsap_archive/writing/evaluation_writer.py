@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lsap_archive.errors import (
     HOW_TO_REPAIR,
@@ -20,11 +22,20 @@ from lsap_archive.errors import (
 )
 from lsap_archive.format.documents import as_json, sha256_of, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
-from lsap_archive.format.layout import PLAN_NAME, evaluation_prefix, measurements_name, rows_of_shard, state_name
+from lsap_archive.format.layout import (
+    PLAN_NAME,
+    evaluation_prefix,
+    measurements_name,
+    rows_of_shard,
+    seen_key,
+    state_name,
+)
 from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, STATE_NOTE, conform_measurements
 from lsap_archive.format.rows import from_parquet, notes_of, to_parquet
+from lsap_archive.format.seen import encode_seen
 from lsap_archive.format.sequence import next_sequence
 from lsap_archive.reading.checked import measured_object, read_checked, read_header, read_manifest
+from lsap_archive.reading.kept import read_seen
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 from lsap_archive.writing.publication import Publication
@@ -150,6 +161,32 @@ class EvaluationWriter:
             kept = state if self.store.create(key, state) else self.store.get(key)
             notes = {STATE_NOTE: sha256_of(kept)}
         return self.store.create(f"{self._prefix}/{measurements_name(shard)}", to_parquet(table, notes))
+
+    def seen(self, digest: str) -> dict[str, NDArray[np.floating]] | None:
+        """What a network saw of some originals, by digest of the image, whoever measured them; None if nobody did.
+
+        Args:
+            digest: of everything that decides it: the network, the images, and how they were placed.
+
+        Raises:
+            CorruptArchiveError: it is damaged.
+        """
+        try:
+            return read_seen(self.store, digest)
+        except ArchiveNotFoundError:
+            return None
+
+    def keep_seen(self, digest: str, seen: Mapping[str, NDArray[np.floating]]) -> bool:
+        """Keep what a network saw of some originals, by digest of the image; the first one of a digest stays.
+
+        Args:
+            digest: as for `seen`.
+            seen: arrays of one shape, float32 or float64; at least one.
+
+        Returns:
+            Whether this is what is kept.
+        """
+        return self.store.create(seen_key(digest), encode_seen(digest, seen))
 
     def states(self) -> Iterator[bytes]:
         """Sums of every shard that has some, in order, one at a time."""

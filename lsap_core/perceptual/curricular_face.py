@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError
 from lsap_core.perceptual.face_alignment import FACE_SIDE, align_faces, similarity_transform
-from lsap_core.perceptual.face_detection import FaceDetector
+from lsap_core.perceptual.face_detection import FaceDetector, surest_points
 from lsap_core.perceptual.ir_se import IR_101, IrSeTrunk
 from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 
@@ -53,33 +53,33 @@ class FaceIdentity(nn.Module):
         self.training = mode
         return self
 
-    def faces(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def faces(self, images: Tensor, points: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The aligned face of each image that has one.
 
         Args:
             images: [N, 1 or 3, H, W] in about [-1, 1].
+            points: where the detector has found them before, `surest_points` of these images [N, 5, 2].
 
         Returns:
             faces [M, 3, 112, 112] in [-1, 1] in the order of their images, and which images they are of [N], bool.
         """
         seen = images.expand(-1, 3, -1, -1)
-        firsts = [faces.landmarks[:1] for faces in self.detector.detect(seen)]
-        points = torch.stack([f[0] if len(f) else torch.full((5, 2), torch.nan, dtype=torch.float64) for f in firsts])
-        transforms = similarity_transform(points)
+        transforms = similarity_transform(surest_points(self.detector.detect(seen)) if points is None else points)
         is_found = transforms.isfinite().all(dim=(1, 2)).to(images.device)
         return align_faces(seen[is_found], transforms.to(images.device)[is_found]), is_found
 
     @torch.no_grad()
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, images: Tensor, points: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unit vectors of the faces in images, and where there is a face.
 
         Args:
             images: [N, 1 or 3, H, W] in about [-1, 1].
+            points: as `faces` takes them.
 
         Returns:
             embeddings [N, 512], NaN where no face was found, and which images have a face [N], bool.
         """
-        faces, is_found = self.faces(images)
+        faces, is_found = self.faces(images, points)
         embeddings = images.new_full((len(images), EMBEDDING_DIM), torch.nan)
         if len(faces):
             embeddings[is_found] = self.network(faces)

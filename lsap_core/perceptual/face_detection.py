@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -26,6 +26,7 @@ SIDE_OF_PROPOSALS, SIDE_OF_REFINEMENT, SIDE_OF_OUTPUT = 12, 24, 48
 PYRAMID_FACTOR = 0.707
 STRIDE = 2
 CANDIDATES_AT_ONCE = 256
+PIXELS_AT_ONCE = 2**18  # of all images at one scale: more leave a CPU's caches, fewer leave a GPU idle
 FACE = 1  # of the two classes
 
 
@@ -157,7 +158,7 @@ Net = TypeVar("Net", ProposalNet, RefinementNet, OutputNet)
 
 
 class FaceDetector(nn.Module):
-    """Faces in images, each image for itself."""
+    """Faces in images: looked for in all of a batch at once, found in each for itself."""
 
     def __init__(
         self,
@@ -188,53 +189,76 @@ class FaceDetector(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images are {list(images.shape)}; wanted [N, 3, H, W]")
         levels = ((images.detach().clamp(-1, 1) + 1) * 127.5).round()
-        return [self._detect_one(picture[None]) for picture in levels]
-
-    def _detect_one(self, levels: Tensor) -> Faces:
         first, second, third = self.settings.overlaps
-        boxes, offsets = self._propose(levels)
-        keep = non_maximum_suppression(boxes, first)
-        boxes = to_whole_pixels(square(calibrate(boxes[keep], offsets[keep])))
+        found = []
+        for boxes, offsets in self._propose(levels):
+            keep = non_maximum_suppression(boxes, first)
+            found.append(to_whole_pixels(square(calibrate(boxes[keep], offsets[keep]))))
 
-        moved, scores = self._in_batches(self.refinement, levels, boxes, SIDE_OF_REFINEMENT)
-        boxes, moved = _surer(boxes, scores, self.settings.thresholds[1], moved)
-        keep = non_maximum_suppression(boxes, second)
-        boxes = to_whole_pixels(square(calibrate(boxes[keep], moved[keep])))
+        answers = self._answers(self.refinement, levels, found, SIDE_OF_REFINEMENT)
+        for at, (boxes, (moved, scores)) in enumerate(zip(found, answers, strict=True)):
+            boxes, moved = _surer(boxes, scores, self.settings.thresholds[1], moved)
+            keep = non_maximum_suppression(boxes, second)
+            found[at] = to_whole_pixels(square(calibrate(boxes[keep], moved[keep])))
 
-        points, moved, scores = self._in_batches(self.output, levels, boxes, SIDE_OF_OUTPUT)
-        boxes, moved, points = _surer(boxes, scores, self.settings.thresholds[2], moved, points)
-        points = points.reshape(-1, 2, 5).transpose(0, 2, 1)
-        landmarks = boxes[:, None, :2] + (boxes[:, None, 2:4] - boxes[:, None, :2] + 1) * points
-        boxes = calibrate(boxes, moved)
-        keep = non_maximum_suppression(boxes, third, of_smaller=True)
-        return Faces(torch.from_numpy(boxes[keep]), torch.from_numpy(landmarks[keep]))
+        answers = self._answers(self.output, levels, found, SIDE_OF_OUTPUT)
+        faces = []
+        for boxes, (points, moved, scores) in zip(found, answers, strict=True):
+            boxes, moved, points = _surer(boxes, scores, self.settings.thresholds[2], moved, points)
+            points = points.reshape(-1, 2, 5).transpose(0, 2, 1)
+            landmarks = boxes[:, None, :2] + (boxes[:, None, 2:4] - boxes[:, None, :2] + 1) * points
+            boxes = calibrate(boxes, moved)
+            keep = non_maximum_suppression(boxes, third, of_smaller=True)
+            faces.append(Faces(torch.from_numpy(boxes[keep]), torch.from_numpy(landmarks[keep])))
+        return faces
 
-    def _propose(self, levels: Tensor) -> tuple[Boxes, Boxes]:
-        """Boxes [M, 5] and offsets [M, 4] at every scale."""
+    def _propose(self, levels: Tensor) -> list[tuple[Boxes, Boxes]]:
+        """Boxes [M, 5] and offsets [M, 4] of each image at every scale; a scale is looked at in all images at once."""
         height, width = levels.shape[-2:]
-        found: list[NDArray[np.float64]] = [np.zeros((0, 9))]
+        found: list[list[NDArray[np.float64]]] = [[np.zeros((0, 9))] for _ in levels]
         for scale in _scales(min(height, width), self.settings.min_face):
             size = (int(np.ceil(height * scale)), int(np.ceil(width * scale)))
-            offsets, probabilities = (t[0].cpu().double().numpy() for t in self.proposal(_seen(_resize(levels, size))))
-            rows, columns = np.nonzero(probabilities[FACE] > self.settings.thresholds[0])
-            corners = np.stack([columns, rows, columns, rows], axis=1) * STRIDE + 1.0
-            corners[:, 2:] += SIDE_OF_PROPOSALS
-            boxes = np.concatenate(
-                [np.round(corners / scale), probabilities[FACE, rows, columns][:, None], offsets[:, rows, columns].T], 1
-            )
-            found.append(boxes[non_maximum_suppression(boxes[:, :5], self.settings.scale_overlap)])
-        together = np.concatenate(found)
-        return together[:, :5], together[:, 5:]
+            at_once = _resize(levels, size).split(max(1, PIXELS_AT_ONCE // (size[0] * size[1])))
+            parts = [self.proposal(_seen(part)) for part in at_once]
+            answers = [torch.cat(answer).cpu().double().numpy() for answer in zip(*parts, strict=True)]
+            for of_image, offsets, probabilities in zip(found, *answers, strict=True):
+                rows, columns = np.nonzero(probabilities[FACE] > self.settings.thresholds[0])
+                corners = np.stack([columns, rows, columns, rows], axis=1) * STRIDE + 1.0
+                corners[:, 2:] += SIDE_OF_PROPOSALS
+                boxes = np.concatenate(
+                    [
+                        np.round(corners / scale),
+                        probabilities[FACE, rows, columns][:, None],
+                        offsets[:, rows, columns].T,
+                    ],
+                    axis=1,
+                )
+                of_image.append(boxes[non_maximum_suppression(boxes[:, :5], self.settings.scale_overlap)])
+        together = [np.concatenate(of_image) for of_image in found]
+        return [(boxes[:, :5], boxes[:, 5:]) for boxes in together]
 
-    def _in_batches(
-        self, network: RefinementNet | OutputNet, levels: Tensor, boxes: Boxes, side: int
-    ) -> list[NDArray[np.float64]]:
-        """What a network says of the picture in every box."""
-        answers = [
-            [answer.cpu().double().numpy() for answer in network(_seen(_cut(levels, part, side)))]
-            for part in np.split(boxes, range(CANDIDATES_AT_ONCE, len(boxes), CANDIDATES_AT_ONCE))
-        ]
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+    def _answers(
+        self, network: RefinementNet | OutputNet, levels: Tensor, boxes: Sequence[Boxes], side: int
+    ) -> list[tuple[NDArray[np.float64], ...]]:
+        """What a network says of the picture in every box, by image; candidates of all images go through together."""
+        windows = torch.cat([_cut(picture[None], of_one, side) for picture, of_one in zip(levels, boxes, strict=True)])
+        parts = [network(_seen(part)) for part in windows.split(CANDIDATES_AT_ONCE)]
+        ends = np.cumsum([len(of_one) for of_one in boxes])[:-1]
+        whole = [torch.cat(answer).cpu().double().numpy() for answer in zip(*parts, strict=True)]
+        return list(zip(*(np.split(answer, ends) for answer in whole), strict=True))
+
+
+def surest_points(faces: Sequence[Faces]) -> Tensor:
+    """The five points of the surest face of each image.
+
+    Args:
+        faces: what `FaceDetector.detect` found in N images.
+
+    Returns:
+        (x, y) in pixels [N, 5, 2], float64, on the CPU; NaN without a face.
+    """
+    missing = torch.full((1, 5, 2), torch.nan, dtype=torch.float64)
+    return torch.cat([one.landmarks[:1] if len(one.landmarks) else missing for one in faces])
 
 
 def build_face_detector(

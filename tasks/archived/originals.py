@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 CHANGED = "changed"
 NOT_IN_SOURCE = "not_in_source"
+READ_TOGETHER = 8  # images, while the others wait for their storage
 
 
 def fit_of(config: Mapping[str, Any], otherwise: Fit = "refuse") -> Fit:
@@ -77,6 +80,19 @@ class Originals:
         if left_out:
             logger.warning("%d images of %s cannot be used (%s)", len(left_out), self.source.spec, left_out[0])
 
+    def ahead(
+        self, batches: Sequence[Sequence[Mapping[str, Any]]], fit: Fit | None = None
+    ) -> Iterator[tuple[Tensor | None, list[str | None]]]:
+        """As `batch`, one batch after the other; while one is used the next one is read and decoded, in threads."""
+        with ThreadPoolExecutor(READ_TOGETHER, thread_name_prefix="read-originals") as readers:
+            begun: deque[list[Future[np.ndarray]]] = deque()
+            for records in batches:
+                begun.append([readers.submit(self._read_if_there, record, fit) for record in records])
+                if len(begun) > 1:
+                    yield _gathered(begun.popleft())
+            while begun:
+                yield _gathered(begun.popleft())
+
     def batch(
         self, records: Sequence[Mapping[str, Any]], fit: Fit | None = None
     ) -> tuple[Tensor | None, list[str | None]]:
@@ -84,20 +100,29 @@ class Originals:
 
         They are fitted as their run fitted them. A record whose uri is None is not in the source.
         """
-        pixels: list[np.ndarray] = []
-        problems: list[str | None] = []
-        for record in records:
-            try:
-                if record["uri"] is None:
-                    raise BadImageError(NOT_IN_SOURCE, f"{self.source.spec} has no image {record['image_id']}")
-                pixels.append(self.read(record, fit))
-                problems.append(None)
-            except BadImageError as error:
-                problems.append(error.reason)
-        return (from_uint8(np.stack(pixels)) if pixels else None), problems
+        ((original, problems),) = self.ahead([records], fit)
+        return original, problems
+
+    def _read_if_there(self, record: Mapping[str, Any], fit: Fit | None) -> np.ndarray:
+        if record["uri"] is None:
+            raise BadImageError(NOT_IN_SOURCE, f"{self.source.spec} has no image {record['image_id']}")
+        return self.read(record, fit)
 
     def _decode(self, data: bytes, fit: Fit | None = None) -> np.ndarray:
         config = self.config
         image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit or self.fit)
         placed: np.ndarray = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
         return placed
+
+
+def _gathered(reading: Sequence[Future[np.ndarray]]) -> tuple[Tensor | None, list[str | None]]:
+    """Images [n, C, R, R] of those that could be read, None without any, and the others' reasons."""
+    pixels: list[np.ndarray] = []
+    problems: list[str | None] = []
+    for one in reading:
+        try:
+            pixels.append(one.result())
+            problems.append(None)
+        except BadImageError as error:
+            problems.append(error.reason)
+    return (from_uint8(np.stack(pixels)) if pixels else None), problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,9 @@ from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import CalibrationWork, Calibrator
 from tasks.evaluation.request import EvaluationRequest
-from tasks.measuring.attributes import load_attribute
+from tasks.evaluation.seen_before import SeenBefore
+from tasks.measuring.attributes import FACES, load_attribute
+from tasks.measuring.face_points import FacePoints
 from tasks.measuring.frechet import FrechetState, load_frechet
 from tasks.measuring.measures import NO_ORIGINAL, Batch, Measured, MeasureKey, Measurements, measure_all
 from tasks.measuring.neighbours import RealNeighbours
@@ -112,11 +114,15 @@ class EvaluationWorker:
         state = None if self.frechet is None else FrechetState(self.frechet)
         has_sums = False
         self._progress = float(len(rows) - len(part.good))
-        for places in part.batches(self.request.batch_size):
+        batches = part.batches(self.request.batch_size)
+        fit = fit_of(plan.config, self.request.fit)
+        seen_before = SeenBefore(evaluation, [part.records[at]["digest"] for at in part.good], self._placement(fit))
+        originals = self._originals_of([[part.records[at] for at in places] for places in batches], moved, fit)
+        for places, (original, problems) in zip(batches, originals, strict=True):
             stored = part.stored(self.renderer, places)
             images, records = stored.render(), [part.records[at] for at in places]
-            original, problems = self._originals_of(records, moved, fit_of(plan.config, self.request.fit))
             for chosen, target in _with_and_without(original, problems):
+                shown = [records[at] for at in chosen]
                 batch = Batch(
                     self.generator,
                     stored.codes[chosen],
@@ -124,25 +130,33 @@ class EvaluationWorker:
                     original=target,
                     anchor=self._anchor(plan.config["anchor"]),
                     embedder=self._embedder(plan.config["encoder"]) if plan.config["lec"] else None,
+                    memory=seen_before.of([record["digest"] for record in shown]),
                 )
-                shown = [records[at] for at in chosen]
                 found = self._measure(batch, plan.config["lec"], part.reader.manifest.method_digest, shown)
                 table.add(shown, found, problems=[problems[at] for at in chosen])
                 if state is not None and target is not None:
-                    state.update(batch.seen, batch.wanted)
+                    state.update_in(batch.compared, batch.original_compared)
                     has_sums = True
             self._progress += len(places)
+        seen_before.keep()
         return state.to_bytes() if state is not None and has_sums else None
 
     def _originals_of(
-        self, records: Sequence[Mapping[str, Any]], moved: Mapping[str, str | None], fit: Fit
-    ) -> tuple[Tensor | None, list[str | None]]:
-        """Those of them that can be read, on the device, and what is wrong with the others."""
+        self, batches: Sequence[Sequence[Mapping[str, Any]]], moved: Mapping[str, str | None], fit: Fit
+    ) -> Iterator[tuple[Tensor | None, list[str | None]]]:
+        """Of every batch those that can be read, on the device, and what is wrong with the others."""
         if self.originals is None:
-            return None, [NO_ORIGINAL] * len(records)
-        now = [{**one, "uri": moved.get(one["image_id"], one["uri"])} for one in records]
-        original, problems = self.originals.batch(now, fit)
-        return None if original is None else original.to(self.device), problems
+            yield from ((None, [NO_ORIGINAL] * len(records)) for records in batches)
+            return
+        now = [[{**one, "uri": moved.get(one["image_id"], one["uri"])} for one in records] for records in batches]
+        for original, problems in self.originals.ahead(now, fit):
+            yield None if original is None else original.to(self.device), problems
+
+    def _placement(self, fit: Fit) -> dict[str, Any]:
+        """How an image becomes a picture of the generator."""
+        config = self.config
+        box = None if config.content_box is None else list(config.content_box)
+        return {"resolution": config.resolution, "channels": config.image_channels, "box": box, "fit": fit}
 
     def _measure(
         self,
@@ -214,9 +228,13 @@ class EvaluationWorker:
     def _load_instruments(self) -> dict[str, Mapping[str, Any]]:
         """What images are looked at with, by role and name."""
         request = self.request
-        networks = load_evaluation_networks(request.networks, self.device)
         names = request.attributes if request.synthetic is None else ()
-        attributes = {name: load_attribute(name, device=self.device, published=request.published) for name in names}
+        wants_faces = any(name in FACES for name in names) or "curricularface" in request.networks.identity
+        points = FacePoints.load(request.published, self.device) if wants_faces else None
+        networks = load_evaluation_networks(request.networks, self.device, points)
+        attributes = {
+            name: load_attribute(name, device=self.device, published=request.published, points=points) for name in names
+        }
         neighbours = {}
         if request.reference is not None:
             real = Originals(request.reference, self.config, request.fit)

@@ -7,17 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lsap_core.perceptual.face_detection import FaceDetector
-
 NOSE_DEPTH = 0.43
 """How far the tip of the nose lies before the eyes, in distances between the eyes: about 27 of 63 millimetres."""
-
-
-def face_points(detector: FaceDetector, images: Tensor) -> Tensor:
-    """The five points of the surest face in each image [N, 1 or 3, H, W]: [N, 5, 2] in pixels; NaN without a face."""
-    missing = torch.full((1, 5, 2), torch.nan, dtype=torch.float64)
-    faces = detector.detect(images.expand(-1, 3, -1, -1))
-    return torch.cat([one.landmarks[:1] if len(one.landmarks) else missing for one in faces])
 
 
 def yaw(points: Tensor) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from domains.embedded import Attribute, embedded_attributes
 from lsap_core.errors import ConfigError
-from tasks.faces.face_attributes import face_points, smile, yaw
-from tasks.weights.faces import load_face_detector
+from tasks.faces.face_attributes import smile, yaw
+from tasks.measuring.face_points import FacePoints
+from tasks.measuring.looks import Looks
 from tasks.weights.published import Published
 
 EMBEDDED = embedded_attributes()
@@ -17,13 +22,37 @@ FACES = {  # title, unit, and what the five points of a face tell
 }
 
 
-def load_attribute(name: str, *, device: torch.device, published: Published) -> Attribute:
+@dataclass(frozen=True)
+class FaceAttribute:
+    """What the five points of a face tell; an `Attribute` whose points others may have found before.
+
+    Attributes:
+        name, title, unit: as an attribute has them.
+        points: finds them.
+        of_points: points [N, 5, 2] to one value each, [N]; NaN where they are NaN.
+    """
+
+    name: str
+    title: str
+    unit: str
+    points: FacePoints
+    of_points: Callable[[Tensor], Tensor]
+
+    def measure(self, images: Tensor) -> Tensor:
+        """One value for each image [N, 1 or 3, H, W] in about [-1, 1]: [N], NaN where there is no face."""
+        return self.of_points(self.points.find(images))
+
+
+def load_attribute(
+    name: str, *, device: torch.device, published: Published, points: FacePoints | None = None
+) -> Attribute | FaceAttribute:
     """An attribute with the networks that it needs.
 
     Args:
         name: of the attribute.
         device: where its networks go.
         published: where published networks lie.
+        points: of faces, on that device, where somebody has loaded their detector already.
 
     Raises:
         ConfigError: no such attribute.
@@ -33,6 +62,12 @@ def load_attribute(name: str, *, device: torch.device, published: Published) -> 
         return EMBEDDED[name]
     if name in FACES:
         title, unit, of_points = FACES[name]
-        detector = load_face_detector(published).to(device)
-        return Attribute(name, title, unit, lambda images: of_points(face_points(detector, images)))
+        return FaceAttribute(name, title, unit, points or FacePoints.load(published, device), of_points)
     raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join((*EMBEDDED, *FACES))}')
+
+
+def attribute_in(looks: Looks, attribute: Attribute | FaceAttribute) -> Tensor:
+    """An attribute of each picture, [N]; the detector runs once for all that want a face's points."""
+    if isinstance(attribute, FaceAttribute):
+        return attribute.of_points(attribute.points.find_in(looks))
+    return attribute.measure(looks.pictures)

@@ -17,6 +17,7 @@ from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
 from tasks.array_files import read_npz
+from tasks.measuring.looks import Look, Looks
 from tasks.measuring.networks import Judge, load_judge
 from tasks.pictures.saved import saved_pixels
 from tasks.weights.networks import EMBEDDED, check_network, network_digest
@@ -37,6 +38,7 @@ class FrechetNetwork(nn.Module):
         name: "inception" or a judge's.
         digest: of its weights.
         num_features: width of the features.
+        look: name and digest of what it sees of a picture; a judge's is the embedding that identity is told by, too.
     """
 
     def __init__(self, name: str, digest: str, num_features: int, network: nn.Module | Judge | None):
@@ -45,9 +47,12 @@ class FrechetNetwork(nn.Module):
         self.digest = digest
         self.num_features = num_features
         self.network = network
+        self.look = network.look if isinstance(network, Judge) else Look(f"features by {name}", digest)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [N, num_features] of images [N, C, h, w] in [-1, 1]."""
+        """Features [N, num_features] of images [N, C, h, w] in [-1, 1]; features pass through."""
+        if images.ndim == 2:
+            return images
         if isinstance(self.network, Judge):
             return self.network.embed(images)
         if self.network is None:
@@ -137,9 +142,15 @@ class FrechetState:
     @torch.no_grad()
     def update(self, images: Tensor, originals: Tensor) -> None:
         """Add images [N, C, h, w] and originals [M, C, h, w] in [-1, 1], as they were read back."""
-        self.metric.to(images.device)
-        self.metric.update(images, real=False)
-        self.metric.update(originals, real=True)
+        self.update_in(Looks(images), Looks(originals))
+
+    @torch.no_grad()
+    def update_in(self, looks: Looks, originals: Looks) -> None:
+        """Add pictures and originals, as they were read back; what is known of them is not looked at again."""
+        device = looks.pictures.device
+        self.metric.to(device)
+        for pictures, is_real in ((looks, False), (originals, True)):
+            self.metric.update(pictures.of(self.network.look, self.network).to(device), real=is_real)
 
     def merge(self, other: FrechetState) -> FrechetState:
         """The state of both together.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.generators.generator import Generator
-from lsap_core.images import from_uint8
+from lsap_core.images import comparison_size, from_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.metrics.disalignment import Disalignment, disalignment_of
 from lsap_core.metrics.editability import InvertibleEdit, editing_consistency
@@ -26,8 +26,12 @@ from lsap_core.metrics.reconstruction import mse, psnr
 from lsap_core.metrics.structural_similarity import has_five_scales, ms_ssim
 from lsap_core.objectives.terms import mean_code_distance
 from lsap_core.spaces.styles import StyleSet
-from tasks.measuring.networks import Judge
+from tasks.measuring.attributes import attribute_in
+from tasks.measuring.looks import Looks, Memory
+from tasks.measuring.networks import IdentityMeasure, Judge
 from tasks.pictures.saved import read_back, saved_pixels
+
+View = Literal["compared", "whole"]
 
 TOO_SMALL = "too_small"
 NO_FACE = "no_face"
@@ -35,8 +39,9 @@ NO_ORIGINAL = "no_original"
 NOT_MEASURABLE = "not_measurable"
 
 Instruments = Mapping[str, Mapping[str, Any]]
-"""What measures with, by role and name: "lpips" (distances), "identity" (similarities), "judge" (`Judge`), "attribute"
-(`Attribute`), "real" (`RealNeighbours`, by the name of their judge), "edit" (those of the editing consistency)."""
+"""What measures with, by role and name: "lpips" (distances), "identity" (`IdentityMeasure`), "judge" (`Judge`),
+"attribute" (`Attribute`), "real" (`RealNeighbours`, by the name of their judge), "edit" (those of the editing
+consistency)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Batch:
         w_plus: codes [N, K, w_dim] of the images.
         images: [N, C, R, R] as the generator gave them, unclamped.
         original: the photos that they were made from, [N, C, R, R] in [-1, 1].
+        memory: what was seen of these photos before, as they are compared and whole, by name of the view.
         anchor: the reference of SNCD.
         embedder: the encoder that the codes are by.
         true_codes: W codes [N, w_dim] (or W+) of the synthetic images that were encoded.
@@ -62,6 +68,7 @@ class Batch:
     embedder: EncoderEmbedder | None = None
     true_codes: Tensor | None = None
     style_set: StyleSet = "authors"
+    memory: Mapping[View, Memory] = field(default_factory=dict)
 
     @cached_property
     def seen(self) -> Tensor:
@@ -80,6 +87,32 @@ class Batch:
         """The images as their files hold them, in full size."""
         assert self.images is not None
         return from_uint8(saved_pixels(self.images)).to(self.images.device)
+
+    @cached_property
+    def compared(self) -> Looks:
+        """The images as they are compared, and what is seen in them."""
+        return Looks(self.seen)
+
+    @cached_property
+    def whole(self) -> Looks:
+        """The images in full size, and what is seen in them; small ones are compared so."""
+        return self.compared if self._is_compared_whole else Looks(self.saved)
+
+    @cached_property
+    def original_compared(self) -> Looks:
+        """The originals as they are compared, and what is seen in them."""
+        return Looks(self.wanted, self.memory.get("whole" if self._is_compared_whole else "compared"))
+
+    @cached_property
+    def original_whole(self) -> Looks:
+        """The originals in full size, and what is seen in them."""
+        assert self.original is not None
+        return self.original_compared if self._is_compared_whole else Looks(self.original, self.memory.get("whole"))
+
+    @property
+    def _is_compared_whole(self) -> bool:
+        config = self.generator.config
+        return config.content_box is None and comparison_size(*config.content_size) == config.content_size
 
     @cached_property
     def disalignment(self) -> Disalignment:
@@ -119,6 +152,12 @@ def _compare(batch: Batch, network: Callable[[Tensor, Tensor], Tensor]) -> Tenso
     return network(batch.seen, batch.wanted)
 
 
+def _identity(batch: Batch, network: IdentityMeasure | Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    if isinstance(network, IdentityMeasure):
+        return network.similarity(batch.compared, batch.original_compared)
+    return _compare(batch, network)  # a run's own network, for a column of its rows
+
+
 def _ms_ssim(batch: Batch) -> Tensor:
     if not has_five_scales(batch.seen):
         return batch.seen.new_full((len(batch.seen),), math.nan)
@@ -127,12 +166,13 @@ def _ms_ssim(batch: Batch) -> Tensor:
 
 def _class_kept(batch: Batch, judge: Judge) -> Tensor:
     """1 where the judge sees the same class as in the original, else 0."""
-    return (judge.probabilities(batch.seen).argmax(dim=1) == judge.probabilities(batch.wanted).argmax(dim=1)).double()
+    seen, wanted = (judge.classes_in(looks) for looks in (batch.compared, batch.original_compared))
+    return (seen.argmax(dim=1) == wanted.argmax(dim=1)).double()
 
 
 def _class_confidence(batch: Batch, judge: Judge) -> Tensor:
     """Probability that the judge gives to the class that it sees."""
-    return judge.probabilities(batch.seen).amax(dim=1)
+    return judge.classes_in(batch.compared).amax(dim=1)
 
 
 def _consistency(batch: Batch, edit: InvertibleEdit) -> Tensor:
@@ -157,7 +197,7 @@ TABLE = (
     Measure("psnr", "higher", lambda batch: psnr(batch.seen, batch.wanted), COMPARING, unit="dB"),
     Measure("ms_ssim", "higher", _ms_ssim, COMPARING, problem=TOO_SMALL),
     Measure("lpips", "lower", _compare, COMPARING, by="lpips"),
-    Measure("identity", "higher", _compare, COMPARING, by="identity", problem=NO_FACE),
+    Measure("identity", "higher", _identity, COMPARING, by="identity", problem=NO_FACE),
     Measure("class_kept", "higher", _class_kept, COMPARING, by="judge"),
     Measure("sncd", "lower", lambda batch: SncdLoss(batch.generator, batch.anchor)(batch.w_plus), ("anchor",)),
     Measure(
@@ -167,11 +207,11 @@ TABLE = (
         ("anchor",),
         unit="codes",
     ),
-    Measure("attribute", None, lambda batch, attribute: attribute.measure(batch.saved), by="attribute"),
+    Measure("attribute", None, lambda batch, attribute: attribute_in(batch.whole, attribute), by="attribute"),
     Measure(
         "attribute_of_original",
         None,
-        lambda batch, attribute: attribute.measure(batch.original),
+        lambda batch, attribute: attribute_in(batch.original_whole, attribute),
         COMPARING,
         by="attribute",
     ),

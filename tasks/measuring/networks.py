@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from domains.network_files import load_network
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.perceptual.features import FeatureNet
 from lsap_core.perceptual.judge import JudgeNet
+from tasks.measuring.face_points import FacePoints
+from tasks.measuring.looks import Look, Looks
 from tasks.weights.networks import (
     EMBEDDED,
     IDENTITY_FILES,
@@ -79,9 +82,12 @@ class EvaluationChoice:
 class Judge:
     """A small network that tells classes apart, and whose embedding says what is near to what."""
 
-    def __init__(self, name: str, network: FeatureNet | JudgeNet):
+    def __init__(self, name: str, network: FeatureNet | JudgeNet, digest: str | None = None):
+        """With the digest of its weights, where what it sees is to be kept."""
         self.name = name
         self.network = network
+        self.look = embedding_of(name, digest)
+        self._classes = Look(f"class by {name}", digest)
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings [N, D] of images [N, C, R, R] in [-1, 1]; not normalized."""
@@ -92,6 +98,10 @@ class Judge:
         logits: Tensor = self.network(images)
         return logits.softmax(dim=1)
 
+    def classes_in(self, looks: Looks) -> Tensor:
+        """Probability of each class, [N, classes], for pictures."""
+        return looks.of(self._classes, self.probabilities).to(looks.pictures.device)
+
 
 class IdentityMeasure:
     """Identity similarity by any network that embeds: cosine of the embeddings.
@@ -100,25 +110,56 @@ class IdentityMeasure:
     [N] bool.
     """
 
-    def __init__(self, network: Any):
-        self.network = network
+    def __init__(self, network: Any, look: Look | None = None, points: FacePoints | None = None):
+        """By a network.
 
-    @torch.no_grad()
+        Args:
+            network: embeds images.
+            look: name and digest of its embeddings; they are not kept by default.
+            points: finds the faces that it embeds; it finds them itself by default, if it has to.
+        """
+        self.network = network
+        self._look = look or Look(f"embedding {id(network)}")
+        self._points = points
+
     def __call__(self, images: Tensor, target: Tensor) -> Tensor:
         """Cosine of each image with its target, [N] in [-1, 1]; NaN where one of them shows no face."""
-        embeddings, is_found = self._embed(images)
-        targets, is_target_found = self._embed(target)
-        return (embeddings * targets).sum(dim=1).where(is_found & is_target_found, torch.nan)
+        return self.similarity(Looks(images), Looks(target))
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        embedded = self.network.embed(images)
+    @torch.no_grad()
+    def similarity(self, looks: Looks, target: Looks) -> Tensor:
+        """Cosine of each picture with its target, [N] in [-1, 1]; NaN where one of them shows no face."""
+        return (self._embedded(looks) * self._embedded(target)).sum(dim=1)
+
+    def _embedded(self, looks: Looks) -> Tensor:
+        """Unit vectors [N, D], NaN without a face."""
+        seen = looks.of(self._look, lambda pictures: self._embed(pictures, looks))
+        return F.normalize(seen.to(looks.pictures.device), dim=1)
+
+    def _embed(self, pictures: Tensor, looks: Looks) -> Tensor:
+        if self._points is None:
+            embedded = self.network.embed(pictures)
+        else:
+            embedded = self.network.embed(pictures, self._points.find_in(looks))
         if not isinstance(embedded, tuple):
-            embedded = embedded, torch.ones(len(images), dtype=torch.bool, device=images.device)
-        return F.normalize(embedded[0], dim=1), embedded[1]
+            return cast(Tensor, embedded)
+        return cast(Tensor, embedded[0].where(embedded[1][:, None], torch.nan))
 
 
-def load_evaluation_networks(choice: EvaluationChoice, device: torch.device) -> dict[str, dict[str, Any]]:
+def embedding_of(name: str, digest: str | None) -> Look:
+    """What a network sees of pictures, whatever it is compared for."""
+    return Look(f"embedding by {name}", digest)
+
+
+def load_evaluation_networks(
+    choice: EvaluationChoice, device: torch.device, points: FacePoints | None = None
+) -> dict[str, dict[str, Any]]:
     """Every network of a choice, frozen, by role and name: "lpips", "identity" and "judge".
+
+    Args:
+        choice: which.
+        device: where they go.
+        points: of faces, on that device, where somebody has loaded their detector already.
 
     Raises:
         MissingWeightsError: a network is not on this machine.
@@ -126,7 +167,7 @@ def load_evaluation_networks(choice: EvaluationChoice, device: torch.device) -> 
     """
     return {
         "lpips": {name: load_perceptual(name, choice.published).to(device).eval() for name in choice.lpips},
-        "identity": {name: _identity(name, choice.published, device) for name in choice.identity},
+        "identity": {name: _identity(name, choice.published, device, points) for name in choice.identity},
         "judge": {} if choice.judge is None else {choice.judge: load_judge(choice.judge, device)},
     }
 
@@ -140,11 +181,15 @@ def load_judge(name: str, device: torch.device) -> Judge:
     """
     if name not in EMBEDDED:
         raise ConfigError(f'judge "{name}" is not known; wanted one of {", ".join(EMBEDDED)}')
-    return Judge(name, load_network(*EMBEDDED[name]).to(device))
+    return Judge(name, load_network(*EMBEDDED[name]).to(device), network_digest(name, TORCH_CACHE))
 
 
-def _identity(name: str, published: Published, device: torch.device) -> IdentityMeasure:
+def _identity(name: str, published: Published, device: torch.device, points: FacePoints | None) -> IdentityMeasure:
     if name in EMBEDDED:
-        return IdentityMeasure(load_judge(name, device))
-    network: nn.Module = load_identity(name, published)
-    return IdentityMeasure(network.to(device).eval())
+        judge = load_judge(name, device)
+        return IdentityMeasure(judge, judge.look)
+    look = embedding_of(name, network_digest(name, published))
+    network: nn.Module = load_identity(name, published).to(device).eval()
+    if isinstance(network, FaceIdentity):
+        return IdentityMeasure(network, look, points or FacePoints.load(published, device))
+    return IdentityMeasure(network, look)

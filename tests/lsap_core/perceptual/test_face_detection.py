@@ -111,10 +111,10 @@ class LikeAFrameEverywhere(torch.nn.Module):
     """Plays the first network: the same for every 12 x 12 window, 2 pixels apart."""
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        windows = picture.unfold(2, 12, 2).unfold(3, 12, 2)  # [1, 3, h, w, 12, 12]
-        rows, columns = windows.shape[2:4]
-        score = likeness(windows[0].permute(1, 2, 0, 3, 4).flatten(0, 1)).reshape(1, 1, rows, columns)
-        return torch.zeros(1, 4, rows, columns), torch.cat([1 - score, score], dim=1)
+        windows = picture.unfold(2, 12, 2).unfold(3, 12, 2)  # [N, 3, h, w, 12, 12]
+        count, _, rows, columns = windows.shape[:4]
+        score = likeness(windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)).reshape(count, 1, rows, columns)
+        return torch.zeros(count, 4, rows, columns), torch.cat([1 - score, score], dim=1)
 
 
 def likeness(windows: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,94 +27,17 @@ from lsap_core.generators import Generator
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.metrics.disalignment import disalignment_of
 from lsap_core.presets import method
-from tasks.editing.calibration import CalibrationOptions
 from tasks.editing.spec import parse_edit
 from tasks.evaluation.plan import EvaluationStage
-from tasks.evaluation.request import EvaluationRequest, Synthetic
+from tasks.evaluation.request import Synthetic
 from tasks.evaluation.table import evaluation_table, set_numbers
-from tasks.evaluation.worker import EvaluationWorker
 from tasks.measuring.frechet import FrechetState
 from tasks.measuring.networks import EvaluationChoice
-from tasks.stage import Job, Shard
 from tasks.weights.encoders import load_encoder
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 
 OPTIMIZED = "stylegan2_w_plus"
-NETWORKS = EvaluationChoice(lpips=("digits-judge",), identity=("digits-judge",), judge="digits-judge")
 COMPARED = {"mse", "psnr", "ms_ssim", "lpips", "identity", "class_kept", "attribute_of_original"}
-
-
-@dataclass(frozen=True)
-class PlannedEvaluations:
-    """What is left to do, all of it at once."""
-
-    jobs: tuple[Job, ...]
-    evaluations: dict[str, tuple[str, ...]]
-    refused: dict[str, str]
-
-    @property
-    def unpublished(self) -> tuple[str, ...]:
-        return tuple(job.job_id for job in self.jobs)
-
-    @property
-    def shards(self) -> tuple[Shard, ...]:
-        return tuple(shard for job in self.jobs for shard in job.shards)
-
-
-@dataclass
-class MeasuringDesk:
-    """Evaluates a laboratory's archive in this process, as the flow does."""
-
-    laboratory: Any
-
-    def request(self, **changes: Any) -> EvaluationRequest:
-        values: dict[str, Any] = {
-            "archive": self.laboratory.archive,
-            "generator": GeneratorFile(self.laboratory.generator),
-            "methods": (),
-            "networks": NETWORKS,
-            "calibration": CalibrationOptions(num_images=4),
-            "batch_size": 4,
-            "source": str(self.laboratory.source),
-            "encoders": self.laboratory.encoders,
-            "device": "cpu",
-        }
-        return EvaluationRequest(**{**values, **changes})
-
-    @staticmethod
-    def worker(request: EvaluationRequest) -> EvaluationWorker:
-        return EvaluationWorker(request)
-
-    def plan(self, request: EvaluationRequest, *, start: bool = True) -> PlannedEvaluations:
-        stage = EvaluationStage(request, start=start)
-        return PlannedEvaluations(tuple(stage.jobs()), stage.evaluations, stage.refused)
-
-    def finish(self, **changes: Any) -> EvaluationStage:
-        """All that the command does."""
-        request = self.request(**changes)
-        stage, worker = EvaluationStage(request), self.worker(request)
-        for job in stage.jobs():
-            for shard in job.shards:
-                worker(shard)
-            stage.publish(job.job_id)
-        stage.add_up_sets()
-        return stage
-
-    def evaluate(self, **changes: Any) -> tuple[Archive, PlannedEvaluations]:
-        """Plan, measure every shard that is left, publish."""
-        request = self.request(**changes)
-        prepared = self.plan(request)
-        worker = self.worker(request)
-        for shard in prepared.shards:
-            assert worker(shard).won
-        for evaluation_id in prepared.unpublished:
-            EvaluationWriter.open(request.archive, evaluation_id).publish({})
-        return open_archive(request.archive), prepared
-
-
-@pytest.fixture
-def desk(laboratory: Any) -> MeasuringDesk:
-    return MeasuringDesk(laboratory)
 
 
 @pytest.fixture
@@ -131,7 +54,7 @@ def values_of(archive: Archive, measure: str, **where: Any) -> dict[str, float |
     return {row["image_id"]: row["value"] for row in rows if all(row[name] == value for name, value in where.items())}
 
 
-def test_measurements_agree_with_the_rows_of_the_inversion(desk: MeasuringDesk) -> None:
+def test_measurements_agree_with_the_rows_of_the_inversion(desk: Any) -> None:
     """The same metric on the same images, by another road: codes and noise from the archive."""
     desk.laboratory.fill(6)
     desk.laboratory.invert()
@@ -145,7 +68,7 @@ def test_measurements_agree_with_the_rows_of_the_inversion(desk: MeasuringDesk) 
     assert verify_archive(desk.laboratory.archive).is_sound
 
 
-def test_a_second_plan_is_empty_and_new_images_alone_are_left(desk: MeasuringDesk) -> None:
+def test_a_second_plan_is_empty_and_new_images_alone_are_left(desk: Any) -> None:
     desk.laboratory.fill(2)
     desk.laboratory.invert()
     _, first = desk.evaluate()
@@ -160,7 +83,7 @@ def test_a_second_plan_is_empty_and_new_images_alone_are_left(desk: MeasuringDes
     assert f"| {OPTIMIZED} | 3 |" in evaluation_table(archive, second.evaluations)
 
 
-def test_what_is_wrong_with_an_original_becomes_the_problem_of_what_compares(desk: MeasuringDesk) -> None:
+def test_what_is_wrong_with_an_original_becomes_the_problem_of_what_compares(desk: Any) -> None:
     laboratory = desk.laboratory
     laboratory.fill(4)
     laboratory.put("broken.png", b"this is no picture")
@@ -181,7 +104,7 @@ def test_what_is_wrong_with_an_original_becomes_the_problem_of_what_compares(des
     assert None not in values_of(archive, "mse").values()
 
 
-def test_originals_that_moved_are_found(desk: MeasuringDesk, tmp_path: Path) -> None:
+def test_originals_that_moved_are_found(desk: Any, tmp_path: Path) -> None:
     desk.laboratory.fill(2)
     desk.laboratory.invert()
     wanted = values_of(desk.evaluate()[0], "mse")
@@ -191,7 +114,7 @@ def test_originals_that_moved_are_found(desk: MeasuringDesk, tmp_path: Path) -> 
     assert values_of(archive, "mse") == wanted
 
 
-def test_without_a_source_nothing_is_compared(desk: MeasuringDesk) -> None:
+def test_without_a_source_nothing_is_compared(desk: Any) -> None:
     desk.laboratory.fill(2)
     desk.laboratory.invert()
     archive, _ = desk.evaluate(source=None, attributes=("slant",))
@@ -199,7 +122,7 @@ def test_without_a_source_nothing_is_compared(desk: MeasuringDesk) -> None:
     assert found == {"sncd", "w_distance", "attribute", "class_confidence"}
 
 
-def test_an_evaluation_stopped_halfway_is_gone_on_with(desk: MeasuringDesk) -> None:
+def test_an_evaluation_stopped_halfway_is_gone_on_with(desk: Any) -> None:
     desk.laboratory.fill(6)
     desk.laboratory.invert()
     request = desk.request()
@@ -215,7 +138,7 @@ def test_an_evaluation_stopped_halfway_is_gone_on_with(desk: MeasuringDesk) -> N
     assert len(values_of(open_archive(desk.laboratory.archive), "mse")) == 6
 
 
-def test_sums_of_the_shards_give_the_distance_of_the_whole(desk: MeasuringDesk) -> None:
+def test_sums_of_the_shards_give_the_distance_of_the_whole(desk: Any) -> None:
     desk.laboratory.fill(6)
     desk.laboratory.invert()
     whole, parts = (desk.request(frechet="digits-judge", attributes=attributes) for attributes in ((), ("slant",)))
@@ -247,7 +170,7 @@ def distance(archive: Archive, stage: EvaluationStage) -> tuple[float, int]:
     return row["value"], row["num_images"]
 
 
-def test_a_distance_is_of_all_images_after_some_were_added_and_made_again(desk: MeasuringDesk) -> None:
+def test_a_distance_is_of_all_images_after_some_were_added_and_made_again(desk: Any) -> None:
     laboratory, asked = desk.laboratory, {"frechet": "digits-judge"}
     laboratory.fill(6)
     laboratory.invert()
@@ -275,7 +198,7 @@ def test_a_distance_is_of_all_images_after_some_were_added_and_made_again(desk: 
     assert more == (pytest.approx(at_once[0], rel=1e-4), 9)
 
 
-def test_lec_is_measured_of_encoders_alone(desk: MeasuringDesk, encoder: str, tmp_path: Path) -> None:
+def test_lec_is_measured_of_encoders_alone(desk: Any, encoder: str, tmp_path: Path) -> None:
     laboratory = desk.laboratory
     laboratory.fill(3)
     laboratory.invert(methods=(method("e4e"), method(OPTIMIZED, num_steps=2)))
@@ -298,7 +221,7 @@ def test_lec_is_measured_of_encoders_alone(desk: MeasuringDesk, encoder: str, tm
     assert info.config["lec"]["far"]["strength"] == 3.0 and prepared.evaluations["e4e"] == (info.evaluation_id,)
 
 
-def test_encoders_are_compared_on_synthetic_images(desk: MeasuringDesk, encoder: str) -> None:
+def test_encoders_are_compared_on_synthetic_images(desk: Any, encoder: str) -> None:
     """The numbers of Table 2, of an archive that holds no image yet; whatever the shards are."""
     for seed, shard_rows in ((3, 4), (4, 16)):
         synthetic = Synthetic(6, 1.0, seed, "authors", {"e4e": EncoderSettings()}, shard_rows)
@@ -318,7 +241,7 @@ def test_encoders_are_compared_on_synthetic_images(desk: MeasuringDesk, encoder:
     assert archive.measurements().column("run_id").null_count == archive.measurements().num_rows
 
 
-def test_a_plan_of_other_shards_holds_nobody_unless_parts_of_it_are_done(desk: MeasuringDesk, encoder: str) -> None:
+def test_a_plan_of_other_shards_holds_nobody_unless_parts_of_it_are_done(desk: Any, encoder: str) -> None:
     def stage(shard_rows: int) -> EvaluationStage:
         synthetic = Synthetic(6, 1.0, 3, "authors", {"e4e": EncoderSettings()}, shard_rows)
         return EvaluationStage(desk.request(synthetic=synthetic, source=None, networks=EvaluationChoice()))
@@ -341,7 +264,7 @@ def test_a_plan_of_other_shards_holds_nobody_unless_parts_of_it_are_done(desk: M
     assert list(stage(4).jobs()) == list(stage(16).jobs()) == []
 
 
-def test_a_publication_that_was_killed_is_ended_by_the_next_command(desk: MeasuringDesk) -> None:
+def test_a_publication_that_was_killed_is_ended_by_the_next_command(desk: Any) -> None:
     desk.laboratory.fill(3)
     desk.laboratory.invert()
     _, prepared = desk.evaluate()
@@ -351,7 +274,7 @@ def test_a_publication_that_was_killed_is_ended_by_the_next_command(desk: Measur
     assert verify_archive(desk.laboratory.archive).information == []
 
 
-def test_synthetic_codes_are_truncated_to_the_mean_of_w(desk: MeasuringDesk) -> None:
+def test_synthetic_codes_are_truncated_to_the_mean_of_w(desk: Any) -> None:
     """With psi = 0 all images are that of the mean code."""
     digits = load_domain("digits")
     shared = {"generator": GeneratorFile(digits.generator), "encoders": digits.encoders, "source": None}
@@ -371,7 +294,7 @@ def test_synthetic_codes_are_truncated_to_the_mean_of_w(desk: MeasuringDesk) -> 
 
 
 def test_another_encoder_than_that_of_the_codes_is_refused(
-    desk: MeasuringDesk, encoder: str, new_encoder: Callable[..., str], tmp_path: Path
+    desk: Any, encoder: str, new_encoder: Callable[..., str], tmp_path: Path
 ) -> None:
     desk.laboratory.fill(1)
     desk.laboratory.invert()
@@ -388,7 +311,7 @@ def test_another_encoder_than_that_of_the_codes_is_refused(
         desk.worker(replace(request, encoders={"e4e": other}))(prepared.shards[0])
 
 
-def test_an_archive_of_another_generator_is_refused(desk: MeasuringDesk, tmp_path: Path) -> None:
+def test_an_archive_of_another_generator_is_refused(desk: Any, tmp_path: Path) -> None:
     desk.laboratory.fill(1)
     desk.laboratory.invert()
     torch.manual_seed(5)
@@ -398,7 +321,7 @@ def test_an_archive_of_another_generator_is_refused(desk: MeasuringDesk, tmp_pat
         desk.plan(desk.request(generator=GeneratorFile(other)))
 
 
-def test_what_cannot_be_measured_is_refused_before_any_work(desk: MeasuringDesk, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused_before_any_work(desk: Any, tmp_path: Path) -> None:
     desk.laboratory.fill(1)
     desk.laboratory.invert()
     np.save(tmp_path / "right.npy", np.eye(1, 8, dtype=np.float32))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lsap_core.errors import MissingWeightsError
-from lsap_core.perceptual.face_detection import Faces
-from tasks.faces.face_attributes import NOSE_DEPTH, face_points, smile, yaw
-from tasks.measuring import attributes
+from lsap_core.perceptual.face_detection import Faces, surest_points
+from tasks.faces.face_attributes import NOSE_DEPTH, smile, yaw
 from tasks.measuring.attributes import load_attribute
+from tasks.measuring.face_points import FacePoints
 from tasks.weights.published import TORCH_CACHE, Published
 
 # Eyes, nose, mouth in space: x to the right, y down, z towards the camera; one unit between the eyes.
@@ -47,19 +47,15 @@ def test_smile_is_the_width_of_the_mouth_whatever_the_head_does() -> None:
 
 
 def test_without_a_face_there_is_nothing_to_measure() -> None:
-    class Detector(torch.nn.Module):
-        def detect(self, images: Tensor) -> list[Faces]:
-            points = torch.cat([seen(HEAD, turned=20), seen(HEAD, turned=-70)])
-            return [Faces(torch.zeros(n, 5), points[:n]) for n in (2, 0)]
-
-    points = face_points(Detector(), torch.zeros(2, 1, 8, 8))  # type: ignore[arg-type]
+    found = torch.cat([seen(HEAD, turned=20), seen(HEAD, turned=-70)])
+    points = surest_points([Faces(torch.zeros(n, 5), found[:n]) for n in (2, 0)])
     assert yaw(points)[0].item() == pytest.approx(20, abs=1e-3)  # of the surest face
     assert yaw(points)[1].isnan() and smile(points)[1].isnan()
     in_one_place = torch.ones(1, 5, 2, dtype=torch.float64)
     assert yaw(in_one_place).isnan() and smile(in_one_place).isnan()
 
 
-def test_attributes_of_faces_are_loaded_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_attributes_of_faces_are_loaded_by_name(tmp_path: Path) -> None:
     with pytest.raises(MissingWeightsError, match=r"needs pnet.npy, rnet.npy, onet.npy, not found in"):
         load_attribute("yaw", device=torch.device("cpu"), published=Published(tmp_path))
 
@@ -67,8 +63,11 @@ def test_attributes_of_faces_are_loaded_by_name(monkeypatch: pytest.MonkeyPatch,
         def detect(self, images: Tensor) -> list[Faces]:
             return [Faces(torch.zeros(1, 5), seen(HEAD, turned=15)) for _ in images]
 
-    monkeypatch.setattr(attributes, "load_face_detector", lambda published: Detector())
-    turn, mouth = (load_attribute(name, device=torch.device("cpu"), published=TORCH_CACHE) for name in ("yaw", "smile"))
+    found = FacePoints(Detector(), "digest")  # type: ignore[arg-type]
+    turn, mouth = (
+        load_attribute(name, device=torch.device("cpu"), published=TORCH_CACHE, points=found)
+        for name in ("yaw", "smile")
+    )
     assert turn.unit == "degrees" and turn.name == "yaw"
     assert turn.measure(torch.zeros(2, 3, 8, 8)).tolist() == pytest.approx([15, 15], abs=1e-3)
     assert mouth.measure(torch.zeros(1, 3, 8, 8)).tolist() == pytest.approx([0.8])
