@@ -21,7 +21,7 @@ from flows.running.workers import pool_when_needed
 from lsap_archive import open_archive
 from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.request import EvaluationRequest
-from tasks.evaluation.table import evaluation_table, set_numbers
+from tasks.evaluation.table import evaluation_table, set_numbers, unknown_set_numbers
 from tasks.evaluation.worker import MEASURED
 from tasks.settings import Settings
 
@@ -40,7 +40,8 @@ class EvaluationReport:
         refused: why an edit of the editing consistency has no strength, by edited method.
         seconds: wall time of this command.
         table: means by method, Markdown.
-        notes: what whoever asked should know of evaluations that were begun before, a sentence each.
+        notes: what whoever asked should know, a sentence each: of evaluations that were begun before, and of Fréchet
+            distances that are not known.
     """
 
     archive: str
@@ -88,7 +89,7 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
             worked = work_through(stage, workers, retries=run.retries)
         worked.check_finished(stage.notes)
         add_up_sets(stage)
-    table, frechet = tabulate(run.archive, stage.evaluations)
+    table, frechet, unknown = tabulate(run.archive, stage.evaluations)
     report = EvaluationReport(
         archive=run.archive,
         evaluations=stage.evaluations,
@@ -98,7 +99,7 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
         refused=stage.refused,
         seconds=time.monotonic() - started,
         table=table,
-        notes=tuple(stage.notes),
+        notes=(*stage.notes, *unknown),
     )
     publish_artifacts("evaluation", report.outcome, report.table, links={"archive": report.archive})
     return kept(report)
@@ -118,8 +119,11 @@ def add_up_sets(stage: EvaluationStage) -> None:
 
 
 @retried("tabulate_evaluations")
-def tabulate(url: str, evaluations: dict[str, tuple[str, ...]]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """Means by method as Markdown, and the distances of whole sets."""
+def tabulate(
+    url: str, evaluations: dict[str, tuple[str, ...]]
+) -> tuple[str, dict[str, list[dict[str, Any]]], list[str]]:
+    """Means by method as Markdown, the distances of whole sets, and of which sets none is known."""
     archive = open_archive(url)
     distances = set_numbers(archive, evaluations)
-    return evaluation_table(archive, evaluations), {name: [dict(one)] for name, one in distances.items()}
+    found = {name: [dict(one)] for name, one in distances.items()}
+    return evaluation_table(archive, evaluations), found, unknown_set_numbers(archive, evaluations)

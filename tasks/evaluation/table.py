@@ -12,7 +12,7 @@ from tasks.visible_text import markdown_table
 
 
 def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> str:
-    """Mean and number of images of every measure, one line for each method or edit.
+    """Number of images, the Fréchet distance where one is known, and the mean of every measure, by method or edit.
 
     Args:
         archive: opened when they were published.
@@ -31,13 +31,13 @@ def evaluation_table(archive: Archive, evaluations: Mapping[str, Sequence[str]])
     distances = set_numbers(archive, evaluations)
     of_sets = sorted({str(one["name"]) for one in distances.values()})
     names = [measure if by is None else f"{measure} [{by}]" for measure, by in measures]
-    lines = [["", "images", *names, *of_sets]]
+    lines = [["", "images", *of_sets, *names]]
     for name in evaluations:
         found = [means.get((name, *one), (None, 0)) for one in measures]
         number = max((count for _, count in found), default=0)
         whole = distances.get(name, {})
         columns = [whole.get("value") if whole.get("name") == one else None for one in of_sets]
-        lines.append([name, str(number), *(_shown(mean) for mean, _ in found), *map(_shown, columns)])
+        lines.append([name, str(number), *map(_shown, columns), *(_shown(mean) for mean, _ in found)])
     return markdown_table(lines)
 
 
@@ -57,6 +57,20 @@ def set_numbers(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> d
         ):
             found[one.method] = one.summary
     return found
+
+
+def unknown_set_numbers(archive: Archive, evaluations: Mapping[str, Sequence[str]]) -> list[str]:
+    """Of which methods and edits the Fréchet distance was asked for and is not known, and why: a sentence each.
+
+    Args:
+        archive: opened when they were published.
+        evaluations: ids by method or edit.
+    """
+    return [
+        f"{one.method}: the Fréchet distance by {one.network} is not known ({one.problem.replace('_', ' ')})"
+        for one in archive.sets
+        if one.problem is not None and set(one.parts) & set(evaluations.get(one.method, ()))
+    ]
 
 
 def _shown(mean: float | None) -> str:

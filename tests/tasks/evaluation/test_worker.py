@@ -30,7 +30,7 @@ from lsap_core.presets import method
 from tasks.editing.spec import parse_edit
 from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.request import Synthetic
-from tasks.evaluation.table import evaluation_table, set_numbers
+from tasks.evaluation.table import evaluation_table, set_numbers, unknown_set_numbers
 from tasks.measuring.frechet import FrechetState
 from tasks.measuring.networks import EvaluationChoice
 from tasks.weights.encoders import load_encoder
@@ -166,7 +166,10 @@ def distance(archive: Archive, stage: EvaluationStage) -> tuple[float, int]:
         row["problem"] is None
         and [(one["value"], one["num_images"]) for one in (*summaries, told)] == [(row["value"], row["num_images"])] * 2
     )
-    assert f"| {row['value']:.4g} |" in evaluation_table(archive, stage.evaluations)
+    heading, _, line = evaluation_table(archive, stage.evaluations).split("\n")
+    assert heading.startswith("|  | images | FD [digits-judge] | ")
+    assert f"| {row['num_images']} | {row['value']:.4g} | " in line
+    assert unknown_set_numbers(archive, stage.evaluations) == []
     return row["value"], row["num_images"]
 
 
@@ -183,6 +186,8 @@ def test_a_distance_is_of_all_images_after_some_were_added_and_made_again(desk: 
     archive = open_archive(laboratory.archive)
     assert [one.problem for one in archive.sets] == ["stale"] and set_numbers(archive, stage.evaluations) == {}
     assert "FD [" not in evaluation_table(archive, stage.evaluations)
+    (sentence,) = unknown_set_numbers(archive, stage.evaluations)
+    assert sentence == f"{OPTIMIZED}: the Fréchet distance by digits-judge is not known (stale)"
     alone = distance(open_archive(laboratory.archive), desk.finish(**asked))  # nobody has made the four again
     assert alone[1] == 2 and alone[0] != pytest.approx(whole[0], rel=0.01)
     laboratory.invert()
