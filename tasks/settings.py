@@ -19,12 +19,15 @@ class Settings:
         ray_address: Ray cluster to join (`LSAP_RAY_ADDRESS`), "local" to start one in this process.
         ray_ship_code: whether this installation's packages travel to a joined cluster (`LSAP_RAY_SHIP_CODE=1`), whose
             nodes otherwise have to have them, as containers do.
+        other_weights: whether published files are taken that have another hash than the known one
+            (`LSAP_OTHER_WEIGHTS=1`), such as filled ones of a rehearsal.
     """
 
     backbones: str | None = None
     results: str | None = None
     ray_address: str = "local"
     ray_ship_code: bool = False
+    other_weights: bool = False
 
     @property
     def is_alone(self) -> bool:
@@ -52,8 +55,13 @@ class Settings:
             backbones=os.environ.get("LSAP_BACKBONES") or None,
             results=results or None,
             ray_address=ray_address,
-            ray_ship_code=os.environ.get("LSAP_RAY_SHIP_CODE", "0") not in ("", "0", "false"),
+            ray_ship_code=_is_set("LSAP_RAY_SHIP_CODE"),
+            other_weights=_is_set("LSAP_OTHER_WEIGHTS"),
         )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in ("", "0", "false")
 
 
 def _refuse_credential(variable: str, address: str) -> None:

@@ -251,9 +251,8 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, module_device
     from tasks.weights.generators import load_generator
     from tasks.weights.of_domains import open_domain
-    from tasks.weights.published import Published
 
-    domain = open_domain(parsed.domain, Published(Settings.from_environment().backbones)) if parsed.domain else None
+    domain = open_domain(parsed.domain, Settings.from_environment()) if parsed.domain else None
     place = parsed.generator or (domain and domain.generator)
     if not place:
         raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")

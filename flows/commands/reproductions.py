@@ -123,14 +123,16 @@ def check_trainings(run: ReproduceTable3, settings: Settings, *, dry: bool) -> d
 def show_weights(parsed: argparse.Namespace) -> int:
     """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
     from tasks.settings import Settings
-    from tasks.weights.of_domains import find_domain, look_for_weights, weights_document, weights_lines
-    from tasks.weights.published import Published
+    from tasks.weights.of_domains import find_domain, look_for_weights, published_of, weights_document, weights_lines
 
-    domain, published = find_domain(parsed.name), Published(Settings.from_environment().backbones)
+    domain = find_domain(parsed.name)
+    published = published_of(domain, Settings.from_environment())
     found = look_for_weights(domain, published)
-    missing = sum(one.state == "missing" for one in found)
+    others = [one.wanted.file for one in found if one.state == "another file"]
     lines = [f'domain "{domain.name}" needs no published file']
     if found:
-        lines = [*weights_lines(found), f"{len(found) - missing} of {len(found)} are in {published}"]
+        usable = sum(one.is_usable for one in found)
+        told = f"; another file than the published one: {', '.join(others)}" if others else ""
+        lines = [*weights_lines(found), f"{usable} of {len(found)} are in {published}{told}"]
     print_result({"folder": str(published), "weights": weights_document(found)}, parsed.json, lines)
-    return FAILED if any(one.state == "another file" for one in found) else DONE
+    return FAILED if others else DONE

@@ -11,7 +11,7 @@ from flows.parameters.run_file import ParameterError
 from flows.parameters.shared import generator_of
 from tasks.editing.request import EditRequest
 from tasks.settings import Settings
-from tasks.weights.published import Published
+from tasks.weights.of_domains import published_of
 
 
 class EditRun(ArchiveRun):
@@ -43,5 +43,5 @@ class EditRun(ArchiveRun):
             batch_size=self.batch_size or domain.batch_size,
             device=self.workers.device,
             refiners=domain.refiners,
-            published=Published(settings.backbones),
+            published=published_of(domain, settings),
         )

@@ -15,7 +15,7 @@ from lsap_core.presets import encoder_settings
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.networks import EvaluationChoice
 from tasks.settings import Settings
-from tasks.weights.published import Published
+from tasks.weights.of_domains import published_of
 
 NO_CLASSIFIER = "none"
 
@@ -103,7 +103,7 @@ class EvaluateRun(ArchiveRun):
     def _networks(self, domain: Domain, settings: Settings) -> EvaluationChoice:
         """What looks at images: nothing at synthetic ones, of which only codes are compared."""
         if self.synthetic is not None:
-            return EvaluationChoice(published=Published(settings.backbones))
+            return EvaluationChoice(published=published_of(domain, settings))
         judge = None if self.classifier == NO_CLASSIFIER else self.classifier or domain.judge
         metric = domain.metric_perceptual or domain.perceptual
         lpips = dict.fromkeys(name for name in (metric, domain.judge) if name is not None)
@@ -112,7 +112,7 @@ class EvaluateRun(ArchiveRun):
             lpips=tuple(lpips) if self.lpips is None else self.lpips,
             identity=tuple(identity) if self.identity is None else self.identity,
             judge=judge,
-            published=Published(settings.backbones),
+            published=published_of(domain, settings),
         )
 
     def _synthetic(self, domain: Domain) -> Synthetic | None:

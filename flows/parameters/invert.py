@@ -29,7 +29,7 @@ from tasks.inversion.request import InversionRequest
 from tasks.inversion.run_planner import RUN_IMAGES
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
-from tasks.weights.published import Published
+from tasks.weights.of_domains import published_of
 
 
 class InvertRun(Parameters):
@@ -97,7 +97,7 @@ class InvertRun(Parameters):
         perceptual = self.perceptual or domain.perceptual
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
         names = (perceptual, metric, domain.identity, domain.judge)
-        networks = refused("perceptual", NetworkChoice, *names, Published(settings.backbones))
+        networks = refused("perceptual", NetworkChoice, *names, published_of(domain, settings))
         return InversionRequest(
             source=self.source,
             archive=self.archive,

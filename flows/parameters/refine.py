@@ -18,7 +18,7 @@ from lsap_core.presets import REFINERS, NamedRefiner
 from tasks.refinement.request import RefinementRequest
 from tasks.settings import Settings
 from tasks.weights.networks import NetworkChoice
-from tasks.weights.published import Published
+from tasks.weights.of_domains import published_of
 from tasks.weights.segmenters import MAPS, check_segmenter_name
 
 
@@ -79,7 +79,7 @@ class RefineRun(ArchiveRun):
             generator=generator_of(domain),
             methods=self.methods,
             refiners=refiners,
-            networks=refused("perceptual", NetworkChoice, *names, Published(settings.backbones)),
+            networks=refused("perceptual", NetworkChoice, *names, published_of(domain, settings)),
             seed=self.seed,
             keep=self.keep,
             state_type=self.state_type,

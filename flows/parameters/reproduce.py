@@ -28,9 +28,9 @@ from tasks.weights.of_domains import (
     REFINER,
     check_weights,
     find_domain,
+    published_of,
     with_published_weights,
 )
-from tasks.weights.published import Published
 from tasks.weights.refiners import name_of_networks
 from tasks.weights.segmenters import FACE_PARSERS
 
@@ -100,7 +100,7 @@ class ReproduceRun(PaperParts):
             MissingWeightsError: published files are missing; the sentence names them all.
         """
         domain = refused("domain", find_domain, self.domain)
-        published = Published(settings.backbones)
+        published = published_of(domain, settings)
         roles = [*self._roles(domain, tuple(parts)), *self._roles_of_refiners(domain, parts, settings)]
         check_weights(domain, published, roles)
         return with_published_weights(domain, published)

@@ -15,7 +15,6 @@ from tasks.settings import Settings
 from tasks.weights.devices import check_device, in_words, memory_of, num_gpus
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.of_domains import open_domain
-from tasks.weights.published import Published
 
 WhenBusy = Annotated[
     Literal["wait", "refuse"],
@@ -80,7 +79,7 @@ def domain_of(name: str, generator: str | None, settings: Settings) -> Domain:
     Raises:
         ParameterError: there is no such domain, or no generator.
     """
-    domain = refused("domain", open_domain, name, Published(settings.backbones))
+    domain = refused("domain", open_domain, name, settings)
     if generator is None and domain.generator is None:
         raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
     return domain if generator is None else replace(domain, generator=generator)

@@ -15,7 +15,7 @@ from tasks.settings import Settings
 from tasks.training.data import AUGMENTATIONS
 from tasks.training.spec import TrainingWorkers
 from tasks.weights.networks import NetworkChoice
-from tasks.weights.published import Published
+from tasks.weights.of_domains import published_of
 
 NONE = "none"
 
@@ -82,7 +82,7 @@ class TrainingRun(Parameters):
             "validation_source": self.validation_source,
             "validation_images": self.validation_images,
             "generator": generator_of(domain),
-            "networks": refused("perceptual", NetworkChoice, *names, Published(settings.backbones)),
+            "networks": refused("perceptual", NetworkChoice, *names, published_of(domain, settings)),
             "seed": self.seed,
             "augmentation": self.augmentation or one_of("augmentation", presets.augmentation, AUGMENTATIONS),
             "fit": self.fit,

@@ -12,7 +12,7 @@ from flows.parameters.studies import EditedAlike
 from flows.running.artifacts import publish_artifacts
 from tasks.reports.editability.synthetic_steps import SyntheticStep, synthetic_steps
 from tasks.settings import Settings
-from tasks.weights.published import Published
+from tasks.weights.of_domains import published_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def measure_steps(alike: EditedAlike, settings: Settings) -> dict[str, Synthetic
         changes=alike.changes,
         num_samples=alike.synthetic_images,
         seed=alike.seed,
-        published=Published(settings.backbones),
+        published=published_of(alike.domain, settings),
     )
     for name, step in steps.items():
         get_run_logger().info("%s: %s", name, step)

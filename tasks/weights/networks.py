@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, 
 from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, build_arcface, build_moco
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
 from tasks.weights.faces import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
-from tasks.weights.published import TORCH_CACHE, Published
+from tasks.weights.published import TORCH_CACHE, Published, sha256_of
 
 # Names of the trunks in torch's cache, as torchvision writes them.
 LPIPS_TRUNKS = {
@@ -80,6 +81,7 @@ class NetworkChoice:
 
         Raises:
             MissingWeightsError: a published network is not on this machine.
+            CheckpointError: its file is another one than the published, or holds something else.
             ConfigError: a network looks at images of another size.
         """
         for name in dict.fromkeys((self.perceptual, self.metric_perceptual, self.identity, self.judge)):
@@ -102,16 +104,18 @@ def check_network(name: str, config: GeneratorConfig, published: Published) -> N
 
     Raises:
         MissingWeightsError: a published network is not on this machine.
+        CheckpointError: its file is another one than the published, or holds something else.
         ConfigError: it looks at images of another size.
     """
     if name not in EMBEDDED:
-        find_weights(name, published)
+        digest = network_digest(name, published)  # raises where it is not there, or another
         if name == "arcface" and (config.resolution < COMPARISON_SIDE or config.content_box is not None):
             box = "" if config.content_box is None else f" with the content box {config.content_box}"
             raise ConfigError(
                 f"arcface looks at aligned faces of {COMPARISON_SIDE} px; the generator makes images of "
                 f"{config.resolution} px{box}: choose moco, or no identity network"
             )
+        _check_content(name, published, digest)
         return
     sizes, (height, width) = load_network(*EMBEDDED[name]).config, config.content_size
     if (sizes.resolution, sizes.resolution, sizes.image_channels) != (height, width, config.image_channels):
@@ -120,6 +124,12 @@ def check_network(name: str, config: GeneratorConfig, published: Published) -> N
             f"{name} looks at {sizes.image_channels}-channel images of {sizes.resolution} px; the generator "
             f"makes {config.image_channels}-channel images of {shown}: choose an lpips network"
         )
+
+
+@functools.lru_cache
+def _check_content(name: str, published: Published, digest: str) -> None:
+    """Raise where a file does not hold the weights that its name promises; of the same digest once."""
+    _ = load_perceptual(name, published) if name in LPIPS_TRUNKS else load_identity(name, published)
 
 
 def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
@@ -203,8 +213,4 @@ def network_digest(name: str, published: Published) -> str:
 
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return sha256_of(path)[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,14 +10,15 @@ from domains.domain import Domain, WeightFile, load_domain, parse_domain
 from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, read_file
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.presets import METHODS
+from tasks.settings import Settings
 from tasks.visible_text import visible
-from tasks.weights.published import Published
+from tasks.weights.published import Published, sha256_of
 
 GENERATOR, DIRECTION, REFINER, FACE_PARSER = "generator", "direction ", "refiner ", "face parser"
 """Roles: "generator"; the name of an encoder; "direction <name>"; "refiner <name>" or "refiner <embedding>/<name>"; any
 other is the name of a network."""
 
-State = Literal["found", "found, hash not known", "missing", "another file"]
+State = Literal["found", "found, hash not known", "missing", "another file", "another file, taken"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class FoundWeights:
         role: what it is for.
         wanted: its name and hash.
         path: where it was looked for.
-        state: "found" by its hash, found without one being known, missing, or a file with another hash.
+        state: "found" by its hash, found without one being known, missing, or a file with another hash, which
+            `LSAP_OTHER_WEIGHTS` takes.
         sha256: of the file that is there, or "".
     """
 
@@ -41,8 +42,8 @@ class FoundWeights:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the file is there and is not known to be another one."""
-        return self.state.startswith("found")
+        """Whether the file is there and would be taken."""
+        return self.state not in ("missing", "another file")
 
 
 def look_for_weights(
@@ -82,8 +83,14 @@ def with_published_weights(domain: Domain, published: Published) -> Domain:
     """The domain with the places of what it has published: generator, encoders, directions, networks of refiners.
 
     What it has itself stays.
+
+    Raises:
+        CheckpointError: one of these files is known to be another one.
     """
     places = {role: published.place(file.file) for role, file in domain.weights.items()}
+    for role, file in domain.weights.items():
+        if file.sha256 and (role == GENERATOR or _is_encoder(role) or role.startswith((DIRECTION, REFINER))):
+            published.find(file.file)  # raises where it is another one
     encoders = {role: place for role, place in places.items() if _is_encoder(role)}
     return replace(
         domain,
@@ -94,14 +101,22 @@ def with_published_weights(domain: Domain, published: Published) -> Domain:
     )
 
 
-def open_domain(name_or_path: str, published: Published) -> Domain:
+def published_of(domain: Domain, settings: Settings) -> Published:
+    """Where the published files of a domain lie, and the hashes that it knows them by."""
+    hashes = tuple((file.file, file.sha256) for file in domain.weights.values() if file.sha256)
+    return Published(settings.backbones, hashes, settings.other_weights)
+
+
+def open_domain(name_or_path: str, settings: Settings) -> Domain:
     """A domain whose weights may be published files, in the folder where those lie.
 
     Raises:
         ConfigError: no such domain, or a file that does not describe one.
+        CheckpointError: a published file is known to be another one.
         StoreUnavailableError: the storage of its file does not answer.
     """
-    return with_published_weights(find_domain(name_or_path), published)
+    domain = find_domain(name_or_path)
+    return with_published_weights(domain, published_of(domain, settings))
 
 
 def find_domain(name_or_path: str) -> Domain:
@@ -148,14 +163,17 @@ def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, st
 
 
 def _look_for(role: str, wanted: WeightFile, published: Published) -> FoundWeights:
-    path, place = published.find(wanted.file), published.place(wanted.file)
+    path, place = published.look(wanted.file), published.place(wanted.file)
     if path is None:
         return FoundWeights(role, wanted, place, "missing", "")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256, wanted = sha256_of(path), replace(wanted, sha256=published.hash_of(wanted.file) or wanted.sha256)
     if not wanted.sha256:
         return FoundWeights(role, wanted, place, "found, hash not known", sha256)
-    return FoundWeights(role, wanted, place, "found" if sha256.startswith(wanted.sha256) else "another file", sha256)
+    if sha256.startswith(wanted.sha256):
+        return FoundWeights(role, wanted, place, "found", sha256)
+    return FoundWeights(
+        role, wanted, place, "another file, taken" if published.takes_others else "another file", sha256
+    )
 
 
 def _named(kind: str, places: Mapping[str, str]) -> dict[str, str]:
@@ -168,6 +186,6 @@ def _is_encoder(role: str) -> bool:
 
 
 def _hash_in_words(one: FoundWeights) -> str:
-    if one.state == "another file":
+    if one.state.startswith("another file"):
         return f"{one.sha256[:8]}, wanted {one.wanted.sha256[:8]}"
     return one.sha256[:8] or (one.wanted.sha256[:8] if one.wanted.sha256 else "not known")

@@ -122,7 +122,7 @@ def from_folder(names: tuple[str, ...], load: Callable[[Published], object]) -> 
     def attack(folder: Path, data: bytes) -> object:
         for name in names:
             (folder / name).write_bytes(data)
-        return load(Published(str(folder)))
+        return load(Published(str(folder), takes_others=True))
 
     return attack
 

@@ -35,7 +35,9 @@ def test_the_weights_of_a_domain_are_listed_with_what_is_there(folder: Path, cap
 def test_another_file_under_a_known_name_fails(folder: Path, capsys: Any) -> None:
     (folder / "vgg16-397923af.pth").write_bytes(b"not VGG")
     assert main(["domain", "weights", "wild"]) == 1
-    assert "another file" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any("another file" in line and "wanted 397923af" in line for line in lines)
+    assert lines[-1] == f"0 of 7 are in {folder}; another file than the published one: vgg16-397923af.pth"
 
 
 def test_a_domain_that_brings_everything_says_so(capsys: Any) -> None:

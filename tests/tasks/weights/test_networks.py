@@ -28,6 +28,7 @@ from tasks.weights.networks import (
     network_digest,
 )
 from tasks.weights.published import TORCH_CACHE, Published
+from tests.rehearsal.filled import filled, published
 
 DIGITS = GeneratorConfig(32, (2, 2, 2, 2), image_channels=1)
 CPU = torch.device("cpu")
@@ -58,11 +59,21 @@ def test_a_judge_may_be_the_network_of_the_metric() -> None:
 # --- checked before the work --------------------------------------------------------------------------
 
 
-def test_networks_that_fit_pass(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def filled_networks(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A folder of published files with other weights than the published ones."""
+    folder = tmp_path_factory.mktemp("filled")
+    for name, table in (("lpips-vgg", "lpips_vgg"), ("lpips-alex", "lpips_alex")):
+        torch.save(filled(published(table)), folder / LPIPS_TRUNKS[name])
+    torch.save(filled(published("arcface_ir_se50")), folder / IDENTITY_FILES["arcface"][0])
+    torch.save({"state_dict": filled(published("moco_resnet50"))}, folder / IDENTITY_FILES["moco"][0])
+    return Published(str(folder), takes_others=True)
+
+
+def test_networks_that_fit_pass(filled_networks: Published) -> None:
     NetworkChoice("digits-features", "digits-features", identity="digits-features", judge="digits-judge").check(DIGITS)
-    for name in LPIPS_TRUNKS.values():
-        (tmp_path / name).touch()  # LPIPS looks at images of every size
-    NetworkChoice("lpips-vgg", "lpips-alex", published=Published(tmp_path)).check(GeneratorConfig.config_f(1024))
+    choice = NetworkChoice("lpips-vgg", "lpips-alex", identity="moco", published=filled_networks)
+    choice.check(GeneratorConfig.config_f(1024))  # LPIPS looks at images of every size
 
 
 @pytest.mark.parametrize(
@@ -83,10 +94,9 @@ def test_networks_that_fit_pass(tmp_path: Path) -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
 def test_a_network_for_other_images_is_refused(
-    tmp_path: Path, choice: dict[str, Any], name: str, config: GeneratorConfig, made: str
+    filled_networks: Published, choice: dict[str, Any], name: str, config: GeneratorConfig, made: str
 ) -> None:
-    (tmp_path / LPIPS_TRUNKS["lpips-vgg"]).touch()
-    fitting = {"perceptual": "lpips-vgg", "metric_perceptual": "lpips-vgg", "published": Published(tmp_path)}
+    fitting = {"perceptual": "lpips-vgg", "metric_perceptual": "lpips-vgg", "published": filled_networks}
     message = f"{name} looks at 1-channel images of 32 px; the generator makes {made}: choose an lpips network"
     with pytest.raises(ConfigError) as caught:
         NetworkChoice(**{**fitting, **choice}).check(config)
@@ -110,15 +120,20 @@ def test_a_missing_network_of_identity_is_told_with_its_files(name: str, tmp_pat
     ],
 )
 def test_arcface_is_refused_for_what_cannot_be_aligned_faces(
-    tmp_path: Path, config: GeneratorConfig, made: str
+    filled_networks: Published, config: GeneratorConfig, made: str
 ) -> None:
-    for name in ("lpips-alex", "arcface", "moco"):
-        (tmp_path / {**LPIPS_TRUNKS, **{k: v[0] for k, v in IDENTITY_FILES.items()}}[name]).touch()
-    choice = NetworkChoice("lpips-alex", "lpips-alex", identity="arcface", published=Published(tmp_path))
+    choice = NetworkChoice("lpips-alex", "lpips-alex", identity="arcface", published=filled_networks)
     with pytest.raises(ConfigError, match=f"arcface looks at aligned faces of 256 px; the generator makes .*{made}"):
         choice.check(config)
     choice.check(GeneratorConfig.config_f(256))
-    NetworkChoice("lpips-alex", "lpips-alex", identity="moco", published=Published(tmp_path)).check(config)
+    NetworkChoice("lpips-alex", "lpips-alex", identity="moco", published=filled_networks).check(config)
+
+
+def test_a_network_that_a_file_does_not_hold_is_refused_before_the_work(tmp_path: Path) -> None:
+    torch.save(filled(published("lpips_alex")), tmp_path / LPIPS_TRUNKS["lpips-vgg"])
+    choice = NetworkChoice("lpips-vgg", "lpips-vgg", published=Published(tmp_path, takes_others=True))
+    with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth is not a readable file of weights for lpips-vgg"):
+        choice.check(GeneratorConfig.config_f(256))
 
 
 @pytest.mark.parametrize("name", LPIPS_TRUNKS)
@@ -135,7 +150,14 @@ def test_the_variable_of_the_message_is_the_one_that_is_read(tmp_path: Path, mon
     path = tmp_path / LPIPS_TRUNKS["lpips-alex"]
     path.touch()
     monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
-    assert find_weights("lpips-alex", Published(Settings.from_environment().backbones)) == path
+    settings = Settings.from_environment()
+    with pytest.raises(CheckpointError) as caught:
+        find_weights("lpips-alex", Published(settings.backbones))
+    for part in (str(path), "SHA-256 e3b0c44298fc1c14", "known by 7be5be79", "LSAP_OTHER_WEIGHTS=1"):
+        assert part in str(caught.value)
+    monkeypatch.setenv("LSAP_OTHER_WEIGHTS", "1")
+    settings = Settings.from_environment()
+    assert find_weights("lpips-alex", Published(settings.backbones, takes_others=settings.other_weights)) == path
 
 
 def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +166,8 @@ def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypa
     path = tmp_path / "hub" / "checkpoints" / LPIPS_TRUNKS["lpips-vgg"]
     path.parent.mkdir(parents=True)
     path.touch()
-    assert find_weights("lpips-vgg", Published(Settings.from_environment().backbones)) == path
+    found = find_weights("lpips-vgg", Published(Settings.from_environment().backbones, takes_others=True))
+    assert found == path
 
 
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +202,7 @@ def test_a_damaged_trunk_is_refused_by_its_path(tmp_path: Path) -> None:
     path = tmp_path / LPIPS_TRUNKS["lpips-vgg"]
     path.write_bytes(b"half a download")
     with pytest.raises(CheckpointError, match=f"{path.name} is not a readable file of weights for lpips-vgg"):
-        load_perceptual("lpips-vgg", Published(tmp_path))
+        load_perceptual("lpips-vgg", Published(tmp_path, takes_others=True))
 
 
 def test_a_trunk_that_carries_code_is_not_run(tmp_path: Path) -> None:
@@ -191,7 +214,7 @@ def test_a_trunk_that_carries_code_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"features.0.weight": Hostile()}, tmp_path / LPIPS_TRUNKS["lpips-vgg"])
     with pytest.raises(CheckpointError, match="not a readable file of weights"):
-        load_perceptual("lpips-vgg", Published(tmp_path))
+        load_perceptual("lpips-vgg", Published(tmp_path, takes_others=True))
     assert not marker.exists()
 
 
@@ -228,7 +251,7 @@ def test_the_digest_of_a_trunk_covers_all_of_a_large_file(tmp_path: Path) -> Non
     digests = set()
     for end in (b"a", b"b"):
         path.write_bytes(bytes(3 * 2**20) + end)
-        digests.add(network_digest("lpips-alex", Published(tmp_path)))
+        digests.add(network_digest("lpips-alex", Published(tmp_path, takes_others=True)))
     assert len(digests) == 2
     with pytest.raises(MissingWeightsError):
         network_digest("lpips-vgg", Published(tmp_path))

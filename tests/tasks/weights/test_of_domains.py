@@ -6,18 +6,21 @@ from pathlib import Path
 import pytest
 
 from domains.domain import Domain, WeightFile, builtin_domains, load_domain
-from lsap_core.errors import ConfigError, MissingWeightsError
+from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from tasks.measuring.networks import EvaluationChoice
+from tasks.settings import Settings
 from tasks.weights.networks import IDENTITY_FILES, LPIPS_TRUNKS
 from tasks.weights.of_domains import (
     check_weights,
     look_for_weights,
+    published_of,
     weights_document,
     weights_lines,
     with_published_weights,
 )
 from tasks.weights.published import Published
 
+VGG = "vgg16-397923af.pth"
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -74,6 +77,25 @@ def test_published_files_take_the_places_that_the_domain_leaves_open(tmp_path: P
     assert filled.directions == {"pose": str(tmp_path / "pose.pt")}
     own = with_published_weights(wanted.with_encoders({"e4e": "mine.pt"}), Published(tmp_path))
     assert own.encoders == {"e4e": "mine.pt"}
+
+
+def test_a_file_with_another_hash_than_its_domain_gives_is_refused_by_whoever_looks_for_it(tmp_path: Path) -> None:
+    for name in ("g.pt", "m.pth", "vgg16-397923af.pth"):
+        (tmp_path / name).write_bytes(CONTENT)
+    wanted = domain(
+        generator={"file": "g.pt", "sha256": "00"}, moco={"file": "m.pth", "sha256": "01"}, lpips__vgg={"file": VGG}
+    )
+    published, others = (published_of(wanted, Settings(str(tmp_path), other_weights=taken)) for taken in (False, True))
+    with pytest.raises(CheckpointError, match=rf"g\.pt has SHA-256 {SHA256[:16]}, and g\.pt is known by 00: put the"):
+        with_published_weights(wanted, published)
+    with pytest.raises(CheckpointError, match=r"m\.pth is known by 01: .* or set LSAP_OTHER_WEIGHTS=1"):
+        published.find("m.pth")
+    assert with_published_weights(wanted, others).generator == str(tmp_path / "g.pt") and others.find("m.pth")
+    assert {one.state for one in look_for_weights(wanted, published)} == {"another file"}  # VGG's by its name alone
+    assert {one.state for one in look_for_weights(wanted, others)} == {"another file, taken"}
+    check_weights(wanted, others, wanted.weights)
+    with pytest.raises(MissingWeightsError, match=r"g\.pt .*; m\.pth .*; vgg16-397923af\.pth \(lpips vgg\), which has"):
+        check_weights(wanted, published, wanted.weights)
 
 
 def test_what_cannot_be_a_hash_is_refused() -> None:

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from lsap_archive import ArchiveMismatchError
-from lsap_core.errors import MissingWeightsError
+from lsap_core.errors import CheckpointError, MissingWeightsError
 from tasks.weights.networks import find_weights, network_digest
 from tasks.weights.published import TORCH_CACHE, Published
 
@@ -53,9 +53,12 @@ def test_networks_are_found_by_url_and_missing_ones_named_with_it(bucket: Any) -
     with pytest.raises(MissingWeightsError, match=r"alexnet.* is not in memory://networks"):
         find_weights("lpips-alex", Published("memory://networks"))
     bucket.pipe_file(f"/networks/{TRUNK}", b"weights")
-    found = find_weights("lpips-alex", Published("memory://networks"))
+    with pytest.raises(CheckpointError, match=rf"memory://networks/{TRUNK} has SHA-256 9a129038"):
+        find_weights("lpips-alex", Published("memory://networks"))
+    found = find_weights("lpips-alex", Published("memory://networks", takes_others=True))
     assert found.read_bytes() == b"weights"
-    digests = [network_digest("lpips-alex", Published(folder)) for folder in ("memory://networks", str(found.parent))]
+    folders = ("memory://networks", str(found.parent))
+    digests = [network_digest("lpips-alex", Published(folder, takes_others=True)) for folder in folders]
     assert digests[0] == digests[1]
 
 
