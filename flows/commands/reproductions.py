@@ -77,6 +77,8 @@ def reproduce_paper(parsed: argparse.Namespace) -> int:
 
 def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry: bool) -> dict[str, Any]:
     """Refuse before any work what cannot be run; with `dry`, also what would be done, timed on this machine."""
+    from tasks.editing.chosen import check_edits
+    from tasks.evaluation.chosen import check_evaluation
     from tasks.inversion.cost import dry_run
     from tasks.inversion.plan import check
     from tasks.refinement.chosen import check_refiners
@@ -85,6 +87,11 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
     domain = run.resolved_domain(settings, parts)
     run.shown_edits()
     plan: dict[str, Any] = {"parts": list(parts), "page below": run.output}
+    edited = run.edited(parts)
+    if edited:  # what is quickly looked at comes first
+        check_edits(run.edit_run(domain, edited).resolve(settings))
+    if measured := run.measured(parts):
+        check_evaluation(run.evaluation_run(domain, measured).resolve(settings))
     if methods := run.inverted(parts):
         inversion = run.inversion_run(domain, methods).resolve(settings)
         check(inversion)
@@ -93,13 +100,10 @@ def check_reproduction(run: ReproduceRun, asked: str, settings: Settings, *, dry
     for refinement in run.refinement_runs(domain, run.refinements(parts)):
         kept |= check_refiners(refinement.resolve(settings))
     plan |= {"bytes kept of an image, by refinement": kept} if kept else {}
-    if edited := run.edited(parts):
+    if edited:
         plan["edits"] = [f"{method}/{name}" for method in edited for name in run.edit_run(domain, edited).edits]
-        run.edit_run(domain, edited).resolve(settings)
-    if measured := run.measured(parts):
-        run.evaluation_run(domain, measured).resolve(settings)
     if "table2" in parts:
-        run.synthetic_run(domain).resolve(settings)
+        check_evaluation(run.synthetic_run(domain).resolve(settings))
     if "table3" in parts:
         trainings = check_trainings(run.table3_run(domain), settings, dry=dry)
         plan |= {"trainings of table 3": trainings} if dry else {}

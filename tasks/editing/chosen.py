@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from lsap_archive import (
     OK,
@@ -23,6 +24,7 @@ from tasks.archived.runs import runs_by_method
 from tasks.editing.calibration import CalibrationOptions, CalibrationWork, calibration_digest, deviation_digest
 from tasks.editing.request import EditRequest
 from tasks.editing.spec import EditSpec, build_edit
+from tasks.measuring.attributes import load_attribute
 from tasks.weights.devices import bytes_of_image, check_room
 from tasks.weights.generators import LoadedGenerator
 
@@ -83,6 +85,20 @@ def choose_edits(request: EditRequest) -> tuple[LoadedGenerator, list[EditedMeth
     return loaded, chosen, left_out
 
 
+def check_edits(request: EditRequest) -> None:
+    """What of edits can be refused before there is an archive with their inversions.
+
+    Raises:
+        ConfigError, CheckpointError, MissingWeightsError: as `choose_edits`, and where nothing can measure an effect.
+    """
+    loaded = request.generator.load()
+    check_room("batch_size", request.batch_size, bytes_of_image(loaded.config, goes_back=False), request.device)
+    for spec in request.edits.values():
+        check_file(spec, loaded)
+    for name in {spec.equal_effect.attribute for spec in request.edits.values() if spec.equal_effect is not None}:
+        load_attribute(name, device=torch.device("cpu"), published=request.published)
+
+
 def edited_method(
     spec: EditSpec, runs: tuple[RunInfo, ...], generator_digest: str, options: CalibrationOptions
 ) -> EditedMethod:
@@ -101,13 +117,7 @@ def check_edit(spec: EditSpec, loaded: LoadedGenerator, archive: Archive, runs: 
         ArchiveKeyError: the method has no code of an image.
     """
     if not spec.needs_images:
-        strength = None if spec.equal_effect is None else 1.0
-        try:
-            build_edit(spec, config=loaded.config, generator_digest=loaded.digest, strength=strength)
-        except CheckpointError:
-            raise
-        except LsapError as error:
-            raise ConfigError(f'edit "{spec.name}": {error}') from error
+        check_file(spec, loaded)
         return
     others = other_images(spec)
     try:
@@ -120,6 +130,23 @@ def check_edit(spec: EditSpec, loaded: LoadedGenerator, archive: Archive, runs: 
     for image_id in rows.filter(pc.equal(rows.column("status"), OK)).column("image_id").to_pylist():
         if image_id not in others:
             raise ConfigError(f'edit "{spec.name}" names no image to go to from {image_id}; name one for each')
+
+
+def check_file(spec: EditSpec, loaded: LoadedGenerator) -> None:
+    """Refuse an edit whose file does not fit the generator; of one that needs images nothing can be told yet.
+
+    Raises:
+        ConfigError, CheckpointError: it does not fit.
+    """
+    if spec.needs_images:
+        return
+    strength = None if spec.equal_effect is None else 1.0
+    try:
+        build_edit(spec, config=loaded.config, generator_digest=loaded.digest, strength=strength)
+    except CheckpointError:
+        raise
+    except LsapError as error:
+        raise ConfigError(f'edit "{spec.name}": {error}') from error
 
 
 def other_images(spec: EditSpec) -> dict[str | None, str]:

@@ -15,7 +15,7 @@ from lsap_core.presets import PASSES, encoder_settings, settings_of
 from tasks.archived.opening import open_writer
 from tasks.archived.refiners import renderable
 from tasks.archived.runs import config_of, runs_by_method
-from tasks.editing.chosen import EditedMethod, check_edit, edited_method
+from tasks.editing.chosen import EditedMethod, check_edit, check_file, edited_method
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.attributes import load_attribute
 from tasks.measuring.frechet import check_frechet
@@ -86,6 +86,22 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
             f"lec: none of {', '.join(runs)} was inverted by an encoder; leave it out, or add such methods"
         )
     return ChosenRuns(loaded, runs, lec, encoders, tuple(left_out))
+
+
+def check_evaluation(request: EvaluationRequest) -> None:
+    """What of an evaluation can be refused before there is an archive with what it measures.
+
+    Raises:
+        ConfigError, CheckpointError, MissingWeightsError, SourceError: as `choose_runs`.
+    """
+    loaded = request.generator.load()
+    check_room("batch_size", request.batch_size, bytes_of_image(loaded.config, goes_back=False), request.device)
+    if request.synthetic is not None:
+        _encoders_of_synthetic(request, request.synthetic, loaded)
+        return
+    _check_networks(request, loaded)
+    for spec in request.lec.values():
+        check_file(spec, loaded)
 
 
 def _check_networks(request: EvaluationRequest, loaded: LoadedGenerator) -> None:

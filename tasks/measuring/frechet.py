@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import warnings
@@ -20,7 +21,7 @@ from tasks.array_files import read_npz
 from tasks.measuring.looks import Look, Looks
 from tasks.measuring.networks import Judge, load_judge
 from tasks.pictures.saved import saved_pixels
-from tasks.weights.networks import EMBEDDED, check_network, network_digest
+from tasks.weights.networks import EMBEDDED, check_network, digest_of_file, network_digest
 from tasks.weights.published import Published
 
 INCEPTION = "inception"
@@ -68,15 +69,22 @@ def check_frechet(name: str, config: GeneratorConfig, published: Published) -> N
     Raises:
         ConfigError: no such network, or it looks at images of another size.
         MissingWeightsError: Inception's weights are not on this machine.
+        CheckpointError: their file holds something else.
     """
     if name == INCEPTION:
-        find_inception(published)
+        _check_content(published, digest_of_file(find_inception(published)))
     elif name in EMBEDDED:
         check_network(name, config, published)
     else:
         raise ConfigError(
             f'feature network "{name}" is not known; wanted one of {", ".join([INCEPTION, *EMBEDDED])}, or none'
         )
+
+
+@functools.lru_cache
+def _check_content(published: Published, digest: str) -> None:
+    """Raise where a file does not hold Inception's weights; of the same digest once."""
+    load_frechet(INCEPTION, published, torch.device("cpu"))
 
 
 def find_inception(published: Published) -> Path:

@@ -20,11 +20,13 @@ from lsap_archive import (
     open_archive,
     verify_archive,
 )
-from lsap_core.errors import ConfigError
+from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.generators import Generator
 from lsap_core.presets import method
+from tasks.editing.chosen import check_edits
 from tasks.editing.plan import EditingStage
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
+from tasks.weights.published import Published
 
 OPTIMIZED = "stylegan2_w_plus"
 SLIGHT = {"direction": "right", "strength": 0.5}
@@ -240,11 +242,20 @@ def test_an_edit_that_the_archive_cannot_have_is_refused_before_any_work(
 
 
 def test_a_direction_of_another_width_is_refused(desk: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.ones((1, 512), np.float32))
+    request = desk.request({"wide": {"direction": str(tmp_path / "wide.npy"), "strength": 1}})
+    with pytest.raises(ConfigError, match=r'edit "wide": .*wide\.npy: .*512'):
+        check_edits(request)  # before there is an archive
     desk.laboratory.fill(1)
     desk.laboratory.invert()
-    np.save(tmp_path / "wide.npy", np.ones((1, 512), np.float32))
     with pytest.raises(ConfigError, match=r'edit "wide": .*wide\.npy: .*512'):
-        desk.plan(desk.request({"wide": {"direction": str(tmp_path / "wide.npy"), "strength": 1}}))
+        desk.plan(request)
+
+
+def test_what_measures_an_equal_effect_is_looked_for_before_there_is_an_archive(desk: Any, tmp_path: Path) -> None:
+    equal = {"direction": "right", "equal_effect": {"attribute": "yaw", "change": 1.0}}
+    with pytest.raises(MissingWeightsError, match=r"the face detector \(MTCNN\) needs pnet.npy, rnet.npy, onet.npy"):
+        check_edits(desk.request({"turned": equal}, published=Published(str(tmp_path))))
 
 
 def test_unknown_methods_and_empty_archives_are_refused(desk: Any, new_laboratory: Callable[[], Any]) -> None:
