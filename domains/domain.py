@@ -192,8 +192,9 @@ class Domain:
         if name not in METHODS and name not in self.encoders:
             raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join({**METHODS, **self.encoders})}')
         chosen = METHODS[name] if name in METHODS else method_of_encoder(name)
-        known = {"encoder": "", "keep_noise": "", **asdict(chosen.settings)}
-        others = {setting.name for kind in kinds().values() for setting in fields(kind)} - set(known)
+        of_noise = {"keep_noise": ""} if chosen.settings.keeps_noise else {}
+        known = {"encoder": "", **of_noise, **asdict(chosen.settings)}
+        others = {"keep_noise", *(setting.name for kind in kinds().values() for setting in fields(kind))} - set(known)
         values: dict[str, Any] = {}
         for for_all, own in ((self.methods.get(SHARED, {}), self.methods.get(name, {})), (shared or {}, changes or {})):
             values |= {setting: value for setting, value in current_names(for_all).items() if setting not in others}

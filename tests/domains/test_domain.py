@@ -194,7 +194,12 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
 
 def test_what_is_for_all_methods_is_for_those_that_have_it(tmp_path: Path) -> None:
     """An encoder takes no steps and an optimization no passes; a setting that nobody has is a mistake."""
-    domain = load_domain(write(tmp_path, methods={"all": {"num_steps": 7, "num_passes": 3}}))
+    for_all = {"num_steps": 7, "num_passes": 3, "keep_noise": "float16"}
+    domain = load_domain(write(tmp_path, methods={"all": for_all}))
+    noise = [domain.method(name).noise for name in ("lsap_o_w", "e4e")]
+    assert noise == ["float16", "constant"] and domain.method("lsap_o_w", {"keep_noise": "none"}).noise == "constant"
+    with pytest.raises(ConfigError, match="method e4e has no setting 'keep_noise'"):
+        domain.method("e4e", {"keep_noise": "none"})
     assert domain.method("lsap_o_w").settings.num_steps == 7
     assert domain.method("restyle_e4e").settings == EncoderSettings(num_passes=3)
     assert domain.method("restyle_e4e", shared={"num_steps": 9, "num_refinements": 4}).settings.num_passes == 4
