@@ -92,6 +92,7 @@ def story(
         domain="digits",
         methods=(OPTIMIZED, ENCODED),
         embedding={"num_steps": 3},
+        keep_noise="float16",
         shard_rows=4,
         anchor={"num_samples": 500},
     )
@@ -137,6 +138,12 @@ def test_an_edit_of_strength_0_gives_the_images_of_the_inversion_bit_for_bit(
             kept = [np.asarray(Image.open(io.BytesIO(png))) for png in archive.images(ids, f"{method}/none")]
             np.testing.assert_array_equal(np.stack(kept), made)
     assert archive.methods == [ENCODED, OPTIMIZED]
+    told = archive.sql("SELECT DISTINCT method, noise FROM rows WHERE status = 'ok' AND edit IS DISTINCT FROM 'more'")
+    kept = {row["method"]: row["noise"] for row in told.to_pylist()}
+    assert kept == {
+        **dict.fromkeys((ENCODED, f"{ENCODED}/none"), "constant"),
+        **dict.fromkeys((OPTIMIZED, f"{OPTIMIZED}/none"), "float16"),
+    }
 
 
 def test_kept_images_leave_the_archive_under_the_names_of_the_images(
