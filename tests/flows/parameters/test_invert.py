@@ -136,6 +136,7 @@ def test_values_are_yaml(tmp_path: Path, change: str, field: str, wanted: Any) -
         ("anchor.num_samples=1", "anchor.num_samples: 1: input should be greater"),
         ("anchor.style_set=all", "anchor.style_set: 'all': input should be 'authors', 'conv' or 'full'"),
         ("fit=zoom", "fit: 'zoom': input should be 'refuse'"),
+        ("keep_noise=float64", "keep_noise: 'float64': input should be 'float32'"),
         ("embedding=5", "embedding: 5: input should be a valid dictionary"),
         ("shard_rows=0", "shard_rows: 0: input should be"),
         ("shard_rows=100016", "shard_rows: 100016: input should be less than or equal to 100000"),
@@ -363,3 +364,19 @@ def test_a_run_file_is_read_by_url(tmp_path: Path) -> None:
     assert InvertRun.read("memory://runs/run.yaml", ["seed=3"]).seed == 3
     with pytest.raises(ParameterError, match=r"memory://runs/other\.yaml does not exist"):
         InvertRun.read("memory://runs/other.yaml")
+
+
+def test_what_is_kept_of_noise_is_asked_of_all_methods_or_of_one() -> None:
+    """Else the domain says it; an encoder has none to keep."""
+    values = {"source": "photos", "archive": "here", "generator": "g.pt", "methods": ("lsap_o_w", "lsap_o_w_plus")}
+    own = {"method_settings": {"lsap_o_w": {"keep_noise": "none"}}}
+    for fields, wanted in (
+        ({"domain": "full_scale"}, ["float16", "float16"]),
+        ({"domain": "digits"}, ["float32", "float32"]),
+        ({"domain": "face", "keep_noise": "float32", **own}, ["constant", "float32"]),
+    ):
+        resolved = InvertRun(**values, **fields).resolve(SETTINGS)
+        assert [method.noise for method in resolved.methods] == wanted
+    run = InvertRun(**DIGITS, keep_noise="float16", variants={"small": {"method": "lsap_o_w", "keep_noise": "none"}})
+    small, encoder = run.model_copy(update={"methods": ("small", "e4e")}).resolve(SETTINGS).methods
+    assert (small.noise, small.title, encoder.noise) == ("constant", "LSAP_O-W (keep_noise none)", "constant")

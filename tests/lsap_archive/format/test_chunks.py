@@ -35,7 +35,17 @@ MASK = RunArray("mask", (4, 4), ("y", "x"), dtype="uint8")
 
 @pytest.mark.parametrize(
     ("num_rows", "shard_rows", "wanted"),
-    [(1, 512, 1), (4, 16, 4), (17, 512, 9), (40, 64, 15), (17, 16, 2), (75, 32, 16), (1000, 512, 16), (20, 10, 10)],
+    [
+        (1, 512, 1),
+        (4, 16, 4),
+        (17, 512, 9),
+        (40, 64, 15),
+        (17, 16, 2),
+        (14, 8, 2),
+        (75, 32, 16),
+        (1000, 512, 16),
+        (20, 10, 10),
+    ],
 )
 def test_chunks_of_small_runs_have_no_more_rows_than_they(num_rows: int, shard_rows: int, wanted: int) -> None:
     """At most one row for eight of the run fills up chunks, and no chunk reaches into another shard."""
