@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.TemporaryDirectory(prefix="lsap-prefect-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
     os.environ["PREFECT_HOME"] = home.name
+    cache = tempfile.TemporaryDirectory(prefix="lsap-cache-", ignore_cleanup_errors=True)
+    config.add_cleanup(cache.cleanup)
+    os.environ["LSAP_CACHE"] = cache.name
     os.environ.pop("PREFECT_API_URL", None)
     os.environ.pop("PREFECT_PROFILE", None)
 

@@ -23,14 +23,25 @@ def named_tensors(state: object) -> dict[str, object]:
     return {name: value for name, value in names.items() if not name.endswith(COUNTER)}
 
 
-def with_weights(network: Network, tensors: Mapping[str, object], what: str) -> Network:
-    """A network that was made without memory, with these weights."""
+def with_weights(network: Network, tensors: Mapping[str, object], what: str, *, copy: bool = True) -> Network:
+    """A network that was made without memory, with these weights.
+
+    Args:
+        network: on the device "meta".
+        tensors: by name.
+        what: the network, for errors.
+        copy: whether it gets memory of its own; else it has that of the tensors, as far as nothing else lies in it.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape.
+    """
     own = network.state_dict()
     check_tensors(tensors, {n: tuple(t.shape) for n, t in own.items() if not n.endswith(COUNTER)}, what=what)
     state = {name: torch.zeros((), dtype=torch.long) for name in own if name.endswith(COUNTER)}
     for name, tensor in tensors.items():
         assert isinstance(tensor, Tensor)
-        state[name] = tensor.detach().to(device="cpu", dtype=torch.float32, copy=True)
+        is_part = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+        state[name] = tensor.detach().to(device="cpu", dtype=torch.float32, copy=copy or is_part)
     network.load_state_dict(state, assign=True)
     return network
 

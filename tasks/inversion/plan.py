@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+import torch
+
 from lsap_archive import ArchiveWriter, Overlaps, RunPlan, RunWriter, is_archive, planned_images
+from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderEmbedder
@@ -28,7 +31,7 @@ from tasks.sources.items import SourceItem
 from tasks.sources.source import PlannedImage, Source, open_source
 from tasks.stage import Job
 from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
-from tasks.weights.encoders import LoadedEncoder, check_generator, load_encoder
+from tasks.weights.encoders import EncoderFacts, encoder_facts
 from tasks.weights.generators import LoadedGenerator
 
 
@@ -250,7 +253,7 @@ def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts
     digests: dict[str, str] = {}
     titles: dict[str, str] = {}
     for name in dict.fromkeys(method.encoder for method in request.methods if method.encoder is not None):
-        encoder = _load_fitting(request.encoders[name], loaded)
+        encoder = encoder_facts(request.encoders[name], loaded)
         for method in request.methods:
             if method.encoder == name:
                 _check_settings(method, encoder, loaded)
@@ -274,15 +277,11 @@ def _check_room(request: InversionRequest, config: GeneratorConfig) -> None:
             check_room(field, request.shard_rows, FLOAT_BYTES * recorded, "cpu")
 
 
-def _load_fitting(location: str, generator: LoadedGenerator) -> LoadedEncoder:
-    encoder = load_encoder(location, generator_config=generator.config)
-    check_generator(encoder, generator, location)
-    return encoder
-
-
-def _check_settings(method: Method, encoder: LoadedEncoder, generator: LoadedGenerator) -> None:
+def _check_settings(method: Method, encoder: EncoderFacts, generator: LoadedGenerator) -> None:
     try:
-        EncoderEmbedder(generator.generator, encoder.encoder, encoder_settings(method.settings, method.encoder))
+        with torch.device("meta"):  # sizes are compared; its weights are for workers
+            network = Encoder(encoder.config)
+        EncoderEmbedder(generator.generator, network, encoder_settings(method.settings, method.encoder))
     except ConfigError as error:
         raise ConfigError(f"method {method.name}: {error}") from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -20,20 +21,26 @@ from lsap_core.encoders.checkpoints import (
 from lsap_core.encoders.config import EncoderConfig
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
-from lsap_core.generators.checkpoints import build_generator, read_torch
+from lsap_core.generators.checkpoints import CanonicalCheckpoint, read_torch
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.by_encoder import misfit
+from tasks.digests import digest_of
+from tasks.remembered import Remembered
 from tasks.weights.files import (
     check_torch_zip,
     describe_other,
     is_safetensors,
     is_torch_file,
-    read_bytes,
+    open_weights,
     read_safetensors,
+    version_of,
 )
 from tasks.weights.generators import LoadedGenerator
 
 KINDS = "a released .pt (pSp, e4e, ReStyle, W encoder, GANInverter with LSAP_E) or a .safetensors of this project"
+READ_BY = 1
+"""Goes up when a file is read as another encoder than before, so that nothing remembered of it counts any more."""
+_START_BYTES = 512
 RTOL, ATOL = 1e-4, 1e-6  # between two conversions of one network
 
 
@@ -47,7 +54,7 @@ class LoadedEncoder:
         digest: SHA-256 of weights and configuration, the same for every file format that holds this network.
         layout: "psp", "e4e", "restyle", "w_encoder", "hfgi", "ganinverter" or "safetensors".
         options: what the file says about its training.
-        generator: the generator in the same file, or None.
+        generator: the weights of the generator in the same file, of which no network is made; or None.
         generator_digest: digest of the generator that it was trained with, or None when the file does not say.
         title: what to call it in reports, or None.
         notes: sentences about what the file did not say and what was done instead; to be shown and kept.
@@ -58,7 +65,7 @@ class LoadedEncoder:
     digest: str
     layout: str
     options: dict[str, Any]
-    generator: LoadedGenerator | None
+    generator: CanonicalCheckpoint | None
     generator_digest: str | None
     title: str | None
     notes: tuple[str, ...]
@@ -80,19 +87,61 @@ def load_encoder(
     Raises:
         CheckpointError: there is no such file, or it is no encoder that can be read.
     """
-    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
-    checkpoint = _read_checkpoint(path_or_url, data, generator_config)
+    with open_weights(path_or_url, storage_options, wanted=KINDS) as file:
+        checkpoint = _read_checkpoint(path_or_url, file, generator_config)
     return LoadedEncoder(
-        encoder=build_encoder(checkpoint),
+        encoder=build_encoder(checkpoint, copy=False),
         config=checkpoint.config,
         digest=checkpoint.digest,
         layout=checkpoint.layout,
         options=checkpoint.options,
-        generator=_generator_in(checkpoint),
+        generator=checkpoint.decoder,
         generator_digest=checkpoint.generator_digest,
         title=checkpoint.title or None,
         notes=checkpoint.notes,
     )
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a run has to know of an encoder before it begins.
+
+    Attributes:
+        config: its sizes.
+        digest: of the encoder.
+        title: what to call it in reports, or None.
+    """
+
+    config: EncoderConfig
+    digest: str
+    title: str | None
+
+
+def encoder_facts(location: str, generator: LoadedGenerator) -> EncoderFacts:
+    """What an encoder is, and that its codes are those of a generator; its file is read once for each.
+
+    A file counts as known by its place, size and time of change, or by what its store calls its version. Who computes
+    with an encoder reads the whole file, and compares digests.
+
+    Args:
+        location: path or URL of the encoder.
+        generator: the generator that is to make images of its codes.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not of this generator.
+    """
+    version = version_of(location)
+    remembered, key = Remembered("encoders"), ""
+    if version is not None:
+        key = digest_of([READ_BY, *version, generator.digest])
+        if found := remembered.get(key):
+            return EncoderFacts(EncoderConfig.from_dict(found["config"]), found["digest"], found["title"])
+    loaded = load_encoder(location, generator_config=generator.config)
+    check_generator(loaded, generator, location)
+    if key:
+        told = {"file": location, "config": loaded.config.to_dict(), "digest": loaded.digest, "title": loaded.title}
+        remembered.put(key, told)
+    return EncoderFacts(loaded.config, loaded.digest, loaded.title)
 
 
 def check_generator(loaded: LoadedEncoder, generator: LoadedGenerator, location: str) -> None:
@@ -131,14 +180,15 @@ def describe_encoder(path_or_url: str, *, storage_options: Mapping[str, Any] | N
     Raises:
         CheckpointError: as `load_encoder`.
     """
-    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
-    checkpoint = _read_checkpoint(path_or_url, data, None)
+    with open_weights(path_or_url, storage_options, wanted=KINDS) as file:
+        checkpoint = _read_checkpoint(path_or_url, file, None)
+        num_bytes = file.seek(0, io.SEEK_END)
     decoder, buffers = checkpoint.decoder, {"running_mean", "running_var", "w_avg"}
     return {
         "location": path_or_url,
         "layout": checkpoint.layout,
         "title": checkpoint.title or None,
-        "num_bytes": len(data),
+        "num_bytes": num_bytes,
         "digest": checkpoint.digest,
         **checkpoint.config.to_dict(),
         "num_parameters": sum(t.numel() for name, t in checkpoint.state.items() if name.split(".")[-1] not in buffers),
@@ -175,30 +225,24 @@ def encode_encoder(
     return safetensors.torch.save(checkpoint.state, to_encoder_metadata(checkpoint))
 
 
-def _generator_in(checkpoint: EncoderCheckpoint) -> LoadedGenerator | None:
-    decoder = checkpoint.decoder
-    if decoder is None:
-        return None
-    return LoadedGenerator(build_generator(decoder), decoder.config, decoder.digest, checkpoint.layout, decoder.notes)
-
-
-def _read_checkpoint(location: str, data: bytes, generator_config: GeneratorConfig | None) -> EncoderCheckpoint:
+def _read_checkpoint(location: str, file: BinaryIO, generator_config: GeneratorConfig | None) -> EncoderCheckpoint:
+    start = file.read(_START_BYTES)
     try:
-        if is_torch_file(data):
-            check_torch_zip(data, wanted=KINDS)
-            return from_encoder_document(read_torch(data), generator_config=generator_config)
-        if is_safetensors(data):
-            return from_canonical_encoder(*read_safetensors(data))
-        raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
+        if is_torch_file(start):
+            check_torch_zip(file, wanted=KINDS)
+            return from_encoder_document(read_torch(file), generator_config=generator_config)
+        if is_safetensors(start):
+            return from_canonical_encoder(*read_safetensors(start + file.read()))
+        raise CheckpointError(f"it is {describe_other(start)}; wanted {KINDS}")
     except CheckpointError as error:
         raise CheckpointError(f"{location}: {error}") from error
 
 
-def _is_same_network(one: LoadedGenerator, other: LoadedGenerator) -> bool:
+def _is_same_network(one: CanonicalCheckpoint, other: LoadedGenerator) -> bool:
     """Whether two files hold one network, maybe with another mean of W, other noise maps or another content box."""
     if replace(one.config, content_box=None, conv_clamp=None) != replace(
         other.config, content_box=None, conv_clamp=None
     ):
         return False
-    weights, others = (dict(loaded.generator.named_parameters()) for loaded in (one, other))
-    return all(torch.allclose(weight, others[name], rtol=RTOL, atol=ATOL) for name, weight in weights.items())
+    weights = other.generator.named_parameters()
+    return all(torch.allclose(one.state[name], weight, rtol=RTOL, atol=ATOL) for name, weight in weights)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import posixpath
 import struct
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import safetensors.torch
 from fsspec.implementations.local import LocalFileSystem
@@ -52,6 +54,51 @@ def read_bytes(location: str, storage_options: Mapping[str, Any] | None, *, want
         ) from None
 
 
+@contextlib.contextmanager
+def open_weights(location: str, storage_options: Mapping[str, Any] | None, *, wanted: str) -> Iterator[BinaryIO]:
+    """A file of weights, opened for reading: one on this machine where it lies, any other one in memory.
+
+    Args:
+        location: as for `read_bytes`.
+        storage_options: as there.
+        wanted: as there.
+
+    Raises:
+        CheckpointError, StoreUnavailableError: as `read_bytes`.
+    """
+    if (path := local_file(location)) is None:
+        yield io.BytesIO(read_bytes(location, storage_options, wanted=wanted))
+        return
+    try:
+        file = path.open("rb")
+    except OSError:
+        read_bytes(location, storage_options, wanted=wanted)  # it has the words
+        raise
+    with file:
+        yield file
+
+
+def local_file(location: str) -> Path | None:
+    """The path of a file on this machine; None of everything else."""
+    path = Path(location.removeprefix("file://"))
+    return path if "://" not in str(path) and path.is_file() else None
+
+
+def version_of(location: str) -> list[Any] | None:
+    """What changes when a file does, as far as can be seen without reading it; None where nothing tells."""
+    if (path := local_file(location)) is not None:
+        found = path.stat()
+        return [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino]
+    filesystem, place = open_file_system(location)
+    with storage_errors("read", location):
+        try:
+            info = filesystem.info(place)
+        except FileNotFoundError:
+            return None
+    told = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    return [location, info.get("size"), str(told)] if told else None
+
+
 def is_torch_file(data: bytes) -> bool:
     """Whether bytes begin as files of `torch.save` do, old and new."""
     return data.startswith((_ZIP, _OLD_TORCH))
@@ -67,16 +114,17 @@ def is_safetensors(data: bytes) -> bool:
     return data[8:9] == b"{"
 
 
-def check_torch_zip(data: bytes, *, wanted: str) -> None:
+def check_torch_zip(data: bytes | BinaryIO, *, wanted: str) -> None:
     """Refuse zip archives that `torch.save` did not write; one that is cut short is for PyTorch to name.
 
     Raises:
         CheckpointError: saying what the archive is.
     """
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
-        if not zipfile.is_zipfile(io.BytesIO(data)):
+        if not zipfile.is_zipfile(file):
             return
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
         raise CheckpointError(f"it is truncated or damaged: {error}") from error

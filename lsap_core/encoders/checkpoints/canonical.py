@@ -77,11 +77,16 @@ def canonical_encoder_state(config: EncoderConfig, state: Mapping[str, Any], *, 
     return canonical_network(state, encoder_shapes(config), what=what)
 
 
-def build_encoder(checkpoint: EncoderCheckpoint) -> Encoder:
-    """The network of a checkpoint: on the CPU, in eval mode, not frozen. Takes no random numbers."""
+def build_encoder(checkpoint: EncoderCheckpoint, *, copy: bool = True) -> Encoder:
+    """The network of a checkpoint: on the CPU, in eval mode, not frozen. Takes no random numbers.
+
+    Args:
+        checkpoint: of the network.
+        copy: whether it gets memory of its own; else the checkpoint's tensors are its weights.
+    """
     with torch.device("meta"):
         encoder = Encoder(checkpoint.config)
-    return with_weights(encoder, checkpoint.state, "the encoder").eval()
+    return with_weights(encoder, checkpoint.state, "the encoder", copy=copy).eval()
 
 
 def from_canonical_encoder(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> EncoderCheckpoint:

@@ -18,7 +18,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -272,20 +272,23 @@ def to_tensor(record: TensorRecord) -> Tensor:
     return tensor
 
 
-def read_torch(data: bytes) -> Any:
+def read_torch(data: bytes | BinaryIO) -> Any:
     """The object of a `torch.save` file: tensors, plain containers, `argparse.Namespace`; nothing else.
 
     Args:
-        data: the whole file, in the zip format or the older stream of pickles.
+        data: the whole file, in the zip format or the older stream of pickles; or the file, opened for reading, of
+            which no more is in memory than the tensors that come out of it.
 
     Raises:
         CheckpointError: the file is truncated, would become larger when it is unpacked, or names what PyTorch's
             restricted loader does not allow.
     """
-    _check_unpacked_size(data)
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    _check_unpacked_size(file)
     try:
+        file.seek(0)
         with _LOADING, torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # as in `read_records`
         message = str(error).strip()
         refused = re.search(r"GLOBAL (\S+)", message)
@@ -295,16 +298,17 @@ def read_torch(data: bytes) -> Any:
         raise CheckpointError(f"PyTorch cannot read it, it is truncated or damaged: {reason}") from None
 
 
-def _check_unpacked_size(data: bytes) -> None:
+def _check_unpacked_size(file: BinaryIO) -> None:
     """Refuse a zip that unpacks to more than it is: `torch.save` compresses nothing, PyTorch unpacks anything."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except Exception:  # an old file, a truncated one or none at all: PyTorch has the words for each
         return
-    if size > len(data):
+    has = file.seek(0, io.SEEK_END)
+    if size > has:
         raise CheckpointError(
-            f"the file has {len(data)} bytes and would unpack to {size}, torch.save writes them as they are; it was "
+            f"the file has {has} bytes and would unpack to {size}, torch.save writes them as they are; it was "
             "refused: save the weights again"
         )
 

@@ -24,6 +24,7 @@ from tasks.weights.encoders import (
     check_generator,
     describe_encoder,
     encode_encoder,
+    encoder_facts,
     load_encoder,
 )
 from tasks.weights.generators import LoadedGenerator, load_generator, save_generator
@@ -211,3 +212,22 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, generator_file: str, 
     wide = replace(boxed, config=RELEASED)
     with pytest.raises(CheckpointError, match=r"gives 8 rows of W\+, the generator has 14"):
         check_generator(load_encoder(path), wide, path)
+
+
+def test_what_is_known_of_an_encoder_is_not_read_again_until_its_file_changes(
+    tmp_path: Path, generator_file: str, new_encoder: NewEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LSAP_CACHE", str(tmp_path / "cache"))
+    generator, path = load_generator(generator_file), new_encoder(tmp_path / "e.safetensors", title="mine")
+    facts = encoder_facts(path, generator)
+    assert (facts.digest, facts.config, facts.title) == (load_encoder(path).digest, load_encoder(path).config, "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.weights.encoders.load_encoder", None)
+        assert encoder_facts(path, generator) == facts
+    boxed = load_generator(generator_file, content_box=(4, 28, 0, 32))  # of another generator nothing is known
+    with pytest.raises(CheckpointError, match="reads"):
+        encoder_facts(path, boxed)
+    Path(new_encoder(tmp_path / "other.safetensors", seed=1)).replace(path)
+    assert encoder_facts(path, generator).digest == load_encoder(path).digest != facts.digest
+    (tmp_path / "cache" / "encoders.json").write_text("{")
+    assert encoder_facts(path, generator).digest == load_encoder(path).digest  # nothing hangs on it
