@@ -17,7 +17,7 @@ class Settings:
         backbones: path or URL of the folder of published networks (`LSAP_BACKBONES`), or None for torch's own cache.
         results: URL where flows keep their reports as JSON (`LSAP_RESULTS`), or None for nowhere.
         ray_address: Ray cluster to join (`LSAP_RAY_ADDRESS`), "local" to start one in this process.
-        cache: folder for what this machine has found out (`LSAP_CACHE`), by default "lsap" in the usual place of caches.
+        cache: folder for what this machine has found out (`LSAP_CACHE`), or None for the usual place of caches.
         ray_ship_code: whether this installation's packages travel to a joined cluster (`LSAP_RAY_SHIP_CODE=1`), whose
             nodes otherwise have to have them, as containers do.
         other_weights: whether published files are taken that have another hash than the known one

@@ -19,6 +19,7 @@ class Shard:
         places: image id -> where the image is now that lay elsewhere when it was planned; None for one that is gone.
         duplicates: image id -> id of the image with the same content, which is worked on instead.
         command: who asks, letters and digits: of a shard that is there already it tells whose work it was.
+        halvings: how often batches are to be halved, because memory ran out.
     """
 
     job_id: str
@@ -28,6 +29,7 @@ class Shard:
     places: Mapping[str, str | None] = field(default_factory=dict)
     duplicates: Mapping[str, str] = field(default_factory=dict)
     command: str = "shard"
+    halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Stage(Protocol):
         part: the part of the archive that it writes: "inversions", "refinements", "edits" or "evaluations".
         verb: what is done to a shard: "embed", "refine", "edit" or "evaluate".
         build_worker: builds a worker in its process; it and what it closes over travel.
+        batch_size: images that its workers take at once, of which fewer will do where memory runs out; 1 where not.
         notes: what whoever asked should know, a sentence each, so far.
     """
 
@@ -118,6 +121,9 @@ class Stage(Protocol):
 
     @property
     def build_worker(self) -> Callable[[], Worker]: ...
+
+    @property
+    def batch_size(self) -> int: ...
 
     @property
     def notes(self) -> Sequence[str]: ...

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # help should not wait for torch
 
 Command = Callable[[argparse.Namespace], int]
 
+MOST_TOGETHER, TOGETHER_BYTES = 64, 2 * 2**30  # images that are made at once, and what they may take
+
 
 def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParser, Command], None]) -> None:
     """Add `direction` and its verbs to the groups of commands."""
@@ -221,7 +223,8 @@ def _add_samples(parser: argparse.ArgumentParser, count: int, *, psi: float = 0.
     )
     parser.add_argument("--psi", type=float, default=psi, help="truncation of the codes (default %(default)s)")
     parser.add_argument("--seed", type=parse_seed, default=0, help="of the codes and the split (default %(default)s)")
-    parser.add_argument("--batch-size", type=parse_count, default=64, help="images made together (default %(default)s)")
+    together = f"images made together (default: as many as take 2 GiB, at most {MOST_TOGETHER})"
+    parser.add_argument("--batch-size", type=parse_count, help=together)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -260,7 +263,10 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     loaded.generator.to(module_device(parsed.device)).freeze()
     if "samples" in parsed:
         check_room("--samples", parsed.samples, FLOAT_BYTES * loaded.config.w_dim, "cpu")
-        check_room("--batch-size", parsed.batch_size, bytes_of_image(loaded.config, goes_back=False), parsed.device)
+        bytes_each = bytes_of_image(loaded.config, goes_back=False)
+        if parsed.batch_size is None:
+            parsed.batch_size = max(1, min(MOST_TOGETHER, TOGETHER_BYTES // bytes_each))
+        check_room("--batch-size", parsed.batch_size, bytes_each, parsed.device)
     return loaded, domain
 
 

@@ -70,7 +70,11 @@ class InvertRun(Parameters):
     shard_rows: Unbounded | None = Field(
         None, ge=1, le=RUN_IMAGES, description="images of a shard; below 16 or a multiple of 16"
     )
-    batch_size: Count | None = Field(None, description="images embedded together; the domain's by default")
+    batch_size: Count | Literal["auto"] | None = Field(
+        None,
+        description='images embedded together; "auto": as many of a shard as memory has room for; by default the '
+        "domain's, or fewer where there is less room",
+    )
     workers: WorkerParameters = WorkerParameters()
     max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")
     retries: Whole = Field(3, ge=0, le=MANY_TRIES, description="tries again of a shard whose worker or storage failed")
@@ -98,6 +102,9 @@ class InvertRun(Parameters):
         metric = self.metric_perceptual or domain.metric_perceptual or perceptual
         names = (perceptual, metric, domain.identity, domain.judge)
         networks = refused("perceptual", NetworkChoice, *names, published_of(domain, settings))
+        shard_rows = checked_shard_rows(self.shard_rows or domain.shard_rows)
+        batch_size = shard_rows if self.batch_size == "auto" else self.batch_size or domain.batch_size
+        memory_gb = self.workers.memory_gb
         return InversionRequest(
             source=self.source,
             archive=self.archive,
@@ -108,8 +115,11 @@ class InvertRun(Parameters):
             anchor=AnchorOptions(**self.anchor.model_dump()),
             fit=self.fit,
             seed=self.seed,
-            shard_rows=checked_shard_rows(self.shard_rows or domain.shard_rows),
-            batch_size=self.batch_size or domain.batch_size,
+            shard_rows=shard_rows,
+            batch_size=batch_size,
+            fits_batch=not isinstance(self.batch_size, int),
+            num_workers=self.workers.count,
+            memory_bytes=None if memory_gb is None else int(memory_gb * 2**30),
             encoders=_places_of_encoders(methods, domain),
             device=self.workers.device,
         )

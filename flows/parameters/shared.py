@@ -58,6 +58,12 @@ class WorkerParameters(PlaceParameters):
     min_count: Count | None = Field(
         None, description="workers that stay when there is less to do; one on a cluster, all on one machine"
     )
+    memory_gb: Number | None = Field(
+        None,
+        gt=0,
+        le=2**15,
+        description="GiB that each worker may take, of which its batches follow; by default its share of what is free",
+    )
     patience_seconds: Number = Field(
         1800.0,
         ge=1,

@@ -24,7 +24,7 @@ from flows.running.workers import PoolWhenNeeded
 from lsap_archive import ArchiveError
 from tasks.errors import TaskError
 from tasks.stage import Job, Shard, ShardOutcome, Stage
-from tasks.workers.pool import NoWorkerLeftError, Pool
+from tasks.workers.pool import NoWorkerLeftError, Pool, WorkerLostError
 
 MAX_WAITING_SHARDS = 64  # tasks that wait for a worker at the same time
 
@@ -60,6 +60,24 @@ def work_through(stage: Stage, workers: PoolWhenNeeded, *, retries: int) -> Work
 
 
 @dataclass
+class Halvings:
+    """How often batches are halved in the rest of a command, because memory ran out.
+
+    Attributes:
+        count: so often.
+        batch_size: what is halved.
+    """
+
+    batch_size: int
+    count: int = 0
+
+    def halve(self, shard: Shard) -> bool:
+        """A worker's process was ended with a shard; whether smaller batches are left. Two at once count once."""
+        self.count = max(self.count, shard.halvings + 1)
+        return self.batch_size >> shard.halvings > 1
+
+
+@dataclass
 class _Begun:
     """A job under way, and how many of its shards have not ended."""
 
@@ -83,6 +101,7 @@ class _JobsUnderWay:
         self._shown = shown
         self._task = work_on.with_options(name=stage.verb, retries=retries)
         self._command = uuid.uuid4().hex[:12]
+        self._halvings = Halvings(stage.batch_size)
         self._begun: defaultdict[str, deque[_Begun]] = defaultdict(deque)  # by name, the oldest first
         self._num_images = 0
         self._advance: Callable[[int], None] | None = None
@@ -117,7 +136,7 @@ class _JobsUnderWay:
             self._publish_ended(shard.name)
 
         submit = self._task.submit
-        self._window.submit(lambda: submit(self._workers.pool, self._stage.verb, shard, advance), keep)
+        self._window.submit(lambda: submit(self._workers.pool, self._stage.verb, shard, advance, self._halvings), keep)
 
     def _publish_ended(self, name: str) -> None:
         """Publish the oldest job of a name once its shards have ended, and then the next one.
@@ -149,10 +168,19 @@ class _JobsUnderWay:
     retry_delay_seconds=RETRY_DELAYS_SECONDS,
     retry_condition_fn=is_worth_another_try,
 )
-def work_on(pool: Pool, verb: str, shard: Shard, advance: Callable[[int], None]) -> ShardOutcome:
-    """Hand one shard to a worker and wait; only numbers come back."""
+def work_on(pool: Pool, verb: str, shard: Shard, advance: Callable[[int], None], halvings: Halvings) -> ShardOutcome:
+    """Hand one shard to a worker and wait; only numbers come back. Where memory ran out, it is tried in less of it."""
     about = f"shard {shard.index} of {shard.job_id}"
-    outcome: ShardOutcome = pool.call("__call__", shard, about=about)
+    while True:
+        asked = replace(shard, halvings=halvings.count)
+        try:
+            outcome: ShardOutcome = pool.call("__call__", asked, about=about)
+        except WorkerLostError as error:
+            if not error.is_for_memory or not halvings.halve(asked):
+                raise
+            get_run_logger().warning("%s: once more, and from now on, with batches half as large (%s)", about, error)
+            continue
+        break
     advance(shard.num_images)
     get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, shard.index, outcome.by_status, outcome.seconds)
     return outcome

@@ -50,6 +50,7 @@ class EditingStage:
 
     part: Final = "edits"
     verb: Final = "edit"
+    batch_size: Final = 1
 
     def __init__(self, request: EditRequest, *, start: bool = True) -> None:
         """Check edits, methods and generator against the archive; nothing is written yet.

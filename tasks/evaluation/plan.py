@@ -37,6 +37,7 @@ class EvaluationStage:
 
     part: Final = "evaluations"
     verb: Final = "evaluate"
+    batch_size: Final = 1
 
     def __init__(self, request: EvaluationRequest, *, start: bool = True) -> None:
         """Check methods, networks, sources and encoders against the archive; nothing is written yet.

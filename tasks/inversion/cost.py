@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lsap_archive import expected_bytes, item_bytes
-from lsap_core.alignment.anchor import estimate_anchor
 from lsap_core.errors import ConfigError
-from lsap_core.inversion.inversion import Embedder, Parts
-from lsap_core.presets import Method, encoder_settings
+from lsap_core.generators.config import GeneratorConfig
+from lsap_core.presets import Method
 from tasks.archived.opening import geometry_of
-from tasks.errors import memory_told
+from tasks.inversion.batches import footprint_of, is_certain, room_of_worker, too_little
 from tasks.inversion.methods import kept_arrays
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
-from tasks.weights.devices import place, probe_device
-from tasks.weights.encoders import load_encoder
-from tasks.weights.networks import load_networks
-
-PROBE_STEPS = 4
-PROBE_ANCHOR_SAMPLES = 1024
+from tasks.weights.devices import in_words
 
 
 def dry_run(request: InversionRequest) -> dict[str, Any]:
@@ -41,7 +31,9 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
             num_shards += len(job.shards)
         source = stage.describe()
     methods = [method for method in request.methods if left[method.name]]
-    kept = {method.name: kept_arrays(method, geometry_of(stage.facts.config)) for method in methods}
+    config = stage.facts.config
+    kept = {method.name: kept_arrays(method, geometry_of(config)) for method in methods}
+    costs = {method.name: cost_of(request, method, config) for method in methods}
     return {
         "source": source,
         "images in the source": stage.num_images,
@@ -55,62 +47,46 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
         "archive bytes, as they are stored, about": sum(
             expected_bytes(arrays, left[name]) for name, arrays in kept.items()
         ),
+        "batches, and memory of a worker": {name: cost.told for name, cost in costs.items()} or "none",
+        "room of a worker on this machine": in_words(room_of_worker(request)),
         "device hours on this machine, one worker": round(
-            sum(left[method.name] * seconds_per_image(request, method) for method in methods) / 3600, 4
+            sum(left[name] * cost.image_seconds for name, cost in costs.items()) / 3600, 4
         ),
     }
 
 
-def seconds_per_image(request: InversionRequest, method: Method) -> float:
-    """Measured on one batch of images for a few steps, on this machine's device.
+@dataclass(frozen=True)
+class Cost:
+    """What a worker takes for a method.
+
+    Attributes:
+        batch: images at once.
+        peak_bytes: of its memory, at most.
+        image_seconds: of an image.
+    """
+
+    batch: int
+    peak_bytes: int
+    image_seconds: float
+
+    @property
+    def told(self) -> str:
+        """Batch and memory, for people."""
+        return f"{self.batch} images, {in_words(self.peak_bytes)}"
+
+
+def cost_of(request: InversionRequest, method: Method, config: GeneratorConfig) -> Cost:
+    """Measured on a batch of one image and of two for a few steps, on this machine's device.
+
+    Where memory is no question the batch itself is tried, in this process; else the others are, in one of their own.
 
     Raises:
-        ConfigError: this machine has no room for a batch, and work is done here.
+        ConfigError: a worker has no room for a batch, and work is done here.
     """
-    try:
-        return _measured(request, method)
-    except Exception as error:
-        if not (told := memory_told(error)) or not Settings.from_environment().is_alone:
-            raise
-        raise ConfigError(f"batch_size: with batches of {request.batch_size} images {told}") from error
-
-
-def _measured(request: InversionRequest, method: Method) -> float:
-    device = probe_device(request.device)
-    loaded = request.generator.load()
-    parts = Parts(
-        place(loaded.generator, device).freeze(),
-        estimate_anchor(loaded.generator, num_samples=PROBE_ANCHOR_SAMPLES).to(device),
-        load_networks(request.networks, device).perceptual,
-    )
-    if method.encoder is not None:
-        encoder = load_encoder(request.encoders[method.encoder], generator_config=loaded.config).encoder
-        parts = replace(
-            parts,
-            encoder=place(encoder, device).requires_grad_(False),
-            num_passes=encoder_settings(method.settings, method.encoder).num_passes,
-        )
-    config, count = loaded.config, request.batch_size
-    target = torch.zeros(count, config.image_channels, config.resolution, config.resolution, device=device)
-    return seconds_of_batch(method.settings.embedder(parts), target) / count
-
-
-def seconds_of_batch(embedder: Embedder[Any], target: Tensor) -> float:
-    """All steps of a batch at the pace of the first ones, with what comes before and after them."""
-    seeds, device = range(len(target)), target.device
-    embedder.advance(embedder.start(seeds, target=target), target, until=1)  # pays for what is paid once
-    asked = _now(device)
-    state = embedder.start(seeds, target=target)
-    started = _now(device)
-    embedder.advance(state, target, until=PROBE_STEPS)
-    advanced = _now(device)
-    embedder.finish(state)
-    finished = _now(device)
-    pace: float = (advanced - started) / state.step
-    return started - asked + pace * embedder.settings.num_steps + finished - advanced
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.monotonic()
+    room = room_of_worker(request)
+    footprint = footprint_of(request, method, config, certain=is_certain(request, method, config, room))
+    most = footprint.most(room)
+    if Settings.from_environment().is_alone and (most == 0 or (most < request.batch_size and not request.fits_batch)):
+        raise ConfigError(too_little(request, method, footprint, request.batch_size if most else 1, room))
+    batch = min(request.batch_size, max(most, 1)) if request.fits_batch else request.batch_size
+    return Cost(batch, footprint.of(batch), footprint.image_seconds)

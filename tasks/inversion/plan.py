@@ -90,6 +90,7 @@ class InversionStage:
         """
         loaded, self.facts = _checked(request)
         self.build_worker = functools.partial(EmbedWorker, request)
+        self.batch_size = request.batch_size
         self.notes: list[str] = []
         self._start = start
         self._request = request

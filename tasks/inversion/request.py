@@ -27,7 +27,10 @@ class InversionRequest:
         fit: what to do with images that are not square, or not of the shape of the content box.
         seed: of the run.
         shard_rows: images of a shard.
-        batch_size: images embedded together.
+        batch_size: images embedded together, at most.
+        fits_batch: whether fewer are taken where memory is not enough for so many.
+        num_workers: that share the memory of a machine.
+        memory_bytes: that each of them may take; None for a share of what is free.
         encoders: path or URL of every encoder that a method names.
         device: "auto", "cpu", "cuda", ...
     """
@@ -45,3 +48,6 @@ class InversionRequest:
     batch_size: int
     encoders: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
+    fits_batch: bool = False
+    num_workers: int = 1
+    memory_bytes: int | None = None

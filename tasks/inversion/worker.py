@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
+import logging
 import os
 import socket
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, open_archive
@@ -23,21 +26,25 @@ from lsap_core.errors import CheckpointError
 from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.inversion import Embedder, Parts
 from lsap_core.inversion.kept_noise import as_kept
-from lsap_core.presets import encoder_settings, settings_of
+from lsap_core.presets import Method, encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
 from tasks.archived.jobs import outcome_of_committed
 from tasks.archived.originals import fit_of
 from tasks.archived.rendering import Preview, Renderer, Stored, kept_noise_of
 from tasks.archived.saved_states import SAVE_EVERY_SECONDS, KeptWork
+from tasks.errors import OutOfMemoryError, memory_told
+from tasks.inversion.batches import batch_that_fits, ran_out, room_of_worker
 from tasks.inversion.finding import ShardCodes
 from tasks.inversion.reading import READ_TOGETHER, Row, ShardReader
 from tasks.inversion.request import InversionRequest
 from tasks.measuring.of_inversions import measure
 from tasks.sources.source import open_source
 from tasks.stage import Shard, ShardOutcome
-from tasks.weights.devices import module_device, place
+from tasks.weights.devices import in_words, memory_held, module_device, place
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import load_networks
+
+logger = logging.getLogger(__name__)
 
 LONGEST_PREVIEW_SIDE = 256
 READING = 0.01  # of the work on an image
@@ -58,6 +65,7 @@ class EmbedWorker:
         self._reader = ShardReader(open_source(request.source), loaded.config)
         self._runs: dict[str, RunWriter] = {}  # the last ones: each has all its images
         self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
+        self._batch_size = request.batch_size  # of the present shard
         self._progress = self._done = 0.0  # images' worth of work, and images that are settled
         self._spent: defaultdict[str, float] = defaultdict(float)
 
@@ -76,6 +84,7 @@ class EmbedWorker:
         planned = run.planned_rows(shard.index).to_pylist()
         planned = [{**row, "uri": shard.places.get(row["image_id"], row["uri"])} for row in planned]
         image_ids = [row["image_id"] for row in planned]
+        self._batch_size = self._batch_size_of(run, shard)
         kept = KeptWork(run, shard.index, every_seconds=self.save_every_seconds)
         codes = ShardCodes(run, image_ids, kept, self.generator)
         groups = self._reader.read_ahead(
@@ -83,17 +92,18 @@ class EmbedWorker:
             shard.duplicates,
             fit_of(run.plan["config"]),
             known=dict(codes.rows),
-            ahead=max(READ_TOGETHER, self.request.batch_size),
+            ahead=max(READ_TOGETHER, self._batch_size),
         )
         with contextlib.closing(groups):
             while batch := self._next_batch(groups, codes):
                 self._embed(batch, codes)
+        attempt = f"{shard.command}-{uuid.uuid4().hex[:12]}-batch{self._batch_size}"
         rows = [codes.rows[image_id] for image_id in image_ids]
         for row in rows:
             row.follow()
         table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
         with self._spending("writing"):
-            won = run.write_shard(shard.index, codes.arrays, table, f"{shard.command}-{uuid.uuid4().hex[:12]}")
+            won = run.write_shard(shard.index, codes.arrays, table, attempt)
             kept.remove()
         return ShardOutcome(
             shard.job_id,
@@ -163,13 +173,62 @@ class EmbedWorker:
                 settled = sum(1 for row in rows if row.image is None)
                 self._done += settled
                 self._progress = self._done + READING * len(batch)
-                if len(batch) == self.request.batch_size:
+                if len(batch) == self._batch_size:
                     break
         return batch
 
     def _embed(self, batch: list[Row], codes: ShardCodes) -> None:
+        """Find the codes of some images: together, or where memory runs out in batches half as large, from then on."""
+        waiting = deque(batch)
+        while waiting:
+            some = [waiting[index] for index in range(min(self._batch_size, len(waiting)))]
+            try:
+                self._embed_together(some, codes)
+            except Exception as error:
+                if (told := memory_told(error)) is None:
+                    raise
+                self._halve(codes.run, len(some), told, error)
+            else:
+                for _ in some:
+                    waiting.popleft()
+                continue
+            gc.collect()  # out of the block that holds what was computed so far
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _halve(self, run: RunWriter, tried: int, told: str, error: Exception) -> None:
+        """Take fewer images from now on; remembered for whoever comes later.
+
+        Raises:
+            OutOfMemoryError: it was one image.
+        """
+        if (method := self._method_of(run)) is not None:
+            ran_out(self.request, method, self.generator.config, tried)
+        if tried == 1:
+            room = in_words(room_of_worker(self.request, held_bytes=memory_held(self.device)))
+            name = run.plan["method"]
+            raise OutOfMemoryError(
+                f"{name}: not even one image at a time has room ({told}); a worker has room for {room} now"
+            ) from error
+        self._batch_size = tried // 2
+        logger.warning("%s: batches of %d images: with %d %s", run.plan["method"], self._batch_size, tried, told)
+
+    def _batch_size_of(self, run: RunWriter, shard: Shard) -> int:
+        if (method := self._method_of(run)) is None:
+            return max(1, self.request.batch_size >> shard.halvings)
+        held = memory_held(self.device)
+        return batch_that_fits(self.request, method, self.generator.config, held_bytes=held, halvings=shard.halvings)
+
+    def _method_of(self, run: RunWriter) -> Method | None:
+        """The method of a run as it is asked for; None of one that an earlier command named otherwise."""
+        name = run.plan["config"]["method"]
+        return next((method for method in self.request.methods if method.name == name), None)
+
+    def _embed_together(self, batch: list[Row], codes: ShardCodes) -> None:
+        done = self._done
+
         def tell(share: float) -> None:
-            self._progress = self._done + len(batch) * share
+            self._progress = done + len(batch) * share
 
         tell(0.0)
         with self._spending("embedding"):

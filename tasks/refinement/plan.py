@@ -46,6 +46,7 @@ class RefinementStage:
             Else as `choose_refinements`.
         """
         self.build_worker = functools.partial(RefineWorker, request)
+        self.batch_size = request.batch_size
         self._request = request
         self._start = start
         loaded, self.refinements = choose_refinements(request)

@@ -79,7 +79,8 @@ class RefineWorker:
         known = work.take_up()
         self._progress = float(len(part.records) - len(part.good) + len(known))
         resumed_at = 0
-        for places in part.batches(self.request.batch_size, without=known):
+        size = max(1, self.request.batch_size >> shard.halvings)
+        for places in part.batches(size, without=known):
             resumed_at = self._refine_batch(work, places, shard.places) or resumed_at
         won = run.write_shard(
             shard.index,

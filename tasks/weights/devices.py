@@ -23,7 +23,11 @@ KEPT_TENSORS, MADE_TENSORS = 6, 4
 LARGEST_MEMORY = 2**45
 """Of a machine that nobody here can look at, as those of a cluster; 32 TiB."""
 _MANY_DEVICES = 64  # of one kind in one machine, whatever it is
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUP_USE = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+_CGROUP_LIMITS = tuple(limit for limit, _ in _CGROUP_USE)
 
 
 def _num_mps() -> int:
@@ -106,6 +110,24 @@ def memory_of(device: str) -> int:
     texts = [Path(path).read_text().strip() for path in _CGROUP_LIMITS if Path(path).is_file()]
     limits = [int(text) for text in texts if text.isdigit()]  # else "max"
     return min(int(psutil.virtual_memory().total), *limits, LARGEST_MEMORY)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a device of this machine that nobody uses; of the CPU as many as its container may still take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    left = [int(psutil.virtual_memory().available)]
+    for limit, used in _CGROUP_USE:
+        if Path(limit).is_file() and Path(used).is_file() and (text := Path(limit).read_text().strip()).isdigit():
+            left.append(int(text) - int(Path(used).read_text()))
+    return max(0, min(left))
+
+
+def memory_held(device: torch.device) -> int:
+    """Bytes of a device's memory that this process has."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    return int(psutil.Process().memory_info().rss)
 
 
 def bytes_of_image(config: GeneratorConfig, *, goes_back: bool) -> int:

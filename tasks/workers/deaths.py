@@ -25,6 +25,11 @@ def num_killed_for_memory() -> int:
     return int(found[1]) if found else 0
 
 
+def is_for_memory(error: RayError, *, has_killed_for_memory: bool) -> bool:
+    """Whether a process is gone because memory ran out, as far as that is known; arguments as of `cause_of_death`."""
+    return isinstance(error, OutOfMemoryError) or (has_killed_for_memory and _KILLED in str(error))
+
+
 def cause_of_death(error: RayError, *, has_killed_for_memory: bool = False) -> str:
     """Why a process is gone, and what to do about it where that is known.
 

@@ -37,7 +37,7 @@ from tasks.workers.cluster import (
     share_of_gpus,
     worker_environment,
 )
-from tasks.workers.deaths import cause_of_death, last_line
+from tasks.workers.deaths import cause_of_death, is_for_memory, last_line
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,15 @@ MAX_DEATHS = 3  # of a worker's process while it gets ready
 
 
 class WorkerLostError(TaskError, RuntimeError):
-    """The process of a worker died during a piece of work, or made no step any more; the work can be tried again."""
+    """The process of a worker died during a piece of work, or made no step any more; the work can be tried again.
+
+    Attributes:
+        is_for_memory: whether memory ran out, as far as that is known.
+    """
+
+    def __init__(self, message: str, *, is_for_memory: bool = False) -> None:
+        super().__init__(message)
+        self.is_for_memory = is_for_memory
 
 
 class NoWorkerLeftError(TaskError, RuntimeError):
@@ -211,8 +219,11 @@ class RayPool:
             except RayTaskError as error:
                 raise error.cause from error  # as it was raised; what Ray makes of it has a traceback for a message
             except RayError as error:
-                why = cause_of_death(error, has_killed_for_memory=seat.is_killed_for_memory)
-                raise WorkerLostError(f"the process of a worker died during {what}: {why}") from error
+                has_killed = seat.is_killed_for_memory
+                why = cause_of_death(error, has_killed_for_memory=has_killed)
+                ran_out = is_for_memory(error, has_killed_for_memory=has_killed)
+                told = f"the process of a worker died during {what}: {why}"
+                raise WorkerLostError(told, is_for_memory=ran_out) from error
         with self._changed:
             self._slowest[method] = max(self._slowest[method], time.monotonic() - began)
         return result

@@ -15,6 +15,7 @@ from flows.running.outcome import UnfinishedError, Worked
 from flows.running.shards import work_through
 from tasks.errors import SourceError
 from tasks.stage import Job, Shard, ShardOutcome, Worker
+from tasks.workers.pool import WorkerLostError
 
 
 def job(name: str, number: int, seconds: Sequence[float]) -> Job:
@@ -43,6 +44,7 @@ class ListedJobs:
 
     part = "edits"
     verb = "wait"
+    batch_size = 8
 
     def __init__(self, jobs: Sequence[Job], error: Exception | None = None) -> None:
         self.build_worker: Callable[[], Worker] = Sleeper
@@ -81,14 +83,30 @@ class InThreads:
         return 0.0
 
 
+class Crowded(InThreads):
+    """Workers that only have room for batches of so many images, of eight."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.tried: list[tuple[int, int]] = []  # shard and batch
+        self._room = room
+
+    def call(self, method: str, *arguments: Any, about: str = "") -> Any:
+        (shard,) = arguments
+        self.tried.append((shard.index, 8 >> shard.halvings))
+        if 8 >> shard.halvings > self._room:
+            raise WorkerLostError("the system killed it", is_for_memory=True)
+        return super().call(method, *arguments, about=about)
+
+
 @pytest.fixture
-def work(prefect_server: Any) -> Callable[[ListedJobs], Worked]:
+def work(prefect_server: Any) -> Callable[..., Worked]:
     """Works through a stage as a flow of its own."""
 
-    def run(stage: ListedJobs) -> Worked:
+    def run(stage: ListedJobs, workers: InThreads | None = None) -> Worked:
         @flow(name="work", persist_result=False, task_runner=ThreadPoolTaskRunner(8))
         def working() -> Worked:
-            return work_through(stage, InThreads(), retries=0)  # type: ignore[arg-type]
+            return work_through(stage, workers or InThreads(), retries=0)  # type: ignore[arg-type]
 
         with temporary_settings({PREFECT_API_URL: prefect_server.url, PREFECT_LOGGING_TO_API_ENABLED: False}):
             return working()
@@ -104,6 +122,16 @@ def test_jobs_of_a_name_are_published_in_order_whichever_ends_first(work: Callab
     assert [one for one in stage.published if one.startswith("a")] == ["a-1", "a-2", "a-3"]
     assert stage.published[0] == "b-1"  # nothing keeps another name waiting
     worked.check_finished()
+
+
+def test_where_memory_runs_out_batches_are_halved_for_the_rest_of_the_command(work: Callable[..., Worked]) -> None:
+    stage, workers = ListedJobs([job("a", 1, [0.0]), job("a", 2, [0.0])]), Crowded(2)
+    worked = work(stage, workers)
+    assert worked.problems == [] and worked.by_status == {"ok": 2}
+    assert workers.tried[:3] == [(0, 8), (0, 4), (0, 2)] and {batch for _, batch in workers.tried[3:]} <= {8, 4, 2}
+    worked = work(ListedJobs([job("b", 1, [0.0])]), workers := Crowded(0))
+    assert [batch for _, batch in workers.tried] == [8, 4, 2, 1]  # then Prefect's retries would be tried
+    assert worked.problems == ["shard 0 of b-1: the system killed it"]
 
 
 def test_a_job_that_failed_is_not_published_and_keeps_nobody_waiting(work: Callable[[ListedJobs], Worked]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError
 
 from tasks.errors import LESS_MEMORY
-from tasks.workers.deaths import cause_of_death
+from tasks.workers.deaths import cause_of_death, is_for_memory
 
 # As Ray 2.60 words it.
 OUT_OF_MEMORY = """\
@@ -40,6 +40,7 @@ def died(text: str) -> RayError:
 def test_memory_is_named_when_it_was_memory(error: RayError, has_killed: bool, told: str) -> None:
     cause = cause_of_death(error, has_killed_for_memory=has_killed)
     assert cause.startswith(told + ADVICE) and "max_restarts" not in cause
+    assert is_for_memory(error, has_killed_for_memory=has_killed)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,4 @@ def test_memory_is_named_when_it_was_memory(error: RayError, has_killed: bool, t
 )
 def test_what_else_it_was_is_one_line_and_names_no_memory(error: RayError, has_killed: bool, told: str) -> None:
     assert cause_of_death(error, has_killed_for_memory=has_killed) == told
+    assert not is_for_memory(error, has_killed_for_memory=has_killed)
