@@ -88,7 +88,7 @@ def edit(run: EditRun) -> EditReport:
     with writing(run.archive, EditingStage.part, run.when_busy):
         stage = plan(request)
         with pool_when_needed(stage.build_worker, run.workers) as workers:
-            calibrate_all(workers, stage.writer, stage.missing_calibrations())
+            calibrate_all(workers, stage.writer, stage.missing_calibrations(), size=stage.part_size)
             worked = work_through(stage, workers, retries=run.retries)
     worked.check_finished(stage.notes)
     report = EditReport(

@@ -85,7 +85,7 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
         stage = plan(request)
         with pool_when_needed(stage.build_worker, run.workers) as workers:
             if stage.writer is not None:
-                calibrate_all(workers, stage.writer, stage.missing_calibrations())
+                calibrate_all(workers, stage.writer, stage.missing_calibrations(), size=stage.part_size)
             worked = work_through(stage, workers, retries=run.retries)
         worked.check_finished(stage.notes)
         add_up_sets(stage)

@@ -12,7 +12,7 @@ from domains.domain import Domain
 from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Seed, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters, check_workers, domain_of, refuse_memory
-from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.calibration import SYNTHETIC_IMAGES, CalibrationOptions
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
 
@@ -36,6 +36,12 @@ class ArchiveRun(Parameters):
         le=MANY_IMAGES,
         description="images of a method that decide how strong an edit of equal effect has to be",
     )
+    calibration_synthetic: Whole = Field(
+        SYNTHETIC_IMAGES,
+        ge=2,
+        le=MANY_IMAGES,
+        description="synthetic images whose spread of an attribute is the unit of a change",
+    )
     calibration_seed: Seed = Field(0, description="of the synthetic images whose spread is the unit of a change")
     batch_size: Count | None = Field(None, description="images of a batch; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
@@ -44,7 +50,7 @@ class ArchiveRun(Parameters):
 
     def calibration_options(self) -> CalibrationOptions:
         """What decides a calibration besides the edit."""
-        return CalibrationOptions(self.calibration_images, self.calibration_seed)
+        return CalibrationOptions(self.calibration_images, self.calibration_seed, self.calibration_synthetic)
 
     def resolved_domain(self, settings: Settings) -> Domain:
         """The domain with this run's generator, directions and networks of refiners.

@@ -18,6 +18,7 @@ from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import ParameterError, Parameters, read_values, refused
 from flows.parameters.shared import WhenBusy, WorkerParameters
 from lsap_core.refinement.sam import SamSettings
+from tasks.editing.calibration import SYNTHETIC_IMAGES
 from tasks.measuring.attributes import EMBEDDED, FACES
 from tasks.reports.paper.tables import ShownEdit
 from tasks.settings import Settings
@@ -68,6 +69,9 @@ class ReproduceRun(PaperParts):
     )
     calibration_images: Whole = Field(
         64, ge=2, le=MANY_IMAGES, description="images that decide the strength at equal effect"
+    )
+    calibration_synthetic: Whole = Field(
+        SYNTHETIC_IMAGES, ge=2, le=MANY_IMAGES, description="synthetic images whose spread is the unit of a change"
     )
     batch_size: Count | None = Field(None, description="images of a batch; the domain's by default")
     workers: WorkerParameters = WorkerParameters()
@@ -250,6 +254,7 @@ class ReproduceRun(PaperParts):
             "directions": dict(domain.directions),
             "refiner_networks": self.refiner_networks,
             "calibration_images": self.calibration_images,
+            "calibration_synthetic": self.calibration_synthetic,
             "workers": self.workers,
         }
         return fields if self.batch_size is None else {**fields, "batch_size": self.batch_size}

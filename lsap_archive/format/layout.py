@@ -5,6 +5,7 @@
     anchors/<digest>.npz              kept anchors
     _copy/anchors/<digest>.json       each once more, for repair; its document carries its own digest
     calibrations/<digest>.json        kept strengths of edits of equal effect; create-only
+    calibrating/<digest>/<part>.json  what was measured for one that is under way; create-only, removed once it is kept
     seen/<digest>.parquet             what a network saw of some original images; create-only
     sets/<digest>.json                numbers of whole sets of images over states of several evaluations; create-only
     reports/<name>                    reports
@@ -66,6 +67,7 @@ EVALUATIONS_PREFIX = "evaluations"
 ANCHORS_PREFIX = "anchors"
 CALIBRATIONS_PREFIX = "calibrations"
 SEEN_PREFIX = "seen"
+CALIBRATING_PREFIX = "calibrating"
 SETS_PREFIX = "sets"
 VERSIONS_PREFIX = "versions"
 W_PLUS = "w_plus"
@@ -273,6 +275,16 @@ def state_name(shard: int) -> str:
 def calibration_key(digest: str) -> str:
     """Key of a kept calibration."""
     return f"{CALIBRATIONS_PREFIX}/{checked_name(digest, 'calibration digest')}.json"
+
+
+def calibration_parts(digest: str) -> str:
+    """Folder of what was measured for a calibration that is under way."""
+    return f"{CALIBRATING_PREFIX}/{checked_name(digest, 'calibration digest')}"
+
+
+def calibration_part_key(digest: str, name: str) -> str:
+    """Key of what was measured of some images for a calibration."""
+    return f"{calibration_parts(digest)}/{checked_name(name, 'part of a calibration')}.json"
 
 
 def seen_key(digest: str) -> str:

@@ -12,7 +12,8 @@ import binascii
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,29 @@ from numpy.typing import NDArray
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.calibrations import decode_calibration
-from lsap_archive.format.documents import decode_document, encode_document, sha256_of
-from lsap_archive.format.layout import anchor_copy_key, anchor_key, calibration_key, seen_key, versions_key
+from lsap_archive.format.documents import Number, decode_document, encode_document, sha256_of, typed
+from lsap_archive.format.layout import (
+    anchor_copy_key,
+    anchor_key,
+    calibration_key,
+    calibration_part_key,
+    seen_key,
+    versions_key,
+)
 from lsap_archive.format.seen import decode_seen
 from lsap_archive.reading.checked import describe
 from lsap_archive.stores.store import Store
 
 _END = struct.Struct("<4s4H2LH")  # of a zip: its last record, where there is no comment
-_OF, _DATA, _KEPT_AS = "anchor", "npz", "kept_as"
+_OF, _DATA, _KEPT_AS, _VALUES = "anchor", "npz", "kept_as", "values"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What there has to be of a part of a calibration."""
+
+    values: tuple[Number | None, ...]
+    kept_as: str
 
 
 def read_kept_anchor(store: Store, digest: str) -> bytes:
@@ -97,6 +113,27 @@ def read_calibration(store: Store, digest: str) -> dict[str, Any]:
     if (found := values.pop(_KEPT_AS, digest)) != digest:
         raise CorruptArchiveError(f"{where} is calibration {found}: {HOW_TO_REPAIR}")
     return values
+
+
+def encode_calibration_part(digest: str, name: str, values: Sequence[float | None]) -> bytes:
+    """A part of a calibration as bytes, with the name that it is kept under."""
+    key = calibration_part_key(digest, name)
+    return encode_document({_VALUES: list(values), _KEPT_AS: key}, key)
+
+
+def read_calibration_part(store: Store, key: str) -> list[float | None]:
+    """What was measured of some images for a calibration.
+
+    Raises:
+        ArchiveNotFoundError: it is not there.
+        CorruptArchiveError: it is damaged, or is another one.
+    """
+    where = store.join(key)
+    document = decode_document(store.get(key), where)
+    found: _Part = typed(_Part, document, where)
+    if found.kept_as != key:
+        raise CorruptArchiveError(f"{where} is {found.kept_as}: {HOW_TO_REPAIR}")
+    return list(found.values)
 
 
 def versions_digest(data: bytes) -> str:

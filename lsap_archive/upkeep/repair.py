@@ -26,6 +26,7 @@ from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
+    CALIBRATING_PREFIX,
     CALIBRATIONS_PREFIX,
     COPY_FOLDER,
     EVALUATIONS_PREFIX,
@@ -216,7 +217,12 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
         elif folder in (ANCHORS_PREFIX, COPY_FOLDER):  # the copies are those of anchors
             for problem in of_one:
                 _mend_anchor(store, problem, report)
-        elif folder in (SEEN_PREFIX, SETS_PREFIX, VERSIONS_PREFIX):  # found or read again by the next command
+        elif folder in (
+            CALIBRATING_PREFIX,
+            SEEN_PREFIX,
+            SETS_PREFIX,
+            VERSIONS_PREFIX,
+        ):  # found again by whoever needs it
             _remove(store, of_one, report)
         elif folder == CALIBRATIONS_PREFIX:
             _mend_calibration(store, name.removesuffix(".json"), of_one, report)

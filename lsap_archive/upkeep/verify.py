@@ -12,6 +12,7 @@ from lsap_archive.format.layout import (
     ANCHOR_COPIES_PREFIX,
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
+    CALIBRATING_PREFIX,
     CALIBRATIONS_PREFIX,
     EVALUATIONS_PREFIX,
     MANIFEST_NAME,
@@ -33,6 +34,7 @@ from lsap_archive.reading.kept import (
     npz_problem,
     read_anchor_copy,
     read_calibration,
+    read_calibration_part,
     read_kept_anchor,
     read_seen,
     read_versions,
@@ -96,6 +98,9 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     _verify_numbers(store, [*runs.values(), *evaluations], report)
     _verify_anchors(store, runs, report)
     _verify_calibrations(store, runs, report)
+    for key in store.keys(CALIBRATING_PREFIX):
+        report.count("objects")
+        _note_errors(key, "a part of a calibration", report, read_calibration_part, store, key)
     for key in store.keys(SEEN_PREFIX):
         report.count("objects")
         digest = key.rsplit("/", 1)[1].removesuffix(".parquet")

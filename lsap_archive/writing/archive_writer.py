@@ -17,6 +17,7 @@ from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import (
     ANCHORS_PREFIX,
     ARCHIVE_KEY,
+    CALIBRATING_PREFIX,
     CALIBRATIONS_PREFIX,
     IMAGES_NAME,
     RUNS_PREFIX,
@@ -28,6 +29,8 @@ from lsap_archive.format.layout import (
     anchor_copy_key,
     anchor_key,
     calibration_key,
+    calibration_part_key,
+    calibration_parts,
     report_key,
     run_prefix,
     versions_key,
@@ -40,9 +43,11 @@ from lsap_archive.reading.checked import measured_object, read_header
 from lsap_archive.reading.kept import (
     encode_anchor_copy,
     encode_calibration,
+    encode_calibration_part,
     npz_problem,
     read_anchor_copy,
     read_calibration,
+    read_calibration_part,
     read_kept_anchor,
     read_versions,
     versions_digest,
@@ -200,11 +205,38 @@ class ArchiveWriter:
         return Publication(self.store, EvaluationInfo, evaluation_id).is_planned
 
     def keep_calibration(self, digest: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a calibration, JSON values; returns the kept one, which is the first of its digest."""
+        """Keep a calibration, JSON values; returns the kept one, which is the first of its digest.
+
+        Its parts are removed.
+        """
         self.store.create(calibration_key(digest), encode_calibration(digest, values))
         kept = self.get_calibration(digest)
         assert kept is not None
+        self.store.delete_folder(calibration_parts(digest))
         return kept
+
+    def keep_calibration_part(self, digest: str, name: str, values: Sequence[float | None]) -> list[float | None]:
+        """Keep what was measured of some images for a calibration that is under way.
+
+        Args:
+            digest: of the calibration.
+            name: of the part; letters and digits.
+            values: finite numbers, None where there is none.
+
+        Returns:
+            The kept ones, which are the first of that name.
+        """
+        self.store.create(calibration_part_key(digest, name), encode_calibration_part(digest, name, values))
+        kept = self.get_calibration_part(digest, name)
+        assert kept is not None
+        return kept
+
+    def get_calibration_part(self, digest: str, name: str) -> list[float | None] | None:
+        """What was kept of a part, or None."""
+        try:
+            return read_calibration_part(self.store, calibration_part_key(digest, name))
+        except ArchiveNotFoundError:
+            return None
 
     def get_calibration(self, digest: str) -> dict[str, Any] | None:
         """A kept calibration, or None."""
@@ -259,6 +291,9 @@ class ArchiveWriter:
             self.store.delete_folder(staged)
 
         in_threads(tidy_one, retired)
+        for digest in self.store.folders(CALIBRATING_PREFIX):
+            if self.store.exists(calibration_key(digest)):  # a command was killed when it had found it
+                self.store.delete_folder(calibration_parts(digest))
         for prefix in (SEQUENCE_PREFIX, ANCHORS_PREFIX, CALIBRATIONS_PREFIX, SEEN_PREFIX, VERSIONS_PREFIX):
             self.store.delete_temporary(prefix)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -21,7 +21,13 @@ from lsap_core.errors import CheckpointError, ConfigError, LsapError
 from tasks.archived.opening import open_writer
 from tasks.archived.refiners import renderable
 from tasks.archived.runs import runs_by_method
-from tasks.editing.calibration import CalibrationOptions, CalibrationWork, calibration_digest, deviation_digest
+from tasks.editing.calibration import (
+    CalibrationOptions,
+    CalibrationWork,
+    SpreadWork,
+    calibration_digest,
+    deviation_digest,
+)
 from tasks.editing.request import EditRequest
 from tasks.editing.spec import EditSpec, build_edit
 from tasks.measuring.attributes import load_attribute
@@ -54,11 +60,11 @@ class MissingCalibrations:
     """What has to be measured before edits of equal effect can be planned.
 
     Attributes:
-        deviations: (attribute, seed) by the name under which the spread over synthetic images is kept.
+        spreads: of attributes over synthetic images.
         strengths: the others.
     """
 
-    deviations: Mapping[str, tuple[str, int]]
+    spreads: tuple[SpreadWork, ...]
     strengths: tuple[CalibrationWork, ...]
 
 
@@ -164,25 +170,25 @@ def missing_calibrations(
     writer: ArchiveWriter, edits: Sequence[EditedMethod], options: CalibrationOptions
 ) -> MissingCalibrations:
     """What the archive does not keep of the calibrations that these edits need."""
-    deviations: dict[str, tuple[str, int]] = {}
+    spreads: dict[str, SpreadWork] = {}
     strengths = []
     for edit in edits:
         if edit.calibration is None or writer.get_calibration(edit.calibration) is not None:
             continue
         assert edit.spec.equal_effect is not None
         attribute = edit.spec.equal_effect.attribute
-        name = deviation_digest(attribute, writer.generator["digest"], options.seed)
+        name = deviation_digest(attribute, writer.generator["digest"], options)
         if writer.get_calibration(name) is None:
-            deviations[name] = (attribute, options.seed)
+            spreads[name] = SpreadWork(name, attribute, options)
         run_ids = tuple(run.run_id for run in edit.runs)
         strengths.append(CalibrationWork(edit.calibration, edit.runs[0].method, run_ids, edit.spec, options))
-    return MissingCalibrations(deviations, tuple(strengths))
+    return MissingCalibrations(tuple(spreads.values()), tuple(strengths))
 
 
 def with_deviation(work: CalibrationWork, writer: ArchiveWriter) -> CalibrationWork:
     """The work with the unit of its change, which the archive keeps by now."""
     assert work.spec.equal_effect is not None
-    name = deviation_digest(work.spec.equal_effect.attribute, writer.generator["digest"], work.options.seed)
+    name = deviation_digest(work.spec.equal_effect.attribute, writer.generator["digest"], work.options)
     kept = writer.get_calibration(name)
     assert kept is not None, "deviations are measured before"
     return replace(work, deviation=kept["deviation"])

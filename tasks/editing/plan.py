@@ -23,6 +23,7 @@ from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_
 from tasks.archived.opening import open_writer
 from tasks.archived.runs import id_part, title_of
 from tasks.digests import digest_of
+from tasks.editing.calibration import part_size
 from tasks.editing.chosen import (
     EditedMethod,
     MissingCalibrations,
@@ -40,6 +41,7 @@ class EditingStage:
     """The edits of an archive's codes; those of equal effect wait for their calibrations.
 
     Attributes:
+        generator: the loaded generator.
         edits: every edit of every method.
         writer: the archive.
         strengths: of each edit of each method, such as "lsap_e/slant"; None where an edit has none.
@@ -69,14 +71,19 @@ class EditingStage:
         self.refused: dict[str, str] = {}
         self._request = request
         self._start = start
-        loaded, self.edits, self.notes = choose_edits(request)
-        self.writer = open_writer(request.archive, loaded)
+        self.generator, self.edits, self.notes = choose_edits(request)
+        self.writer = open_writer(request.archive, self.generator)
         if start:
             self.writer.store.check_writable()
 
     def missing_calibrations(self) -> MissingCalibrations:
         """What has to be calibrated before `jobs`; edits whose calibration is not kept are left out there."""
         return missing_calibrations(self.writer, self.edits, self._request.calibration)
+
+    @property
+    def part_size(self) -> int:
+        """Images of a part of a calibration."""
+        return part_size(self.generator.config.resolution, self._request.batch_size)
 
     def jobs(self) -> Iterator[Job]:
         """The edit runs that are left, of each edit those of older inversions first; to be gone through once."""

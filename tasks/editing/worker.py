@@ -17,7 +17,8 @@ from lsap_core.images import to_uint8
 from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
 from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
-from tasks.editing.calibration import CalibrationWork, Calibrator
+from tasks.editing.calibration import Part, Values
+from tasks.editing.calibrator import Calibrator
 from tasks.editing.request import EditRequest
 from tasks.pictures.saved import png_file
 from tasks.stage import Shard, ShardOutcome
@@ -54,13 +55,10 @@ class EditWorker:
     def _advance(self, num_images: int) -> None:
         self._progress += num_images
 
-    def deviation(self, attribute: str, seed: int) -> dict[str, Any]:
-        """Spread of an attribute over synthetic images; see `Calibrator.deviation`."""
-        return self.calibrator.deviation(attribute, seed)
-
-    def calibrate(self, work: CalibrationWork) -> dict[str, Any]:
-        """The strength of an edit of equal effect; see `Calibrator.calibrate`."""
-        return self.calibrator.calibrate(work)
+    def measure(self, part: Part) -> Values:
+        """What a calibration needs to know of some images; see `Calibrator.measure`."""
+        self._progress = 0.0
+        return self.calibrator.measure(part)
 
     def __call__(self, shard: Shard) -> ShardOutcome:
         """Edit a shard and commit it; a shard edited twice is committed once."""

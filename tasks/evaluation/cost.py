@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.editing.cost import calibration_cost
 from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.request import EvaluationRequest
 
@@ -24,6 +25,7 @@ def dry_run(request: EvaluationRequest) -> dict[str, Any]:
         "identity": list(request.networks.identity),
         "attributes": list(request.attributes),
         "strengths to calibrate": [f"{work.method}/{work.spec.name}" for work in missing.strengths] or "none",
+        **calibration_cost(missing, stage.chosen.generator, device=request.device, published=request.published),
         "evaluations left": num_jobs,
         "shards left": num_shards,
         "images left": num_images,

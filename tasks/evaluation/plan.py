@@ -13,6 +13,7 @@ from tasks.archived.originals import fit_of
 from tasks.archived.places import known_places, with_places
 from tasks.archived.runs import config_of, id_part
 from tasks.digests import digest_of
+from tasks.editing.calibration import part_size
 from tasks.editing.chosen import EditedMethod, MissingCalibrations, missing_calibrations
 from tasks.evaluation.chosen import ChosenRuns, choose_runs
 from tasks.evaluation.request import EvaluationRequest, Synthetic
@@ -66,8 +67,13 @@ class EvaluationStage:
     def missing_calibrations(self) -> MissingCalibrations:
         """What has to be calibrated before `jobs`; edits whose calibration is not kept are not measured there."""
         if self.writer is None:
-            return MissingCalibrations({}, ())
+            return MissingCalibrations((), ())
         return missing_calibrations(self.writer, self.chosen.all_lec, self._request.calibration)
+
+    @property
+    def part_size(self) -> int:
+        """Images of a part of a calibration."""
+        return part_size(self.chosen.generator.config.resolution, self._request.batch_size)
 
     @property
     def refused(self) -> dict[str, str]:

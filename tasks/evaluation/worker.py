@@ -23,7 +23,8 @@ from tasks.archived.anchors import open_anchor
 from tasks.archived.originals import Originals, fit_of
 from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
-from tasks.editing.calibration import CalibrationWork, Calibrator
+from tasks.editing.calibration import Part, Values
+from tasks.editing.calibrator import Calibrator
 from tasks.evaluation.request import EvaluationRequest
 from tasks.evaluation.seen_before import SeenBefore
 from tasks.measuring.attributes import FACES, load_attribute
@@ -75,13 +76,10 @@ class EvaluationWorker:
     def _advance(self, num_images: int) -> None:
         self._progress += num_images
 
-    def deviation(self, attribute: str, seed: int) -> dict[str, Any]:
-        """Spread of an attribute over synthetic images; see `Calibrator.deviation`."""
-        return self.calibrator.deviation(attribute, seed)
-
-    def calibrate(self, work: CalibrationWork) -> dict[str, Any]:
-        """The strength of an edit of equal effect; see `Calibrator.calibrate`."""
-        return self.calibrator.calibrate(work)
+    def measure(self, part: Part) -> Values:
+        """What a calibration needs to know of some images; see `Calibrator.measure`."""
+        self._progress = 0.0
+        return self.calibrator.measure(part)
 
     def __call__(self, shard: Shard) -> ShardOutcome:
         """Measure a shard and keep it; a shard measured twice is kept once."""

@@ -102,7 +102,7 @@ def kept_calibrations(writer: ArchiveWriter, missing: MissingCalibrations) -> di
     for work in missing.strengths:
         writer.keep_calibration(work.digest, {"strength": STRENGTH, "refused": None})
     return {
-        "deviations": {f"{attribute}, seed {seed}": name for name, (attribute, seed) in missing.deviations.items()},
+        "deviations": {f"{one.attribute}, seed {one.options.seed}": one.digest for one in missing.spreads},
         "strengths": {f"{work.method}/{work.spec.name}": work.digest for work in missing.strengths},
     }
 

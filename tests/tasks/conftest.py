@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lsap_core.generators.generator import Generator
 from lsap_core.images import ContentBox
 from lsap_core.presets import Method, method
 from tasks.archived.anchors import AnchorOptions
-from tasks.editing.calibration import CalibrationOptions
+from tasks.editing.calibration import CalibrationOptions, Part, Values, find_spread, find_strength
 from tasks.editing.chosen import with_deviation
 from tasks.editing.plan import EditingStage
 from tasks.editing.request import EditRequest
@@ -215,7 +215,7 @@ class EditingDesk:
             "methods": (),
             "edits": {name: parse_edit(name, edit, self.directions) for name, edit in edits.items()},
             "keep_images": False,
-            "calibration": CalibrationOptions(num_images=4),
+            "calibration": CalibrationOptions(num_images=4, num_synthetic=64),
             "batch_size": 4,
             "device": "cpu",
         }
@@ -224,14 +224,20 @@ class EditingDesk:
     def worker(self, request: EditRequest) -> EditWorker:
         return EditWorker(request)
 
-    def calibrate(self, request: EditRequest) -> None:
+    def calibrate(self, request: EditRequest, *, part_size: int | None = None) -> None:
         """Keep what is missing."""
         stage, worker = EditingStage(request), self.worker(request)
         missing = stage.missing_calibrations()
-        for name, (attribute, seed) in missing.deviations.items():
-            stage.writer.keep_calibration(name, worker.deviation(attribute, seed))
+        size = stage.part_size if part_size is None else part_size
+
+        def measure(parts: Sequence[Part]) -> list[Values]:
+            return [worker.measure(part) for part in parts]
+
+        for spread in missing.spreads:
+            stage.writer.keep_calibration(spread.digest, find_spread(spread, measure, size))
         for work in missing.strengths:
-            stage.writer.keep_calibration(work.digest, worker.calibrate(with_deviation(work, stage.writer)))
+            found = find_strength(with_deviation(work, stage.writer), request.archive, measure, size)
+            stage.writer.keep_calibration(work.digest, found)
 
     def plan(self, request: EditRequest, *, start: bool = True) -> PlannedEdits:
         stage = EditingStage(request, start=start)
