@@ -1,4 +1,4 @@
-# make demo | reproduce | test | faults | lint | clean. Each sets up .venv first: about a minute once, nothing after that.
+# make demo | reproduce | test | faults | rehearse-face | rehearse-car | lint | clean. Each sets up .venv first: about a minute once, nothing after that.
 # PYTHON=python3.12 picks the interpreter that .venv is created with (`make clean` first to change it).
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -21,13 +21,14 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test faults lint clean
+.PHONY: help setup demo reproduce test faults rehearse-face rehearse-car lint clean
 
 help:
 	@echo "make demo       invert the built-in handwritten digits, refine some, and say where the reports lie"
 	@echo "make reproduce  every table and figure of the paper on the digits, on one page"
 	@echo "make test       run all tests (among them the linters and the import contracts)"
 	@echo "make faults     kill, cut and corrupt what can be, and print what it cost; FLAGS=--fault-seed=1 for other moments"
+	@echo "make rehearse-face   the paper's experiment to its end, with files made in the published layouts; rehearse-car likewise"
 	@echo "make lint       run only ruff, mypy and the import contracts"
 	@echo "make clean      remove .venv and the caches of the tools; results of runs stay"
 
@@ -62,6 +63,10 @@ test: $(INSTALLED)
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/flows/faults --all-faults $(FLAGS)
+
+# Files, archive and page lie in archives/rehearsal/; about 5 GB of memory.
+rehearse-face rehearse-car: $(INSTALLED)
+	$(BIN)/python -m pytest -q -s tests/rehearsal --rehearse=archives/rehearsal -m rehearsal -k $(@:rehearse-%=%)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -43,11 +43,11 @@ from lsap_core.generators.checkpoints import (
     to_rosinality,
     to_rosinality_document,
 )
-from lsap_core.generators.checkpoints.nvlabs import nvlabs_name
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.discriminator import Discriminator
 from lsap_core.generators.generator import Generator
 from lsap_core.generators.resample import fir_kernel
+from tests.tensorflow_pickles import EasyDict, Network, pickled_tensorflow, tensorflow_network
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 IMAGE_TOLERANCE = {"atol": 2e-4, "rtol": 1e-5}
@@ -405,10 +405,6 @@ def test_other_checkpoints_are_called_by_name(document: object, words: str) -> N
 # --- NVlabs ----------------------------------------------------------------------------------------------
 
 
-class EasyDict(dict):
-    """As dnnlib's: a dictionary pickled by the name dnnlib.util.EasyDict."""
-
-
 def _reconstruct_persistent_obj(meta: dict[str, Any]) -> None:
     raise AssertionError("only the name of this function is needed, for pickling")
 
@@ -634,63 +630,8 @@ def test_tensors_of_a_snapshot_that_do_not_fit_are_listed(pickled: Snapshot) -> 
 # --- TensorFlow ------------------------------------------------------------------------------------------
 
 
-class Network:
-    """As dnnlib.tflib.network.Network: pickled by its attributes."""
-
-    def __init__(self, **state: Any):
-        self.state = state
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.state
-
-
-def tensorflow_network(checkpoint: CanonicalCheckpoint, *, version: int = 4, **options: Any) -> Network:
-    """The network as TensorFlow stores it: HWIO weights, up-sampling ones flipped, style biases minus one."""
-    variables: dict[str, dict[str, Any]] = {"": {"lod": np.float32(0)}, "mapping": {}, "synthesis": {}}
-    layers = {"conv0": "Conv0_up", "conv1": "Conv1", "torgb": "ToRGB"}
-    for name, tensor in checkpoint.state.items():
-        room, *path, leaf = nvlabs_name(name, checkpoint.config).split(".")
-        values = tensor.numpy()
-        if leaf == "w_avg":
-            variables[""]["dlatent_avg"] = values
-        elif room == "mapping":
-            variables[room][f"Dense{path[0][2:]}/{leaf}"] = values.T
-        elif leaf == "const":
-            variables[room]["4x4/Const/const"] = values[None]
-        elif leaf == "noise_const":
-            variables[room][f"noise{name.split('.')[2]}"] = values[None, None]
-        else:
-            side, layer = path[0][1:], "Conv" if path[:2] == ["b4", "conv1"] else layers[path[1]]
-            if path[-1] == "affine":
-                leaf, values = f"mod_{leaf}", values.T if leaf == "weight" else values - np.float32(1)
-            elif leaf == "weight":
-                values = values.transpose(2, 3, 1, 0)
-                values = values[::-1, ::-1] if layer == "Conv0_up" else values
-            elif leaf == "noise_strength":
-                values = np.float32(values)
-            variables[room][f"{side}x{side}/{layer}/{leaf}"] = values
-    options = {"resolution": 16, "latent_size": 3, "dlatent_size": 7, "mapping_layers": 2} | options
-    parts = {
-        room: Network(version=version, components={}, variables=list(variables[room].items()))
-        for room in ("mapping", "synthesis")
-    }
-    return Network(
-        version=version,
-        name="Gs",
-        static_kwargs=EasyDict(options),
-        components=parts,
-        build_module_src="raise SystemExit",
-        variables=list(variables[""].items()),
-    )
-
-
-@pytest.fixture
-def pickled_tensorflow(pickled: Snapshot, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
-    for name in ("dnnlib.tflib", "dnnlib.tflib.network"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setattr(sys.modules["dnnlib.tflib.network"], "Network", Network, raising=False)
-    monkeypatch.setattr(Network, "__module__", "dnnlib.tflib.network")
-    return pickled
+def unpickled(networks: object) -> Any:
+    return read_records(pickled_tensorflow(networks))
 
 
 def exact(config: GeneratorConfig = TINY) -> CanonicalCheckpoint:
@@ -700,14 +641,14 @@ def exact(config: GeneratorConfig = TINY) -> CanonicalCheckpoint:
     return replace(checkpoint, state=rounded)
 
 
-def test_a_tensorflow_pickle_holds_the_same_network(pickled_tensorflow: Snapshot) -> None:
+def test_a_tensorflow_pickle_holds_the_same_network(pickled: Snapshot) -> None:
     wanted = exact(replace(TINY, conv_clamp=256.0))
     nets = (Network(version=4), Network(version=4), tensorflow_network(wanted, conv_clamp=256, fmap_base=32))
-    document = pickled_tensorflow(nets)
+    document = unpickled(nets)
     assert is_tensorflow(document)
     assert_same(from_tensorflow_document(document), wanted)
     assert_same(from_tensorflow_document(document[2]), wanted)
-    assert not is_tensorflow(pickled_tensorflow(snapshot(NESTED)))
+    assert not is_tensorflow(pickled(snapshot(NESTED)))
 
 
 @pytest.mark.parametrize(
@@ -720,21 +661,19 @@ def test_a_tensorflow_pickle_holds_the_same_network(pickled_tensorflow: Snapshot
         ({"resolution": 32}, "made with img_resolution = 32, its tensors have 16"),
     ],
 )
-def test_other_tensorflow_networks_are_refused(
-    pickled_tensorflow: Snapshot, options: dict[str, Any], message: str
-) -> None:
+def test_other_tensorflow_networks_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        from_tensorflow_document(pickled_tensorflow(tensorflow_network(exact(), **options)))
+        from_tensorflow_document(unpickled(tensorflow_network(exact(), **options)))
 
 
-def test_tensorflow_variables_that_do_not_fit_are_named(pickled_tensorflow: Snapshot) -> None:
+def test_tensorflow_variables_that_do_not_fit_are_named() -> None:
     network = tensorflow_network(exact())
     network.state["components"]["synthesis"].state["variables"] += [("8x8/Skip/weight", np.zeros(2, np.float32))]
     with pytest.raises(CheckpointError, match=r"synthesis/8x8/Skip/weight +\[2\] +nothing"):
-        from_tensorflow_document(pickled_tensorflow(network))
+        from_tensorflow_document(unpickled(network))
     network.state["components"]["synthesis"].state["variables"] += [("ToRGB_lod1/weight", np.zeros(2, np.float32))]
     with pytest.raises(CheckpointError, match='architecture "orig"'):
-        from_tensorflow_document(pickled_tensorflow(network))
+        from_tensorflow_document(unpickled(network))
 
 
 # --- canonical form and digest ---------------------------------------------------------------------------

@@ -158,4 +158,4 @@ def test_a_file_in_inceptions_place_runs_no_code(tmp_path: Path) -> None:
         load_frechet("inception", Published(tmp_path), CPU)
     torch.save({"fc.bias": torch.zeros(3)}, tmp_path / INCEPTION_FILE)
     with pytest.raises(CheckpointError, match="does not hold the weights"):
-        load_frechet("inception", Published(tmp_path), CPU)
+        check_frechet("inception", DIGITS, Published(tmp_path))
