@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,8 +17,9 @@ from lsap_core.generators.style_matrices import StyleMatrices
 from lsap_core.images import Downsampling
 from lsap_core.inversion.adam import adam_
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
+from lsap_core.inversion.compilation import Compilation
 from lsap_core.inversion.inversion import Inversion, Parts, PerceptualDistance
-from lsap_core.inversion.loss_terms import LossTerms
+from lsap_core.inversion.loss_terms import LossArguments, LossTerms
 from lsap_core.inversion.noise_maps import (
     NoiseNormalization,
     RandomStreams,
@@ -140,7 +141,9 @@ class OptimizationSettings:
         if self.needs_encoder:
             assert parts.encoder is not None
             encoder = EncoderEmbedder(parts.generator, parts.encoder, EncoderSettings(parts.num_passes))
-        return OptimizationEmbedder(parts.generator, parts.anchor, parts.perceptual, self, encoder)
+        return OptimizationEmbedder(
+            parts.generator, parts.anchor, parts.perceptual, self, encoder, compilation=parts.compilation
+        )
 
     def why_stopped(self, step: int) -> tuple[str, str]:
         """Reason and message of an image whose loss was no longer finite at a step."""
@@ -164,12 +167,15 @@ class OptimizationEmbedder:
         perceptual: PerceptualDistance,
         settings: OptimizationSettings,
         encoder: EncoderEmbedder | None = None,
+        *,
+        compilation: Compilation | None = None,
     ):
         self.generator = generator
         self.anchor = anchor
         self.perceptual = perceptual
         self.settings = settings
         self.encoder = encoder  # asked where codes start at one
+        self.compilation = compilation  # None: every step runs as it is written
         self.styles = StyleMatrices(generator)
         self.schedule = Schedule(
             num_steps=settings.num_steps,
@@ -335,12 +341,12 @@ class OptimizationEmbedder:
         codes, *noise = state.split(values)
         clean, explored = (self.generator.expand(each) for each in (codes, codes + numbers.exploration))
         wanted = {*self.weights, *RECORDED_ANYWAY} if numbers.is_recorded else self.weights
-        found = terms(clean, explored, noise, view, target_features, wanted)
+        found = self._evaluate(terms, (clean, explored, noise, view, target_features), wanted)
         loss = torch.stack([self.weights[name] * found[name] for name in self.weights if name in found]).sum(dim=0)
         (gradient,) = torch.autograd.grad(loss.sum(), values)
         self._stop_non_finite(state, loss, gradient, numbers)
         if numbers.is_recorded:
-            self._record(state, {"loss": loss, **found}, numbers)
+            self._record(state, {"loss": loss, **{name: found[name] for name in wanted if name in found}}, numbers)
         moves = (numbers.moves & state.is_active)[:, None]
         adam_(
             state.values,
@@ -352,6 +358,18 @@ class OptimizationEmbedder:
             moves=moves,
         )
         normalize_noise_(state.noise, self.settings.noise_normalization, moves=moves)
+
+    def _evaluate(self, terms: LossTerms, arguments: LossArguments, wanted: Collection[str]) -> dict[str, Tensor]:
+        """The wanted terms, and perhaps others: by the compiled form where there is one for such arguments."""
+        if self.compilation is not None:
+            clean, explored, noise, view, target_features = arguments
+            # Whatever the space, and however many noise maps lie between two codes: one layout, one compiled form.
+            maps = [each.contiguous() for each in noise]
+            alike = clean.contiguous(), explored.contiguous(), maps, view.contiguous(), target_features
+            form = self.compilation.of(terms, self.weights, alike)
+            if form is not None:
+                return form(*alike)
+        return terms(*arguments, wanted)
 
     @torch.no_grad()
     def _stop_non_finite(self, state: OptimizationState, loss: Tensor, gradient: Tensor, numbers: StepNumbers) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.generators.generator import Generator
+
+if TYPE_CHECKING:
+    from lsap_core.inversion.compilation import Compilation
 
 NOT_STOPPED = -1
 
@@ -62,6 +65,7 @@ class Parts:
         perceptual: the network of the loss.
         encoder: the method's encoder, or None.
         num_passes: through the encoder of a method that only starts at its codes.
+        compilation: what compiles the steps of an optimization, or None.
     """
 
     generator: Generator
@@ -69,6 +73,7 @@ class Parts:
     perceptual: PerceptualDistance
     encoder: Encoder | None = None
     num_passes: int = 1
+    compilation: Compilation | None = None
 
 
 class EmbedderState(Protocol):

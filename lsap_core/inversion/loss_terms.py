@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from lsap_core.objectives.terms import mean_code_distance, noise_regularization,
 from lsap_core.spaces.styles import select
 
 LOSS_TERMS = ("lpips", "sncd", "mse", "mean_code_distance", "noise_regularization")
+
+LossArguments = tuple[Tensor, Tensor, Sequence[Tensor], Tensor, list[Tensor]]
+"""What terms are computed of: all arguments of `LossTerms` but the names."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ class LossTerms:
         if "noise_regularization" in wanted and noise:
             terms["noise_regularization"] = noise_regularization(noise)
         return terms
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """What decides how terms are computed, but for networks."""
+        return self.noisy_convs, self.downsampling, self.sncd_is_of_explored
 
     def view(self, images: Tensor) -> Tensor:
         """What losses look at of images [N, C, R, R]."""
