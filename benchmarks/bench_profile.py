@@ -83,11 +83,10 @@ class Profiled:
         self.embedder.advance(self.embedder.start(self.seeds), self.target, until=until, after_step=after_step)
 
 
-def profile(cell: ProfileCell, device: torch.device, *, repeats: int, steps: int) -> dict[str, Any]:
+def profile(cell: ProfileCell, device: torch.device, roofline: Roofline, *, repeats: int, steps: int) -> dict[str, Any]:
     """What goes into a line of the results."""
     profiled = Profiled(cell, device)
     profiled.seconds(1)
-    roofline = measure_roofline(device)
     whole, timed = [], []
     for _ in range(repeats):
         whole.append(profiled.seconds(steps))
@@ -178,7 +177,7 @@ if __name__ == "__main__":
                 **surroundings,
                 "load_average": [round(load, 2) for load in os.getloadavg()],
                 "sizes": asdict(cell),
-                **profile(cell, device, repeats=options.repeats, steps=options.steps),
+                **profile(cell, device, measure_roofline(device), repeats=options.repeats, steps=options.steps),
             }
             show(result)
             append(json.dumps(result), options.output)

@@ -224,7 +224,7 @@ def nvlabs_loop(checkout: Path, generator: Generator, perceptual: PerceptualDist
         target: list[Tensor] = []
 
         def look(images: Tensor, **_: bool) -> Tensor:
-            values = _in_a_row(perceptual, images / 127.5 - 1)
+            values = in_a_row(perceptual, images / 127.5 - 1)
             if not target:
                 target.append(values)
                 return values
@@ -409,7 +409,7 @@ def _transforms(image: Tensor) -> Any:
     return SimpleNamespace(Compose=lambda _: lambda _: image, **{name: lambda *_: None for name in names})
 
 
-def _in_a_row(perceptual: PerceptualDistance, images: Tensor) -> Tensor:
+def in_a_row(perceptual: PerceptualDistance, images: Tensor) -> Tensor:
     """Values of an image between two of which the squared Euclidean distance is the perceptual one."""
     features = perceptual.features(images)
     if isinstance(perceptual, LpipsDistance):

@@ -161,7 +161,8 @@ def test_digits_are_trained_with_the_settings_of_their_domain(monkeypatch: pytes
 
 def test_benchmarks_of_the_method_import_torch_and_numpy_alone() -> None:
     scripts = (
-        "bench_synthesis, bench_embedding, bench_encoder_training, bench_refiners_batched, bench_refiners_against_peer"
+        "bench_synthesis, bench_embedding, bench_encoder_training, bench_refiners_batched, bench_profile, "
+        "bench_steady, bench_refiners_against_peer, bench_against_peer"
     )
     run = python("-c", f"import sys, {scripts}; print([name for name in {NOT_NEEDED} if name in sys.modules])")
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
