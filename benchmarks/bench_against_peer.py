@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -28,8 +29,6 @@ from typing import Any, Protocol
 
 import torch
 from measurement import (
-    Benchmark,
-    Work,
     append,
     argument_parser,
     clock,
@@ -37,7 +36,8 @@ from measurement import (
     exact_convolutions,
     generators,
     parse,
-    peak_memory,
+    peak_bytes,
+    reset_peak,
 )
 from published_optimizers import Loop, Run, drawn_on_cpu, nvlabs_loop, rosinality_loop, stamp, toolbox_loop
 from published_toolbox import EncoderSides, PtiSides, SamSides
@@ -79,11 +79,6 @@ class PeerCell:
     batch_size: int
     perceptual: str
     steps: int
-
-    @property
-    def units(self) -> int:
-        """Image-steps of one call."""
-        return self.batch_size * self.steps
 
 
 class Sides(Protocol):
@@ -182,8 +177,11 @@ def compare_steps(sides: Sides, cell: PeerCell, steps: int, device: torch.device
     Raises:
         SystemExit: they do not do the same.
     """
+    takes = {PUBLISHED: lambda: sides.published(steps, keeps_terms=True), OURS: lambda: sides.ours_from_the_same(steps)}
+    runs, memory = {}, {}
     with exact_convolutions(), drawn_on_cpu(device):
-        runs = {PUBLISHED: sides.published(steps, keeps_terms=True), OURS: sides.ours_from_the_same(steps)}
+        for name, take in takes.items():
+            runs[name], memory[name] = with_peak_memory(take, device)
     terms = {
         name: {"lpips": [float(value) for value in run.lpips], "noise": [float(value) for value in run.noise]}
         for name, run in runs.items()
@@ -206,7 +204,8 @@ def compare_steps(sides: Sides, cell: PeerCell, steps: int, device: torch.device
                 f"{cell}: the two do not compute the same, so nothing was timed: {name} differ by {value:.2e}, "
                 f"relatively; wanted at most {AGREEMENT[name]:g}; terms {json.dumps(terms)}"
             )
-    return {"terms": terms, "differences": found, "final": {name: sides.quality(run) for name, run in runs.items()}}
+    final = {name: sides.quality(run) for name, run in runs.items()}
+    return {"terms": terms, "differences": found, "final": final, "peak_memory_bytes": memory}
 
 
 def difference(theirs: Tensor, ours: Tensor) -> float:
@@ -217,28 +216,22 @@ def difference(theirs: Tensor, ours: Tensor) -> float:
 def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options: Any) -> dict[str, Any]:
     """What goes into a line of the results."""
     device = torch.device(options.device)
-    benchmark = Benchmark(
-        name="against_peer",
-        per="image-step",
-        difference_of="",
-        build=functools.partial(build, checkout),
-        smallest=cell if cell.method == "sam" else replace(cell, table="config_f", resolution=16),
-        forms=(OURS, PUBLISHED),
-    )
-    forms = {PUBLISHED: cell, **{f"{OURS}, batch {size}": replace(cell, batch_size=size) for size in batch_sizes}}
-    memory = {
-        name: peak_memory(benchmark, one, PUBLISHED if name == PUBLISHED else OURS, device)
-        for name, one in forms.items()
-    }
     sides = sides_of(checkout, cell, device)
     equality = compare_steps(sides, cell, options.equal_steps, device)
+    memory = equality.pop("peak_memory_bytes")
+    forms: dict[str, Callable[[int], Run]] = {PUBLISHED: sides.published}
+    sizes = {PUBLISHED: 1}
+    for size in batch_sizes:
+        name = f"{OURS}, batch {size}"
+        forms[name], sizes[name] = functools.partial(sides.ours, batch_size=size), size
+        if size == 1:
+            memory[name] = memory[OURS]
+        else:  # a warm-up; with one image, both sides have had theirs
+            memory[name] = with_peak_memory(lambda take=forms[name]: take(2), device)[1]
     samples: dict[str, list[float]] = {name: [] for name in forms}
-    for size in set(batch_sizes) - {1}:
-        sides.ours(2, size)  # a warm-up; with one image, both sides have had theirs
     for repeat in range(options.repeats):
-        for name, one in forms.items() if repeat % 2 else reversed(forms.items()):
-            run = sides.published(cell.steps) if name == PUBLISHED else sides.ours(cell.steps, one.batch_size)
-            samples[name].append(run.step_seconds / one.batch_size)
+        for name, take in forms.items() if repeat % 2 else reversed(forms.items()):
+            samples[name].append(take(cell.steps).step_seconds / sizes[name])
     ratios = {
         name: [theirs / ours for theirs, ours in zip(samples[PUBLISHED], samples[name], strict=True)]
         for name in forms
@@ -250,20 +243,19 @@ def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options:
         "clock": "cuda events" if device.type == "cuda" else clock(device).__name__,
         "repeats": options.repeats,
         "equality": equality,
-        "forms": {name: {**_summary(samples[name]), **memory[name]} for name in forms},
+        "forms": {name: {**_summary(samples[name]), "peak_memory_bytes": memory[name]} for name in forms},
         "ratios": {name: _summary(values) for name, values in ratios.items()},
         "best": {"form": best, "ratio": median(ratios[best])},
     }
 
 
-def build(checkout: Path, cell: PeerCell, form: str, device: torch.device) -> Work:
-    """Some steps by one side, for its memory."""
-    sides = sides_of(checkout, cell, device)
-
-    def take() -> Tensor:
-        return (sides.published(cell.steps) if form == PUBLISHED else sides.ours(cell.steps, cell.batch_size)).codes
-
-    return take
+def with_peak_memory(take: Callable[[], Run], device: torch.device) -> tuple[Run, int]:
+    """What was taken, and the bytes that it needed at its peak above what was held before, both networks at least."""
+    gc.collect()
+    reset_peak(device)
+    held = peak_bytes(device)
+    run = take()
+    return run, peak_bytes(device) - held
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from bench_embedding import ANCHOR_SAMPLES
 from measurement import append, argument_parser, clock, environment, generators, now, parse
-from operators import OperatorTimer, Roofline, Tally, measure_roofline
+from operators import OperatorTimer, Roofline, measure_roofline
 from random_generator import random_generator
 from random_perceptual import PERCEPTUAL, random_perceptual
 
@@ -59,38 +58,37 @@ class Profiled:
         self.seeds = range(cell.batch_size)
 
     def seconds(self, steps: int) -> float:
-        """Of one step as it is, the mean of some; the first step of a call sees the target and is not among them."""
+        """Of one step as it is, the mean of some."""
+        return self._take(steps, None)
+
+    def take_apart(self, steps: int, timer: OperatorTimer) -> float:
+        """The same, and then a step operator by operator; a step whose terms are not recorded, as most are."""
+        return self._take(steps, timer)
+
+    def _take(self, steps: int, timer: OperatorTimer | None) -> float:
         stamps: list[float] = []
+        num_whole = steps + 1  # the first of a call looks at the target too, and is not among them
 
-        def stamp(state: OptimizationState) -> None:
-            if state.step in (1, steps + 1):
+        def after_step(state: OptimizationState) -> None:
+            if state.step in (1, num_whole):
                 stamps.append(now(self.device))
+            if timer is not None and state.step >= num_whole:
+                timer.__enter__() if state.step == num_whole else timer.__exit__(None, None, None)
 
-        self._advance(steps + 1, stamp)
+        state = self.embedder.start(self.seeds)
+        until = num_whole if timer is None else num_whole + 1
+        self.embedder.advance(state, self.target, until=until, after_step=after_step)
         return (stamps[1] - stamps[0]) / steps
-
-    def operators(self, roofline: Roofline) -> dict[tuple[str, str], Tally]:
-        """What the operators of one step took; a step whose terms are not recorded, as most are."""
-        timer = OperatorTimer(self.generator, self.device, roofline)
-
-        def enter_or_exit(state: OptimizationState) -> None:
-            timer.__enter__() if state.step == 1 else timer.__exit__(None, None, None)
-
-        self._advance(2, enter_or_exit)
-        return dict(timer.tallies)
-
-    def _advance(self, until: int, after_step: Callable[[OptimizationState], None]) -> None:
-        self.embedder.advance(self.embedder.start(self.seeds), self.target, until=until, after_step=after_step)
 
 
 def profile(cell: ProfileCell, device: torch.device, roofline: Roofline, *, repeats: int, steps: int) -> dict[str, Any]:
     """What goes into a line of the results."""
     profiled = Profiled(cell, device)
-    profiled.seconds(1)
     whole, timed = [], []
     for _ in range(repeats):
-        whole.append(profiled.seconds(steps))
-        timed.append(profiled.operators(roofline))
+        timer = OperatorTimer(profiled.generator, device, roofline)
+        whole.append(profiled.take_apart(steps, timer))
+        timed.append(timer.tallies)
     parts = [
         {
             "part": part,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from bench_profile import ProfileCell, Profiled
 from measurement import append, argument_parser, clock, environment, generators, parse
-from operators import Roofline, measure_roofline
+from operators import OperatorTimer, Roofline, measure_roofline
 from random_perceptual import PERCEPTUAL
 
 NUM_STEPS = 1000
@@ -40,8 +40,9 @@ def measure(cell: SteadyCell, device: torch.device, roofline: Roofline, *, steps
             torch.cuda.reset_peak_memory_stats(device)
         seconds = min(profiled.seconds(steps) for _ in range(repeats))
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        tallies = profiled.operators(roofline).values()
-    flops, moved = (sum(getattr(tally, name) for tally in tallies) for name in ("flops", "moved_bytes"))
+        timer = OperatorTimer(profiled.generator, device, roofline)
+        profiled.take_apart(1, timer)
+    flops, moved = (sum(getattr(tally, name) for tally in timer.tallies.values()) for name in ("flops", "moved_bytes"))
     return {
         "step_seconds": seconds,
         "seconds_an_image": seconds / cell.batch_size * NUM_STEPS,

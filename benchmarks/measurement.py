@@ -249,16 +249,16 @@ def _peak_memory_here(benchmark: Benchmark[C], cell: C, form: str, device: torch
     benchmark.build(benchmark.smallest, form, device)()  # what is paid once: libraries, imports, workspaces
     gc.collect()
     work = None if benchmark.counts_state else benchmark.build(cell, form, device)
-    _reset_peak(device)
-    held = _peak_bytes(device)
+    reset_peak(device)
+    held = peak_bytes(device)
     if work is None:
         work = benchmark.build(cell, form, device)
     work()
     measure = "max_memory_allocated" if device.type == "cuda" else "ru_maxrss of a process"
-    return {"peak_memory_bytes": _peak_bytes(device) - held, "held_memory_bytes": held, "memory_measure": measure}
+    return {"peak_memory_bytes": peak_bytes(device) - held, "held_memory_bytes": held, "memory_measure": measure}
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     """Let the maximum start again from what is held now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -267,7 +267,8 @@ def _reset_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
+    """The most that was held since `reset_peak`; of a process on a CPU, of tensors on CUDA."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

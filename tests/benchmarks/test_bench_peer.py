@@ -25,11 +25,13 @@ def benchmarks_in_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_profile_counts_what_every_part_does_in_both_passes() -> None:
     from bench_profile import ProfileCell, Profiled
-    from operators import Roofline
+    from operators import OperatorTimer, Roofline
 
     batch_size, side, channels = 2, 16, 8
     profiled = Profiled(ProfileCell("tiny", side, batch_size, "w_plus", "random features"), CPU)
-    tallies = profiled.operators(Roofline(1e9, 1e9))
+    timer = OperatorTimer(profiled.generator, CPU, Roofline(1e9, 1e9))
+    profiled.take_apart(1, timer)
+    tallies = timer.tallies
     sides = [f"generator, {one} px" for one in (4, 8, 16)]
     for part in (*sides, "perceptual distance", "SNCD", "noise regularization", "styles"):
         for passed in ("forward", "backward"):
