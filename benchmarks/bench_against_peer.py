@@ -28,6 +28,7 @@ from statistics import median
 from typing import Any, Protocol
 
 import torch
+from bench_steady import compilation_of
 from measurement import (
     append,
     argument_parser,
@@ -105,6 +106,7 @@ class OptimizationSides:
     ):
         self.loop, self.generator, self.perceptual = loop, generator, perceptual
         self.image, self.device = image, device
+        self.compilations: dict[int, Any] = {}  # by batch size
         self.anchor = estimate_anchor(self.generator, num_samples=ANCHOR_SAMPLES).to(device)
         self.settings = OptimizationSettings(
             space=self.loop.space,  # type: ignore[arg-type]
@@ -116,9 +118,11 @@ class OptimizationSides:
         """Steps of the published loop on the image."""
         return self.loop.take(self.image, SEED, steps, keeps_terms)
 
-    def ours(self, steps: int, batch_size: int) -> Run:
+    def ours(self, steps: int, batch_size: int, *, is_compiled: bool = False) -> Run:
         """Steps of ours on a batch of that image."""
         embedder = self._embedder(self.anchor, steps, record_every=10)
+        if is_compiled:
+            embedder.compilation = self.compilations.setdefault(batch_size, compilation_of(batch_size))
         return self._run(embedder, embedder.start(range(batch_size)))
 
     def ours_from_the_same(self, steps: int) -> Run:
@@ -228,6 +232,13 @@ def measure(checkout: Path, cell: PeerCell, batch_sizes: Sequence[int], options:
             memory[name] = memory[OURS]
         else:  # a warm-up; with one image, both sides have had theirs
             memory[name] = with_peak_memory(lambda take=forms[name]: take(2), device)[1]
+        if options.compile:
+            compiled = f"{name}, compiled"
+            forms[compiled], sizes[compiled] = functools.partial(sides.ours, batch_size=size, is_compiled=True), size
+            found = difference(sides.ours(2, size).codes, forms[compiled](2).codes)
+            if not found <= AGREEMENT["codes"]:
+                raise SystemExit(f"{cell}: compiled, the codes differ by {found:.2e}, relatively: nothing was timed")
+            memory[compiled] = with_peak_memory(lambda take=forms[compiled]: take(2), device)[1]
     samples: dict[str, list[float]] = {name: [] for name in forms}
     for repeat in range(options.repeats):
         for name, take in forms.items() if repeat % 2 else reversed(forms.items()):
@@ -280,6 +291,7 @@ if __name__ == "__main__":
     for name in LOOPS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="CHECKOUT")
     parser.add_argument("--methods", nargs="+", choices=(OPTIMIZATION, *TOOLBOX), default=[OPTIMIZATION])
+    parser.add_argument("--compile", action="store_true", help="ours both as it is written and compiled")
     parser.add_argument("--steps", type=int, default=3, help="steps of one sample")
     parser.add_argument("--equal-steps", type=int, default=4, help="steps that are compared before")
     parser.add_argument("--perceptual", choices=tuple(PERCEPTUAL), help="features for digits, else lpips-vgg")
@@ -289,6 +301,8 @@ if __name__ == "__main__":
         parser.error("no checkout is named: wanted one or more of --ganinverter, --rosinality and --stylegan2-ada")
     if min(options.steps, options.equal_steps) < 2:
         parser.error(f"--steps is {options.steps}, --equal-steps {options.equal_steps}; wanted 2 or more")
+    if options.compile and options.methods != [OPTIMIZATION]:
+        parser.error(f"--compile is of --methods {OPTIMIZATION} alone")
     surroundings = environment(torch.device(options.device), options.commit)
     wanted = [
         (peer, way, table, resolution)

@@ -8,6 +8,7 @@ networks have random weights. Starting and finishing a batch are not in it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -26,22 +27,25 @@ PRECISIONS = ("float32", "tf32")
 
 @dataclass(frozen=True)
 class SteadyCell(ProfileCell):
-    """Sizes of one measurement, and how products are rounded."""
+    """Sizes of one measurement, how products are rounded, and whether the loss is compiled."""
 
     precision: str
+    is_compiled: bool
 
 
 def measure(cell: SteadyCell, device: torch.device, roofline: Roofline, *, steps: int, repeats: int) -> dict[str, Any]:
     """The best rate of some samples, memory, and shares of the peaks."""
     with rounding(cell.precision, device):
         profiled = Profiled(cell, device)
-        profiled.seconds(1)
+        timer = OperatorTimer(profiled.generator, device, roofline)
+        profiled.take_apart(1, timer)
+        if cell.is_compiled:
+            profiled.embedder.compilation = compilation_of(cell.batch_size)
+            profiled.seconds(1)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         seconds = min(profiled.seconds(steps) for _ in range(repeats))
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        timer = OperatorTimer(profiled.generator, device, roofline)
-        profiled.take_apart(1, timer)
     flops, moved = (sum(getattr(tally, name) for tally in timer.tallies.values()) for name in ("flops", "moved_bytes"))
     return {
         "step_seconds": seconds,
@@ -52,6 +56,13 @@ def measure(cell: SteadyCell, device: torch.device, roofline: Roofline, *, steps
         "share_of_peak_flops": flops / seconds / roofline.peak_flops,
         "share_of_peak_bandwidth": moved / seconds / roofline.peak_bandwidth,
     }
+
+
+def compilation_of(batch_size: int) -> Any:
+    """What compiles for batches of a size, and says so."""
+    from lsap_core.inversion.compilation import Compilation
+
+    return Compilation(batch_size, tell=lambda told: print(told, flush=True))
 
 
 @contextlib.contextmanager
@@ -74,6 +85,7 @@ def rounding(precision: str, device: torch.device) -> Iterator[None]:
 if __name__ == "__main__":
     parser = argument_parser(__doc__)
     parser.add_argument("--space", choices=("w", "w_plus"), default="w_plus")
+    parser.add_argument("--compile", action="store_true", help="every batch size both as it is written and compiled")
     parser.add_argument("--steps", type=int, default=8, help="steps of one sample")
     parser.add_argument("--perceptual", choices=tuple(PERCEPTUAL), help="features for digits, else lpips-vgg")
     options = parse(parser)
@@ -89,8 +101,9 @@ if __name__ == "__main__":
             roofline = measure_roofline(device)
         for table, resolution in generators(options):
             perceptual = PERCEPTUAL[options.perceptual or ("lpips-vgg" if table == "config_f" else "features")]
-            for batch_size in sorted(options.batch_sizes):
-                cell = SteadyCell(table, resolution, batch_size, options.space, perceptual, precision)
+            forms = (False, True) if options.compile else (False,)
+            for batch_size, is_compiled in itertools.product(sorted(options.batch_sizes), forms):
+                cell = SteadyCell(table, resolution, batch_size, options.space, perceptual, precision, is_compiled)
                 try:
                     found = measure(cell, device, roofline, steps=options.steps, repeats=options.repeats)
                 except torch.OutOfMemoryError:
@@ -106,8 +119,9 @@ if __name__ == "__main__":
                     "peak_bytes_per_second": roofline.peak_bandwidth,
                     **found,
                 }
+                form = f"{precision}, compiled" if is_compiled else precision
                 print(
-                    f"{table} {resolution} px, batch {batch_size}, {precision}: {found['seconds_an_image']:.4g} s an "
+                    f"{table} {resolution} px, batch {batch_size}, {form}: {found['seconds_an_image']:.4g} s an "
                     f"image of {NUM_STEPS} steps; {found['share_of_peak_flops']:.1%} of "
                     f"{roofline.peak_flops / 1e12:.3g} TFLOP/s, {found['share_of_peak_bandwidth']:.1%} of "
                     f"{roofline.peak_bandwidth / 1e9:.4g} GB/s",

@@ -35,9 +35,12 @@ PARTS = {
     "images.py": "comparison view",
     "objectives/terms.py:noise_regularization": "noise regularization",
     "objectives/": "other terms",
-    "inversion/noise_maps.py:draw": "random numbers",
-    "inversion/noise_maps.py": "noise normalization",
+    "inversion/noise_maps.py:normalize_noise_": "noise normalization",
+    "inversion/noise_maps.py": "random numbers",
+    "inversion/steps_ahead.py": "random numbers",
+    "inversion/adam.py": OPTIMIZER,
     "generators/generator.py:styles": "styles",
+    "generators/style_matrices.py": "styles",
     "generators/": GENERATOR,
 }
 """What a file (or one function of it) belongs to; the outermost of a call counts."""

@@ -65,15 +65,17 @@ if [[ -n $small ]]; then
     part embedding 60 bench_embedding.py $sizes --batch-sizes 1 --repeats 1 --steps 1 --perceptual lpips-vgg
     part refiners 60 bench_refiners_batched.py --tables tiny --resolutions 32 --batch-sizes 2 --repeats 1
 else
-    part "steady, 1024 px" 150 bench_steady.py --tables config_f --resolutions 1024 --batch-sizes 1 2 4 8 16 32 \
+    part "steady, 1024 px" 100 bench_steady.py --tables config_f --resolutions 1024 --batch-sizes 1 2 4 8 16 32 \
         --repeats 2 --steps 6
-    part "steady, smaller" 60 bench_steady.py --tables digits config_f --resolutions 32 256 --batch-sizes 1 8 32 128 \
+    part "steady, 1024 px, compiled" 140 bench_steady.py --tables config_f --resolutions 1024 --batch-sizes 8 \
+        --repeats 2 --steps 6 --compile
+    part "steady, smaller" 40 bench_steady.py --tables digits config_f --resolutions 32 256 --batch-sizes 1 8 32 128 \
         --repeats 2 --steps 6
-    part profile 90 bench_profile.py --tables digits config_f --resolutions 32 256 1024 --batch-sizes 1 8 --repeats 2
-    part synthesis 50 bench_synthesis.py --tables config_f --resolutions 256 1024 --batch-sizes 1 8
-    part embedding 50 bench_embedding.py --tables config_f --resolutions 256 --batch-sizes 1 8 --spaces w_plus \
+    part profile 70 bench_profile.py --tables digits config_f --resolutions 32 256 1024 --batch-sizes 1 8 --repeats 2
+    part synthesis 40 bench_synthesis.py --tables config_f --resolutions 256 1024 --batch-sizes 1 8
+    part embedding 40 bench_embedding.py --tables config_f --resolutions 256 --batch-sizes 1 8 --spaces w_plus \
         --perceptual lpips-vgg
-    part refiners 40 bench_refiners_batched.py --tables config_f --resolutions 256 --batch-sizes 4 --repeats 3
+    part refiners 30 bench_refiners_batched.py --tables config_f --resolutions 256 --batch-sizes 4 --repeats 3
 fi
 
 declare -A checkouts=([--ganinverter]=GANInverter [--rosinality]=stylegan2-pytorch [--stylegan2-ada]=stylegan2-ada-pytorch)
@@ -86,9 +88,9 @@ if ((${#named[@]})); then
         part peers 120 bench_against_peer.py --tables digits --resolutions 32 --batch-sizes 2 --repeats 1 --steps 2 \
             --equal-steps 2 "${named[@]}"
     else
-        part "peers, 256 px" 80 bench_against_peer.py --tables config_f --resolutions 256 --batch-sizes 1 8 32 \
+        part "peers, 256 px" 60 bench_against_peer.py --tables config_f --resolutions 256 --batch-sizes 1 8 32 \
             --repeats 3 --steps 6 "${named[@]}"
-        [[ -d $peers/GANInverter ]] && part "peers, 1024 px" 70 bench_against_peer.py --tables config_f \
+        [[ -d $peers/GANInverter ]] && part "peers, 1024 px" 60 bench_against_peer.py --tables config_f \
             --resolutions 1024 --batch-sizes 1 8 --repeats 2 --steps 5 --ganinverter "$peers/GANInverter"
     fi
 fi
