@@ -59,11 +59,11 @@ part() {
 
 if [[ -n $small ]]; then
     sizes="--tables tiny --resolutions 16"
-    part profile 60 bench_profile.py $sizes --batch-sizes 1 --repeats 1 --steps 1
-    part steady 60 bench_steady.py $sizes --batch-sizes 1 2 --repeats 1 --steps 1
-    part synthesis 60 bench_synthesis.py $sizes --batch-sizes 1 --repeats 1
-    part embedding 60 bench_embedding.py $sizes --batch-sizes 1 --repeats 1 --steps 1 --perceptual lpips-vgg
-    part refiners 60 bench_refiners_batched.py --tables tiny --resolutions 32 --batch-sizes 2 --repeats 1
+    part profile 300 bench_profile.py $sizes --batch-sizes 1 --repeats 1 --steps 1
+    part steady 300 bench_steady.py $sizes --batch-sizes 1 2 --repeats 1 --steps 1
+    part synthesis 300 bench_synthesis.py $sizes --batch-sizes 1 --repeats 1
+    part embedding 300 bench_embedding.py $sizes --batch-sizes 1 --repeats 1 --steps 1 --perceptual lpips-vgg
+    part refiners 300 bench_refiners_batched.py --tables tiny --resolutions 32 --batch-sizes 2 --repeats 1
 else
     part "steady, 1024 px" 100 bench_steady.py --tables config_f --resolutions 1024 --batch-sizes 1 2 4 8 16 32 \
         --repeats 2 --steps 6
@@ -85,7 +85,7 @@ for option in "${!checkouts[@]}"; do
 done
 if ((${#named[@]})); then
     if [[ -n $small ]]; then
-        part peers 120 bench_against_peer.py --tables digits --resolutions 32 --batch-sizes 2 --repeats 1 --steps 2 \
+        part peers 300 bench_against_peer.py --tables digits --resolutions 32 --batch-sizes 2 --repeats 1 --steps 2 \
             --equal-steps 2 "${named[@]}"
     else
         part "peers, 256 px" 60 bench_against_peer.py --tables config_f --resolutions 256 --batch-sizes 1 8 32 \
