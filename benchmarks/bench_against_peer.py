@@ -181,11 +181,13 @@ def compare_steps(sides: Sides, cell: PeerCell, steps: int, device: torch.device
     Raises:
         SystemExit: they do not do the same.
     """
-    takes = {PUBLISHED: lambda: sides.published(steps, keeps_terms=True), OURS: lambda: sides.ours_from_the_same(steps)}
     runs, memory = {}, {}
-    with exact_convolutions(), drawn_on_cpu(device):
-        for name, take in takes.items():
-            runs[name], memory[name] = with_peak_memory(take, device)
+    with exact_convolutions():
+        with drawn_on_cpu(device):
+            runs[PUBLISHED], memory[PUBLISHED] = with_peak_memory(
+                lambda: sides.published(steps, keeps_terms=True), device
+            )
+        runs[OURS], memory[OURS] = with_peak_memory(lambda: sides.ours_from_the_same(steps), device)
     terms = {
         name: {"lpips": [float(value) for value in run.lpips], "noise": [float(value) for value in run.noise]}
         for name, run in runs.items()
@@ -202,6 +204,7 @@ def compare_steps(sides: Sides, cell: PeerCell, steps: int, device: torch.device
         for name, pair in pairs.items()
         if all(sum(one.numel() for one in side) for side in pair)
     }
+    assert found, f"{cell}: nothing of both sides can be compared"
     for name, value in found.items():
         if not value <= AGREEMENT[name]:
             raise SystemExit(

@@ -45,7 +45,8 @@ class ToolboxSides:
         """Steps of the toolbox on the image."""
         run = Run()
         # Its loops end when their last step is done; what they would show or save is not wanted.
-        with contextlib.suppress(LoopEndsError), patch.object(torch.Tensor, "cuda", lambda tensor: tensor):
+        to_device = patch.object(torch.Tensor, "cuda", lambda tensor: tensor.to(self.device))
+        with contextlib.suppress(LoopEndsError), to_device:
             self._take(run, steps, keeps_terms)
         return run
 
