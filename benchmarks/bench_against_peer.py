@@ -285,7 +285,10 @@ def show(result: dict[str, Any]) -> None:
     for name, form in result["forms"].items():
         ratio = result["ratios"].get(name)
         gain = "" if ratio is None else f"{ratio['median']:.2f} [{ratio['min']:.2f}, {ratio['max']:.2f}] times as fast"
-        print(f"  {name:<16} {1e3 * form['median']:>9.2f} ms  {form['peak_memory_bytes'] / 2**20:>8.0f} MiB  {gain}")
+        print(
+            f"  {name:<16} {1e3 * form['median']:>9.2f} ms  {form['peak_memory_bytes'] / 2**20:>8.0f} MiB  {gain}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
