@@ -26,10 +26,9 @@ logger = logging.getLogger(__name__)
 
 SHARE = 0.8
 """Of what is free: the rest is for the command, and for what the memory is not given back of at once."""
-CERTAIN = 1 / 8
-"""Of a worker's room: what is estimated to take less is not tried."""
+CERTAIN = 1 / 4
+"""Of a worker's room: batches that are estimated to take less are not tried."""
 LPIPS_BYTES = 400 * 2**20  # of an image of 256 px in VGG16, forward and back
-HELD_BYTES = 2**30  # of a worker, roughly, before a batch
 GENERATOR_FACTOR = 2  # of the least that an image takes
 
 
@@ -86,7 +85,7 @@ def is_certain(request: InversionRequest, method: Method, config: GeneratorConfi
     each = GENERATOR_FACTOR * bytes_of_image(config, goes_back=bool(method.settings.trace_terms))
     if request.networks.perceptual.startswith("lpips") or request.networks.metric_perceptual.startswith("lpips"):
         each += LPIPS_BYTES
-    return HELD_BYTES + _shard_bytes(request, method, config) + request.batch_size * each < CERTAIN * room
+    return _shard_bytes(request, method, config) + request.batch_size * each < CERTAIN * room
 
 
 def footprint_of(
