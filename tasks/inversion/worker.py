@@ -24,7 +24,7 @@ from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, open_archive
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.images import from_uint8, to_uint8
-from lsap_core.inversion.inversion import Embedder, Parts
+from lsap_core.inversion.inversion import Embedder, Inversion, Parts
 from lsap_core.inversion.kept_noise import as_kept
 from lsap_core.presets import Method, encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
@@ -183,12 +183,15 @@ class EmbedWorker:
         while waiting:
             some = [waiting[index] for index in range(min(self._batch_size, len(waiting)))]
             try:
-                self._embed_together(some, codes)
+                inversion, metrics, seconds = self._found(some, codes)
             except Exception as error:
                 if (told := memory_told(error)) is None:
                     raise
-                self._halve(codes.run, len(some), told, error)
+                self._halve(codes.run, len(some), told.partition(":")[0], error)
             else:
+                codes.fill(some, inversion, metrics, seconds)
+                self._done += len(some)
+                self._progress = self._done
                 for _ in some:
                     waiting.popleft()
                 continue
@@ -224,7 +227,8 @@ class EmbedWorker:
         name = run.plan["config"]["method"]
         return next((method for method in self.request.methods if method.name == name), None)
 
-    def _embed_together(self, batch: list[Row], codes: ShardCodes) -> None:
+    def _found(self, batch: list[Row], codes: ShardCodes) -> tuple[Inversion, dict[str, list[float]], float]:
+        """The inversion of a batch, what is measured of it, and the seconds that each image took."""
         done = self._done
 
         def tell(share: float) -> None:
@@ -245,9 +249,7 @@ class EmbedWorker:
                 anchor=self.anchor,
                 networks=self.networks,
             )
-        codes.fill(batch, inversion, metrics, seconds)
-        self._done += len(batch)
-        self._progress = self._done
+        return inversion, metrics, seconds
 
     def _embedder(self, run: RunWriter) -> Embedder[Any]:
         """The method of a run, on the networks of this worker."""
