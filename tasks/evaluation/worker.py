@@ -144,7 +144,8 @@ class EvaluationWorker:
     ) -> Iterator[tuple[Tensor | None, list[str | None]]]:
         """Of every batch those that can be read, on the device, and what is wrong with the others."""
         if self.originals is None:
-            yield from ((None, [NO_ORIGINAL] * len(records)) for records in batches)
+            for records in batches:
+                yield None, [NO_ORIGINAL] * len(records)
             return
         now = [[{**one, "uri": moved.get(one["image_id"], one["uri"])} for one in records] for records in batches]
         for original, problems in self.originals.ahead(now, fit):
