@@ -13,8 +13,10 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from domains.domain import Domain
+from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.generators.config import GeneratorConfig
-from tasks.weights.encoders import load_encoder
+from lsap_core.images import ContentBox
+from tasks.weights.encoders import encode_encoder, load_encoder
 from tasks.weights.generators import load_generator
 from tests.rehearsal.filled import filled, published, tables
 from tests.rehearsal.networks import Published, as_torch, components, direction
@@ -48,7 +50,7 @@ def write_files(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {role: folder / file.file for role, file in domain.weights.items()}
-    makers = _makers(config, paths)
+    makers = _makers(config, paths, domain.content_box)
     for role, path in paths.items():
         if not path.exists():
             unfinished = path.with_name(f"{path.name}.unfinished")
@@ -57,14 +59,15 @@ def write_files(
     return paths
 
 
-def _makers(config: GeneratorConfig, paths: Mapping[str, Path]) -> Makers:
+def _makers(config: GeneratorConfig, paths: Mapping[str, Path], content_box: ContentBox | None) -> Makers:
     of = Published(config)
     side = config.resolution
+    own = paths["lsap_e"].suffix == ".safetensors"
     return {
-        "generator": lambda: as_torch(of.generator()),
+        "generator": of.pickled if paths["generator"].suffix == ".pkl" else lambda: as_torch(of.generator()),
         "psp": lambda: as_torch(of.encoder("psp_encoder", "GradualStyleEncoder", output_size=side)),
         "e4e": lambda: as_torch(of.encoder("e4e_encoder", "Encoder4Editing", stylegan_size=side)),
-        "lsap_e": lambda: as_torch(of.ganinverter()),
+        "lsap_e": lambda: _own_encoder(paths["generator"], content_box) if own else as_torch(of.ganinverter()),
         "refiner e4e/hfgi": lambda: as_torch(of.hfgi()),
         "refiner lsap_e/hfgi": lambda: of.own_hfgi(
             load_generator(str(paths["generator"])).digest,
@@ -88,6 +91,16 @@ def _makers(config: GeneratorConfig, paths: Mapping[str, Path]) -> Makers:
         "mtcnn onet": lambda: _mtcnn("onet"),
         "inception": lambda: as_torch(_inception()),
     }
+
+
+def _own_encoder(generator: Path, content_box: ContentBox | None) -> bytes:
+    """LSAP_E where none is released: as a training of this project leaves it."""
+    loaded = load_generator(str(generator), content_box=content_box)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = Encoder(EncoderConfig.for_generator(loaded.config, heads="offsets", backbone="small"))
+    encoder.w_avg.copy_(loaded.generator.mapping.w_avg)
+    return encode_encoder(encoder, generator_digest=loaded.digest, title="LSAP_E")
 
 
 def _trunk(table: str) -> dict[str, Tensor]:

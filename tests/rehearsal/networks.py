@@ -26,6 +26,7 @@ from lsap_core.refinement.sfe_checkpoints import SFE
 from lsap_core.refinement.sfe_networks import SfeConfig
 from tasks.weights.refiners import encode_networks
 from tests.rehearsal.filled import below, filled, published
+from tests.tensorflow_pickles import pickled_tensorflow, tensorflow_network
 
 SPACES = ("W+", "F4", "F6", "F8", "F10")
 """Of which SAM's released predictor has heads."""
@@ -77,6 +78,11 @@ class Published:
         """rosinality's layout: what a conversion of a published generator holds."""
         document = to_rosinality_document(self.checkpoint)
         return {name: document[name] for name in ("g_ema", "latent_avg")}
+
+    def pickled(self) -> bytes:
+        """NVlabs' layout of the first StyleGAN2: the averaged generator last, as TensorFlow pickled it."""
+        network = tensorflow_network(self.checkpoint)
+        return pickled_tensorflow((network, network, network))
 
     def encoder(self, table: str, encoder_type: str, **options: Any) -> dict[str, Any]:
         """pSp's and e4e's layout."""
