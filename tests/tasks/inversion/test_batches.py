@@ -62,8 +62,8 @@ def test_a_batch_that_memory_runs_out_with_is_halved_and_nobody_tries_it_again(
     assert begun[:3] == [4, 2, 1] and set(begun[3:]) == {1}
     assert "batches of 2 images: with 4 memory ran out (20.00 GiB were asked for)" in caplog.text
     found, ids = small.publish(prepared), [f"{number}.png" for number in range(5)]
-    np.testing.assert_allclose(
-        found.codes(ids, "stylegan2_w_plus"), wanted.codes(ids, "stylegan2_w_plus"), atol=1e-4, rtol=1e-4
+    np.testing.assert_allclose(  # rounding of the last digit, grown over the steps
+        found.codes(ids, "stylegan2_w_plus"), wanted.codes(ids, "stylegan2_w_plus"), atol=5e-3, rtol=0
     )
     assert {row["attempt"].rsplit("-", 1)[1] for row in found.rows().to_pylist()} == {"batch1"}
 
