@@ -51,7 +51,7 @@ class SeenBefore:
             found: Seen = {}
             while left := self._left(found):
                 part = self.evaluation.seen(self._name(view, look, left))
-                if not part:
+                if part is None or part.keys().isdisjoint(left):
                     break
                 found |= part
             self._kept[at] = found
