@@ -15,6 +15,7 @@ SHORT = {
     "inversion.anchor.num_samples": "1000",
     "inversion.shard_rows": "4",
     "refinement.refiner_settings": "{sam: {num_steps: 2}}",
+    "refinement.state_type": "float32",  # filled networks find numbers beyond float16
     "batch_size": "2",
     "calibration_images": "3",
     "frechet": "inception",
