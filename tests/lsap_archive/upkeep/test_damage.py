@@ -32,8 +32,8 @@ REPAIR = r"lsap archive repair"
 
 @pytest.fixture
 def large_shard(memory_place: Any, work: Any) -> RunWriter:
-    """One run of 40 rows in a shard of three inner chunks."""
-    rows = tuple(PlannedRow(row, f"image-{row}", f"file:///{row}.png", f"content-{row}") for row in range(40))
+    """One run of 46 rows in a shard of three inner chunks of 16."""
+    rows = tuple(PlannedRow(row, f"image-{row}", f"file:///{row}.png", f"content-{row}") for row in range(46))
     run = memory_place.writer().start_run(work.plan(rows=rows, shard_rows=48))
     work.write_all(run)
     assert run.publish({})
@@ -44,9 +44,9 @@ def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :]
 
 
-def chunk_at(offset: int, size: int) -> int | None:
-    """The inner chunk that a byte lies in, of 16 rows of 24 bytes and a checksum each; None for the index."""
-    return offset // (16 * 24 + 4) if offset < size - (16 * 3 + 4) else None
+def ends_of_chunks(data: bytes) -> list[int]:
+    """Where the three inner chunks of a shard's object end, each with its checksum, as its index tells."""
+    return [int(start + size) for start, size in np.frombuffer(data[-52:-4], "<u8").reshape(3, 2)]
 
 
 def test_a_flipped_bit_is_noticed_by_whoever_reads_it(large_shard: RunWriter) -> None:
@@ -57,8 +57,10 @@ def test_a_flipped_bit_is_noticed_by_whoever_reads_it(large_shard: RunWriter) ->
         open_archive(large_shard.store.url).codes(["image-0", "image-16", "image-32"], "lsap_o"),
     )
     rng = np.random.default_rng(7)
-    positions = [*rng.integers(len(data), size=20), 0, 16 * 24, len(data) - 52, len(data) - 1]
-    chunks = [chunk_at(int(at), len(data)) for at in positions]
+    ends = ends_of_chunks(data)
+    assert ends == sorted(ends) and ends[-1] == len(data) - 52
+    positions = [*rng.integers(len(data), size=20), 0, ends[0] - 4, len(data) - 52, len(data) - 1]
+    chunks = [next((chunk for chunk, end in enumerate(ends) if at < end), None) for at in positions]
     assert {0, 1, 2, None} <= set(chunks)
     for at, damaged in zip(positions, chunks, strict=True):
         store.put(key, flipped(data, int(at)))
