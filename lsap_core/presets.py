@@ -353,15 +353,20 @@ def recorded(settings: EmbeddingSettings | EncoderTrainingSettings | RefinerTrai
     return {PASSES if name == "num_passes" else name: value for name, value in asdict(settings).items()}
 
 
+RECORDED_IF_OTHER = {"start": "mean", "precision": "float32"}
+"""Settings that came later: what was recorded without them has these values."""
+
+
 def recorded_settings(settings: EmbeddingSettings) -> dict[str, Any]:
     """A method's settings as an archive keeps them.
 
-    Where codes start is told only when it is not the mean, and the kind only where it is a later one than the first
-    two: what was recorded before there were either keeps its digest.
+    Where codes start is told only when it is not the mean, precision only when it is not float32, and the kind only
+    where it is a later one than the first two: what was recorded before there were any of them keeps its digest.
     """
     values = recorded(settings)
-    if values.get("start") == "mean":
-        del values["start"]
+    for name, value in RECORDED_IF_OTHER.items():
+        if values.get(name) == value:
+            del values[name]
     if settings.kind not in (OptimizationSettings.kind, EncoderSettings.kind):
         values["kind"] = settings.kind
     return values

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from tasks.settings import Settings
@@ -22,9 +21,8 @@ class Remembered:
     """Values by key, in one small JSON file; of two processes that write at once one may be forgotten."""
 
     def __init__(self, name: str):
-        """The file of a name, such as "encoders", in the folder of `Settings.cache`."""
-        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsap"
-        self.path = Path(Settings.from_environment().cache or usual) / f"{name}.json"
+        """The file of a name, such as "encoders", in the machine's folder of caches."""
+        self.path = Settings.from_environment().cache_folder / f"{name}.json"
 
     def get(self, key: str) -> Any:
         """The value, or None."""

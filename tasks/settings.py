@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from lsap_archive import ArchiveMismatchError, Store
 from lsap_core.errors import ConfigError
@@ -30,6 +31,12 @@ class Settings:
     cache: str | None = None
     ray_ship_code: bool = False
     other_weights: bool = False
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where this machine keeps what it has found out."""
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsap"
+        return Path(self.cache) if self.cache else usual
 
     @property
     def is_alone(self) -> bool:

@@ -75,6 +75,9 @@ class InvertRun(Parameters):
         description='images embedded together; "auto": as many of a shard as memory has room for; by default the '
         "domain's, or fewer where there is less room",
     )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description='whether the steps of optimizations are compiled first; "auto": where that saves time'
+    )
     workers: WorkerParameters = WorkerParameters()
     max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")
     retries: Whole = Field(3, ge=0, le=MANY_TRIES, description="tries again of a shard whose worker or storage failed")
@@ -122,6 +125,7 @@ class InvertRun(Parameters):
             memory_bytes=None if memory_gb is None else int(memory_gb * 2**30),
             encoders=_places_of_encoders(methods, domain),
             device=self.workers.device,
+            compile=self.compile,
         )
 
     def resolved_domain(self, settings: Settings) -> Domain:

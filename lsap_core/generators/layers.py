@@ -92,7 +92,8 @@ class ModulatedConv(nn.Module):
 
     def demodulation(self, style: Tensor, energy: Tensor) -> Tensor:
         """d = (sum_i (g s_i)^2 Q_oi + 1e-8)^(-1/2) of styles [N, in] and Q [out, in]: [N, out]."""
-        return ((style * self.weight_gain).square() @ energy.t() + DEMODULATION_EPSILON).rsqrt()
+        with torch.autocast(style.device.type, enabled=False):  # sums of squares need more than half precision
+            return ((style * self.weight_gain).square() @ energy.t() + DEMODULATION_EPSILON).rsqrt()
 
     def _prepare(self) -> tuple[Tensor, Tensor]:
         return self.weight * self.weight_gain, self.weight.square().sum(dim=(2, 3))

@@ -28,6 +28,7 @@ from lsap_core.inversion.noise_maps import (
     random_streams,
 )
 from lsap_core.inversion.optimization_state import OptimizationState
+from lsap_core.inversion.precision import Precision, tensor_cores
 from lsap_core.inversion.schedule import exploration_strength, learning_rate
 from lsap_core.inversion.steps_ahead import Schedule, StepNumbers, steps_ahead
 
@@ -63,6 +64,8 @@ class OptimizationSettings:
         noise_normalization: "unbiased" or "biased" deviation.
         downsampling: how outputs above 256 pixels are brought to 256.
         record_every: steps between recorded loss terms; the last step is always recorded.
+        precision: of the convolutions of generator and perceptual network: "float32", "tf32" on GPUs that have it, or
+            "bfloat16". Codes, noise maps, moments and sums are float32 in any case, and so is the result's image.
         start: where codes start, at the "mean" of W or at the codes of an "encoder".
 
     Raises:
@@ -87,6 +90,7 @@ class OptimizationSettings:
     downsampling: Downsampling = "area"
     record_every: int = 10
     start: Literal["mean", "encoder"] = "mean"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -121,6 +125,7 @@ class OptimizationSettings:
             ("noise_normalization", ("unbiased", "biased")),
             ("downsampling", ("area", "bilinear", "bilinear_noaa")),
             ("start", ("mean", "encoder")),
+            ("precision", ("float32", "tf32", "bfloat16")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {", ".join(allowed)}')
@@ -284,10 +289,21 @@ class OptimizationEmbedder:
         wanted = [len(state), config.image_channels, config.resolution, config.resolution]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
+        with tensor_cores(self.settings.precision):
+            self._advance(state, target.to(state.values), until, at_most, after_step)
+
+    def _advance(
+        self,
+        state: OptimizationState,
+        target: Tensor,
+        until: int | None,
+        at_most: int | None,
+        after_step: Callable[[OptimizationState], None] | None,
+    ) -> None:
         terms = self._loss_terms()
-        view = terms.view(target.to(state.values))
+        view = terms.view(target)
         with torch.no_grad():
-            target_features = self.perceptual.features(view)
+            target_features = terms.features(view)
         last = self.settings.num_steps if until is None else min(until, self.settings.num_steps)
         left = MOST_STEPS if at_most is None else at_most
         ahead: Iterator[StepNumbers] = iter(())
@@ -407,5 +423,6 @@ class OptimizationEmbedder:
             perceptual=self.perceptual,
             noisy_convs=tuple(self.noisy_convs),
             downsampling=settings.downsampling,
+            precision=settings.precision,
             sncd_is_of_explored=is_weighed_where_explored or settings.exploration == 0,
         )

@@ -21,6 +21,9 @@ FLOPS_A_SECOND = {"cpu": 1e11, "cuda": 2e13}
 SYNTHESES_A_STEP = 4.0
 """What a step costs in forward passes of the generator: its own gradient, and the perceptual network."""
 
+MOST_OF_AN_ERROR = 300
+"""Characters; compilers tell much."""
+
 Evaluate = Callable[[Tensor, Tensor, Sequence[Tensor], Tensor, list[Tensor]], dict[str, Tensor]]
 """Terms of `LossArguments`, by name."""
 
@@ -99,7 +102,7 @@ class Compilation:
         try:
             _try(form, arguments)
         except Exception as error:  # of any kind: compilers fail in many ways, and the plain form does the same
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:MOST_OF_AN_ERROR]
             self.tell(
                 f"the optimization could not be compiled and runs uncompiled, with the same results: {reason}; "
                 "install a compiler (g++, on a GPU Triton), or ask for compile: never"

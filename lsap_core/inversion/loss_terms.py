@@ -14,6 +14,7 @@ from lsap_core.generators.generator import Generator
 from lsap_core.generators.style_matrices import StyleMatrices
 from lsap_core.images import Downsampling, comparison_view
 from lsap_core.inversion.inversion import PerceptualDistance
+from lsap_core.inversion.precision import Precision, convolutions
 from lsap_core.objectives.terms import mean_code_distance, noise_regularization, pixel_error
 from lsap_core.spaces.styles import select
 
@@ -35,6 +36,7 @@ class LossTerms:
         noisy_convs: the convolutions that the noise maps are of.
         downsampling: how outputs above 256 pixels are brought to 256.
         sncd_is_of_explored: whether SNCD looks at the explored codes, and not at the clean ones.
+        precision: of the convolutions of generator and perceptual network; all else is float32.
     """
 
     generator: Generator
@@ -44,6 +46,7 @@ class LossTerms:
     noisy_convs: tuple[int, ...]
     downsampling: Downsampling
     sncd_is_of_explored: bool
+    precision: Precision = "float32"
 
     def __call__(
         self,
@@ -65,10 +68,12 @@ class LossTerms:
             wanted: some of `LOSS_TERMS`.
         """
         styles = self.styles(explored)  # [N, width] of every layer
-        seen = self.view(self._synthesize(styles, noise))  # [N, C, h, w], as `view`
+        with convolutions(self.precision, clean.device.type):
+            image = self._synthesize(styles, noise)  # [N, C, R, R]
+        seen = self.view(image.to(clean.dtype))  # [N, C, h, w], as `view`
         terms: dict[str, Tensor] = {}
         if "lpips" in wanted:
-            terms["lpips"] = self.perceptual.distance(self.perceptual.features(seen), target_features)
+            terms["lpips"] = self.perceptual.distance(self.features(seen), target_features)
         if "mse" in wanted:
             terms["mse"] = pixel_error(seen, view)
         if "sncd" in wanted:
@@ -85,11 +90,17 @@ class LossTerms:
     @property
     def options(self) -> tuple[Any, ...]:
         """What decides how terms are computed, but for networks."""
-        return self.noisy_convs, self.downsampling, self.sncd_is_of_explored
+        return self.noisy_convs, self.downsampling, self.sncd_is_of_explored, self.precision
 
     def view(self, images: Tensor) -> Tensor:
         """What losses look at of images [N, C, R, R]."""
         return comparison_view(images, content_box=self.generator.config.content_box, downsampling=self.downsampling)
+
+    def features(self, view: Tensor) -> list[Tensor]:
+        """Perceptual features of what losses look at, in its own type."""
+        with convolutions(self.precision, view.device.type):
+            found = self.perceptual.features(view)
+        return [each.to(view.dtype) for each in found]
 
     def _synthesize(self, styles: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
         maps: list[Tensor | None] = [None] * self.generator.config.num_convs

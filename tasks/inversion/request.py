@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lsap_core.presets import Method
 from tasks.archived.anchors import AnchorOptions
+from tasks.inversion.compiling import Compile
 from tasks.pictures.decoding import Fit
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.networks import NetworkChoice
@@ -29,10 +30,11 @@ class InversionRequest:
         shard_rows: images of a shard.
         batch_size: images embedded together, at most.
         fits_batch: whether fewer are taken where memory is not enough for so many.
-        num_workers: that share the memory of a machine.
+        num_workers: that share the work, and the memory of a machine.
         memory_bytes: that each of them may take; None for a share of what is free.
         encoders: path or URL of every encoder that a method names.
         device: "auto", "cpu", "cuda", ...
+        compile: whether steps of optimizations are compiled.
     """
 
     source: str
@@ -51,3 +53,4 @@ class InversionRequest:
     fits_batch: bool = False
     num_workers: int = 1
     memory_bytes: int | None = None
+    compile: Compile = "auto"

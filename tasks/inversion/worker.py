@@ -34,6 +34,7 @@ from tasks.archived.rendering import Preview, Renderer, Stored, kept_noise_of
 from tasks.archived.saved_states import SAVE_EVERY_SECONDS, KeptWork
 from tasks.errors import OutOfMemoryError, memory_told
 from tasks.inversion.batches import batch_that_fits, ran_out, room_of_worker
+from tasks.inversion.compiling import Compiling
 from tasks.inversion.finding import ShardCodes
 from tasks.inversion.reading import READ_TOGETHER, Row, ShardReader
 from tasks.inversion.request import InversionRequest
@@ -63,6 +64,7 @@ class EmbedWorker:
         self.networks = load_networks(request.networks, self.device)
         self.anchor = open_anchor(request.archive, request.anchor.digest(loaded.digest)).to(self.device)
         self._reader = ShardReader(open_source(request.source), loaded.config)
+        self._compiling = Compiling(request.compile, loaded.config, device=self.device.type)
         self._runs: dict[str, RunWriter] = {}  # the last ones: each has all its images
         self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
         self._batch_size = request.batch_size  # of the present shard
@@ -254,7 +256,9 @@ class EmbedWorker:
     def _embedder(self, run: RunWriter) -> Embedder[Any]:
         """The method of a run, on the networks of this worker."""
         settings = settings_of(run.plan["config"])
-        parts = Parts(self.generator, self.anchor, self.networks.perceptual)
+        image_steps = run.num_rows * settings.num_steps // self.request.num_workers
+        compilation = self._compiling.of(image_steps, batch_size=self._batch_size)
+        parts = Parts(self.generator, self.anchor, self.networks.perceptual, compilation=compilation)
         if settings.needs_encoder:
             name, digest = (run.plan["config"]["encoder"][key] for key in ("name", "digest"))
             num_passes = encoder_settings(settings, name).num_passes

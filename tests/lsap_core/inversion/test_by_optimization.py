@@ -22,6 +22,7 @@ from lsap_core.inversion import (
     PerceptualDistance,
 )
 from lsap_core.inversion.by_optimization import TRACE_TERMS
+from lsap_core.inversion.precision import Precision, tensor_cores
 from lsap_core.objectives.terms import mean_code_distance, noise_regularization, pixel_error
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
 from lsap_core.presets import method
@@ -527,6 +528,36 @@ def test_states_of_earlier_versions_have_one_step_for_all_images(embed: Embed, t
     assert_equal_results(embedder.finish(resumed), embedder(target, SEEDS))
 
 
+# --- precision -------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_of_convolutions_alone(embed: Embed, target: Tensor, features: FeatureDistance) -> None:
+    """Terms that no convolution is in stay as they are, bit for bit; the others differ by what bfloat16 rounds."""
+    rounded, exact = (
+        embed(perceptual=features, lpips_weight=1.0, sncd_weight=5.0, num_steps=4, precision=precision)(target, SEEDS)
+        for precision in ("bfloat16", "float32")
+    )
+    first, wanted = rounded.trace[:, 0], exact.trace[:, 0]
+    columns = [TRACE_TERMS.index(name) for name in ("sncd", "mean_code_distance", "noise_regularization")]
+    assert torch.equal(first[:, columns], wanted[:, columns])
+    for name in ("lpips", "mse"):
+        column = TRACE_TERMS.index(name)
+        torch.testing.assert_close(first[:, column], wanted[:, column], rtol=0.03, atol=0)
+        assert not torch.equal(first[:, column], wanted[:, column])
+    assert {rounded.w_plus.dtype, rounded.reconstruction.dtype, rounded.trace.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_tensor_cores_round_only_where_they_are_asked_to(precision: Precision) -> None:
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = flags()
+    with tensor_cores(precision):
+        assert flags() == (precision == "tf32",) * 2
+    assert flags() == before
+
+
 # --- images at their own pace ----------------------------------------------------------------------------------
 
 
@@ -738,6 +769,7 @@ def test_first_codes_of_another_shape_are_refused(space: str, shape: tuple[int, 
         ("sncd_on", "dirty"),
         ("noise_normalization", "pooled"),
         ("downsampling", "nearest"),
+        ("precision", "float16"),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_name_and_value(field: str, value: object) -> None:

@@ -1,7 +1,7 @@
 """Compiled steps beside the plain ones: the same numbers, one form for all methods, and never a reason to fail.
 
-Graphs are captured and differentiated as for any compiler, and run by torch's own operators ("aot_eager"): a C++ compiler
-would take a minute for them. One test, marked slow, takes it.
+Graphs are captured and differentiated as for any compiler, and run by torch's own operators ("aot_eager"): a C++
+compiler would take a minute for them. One test, marked slow, takes it.
 """
 
 import shutil
