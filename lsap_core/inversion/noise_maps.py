@@ -64,7 +64,7 @@ class RandomStreams:
 
     def use(self) -> None:
         """The numbers of one more step are used."""
-        self._used += self.is_ahead  # not where streams were loaded or replaced after the step took its numbers
+        self._used += 1
 
     def rewind(self) -> None:
         """Forget what was read ahead."""

@@ -47,6 +47,7 @@ CHANGED = {
     "downsampling": "bilinear",
     "record_every": 2,
     "start": "encoder",
+    "precision": "bfloat16",
 }
 
 
