@@ -64,7 +64,7 @@ PUBLISHED, OURS = "published", "ours"
 OPTIMIZATION = "optimization"
 AGREEMENT = {"lpips": 1e-3, "noise": 1e-3, "codes": 1e-2, "noise maps": 1e-2}
 ANCHOR_SAMPLES = 512
-RGB_SCALE = 0.1
+RGB_SCALE = 0.02
 """Of a random generator's ToRGB layers: its images then stay within [-1, 1], to which one of the loops clamps them."""
 SEED = 5
 
