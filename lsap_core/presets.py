@@ -93,6 +93,13 @@ class Method:
             raise ConfigError(f"method {self.name}: {error}") from error
 
 
+_FAST: dict[str, Any] = {
+    "num_steps": 100,
+    "exploration": 0.0,
+    "first_decay": 0.7,
+    "second_decay": 0.9,
+}
+
 # All methods, and with them all kinds of settings: one of a new kind needs its file in `inversion` and its line here.
 METHODS: dict[str, Method] = {
     method.name: method
@@ -120,6 +127,19 @@ METHODS: dict[str, Method] = {
             OptimizationSettings(space="w_plus", sncd_weight=20.0, start="encoder", num_steps=200, exploration=0.0),
             base="lsap_o_w_plus",
             encoder="lsap_e",
+        ),
+        # Not in the paper: a schedule found by sweep on digits for a tenth of the steps (docs/performance.md).
+        Method(
+            "stylegan2_w_plus_fast",
+            "StyleGAN2-W+, 100 steps",
+            OptimizationSettings(**_FAST),
+            base="stylegan2_w_plus",
+        ),
+        Method(
+            "lsap_o_w_plus_fast",
+            "LSAP_O-W+, 100 steps",
+            OptimizationSettings(**_FAST, sncd_weight=20.0),
+            base="lsap_o_w_plus",
         ),
         Method("psp", "pSp", EncoderSettings(), encoder="psp"),
         Method("e4e", "e4e", EncoderSettings(), encoder="e4e"),
@@ -353,15 +373,21 @@ def recorded(settings: EmbeddingSettings | EncoderTrainingSettings | RefinerTrai
     return {PASSES if name == "num_passes" else name: value for name, value in asdict(settings).items()}
 
 
-RECORDED_IF_OTHER = {"start": "mean", "precision": "float32"}
+RECORDED_IF_OTHER = {
+    "start": "mean",
+    "precision": "float32",
+    "first_decay": 0.9,
+    "second_decay": 0.999,
+    "basis": "entries",
+}
 """Settings that came later: what was recorded without them has these values."""
 
 
 def recorded_settings(settings: EmbeddingSettings) -> dict[str, Any]:
     """A method's settings as an archive keeps them.
 
-    Where codes start is told only when it is not the mean, precision only when it is not float32, and the kind only
-    where it is a later one than the first two: what was recorded before there were any of them keeps its digest.
+    Settings that came later are told only where they are not what they were before, and the kind only where it is a
+    later one than the first two: what was recorded before there were any of them keeps its digest.
     """
     values = recorded(settings)
     for name, value in RECORDED_IF_OTHER.items():

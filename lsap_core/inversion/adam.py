@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
-"""beta_1 and beta_2 (Kingma and Ba 2015), torch's own defaults."""
+from lsap_core.inversion.code_basis import CodeBasis
+
 EPSILON = 1e-8
 
 
-def first_correction(steps: int) -> float:
-    """1 - beta_1^t at step t, counted from 1: what the mean of gradients falls short of."""
-    return 1 - FIRST_DECAY**steps
+@dataclass(frozen=True)
+class Decays:
+    """beta_1 and beta_2, which past gradients and their squares fade by; torch's defaults (Kingma and Ba 2015).
 
+    Attributes:
+        first: beta_1, of the gradients.
+        second: beta_2, of their squares.
+    """
 
-def second_correction(steps: int) -> float:
-    """1 - beta_2^t at step t, counted from 1: what the mean of squares falls short of."""
-    return 1 - SECOND_DECAY**steps
+    first: float = 0.9
+    second: float = 0.999
+
+    def first_correction(self, steps: int) -> float:
+        """1 - beta_1^t at step t, counted from 1: what the mean of gradients falls short of."""
+        return 1 - self.first**steps
+
+    def second_correction(self, steps: int) -> float:
+        """1 - beta_2^t at step t, counted from 1: what the mean of squares falls short of."""
+        return 1 - self.second**steps
 
 
 @torch.no_grad()
@@ -27,26 +40,35 @@ def adam_(
     second_moments: Tensor,
     gradient: Tensor,
     *,
+    decays: Decays,
     rate: Tensor,
     root_correction: Tensor,
     moves: Tensor,
+    basis: CodeBasis | None = None,
 ) -> None:
     """One step of every row that moves, in place; the others stay as they are, bit for bit.
 
     m = beta_1 m + (1 - beta_1) g, v = beta_2 v + (1 - beta_2) g^2,
-    x = x - rate m / (v^(1/2) / root_correction + 1e-8) (Kingma and Ba 2015).
+    x = x - rate m / (v^(1/2) / root_correction + 1e-8) (Kingma and Ba 2015). With a basis g is told in it, m and v are
+    kept in it, and the step is taken back.
 
     Args:
         values: what moves, [N, P].
         first_moments: m, [N, P].
         second_moments: v, [N, P].
         gradient: g, [N, P]; may be anything where a row does not move.
+        decays: beta_1 and beta_2.
         rate: learning rate over 1 - beta_1^t, [N, 1].
         root_correction: (1 - beta_2^t)^(1/2), [N, 1].
         moves: [N, 1] bool.
+        basis: of the codes, the first columns; None for entry by entry.
     """
-    first = torch.lerp(first_moments, gradient, 1 - FIRST_DECAY)
-    second = SECOND_DECAY * second_moments + (1 - SECOND_DECAY) * gradient.square()
-    moved = values - rate * first / (second.sqrt() / root_correction + EPSILON)
-    for old, new in ((first_moments, first), (second_moments, second), (values, moved)):
+    if basis is not None:
+        gradient = basis.coordinates(gradient)
+    first = torch.lerp(first_moments, gradient, 1 - decays.first)
+    second = decays.second * second_moments + (1 - decays.second) * gradient.square()
+    step = rate * first / (second.sqrt() / root_correction + EPSILON)
+    if basis is not None:
+        step = basis.step(step)
+    for old, new in ((first_moments, first), (second_moments, second), (values, values - step)):
         old.copy_(torch.where(moves, new, old))

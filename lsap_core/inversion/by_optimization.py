@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
@@ -15,8 +16,9 @@ from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
 from lsap_core.generators.style_matrices import StyleMatrices
 from lsap_core.images import Downsampling
-from lsap_core.inversion.adam import adam_
+from lsap_core.inversion.adam import Decays, adam_
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
+from lsap_core.inversion.code_basis import CodeBasis, sensitive_basis
 from lsap_core.inversion.compilation import Compilation
 from lsap_core.inversion.inversion import Inversion, Parts, PerceptualDistance
 from lsap_core.inversion.loss_terms import LossArguments, LossTerms
@@ -67,6 +69,10 @@ class OptimizationSettings:
         precision: of the convolutions of generator and perceptual network: "float32", "tf32" on GPUs that have it, or
             "bfloat16". Codes, noise maps, moments and sums are float32 in any case, and so is the result's image.
         start: where codes start, at the "mean" of W or at the codes of an "encoder".
+        first_decay: Adam's beta_1.
+        second_decay: Adam's beta_2; the published 0.999 remembers a thousand steps, which shorter runs do not have.
+        basis: what Adam scales for itself, the "entries" of codes or their directions by "sensitivity"
+            (`lsap_core/inversion/code_basis.py`), which costs 8 w_dim images with gradients before the first batch.
 
     Raises:
         ConfigError: a value lies outside its range.
@@ -91,6 +97,9 @@ class OptimizationSettings:
     record_every: int = 10
     start: Literal["mean", "encoder"] = "mean"
     precision: Precision = "float32"
+    first_decay: float = 0.9
+    second_decay: float = 0.999
+    basis: Literal["entries", "sensitivity"] = "entries"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -120,15 +129,23 @@ class OptimizationSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted a number that is not negative")
         if self.lpips_weight == self.mse_weight == 0:
             raise ConfigError("lpips_weight and mse_weight are both 0: nothing would pull toward the target")
+        for name in ("first_decay", "second_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; wanted a number from 0 to below 1")
         for name, allowed in (
             ("sncd_on", ("clean", "explored")),
             ("noise_normalization", ("unbiased", "biased")),
             ("downsampling", ("area", "bilinear", "bilinear_noaa")),
             ("start", ("mean", "encoder")),
             ("precision", ("float32", "tf32", "bfloat16")),
+            ("basis", ("entries", "sensitivity")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {", ".join(allowed)}')
+        if self.basis == "sensitivity" and self.lpips_weight == 0:
+            raise ConfigError(
+                'basis is "sensitivity", of the perceptual distance, and lpips_weight is 0: set basis to "entries"'
+            )
 
     @property
     def trace_steps(self) -> tuple[int, ...]:
@@ -182,11 +199,13 @@ class OptimizationEmbedder:
         self.encoder = encoder  # asked where codes start at one
         self.compilation = compilation  # None: every step runs as it is written
         self.styles = StyleMatrices(generator)
+        self.decays = Decays(settings.first_decay, settings.second_decay)
         self.schedule = Schedule(
             num_steps=settings.num_steps,
             rate=lambda time: learning_rate(time, settings.learning_rate),
             strength=lambda time: exploration_strength(time, anchor.code_deviation, factor=settings.exploration),
             place_of={step: place for place, step in enumerate(settings.trace_steps)},
+            decays=self.decays,
         )
         weights = {
             "lpips": settings.lpips_weight,
@@ -200,6 +219,13 @@ class OptimizationEmbedder:
         self.noisy_convs = [
             index for index, layer in enumerate(generator.synthesis.conv_layers()) if float(layer.noise_strength) != 0.0
         ]
+
+    @cached_property
+    def basis(self) -> CodeBasis | None:
+        """What Adam works in, found before the first step; None for the entries of codes."""
+        if self.settings.basis == "entries":
+            return None
+        return sensitive_basis(self.generator, self.perceptual, self.anchor, space=self.settings.space)
 
     def __call__(self, target: Tensor, seeds: Sequence[int]) -> Inversion:
         """Embed images [N, C, R, R] in [-1, 1], each with the random state of its own seed.
@@ -369,9 +395,11 @@ class OptimizationEmbedder:
             state.first_moments,
             state.second_moments,
             gradient,
+            decays=self.decays,
             rate=numbers.rate,
             root_correction=numbers.root_correction,
             moves=moves,
+            basis=self.basis,
         )
         normalize_noise_(state.noise, self.settings.noise_normalization, moves=moves)
 

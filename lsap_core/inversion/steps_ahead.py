@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsap_core.inversion.adam import first_correction, second_correction
+from lsap_core.inversion.adam import Decays
 from lsap_core.inversion.noise_maps import RandomStreams
 
 MOST_AHEAD = 64
@@ -26,18 +26,20 @@ class Schedule:
         rate: learning rate at a time in [0, 1).
         strength: deviation of the exploration noise at a time.
         place_of: place in the trace of each recorded step.
+        decays: of Adam.
     """
 
     num_steps: int
     rate: Callable[[float], float]
     strength: Callable[[float], float]
     place_of: Mapping[int, int]
+    decays: Decays
 
     def numbers(self, step: int) -> tuple[float, float, float]:
         """Rate and root correction as `StepNumbers` has them, and strength, of an image that has taken `step` steps."""
         time = min(step, self.num_steps - 1) / self.num_steps  # an image that is done asks too, and does not move
-        rate = self.rate(time) / first_correction(step + 1)
-        return rate, math.sqrt(second_correction(step + 1)), self.strength(time)
+        rate = self.rate(time) / self.decays.first_correction(step + 1)
+        return rate, math.sqrt(self.decays.second_correction(step + 1)), self.strength(time)
 
 
 @dataclass(frozen=True)

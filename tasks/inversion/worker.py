@@ -66,6 +66,7 @@ class EmbedWorker:
         self._reader = ShardReader(open_source(request.source), loaded.config)
         self._compiling = Compiling(request.compile, loaded.config, device=self.device.type)
         self._runs: dict[str, RunWriter] = {}  # the last ones: each has all its images
+        self._embedders: dict[str, Embedder[Any]] = {}
         self._encoders: dict[tuple[str, str], Encoder] = {}  # the one that the last shard needed: they are large
         self._batch_size = request.batch_size  # of the present shard
         self._progress = self._done = 0.0  # images' worth of work, and images that are settled
@@ -254,6 +255,12 @@ class EmbedWorker:
         return inversion, metrics, seconds
 
     def _embedder(self, run: RunWriter) -> Embedder[Any]:
+        """The method of a run; the last one is kept with what it has found for itself."""
+        if run.run_id not in self._embedders:
+            self._embedders = {run.run_id: self._built(run)}
+        return self._embedders[run.run_id]
+
+    def _built(self, run: RunWriter) -> Embedder[Any]:
         """The method of a run, on the networks of this worker."""
         settings = settings_of(run.plan["config"])
         image_steps = run.num_rows * settings.num_steps // self.request.num_workers

@@ -185,7 +185,7 @@ def test_every_method_of_the_digits_keeps_its_digest(inversions: dict[str, Any],
         for name in {**METHODS, **domain.encoders}
     }
     assert found == GOLDEN["domains/digits"]
-    without = [name for name in found if domain.method(name).encoder is None]
+    without = [name for name in inversions["methods"] if domain.method(name).encoder is None]
     assert len(without) == 5 and all(found[name] == inversions["methods"][name] for name in without)
 
 

@@ -37,6 +37,8 @@ def test_methods_have_the_titles_of_the_paper() -> None:
         "lsap_o_w_plus": "LSAP_O-W+",
         "l2_w_plus": "W+ with L2 to the mean code",
         "lsap_o_w_plus_from_lsap_e": "LSAP_O-W+ from LSAP_E",
+        "stylegan2_w_plus_fast": "StyleGAN2-W+, 100 steps",
+        "lsap_o_w_plus_fast": "LSAP_O-W+, 100 steps",
         "psp": "pSp",
         "e4e": "e4e",
         "lsap_e": "LSAP_E",
@@ -90,6 +92,23 @@ def test_the_start_from_an_encoder_changes_start_length_and_exploration_alone() 
     base = METHODS[chosen.base or ""]
     assert chosen.settings == replace(base.settings, start="encoder", num_steps=200, exploration=0.0)
     assert (base.name, chosen.encoder) == ("lsap_o_w_plus", "lsap_e")
+
+
+@pytest.mark.parametrize("base", ["stylegan2_w_plus", "lsap_o_w_plus"])
+def test_the_fast_methods_minimize_the_loss_of_their_base(base: str) -> None:
+    fast, slow = METHODS[f"{base}_fast"], METHODS[base]
+    assert fast.base == base and fast.settings != slow.settings
+    how = ("num_steps", "exploration", "first_decay", "second_decay")
+    assert replace(fast.settings, **{name: getattr(slow.settings, name) for name in how}) == slow.settings
+
+
+def test_settings_that_came_later_are_recorded_where_they_are_not_the_published_ones() -> None:
+    later = {"start", "first_decay", "second_decay", "basis"}
+    assert not later & set(recorded_settings(METHODS["stylegan2_w_plus"].settings))
+    fast = method("lsap_o_w_plus_fast", basis="sensitivity").settings
+    values = recorded_settings(fast)
+    assert later & set(values) == {"first_decay", "second_decay", "basis"}
+    assert settings_of({"settings": values}) == fast
 
 
 def test_every_base_is_a_method() -> None:
