@@ -15,10 +15,9 @@ from flows.commands.output import show
 
 if TYPE_CHECKING:  # help should not wait for torch
     from domains.domain import Domain
-    from domains.embedded import Attribute
     from lsap_core.editing import Direction, Edit
     from lsap_core.generators.generator import Generator
-    from tasks.measuring.attributes import FaceAttribute
+    from tasks.measuring.attributes import AnyAttribute
     from tasks.weights.generators import LoadedGenerator
 
 Command = Callable[[argparse.Namespace], int]
@@ -286,7 +285,7 @@ def _edit_document(parsed: argparse.Namespace, strength: float) -> dict[str, Any
     return {"components": parsed.direction, "component": parsed.component, "mode": parsed.mode, **document}
 
 
-def _attribute(parsed: argparse.Namespace) -> Attribute | FaceAttribute | None:
+def _attribute(parsed: argparse.Namespace) -> AnyAttribute | None:
     from tasks.measuring.attributes import load_attribute
     from tasks.settings import Settings
     from tasks.weights.devices import module_device
@@ -303,7 +302,7 @@ def _attribute(parsed: argparse.Namespace) -> Attribute | FaceAttribute | None:
 
 
 def _scored_codes(
-    parsed: argparse.Namespace, generator: Generator, attribute: Attribute | FaceAttribute | None, options: Any
+    parsed: argparse.Namespace, generator: Generator, attribute: AnyAttribute | None, options: Any
 ) -> tuple[Any, Any, dict[str, Any]]:
     """W codes, their scores, and where both are from."""
     import torch

@@ -74,7 +74,7 @@ class KeptWork:
     def __init__(self, run: RunWriter, shard: int, *, every_seconds: float):
         """What is there of a shard is looked up once."""
         self._store = run.store
-        self._name = lambda name: scratch_key(run.run_id, shard, name)
+        self._run_id, self._shard = run.run_id, shard
         self._every_seconds = every_seconds
         self._last_kept = time.monotonic()
         folder = self._name(_STATE).rpartition("/")[0]
@@ -116,6 +116,9 @@ class KeptWork:
         for key in sorted(self._keys):
             self._store.delete(key)
         self._keys.clear()
+
+    def _name(self, kind: str) -> str:
+        return scratch_key(self._run_id, self._shard, kind)
 
     @property
     def _is_due(self) -> bool:

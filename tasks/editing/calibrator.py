@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from domains.embedded import Attribute
 from lsap_archive import RunReader
 from lsap_core.images import quantize
 from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import EditedPart, Part, SyntheticPart, Values
-from tasks.measuring.attributes import FaceAttribute, load_attribute
+from tasks.measuring.attributes import AnyAttribute, load_attribute
 from tasks.weights.published import Published
 
 
@@ -38,7 +37,7 @@ class Calibrator:
         self.batch_size = batch_size
         self.published = published
         self.advance = advance
-        self._attributes: dict[str, Attribute | FaceAttribute] = {}
+        self._attributes: dict[str, AnyAttribute] = {}
         self._rows: dict[tuple[str, int, int], RunPart] = {}  # those of the last part: searches come back to them
 
     def measure(self, part: Part) -> Values:
@@ -80,7 +79,7 @@ class Calibrator:
             self._rows = {key: rows}
         return self._rows[key]
 
-    def _attribute(self, name: str) -> Attribute | FaceAttribute:
+    def _attribute(self, name: str) -> AnyAttribute:
         if name not in self._attributes:
             self._attributes[name] = load_attribute(name, device=self.device, published=self.published)
         return self._attributes[name]

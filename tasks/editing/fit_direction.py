@@ -17,12 +17,12 @@ from PIL import Image
 from sklearn.svm import SVC, LinearSVC
 from torch import Tensor
 
-from domains.embedded import Attribute
 from lsap_core.editing import Direction, conditional
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.generator import Generator
 from lsap_core.images import crop, to_uint8
 from tasks.array_files import ArrayFileError, read_npy
+from tasks.measuring.attributes import AnyAttribute
 from tasks.weights.files import read_bytes
 
 Floats = NDArray[np.float64]
@@ -108,7 +108,7 @@ def sampled_codes(generator: Generator, options: SampleOptions) -> Iterator[Tens
 
 
 @torch.no_grad()
-def score_codes(generator: Generator, codes: Tensor, attribute: Attribute, *, batch_size: int) -> Tensor:
+def score_codes(generator: Generator, codes: Tensor, attribute: AnyAttribute, *, batch_size: int) -> Tensor:
     """The attribute of the image of each W or W+ code, [N], float32, on the CPU; NaN where it cannot be measured."""
     device = generator.mapping.w_avg.device
     scores = [attribute.measure(generator.synthesize(part.to(device))).cpu() for part in codes.split(batch_size)]
@@ -207,7 +207,13 @@ def direction_of(
 
 @torch.no_grad()
 def measure_response(
-    generator: Generator, direction: Direction, codes: Tensor, scores: Tensor, attribute: Attribute, *, batch_size: int
+    generator: Generator,
+    direction: Direction,
+    codes: Tensor,
+    scores: Tensor,
+    attribute: AnyAttribute,
+    *,
+    batch_size: int,
 ) -> Response:
     """What one unit of strength along a direction of W does to the attribute of the images of these codes.
 

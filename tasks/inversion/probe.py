@@ -129,7 +129,7 @@ def _embed(embedder: Embedder[Any], count: int, generator: Generator, anchor: An
     advanced = _now(device)
     found = embedder.finish(state)
     measure(found.reconstruction, target, found.w_plus, generator=generator, anchor=anchor, networks=networks)
-    pace = (advanced - started) / state.step
+    pace: float = (advanced - started) / state.step
     return started - asked + pace * embedder.settings.num_steps + _now(device) - advanced
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,7 +65,7 @@ class ShardReader:
         *,
         known: Mapping[str, Row],
         ahead: int,
-    ) -> Iterator[list[Row]]:
+    ) -> Generator[list[Row], None, None]:
         """The rows of a shard as far as reading decides them, those with the same content together; to be closed.
 
         Of several with the same content the first one that is there is read, and the others follow it: a copy of a bad

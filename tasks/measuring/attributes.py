@@ -43,9 +43,12 @@ class FaceAttribute:
         return self.of_points(self.points.find(images))
 
 
+AnyAttribute = Attribute | FaceAttribute
+
+
 def load_attribute(
     name: str, *, device: torch.device, published: Published, points: FacePoints | None = None
-) -> Attribute | FaceAttribute:
+) -> AnyAttribute:
     """An attribute with the networks that it needs.
 
     Args:
@@ -66,7 +69,7 @@ def load_attribute(
     raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join((*EMBEDDED, *FACES))}')
 
 
-def attribute_in(looks: Looks, attribute: Attribute | FaceAttribute) -> Tensor:
+def attribute_in(looks: Looks, attribute: AnyAttribute) -> Tensor:
     """An attribute of each picture, [N]; the detector runs once for all that want a face's points."""
     if isinstance(attribute, FaceAttribute):
         return attribute.of_points(attribute.points.find_in(looks))

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from domains.domain import Domain
-from domains.embedded import Attribute
 from lsap_core.editing import Direction, along
 from lsap_core.generators.generator import Generator
 from lsap_core.metrics.editability import equal_effect
-from tasks.measuring.attributes import FaceAttribute, load_attribute
+from tasks.measuring.attributes import AnyAttribute, load_attribute
 from tasks.weights.directions import load_direction
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.published import Published
@@ -79,7 +78,7 @@ def synthetic_steps(
 
 
 def _step(
-    generator: Generator, codes: Tensor, attribute: Attribute | FaceAttribute, direction: Direction, change: float
+    generator: Generator, codes: Tensor, attribute: AnyAttribute, direction: Direction, change: float
 ) -> SyntheticStep:
     before = _measured(generator, codes, attribute)
     deviation = before[before.isfinite()].std().item()
@@ -93,5 +92,5 @@ def _step(
 
 
 @torch.no_grad()
-def _measured(generator: Generator, codes: Tensor, attribute: Attribute | FaceAttribute) -> Tensor:
+def _measured(generator: Generator, codes: Tensor, attribute: AnyAttribute) -> Tensor:
     return torch.cat([attribute.measure(generator.synthesize(batch)) for batch in codes.split(BATCH)])
