@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
+import importlib.util
 import itertools
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -163,11 +164,10 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
     script = (checkout / "projector.py").read_text()
     if f'device = "{named}"' not in script:
         raise SystemExit(f"{checkout / 'projector.py'} names no device where it did; wanted the script of 2021")
-    program = compile(script.replace(f'device = "{named}"', f'device = "{device.type}"'), "projector.py", "exec")
+    script = script.replace(f'device = "{named}"', f'device = "{device.type}"')
 
     def take(image: Tensor, seed: int, steps: int, keeps_terms: bool) -> Run:
         run = Run()
-        variables: dict[str, Any] = {"__name__": "__main__"}
         sees = Watched(perceptual, run, device, keeps_terms)
         view = comparison_view(image)
         stand_ins = {
@@ -182,11 +182,17 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
             importing(checkout, stand_ins),
             patch.object(sys, "argv", [*arguments, "image"]),
             patch.object(torch, "load", lambda _: {"g_ema": state}),
-            contextlib.suppress(LoopEndsError),
+            tempfile.TemporaryDirectory() as folder,
         ):
+            copied = Path(folder) / "projector.py"
+            copied.write_text(script)
+            spec = importlib.util.spec_from_file_location("__main__", copied)
+            assert spec is not None and spec.loader is not None
+            program = importlib.util.module_from_spec(spec)
             torch.manual_seed(seed)
-            exec(program, variables)
-        run.codes, run.maps = variables["latent_in"].detach(), variables["noises"]
+            with contextlib.suppress(LoopEndsError):
+                spec.loader.exec_module(program)
+        run.codes, run.maps = program.latent_in.detach(), program.noises
         if len(run.stamps) != steps:
             raise SystemExit(f"rosinality's projector ended after {len(run.stamps)} of {steps} steps")
         return run

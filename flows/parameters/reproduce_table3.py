@@ -114,7 +114,7 @@ class ReproduceTable3(Parameters):
             "method": variant.method,
             "training": {**self.training, "sncd_weight": variant.sncd_weight},
             "seed": seed,
-            "workers": {**self.workers.model_dump(exclude={"min_count", "patience_seconds"}), "count": 1},
+            "workers": {**self.workers.model_dump(exclude={"min_count", "patience_seconds", "memory_gb"}), "count": 1},
         }
         try:
             return TrainEncoderRun.of(fields)

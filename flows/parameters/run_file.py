@@ -14,6 +14,7 @@ from lsap_core.errors import ConfigError
 
 Value = TypeVar("Value")
 
+_TYPES = ("function-", "literal[")
 _PROBLEMS = 5  # of one run file that are told
 
 
@@ -126,7 +127,9 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
 def _problem(item: Any) -> str:
     if item["type"] in ("credential", "not_plain"):
         return str(item["msg"])
-    field = shown(".".join(str(part) for part in item["loc"]), quoted=False)
+    parts = [str(part) for part in item["loc"]]
+    # Of a field that takes several types pydantic also says which of them it has tried.
+    field = shown(".".join(part for part in parts if not part.startswith(_TYPES)), quoted=False)
     if item["type"] == "extra_forbidden":
         return f"{field}: there is no such field"
     if item["type"] == "missing":

@@ -6,16 +6,14 @@ It is done in a process of its own, so that what runs out of memory is that proc
 from __future__ import annotations
 
 import contextlib
-import json
+import multiprocessing
 import os
-import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -56,6 +54,14 @@ class Probed:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Why a batch could not be tried, and whether memory was not enough."""
+
+    why: str
+    for_memory: bool
+
+
 class ProbeRanOutError(ConfigError):
     """Not even the batch that was tried has room."""
 
@@ -65,22 +71,30 @@ def probe(request: InversionRequest, method: Method, batches: Sequence[int] = PR
 
     Raises:
         ProbeRanOutError: memory ran out with the first.
-        ConfigError, LsapError: as the work itself would.
+        ConfigError: as the work itself would be refused.
     """
-    command = [sys.executable, "-m", "tasks.inversion.probe"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
-        out, err = process.communicate(pickle.dumps((request, method, tuple(batches))))
-    told = [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
-    found = [Probed(**one) for one in told if "batch" in one]
-    errors = [str(one["error"]) for one in told if "error" in one]
-    if process.returncode and not errors and process.returncode != -signal.SIGKILL:
-        last = (err.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        raise ConfigError(f"a batch of {method.name} could not be tried: {last}")
+    context = multiprocessing.get_context("spawn")
+    telling, told = context.Pipe(duplex=False)
+    process = context.Process(target=_try, args=(request, method, tuple(batches), told), name="lsap-probe", daemon=True)
+    process.start()
+    told.close()  # the other end is the process's alone: what comes ends with it
+    found: list[Probed] = []
+    refused: _Refused | None = None
+    with telling, contextlib.suppress(EOFError):
+        while True:
+            one = telling.recv()
+            if isinstance(one, Probed):
+                found.append(one)
+            else:
+                refused = one
+    process.join()
+    if refused is not None and not refused.for_memory:
+        raise ConfigError(f"a batch of {method.name} could not be tried: {refused.why}")
+    if refused is None and process.exitcode and process.exitcode != -signal.SIGKILL:
+        raise ConfigError(f"a batch of {method.name} could not be tried: its process ended with {process.exitcode}")
     if not found:
-        why = errors[0] if errors else "the system ended the process that tried it, as it does where memory runs out"
+        ended = "the system ended the process that tried it, as it does where memory runs out"
+        why = ended if refused is None else refused.why
         free = in_words(free_memory(probe_device(request.device)))
         raise ProbeRanOutError(
             f"batch_size: not even batches of {batches[0]} of {method.name} have room ({why}); {free} of memory are "
@@ -170,17 +184,12 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _main() -> None:
+def _try(request: InversionRequest, method: Method, batches: tuple[int, ...], told: Connection) -> None:
+    """What the process does: it tells each batch that it has tried, or why it could not."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    request, method, batches = pickle.load(sys.stdin.buffer)  # of the process that started this one
     try:
-        probe_here(request, method, batches, lambda one: print(json.dumps(asdict(one)), flush=True))
-    except Exception as error:
-        if (told := memory_told(error)) is None:
-            raise
-        print(json.dumps({"error": told}), flush=True)
-
-
-if __name__ == "__main__":
-    _main()
+        probe_here(request, method, batches, told.send)
+    except Exception as error:  # of any kind: whoever asked tells it
+        for_memory = memory_told(error)
+        told.send(_Refused(for_memory or f"{error}", for_memory is not None))

@@ -125,7 +125,7 @@ def saved_step(folder: Path) -> int:
     """The step of the state of the batch under way; -1 while there is none."""
     with contextlib.suppress(FileNotFoundError):  # it is finished meanwhile
         for state in folder.glob("runs/*/_staging/*/state-*"):
-            return int(load(state.read_bytes()[DIGEST_BYTES:])["step"])
+            return int(load(state.read_bytes()[DIGEST_BYTES:])["step"].min())
     return -1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def test_the_variable_of_the_message_is_the_one_that_is_read(tmp_path: Path, mon
 
 
 def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings.from_environment() == Settings()
+    assert Settings.from_environment() == Settings(cache=os.environ["LSAP_CACHE"])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = tmp_path / "hub" / "checkpoints" / LPIPS_TRUNKS["lpips-vgg"]
     path.parent.mkdir(parents=True)
@@ -173,7 +174,7 @@ def test_without_the_variable_trunks_are_those_of_torch(tmp_path: Path, monkeypa
 def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSAP_BACKBONES", "")
     monkeypatch.setenv("LSAP_RAY_ADDRESS", "ray://head:10001")
-    assert Settings.from_environment() == Settings(ray_address="ray://head:10001")
+    assert Settings.from_environment() == Settings(ray_address="ray://head:10001", cache=os.environ["LSAP_CACHE"])
 
 
 # --- loaded -------------------------------------------------------------------------------------------
