@@ -31,6 +31,10 @@ for variable, quiet_value in QUIET.items():
     os.environ.setdefault(variable, quiet_value)  # at import: a folder's own conftest may import torch at once
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compiler", action="store_true", help="also what keeps a C++ compiler busy for two minutes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Cut the run off from the settings, servers and databases of whoever starts it."""
     for name in [name for name in os.environ if name.startswith("LSAP_")]:
