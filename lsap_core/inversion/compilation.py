@@ -15,7 +15,7 @@ from lsap_core.inversion.loss_terms import LOSS_TERMS, LossArguments, LossTerms
 COMPILING_SECONDS = {"cpu": 150.0, "cuda": 90.0}
 """Of a processor, when nothing is kept from before, at most: 45 to 116 were measured for the digits' generator."""
 SAVED_SHARE = 0.2
-"""Of a step's time, rather less than more: on a CPU 0.45 on the digits in batches of 32, 0.16 at 256 pixels."""
+"""Of a step's time, rather less than more: on a CPU 0.45 on the digits in batches of 32, 0.26 at 256 pixels."""
 FLOPS_A_SECOND = {"cpu": 1e11, "cuda": 2e13}
 """What steps reach about, float32; a CPU by one thread."""
 SYNTHESES_A_STEP = 4.0
