@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measurement import environment
+from measurement import append, environment
 from numcodecs import Blosc, Zstd, blosc
 from random_generator import random_generator
 
@@ -126,12 +126,7 @@ def main() -> None:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "results": results,
     }
-    if options.output is None:
-        print(json.dumps(result))
-        return
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("a") as file:
-        print(json.dumps(result), file=file)
+    append(json.dumps(result), options.output)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measurement import environment
+from measurement import append, environment
 from torch import Tensor
 
 from domains.domain import load_domain
@@ -377,12 +377,7 @@ def main() -> None:
         "seconds_per_image_step": seconds,
         "runs": runs,
     }
-    if options.output is None:
-        print(json.dumps(result))
-    else:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("a") as file:
-            print(json.dumps(result), file=file)
+    append(json.dumps(result), options.output)
     if options.figure is not None:
         title = f"{method(options.base).title} on {options.num_images} held-out {options.domain}, one CPU thread"
         draw(sorted(runs, key=lambda run: list(bench.options).index(run["option"])), options.figure, title)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from abc import ABC, abstractmethod
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from lsap_core.refinement.sam import SAM_TOOLBOX, SamRefiner
 PRIOR_SAMPLES = 600
 
 
-class ToolboxSides:
+class ToolboxSides(ABC):
     """One of GANInverter's methods, and ours.
 
     Its networks have the sizes of config-f in them, and its image is 256 pixels wide at least.
@@ -68,14 +69,14 @@ class ToolboxSides:
     def _stamp(self, run: Run) -> None:
         run.stamps.append(stamp(self.device))
 
-    def _import(self, checkout: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _import(self, checkout: Path) -> None: ...
 
-    def _take(self, run: Run, steps: int, keeps_terms: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _take(self, run: Run, steps: int, keeps_terms: bool) -> None: ...
 
-    def _take_ours(self, run: Run, steps: int, codes: Tensor, target: Tensor) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _take_ours(self, run: Run, steps: int, codes: Tensor, target: Tensor) -> None: ...
 
 
 class PtiSides(ToolboxSides):
