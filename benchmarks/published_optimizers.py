@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from measurement import clock
 from published_code import importing, operators, stand_in
+from random_perceptual import VggTaps
 from torch import Tensor, nn
 
 from lsap_core.generators import Generator, GeneratorConfig
@@ -336,7 +337,9 @@ def importing_toolbox(
     if isinstance(perceptual, LpipsDistance):
         network = perceptual.network
         linear = {f"{index}.1.weight": lin.model[1].weight for index, lin in enumerate(network.lins)}
-        models = SimpleNamespace(vgg16=lambda _: SimpleNamespace(features=copy.deepcopy(network.net.layers())))
+        plain = VggTaps()  # of torch's own convolutions
+        plain.load_state_dict(network.net.state_dict())
+        models = SimpleNamespace(vgg16=lambda _: SimpleNamespace(features=copy.deepcopy(plain.layers())))
     for name in ("torchvision", "torchvision.transforms"):
         stand_ins[name] = stand_in(name, models=models)
     stand_ins |= {"inference": package, "models.stylegan2.op": operators(), **(others or {})}

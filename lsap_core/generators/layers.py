@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lsap_core.convolution import convolve_3x3
 from lsap_core.generators.resample import smooth_upsampled
 
 Modulation = Literal["activations", "weights"]
@@ -154,7 +155,7 @@ class StyleConv(ModulatedConv):
             if self.upsample:
                 features = smooth_upsampled(F.conv_transpose2d(features, weight, stride=2), kernel)
             else:
-                features = F.conv2d(features, weight, padding=1)
+                features = convolve_3x3(features, weight)
             features = features * self.demodulation(style, energy)[:, :, None, None]
         else:
             features = self._convolve_per_image(features, style)

@@ -97,7 +97,7 @@ class Compilation:
 
         _ = terms.anchor.by_layer  # kept by a property that takes a lock to make it, which compilers do not know
         is_cuda = arguments[0].is_cuda
-        options: dict[str, Any] | None = {"triton.cudagraphs": True} if is_cuda and self.backend == "inductor" else None
+        options = _options(is_cuda) if self.backend == "inductor" else None
         form: Evaluate = torch.compile(evaluate, fullgraph=True, dynamic=False, backend=self.backend, options=options)
         try:
             _try(form, arguments)
@@ -118,3 +118,8 @@ def _try(form: Evaluate, arguments: LossArguments) -> None:
     leaves = [tensor.detach().clone().requires_grad_(True) for tensor in (clean, explored, *noise)]
     found = form(leaves[0], leaves[1], leaves[2:], view, target_features)
     torch.autograd.grad(torch.stack(list(found.values())).sum(), leaves, allow_unused=True)
+
+
+def _options(is_cuda: bool) -> dict[str, Any]:
+    """On a GPU the step as one CUDA graph; on a CPU features stay as they lie: the convolutions here want them so."""
+    return {"triton.cudagraphs": True} if is_cuda else {"layout_optimization": False}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lsap_core.convolution import Convolution3x3
+
 SQUEEZE = 16
 
 
@@ -61,7 +63,7 @@ class IrSeUnit(nn.Module):
         super().__init__()
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_channels),
-            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            Convolution3x3(in_channels, out_channels, bias=False),
             nn.PReLU(out_channels),
             nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lsap_core.convolution import with_winograd
 from lsap_core.errors import CheckpointError
 
 LpipsNet = Literal["vgg", "alex", "squeeze"]
@@ -26,7 +27,7 @@ class LpipsDistance(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network: Any = network.requires_grad_(False).eval()
+        self.network: Any = with_winograd(network.requires_grad_(False).eval())
 
     def train(self, mode: bool = True) -> LpipsDistance:
         """The network stays in eval mode: dropout would make distances random."""

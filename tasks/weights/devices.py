@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from domains.yaml_values import shown
+from lsap_core.convolution import fastest_layout
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from tasks.settings import Settings
@@ -174,5 +175,5 @@ def in_words(num_bytes: int) -> str:
 
 
 def place(network: Network, device: torch.device) -> Network:
-    """The network on a device in the memory layout that convolutions are fastest in."""
-    return network.to(device).to(memory_format=torch.channels_last)
+    """The network on a device in the memory layout that its convolutions are fastest in."""
+    return network.to(device).to(memory_format=fastest_layout(network, device))

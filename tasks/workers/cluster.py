@@ -22,8 +22,13 @@ from tasks.settings import Settings
 from tasks.workers.deaths import last_line
 from tasks.workers.own_ray import ClusterUnavailableError, own_ray
 
-# glibc gives every large tensor back to the system and maps it again a moment later; 9 to 14 % of a CPU step.
-KEEP_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+# glibc gives every large tensor back to the system, which clears its pages again a moment later: half the time of what
+# is not multiplied. Threads but the first get heaps of 64 MiB, and so the pages of the system again, without one arena.
+KEEP_HEAP = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**40),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
 PACKAGES = ("flows", "tasks", "domains", "lsap_core", "lsap_archive")
 LOCAL = "local"
 ANSWER_SECONDS = 10.0
