@@ -1,9 +1,7 @@
 """The benchmark of encoder starts at hardly any size: its line holds every start and length, and the ratios."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,26 +13,22 @@ from lsap_core.encoders import Encoder, EncoderConfig
 from tasks.weights.encoders import encode_encoder, load_encoder
 from tasks.weights.generators import load_generator
 
-ROOT = Path(__file__).parents[2]
-BENCHMARK = ROOT / "benchmarks" / "bench_encoder_start.py"
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(BENCHMARK), "--device=cpu", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "bench_encoder_start.py"
 
 
 @pytest.mark.slow
-def test_both_starts_are_measured_in_one_run(tmp_path: Path) -> None:
+def test_both_starts_are_measured_in_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     loaded = load_generator(str(load_domain("digits").generator))
     torch.manual_seed(0)
     sizes = EncoderConfig.for_generator(loaded.config, heads="offsets", backbone="small")
     encoder, output = tmp_path / "e.safetensors", tmp_path / "new" / "e.jsonl"
     encoder.write_bytes(encode_encoder(Encoder(sizes), generator_digest=loaded.digest))
     options = ["--num-images=2", "--repeats=2", "--anchor-samples=16", f"--encoder={encoder}", f"--output={output}"]
-    ended = run(*options, "--steps", "2", "1", "--lpips=1e9")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARK), "--device=cpu", *options, "--steps", "2", "1", "--lpips=1e9"])
+    runpy.run_path(str(BENCHMARK), run_name="__main__")
     (line,) = map(json.loads, output.read_text().splitlines())
     assert (line["benchmark"], line["encoder"]["digest"], line["threads"], line["repeats"]) == (
         "encoder_start",
@@ -56,7 +50,7 @@ def test_both_starts_are_measured_in_one_run(tmp_path: Path) -> None:
     assert seconds["encoder"] == runs["encoder", 0]["seconds_per_image"]  # everything is below 1e9
     assert ratio == {start: seconds[start] / seconds["encoder"] for start in starts}
     assert line["settings"]["encoder"]["start"] == "encoder"
-    assert len(ended.stdout.splitlines()) == 2 + len(runs) + len(times)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(runs) + len(times)
 
 
 def test_a_domain_without_the_encoder_says_what_to_name(

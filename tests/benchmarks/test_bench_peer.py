@@ -170,13 +170,11 @@ def test_the_script_for_a_gpu_refuses_what_it_does_not_know(arguments: list[str]
 
 
 @pytest.mark.slow
-def test_lines_of_what_is_measured_on_a_gpu_are_made_on_a_cpu(tmp_path: Path) -> None:
-    output = tmp_path / "lines.jsonl"
+def test_lines_of_what_is_measured_on_a_gpu_are_made_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, script = tmp_path / "lines.jsonl", str(BENCHMARKS / "bench_steady.py")
     sizes = ["--tables=tiny", "--resolutions=16", "--batch-sizes", "1", "--repeats=1", "--steps=1"]
-    command = [sys.executable, str(BENCHMARKS / "bench_steady.py"), "--device=cpu", f"--output={output}", *sizes]
-    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stdout + run.stderr
+    monkeypatch.setattr(sys, "argv", [script, "--device=cpu", f"--output={output}", *sizes])
+    runpy.run_path(script, run_name="__main__")
     (line,) = map(json.loads, output.read_text().splitlines())
     assert line["seconds_an_image"] == pytest.approx(1000 * line["step_seconds"])
     assert line["sizes"]["precision"] == "float32" and 0 < line["share_of_peak_flops"] < 1

@@ -5,7 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,19 +39,53 @@ OF_A_FORM = {
 }
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the sources in reach, installed or not."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
-    )
+IN_REACH = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}  # the sources, installed or not
+# Runs scripts one after the other, so that all of them, and the server that their processes are forked from, wait for
+# torch once.
+INTERPRETER = """
+import contextlib, io, json, runpy, sys
+for line in sys.stdin:
+    sys.argv, shown = json.loads(line), io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    print(json.dumps(shown.getvalue()), flush=True)
+"""
 
 
-def measure(
-    script: str, output: Path, *arguments: str, forms: tuple[str, str] = ("activations", "weights")
-) -> list[dict]:
-    run = python(str(BENCHMARKS / script), "--device=cpu", "--repeats=2", f"--output={output}", *arguments)
-    assert run.returncode == 0, run.stdout + run.stderr
+@pytest.fixture(scope="module")
+def shown_by(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """What a script prints, run in a process that is not this one and that no other test has used."""
+    errors = tmp_path_factory.mktemp("interpreter") / "errors"
+    command = [sys.executable, "-c", INTERPRETER]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **IN_REACH}, stderr=stderr, **streams) as process,
+    ):
+
+        def run(*arguments: str) -> str:
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            assert answer, errors.read_text()
+            return json.loads(answer)
+
+        yield run
+
+
+@pytest.fixture
+def measure(shown_by: Callable[..., str]) -> Callable[..., list[dict]]:
+    """Runs a benchmark with its output in a file, and gives its lines, which are what every benchmark's are."""
+
+    def of(
+        script: str, output: Path, *arguments: str, forms: tuple[str, str] = ("activations", "weights")
+    ) -> list[dict]:
+        shown = shown_by(str(BENCHMARKS / script), "--device=cpu", "--repeats=2", f"--output={output}", *arguments)
+        return checked(output, shown, forms)
+
+    return of
+
+
+def checked(output: Path, shown: str, forms: tuple[str, str]) -> list[dict]:
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     for line in lines:
         assert set(line) == {"benchmark", "sizes", *SURROUNDINGS, *MEASURED}
@@ -64,12 +98,14 @@ def measure(
         assert line["max_abs_difference"] <= 1e-4 * line["max_abs_value"]
         assert line["device"] == "cpu" and line["threads"] == 1 and line["repeats"] == 2
         assert line["clock"] == "process_time"
-    assert len(run.stdout.splitlines()) == 2 + len(lines)
+    assert len(shown.splitlines()) == 2 + len(lines)
     return lines
 
 
 @pytest.mark.slow
-def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_memory(tmp_path: Path) -> None:
+def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_memory(
+    measure: Callable[..., list[dict]], tmp_path: Path
+) -> None:
     lines = measure(
         "bench_synthesis.py",
         tmp_path / "new" / "s.jsonl",
@@ -92,7 +128,7 @@ def test_synthesis_is_measured_forward_and_backward_and_more_images_need_more_me
 
 
 @pytest.mark.slow
-def test_embedding_is_measured_in_both_spaces(tmp_path: Path) -> None:
+def test_embedding_is_measured_in_both_spaces(measure: Callable[..., list[dict]], tmp_path: Path) -> None:
     sizes = ("--tables=tiny", "--resolutions=16", "--batch-sizes=2", "--steps=2")
     lines = measure("bench_embedding.py", tmp_path / "e.jsonl", *sizes)
     assert [line["sizes"] for line in lines] == [
@@ -110,7 +146,7 @@ def test_embedding_is_measured_in_both_spaces(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_is_measured_in_images_per_second(tmp_path: Path) -> None:
+def test_training_is_measured_in_images_per_second(measure: Callable[..., list[dict]], tmp_path: Path) -> None:
     sizes = ("--preset=tiny", "--methods=e4e", "--steps=2")
     (line,) = measure("bench_encoder_training.py", tmp_path / "t.jsonl", *sizes, forms=("ours", "plain"))
     assert line["sizes"]["method"] == "e4e" and line["per"] == "image"
@@ -164,7 +200,9 @@ def test_benchmarks_of_the_method_import_torch_and_numpy_alone() -> None:
         "bench_synthesis, bench_embedding, bench_encoder_training, bench_refiners_batched, bench_profile, "
         "bench_steady, bench_refiners_against_peer, bench_against_peer"
     )
-    run = python("-c", f"import sys, {scripts}; print([name for name in {NOT_NEEDED} if name in sys.modules])")
+    ask = f"import sys, {scripts}; print([name for name in {NOT_NEEDED} if name in sys.modules])"
+    environment = {**os.environ, **IN_REACH}
+    run = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
 
 
