@@ -34,15 +34,20 @@ def photo(fill: ModuleType, reference: Callable[[str], Any]) -> Tensor:
     return fill.image_to_float(reference("enc_e4e")["image_dev_a"].numpy())
 
 
-@pytest.mark.parametrize("stage", [0, 5, 17, None])
-def test_codes_of_every_stage_are_the_published_ones(
-    stage: int | None, e4e: Encoder, photo: Tensor, reference: Callable[[str], Any]
+@pytest.mark.parametrize("stage", [0, 5])
+def test_codes_of_a_stage_are_the_published_ones(
+    stage: int, e4e: Encoder, photo: Tensor, reference: Callable[[str], Any]
 ) -> None:
-    reference("enc_e4e").check(f"codes_stage_{18 if stage is None else stage}", e4e.offsets(photo, stage=stage))
+    reference("enc_e4e").check(f"codes_stage_{stage}", e4e.offsets(photo, stage=stage))
 
 
-def test_the_maps_are_the_published_ones(e4e: Encoder, photo: Tensor, reference: Callable[[str], Any]) -> None:
-    maps = e4e.backbone(photo)[-3:]
+def test_all_codes_and_maps_are_the_published_ones(
+    e4e: Encoder, photo: Tensor, reference: Callable[[str], Any]
+) -> None:
+    seen: list[list[Tensor]] = []
+    with e4e.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+        reference("enc_e4e").check("codes_stage_18", e4e.offsets(photo))
+    maps = seen[0][-3:]
     assert [tuple(map_.shape) for map_ in maps] == [(1, 128, 64, 64), (1, 256, 32, 32), (1, 512, 16, 16)]
     for name, map_ in zip(("c1", "c2", "c3"), maps, strict=True):
         reference("enc_e4e").check(f"{name}_mean", map_.mean(dim=(2, 3)))
@@ -62,8 +67,7 @@ def test_direct_heads_give_the_published_codes_of_psp(
     config = e4e.config
     e4e.config = dataclasses.replace(config, heads="direct")  # the same weights, as in the published numbers
     try:
-        reference("enc_psp").check("codes", e4e.offsets(photo))
-        torch.testing.assert_close(e4e(photo, stage=3), e4e.w_avg + e4e.offsets(photo))  # without stages
+        reference("enc_psp").check("codes", e4e.offsets(photo, stage=3))  # without stages
     finally:
         e4e.config = config
 
@@ -89,9 +93,10 @@ def test_parameters_are_as_many_as_published(config: EncoderConfig, count: int) 
     assert codes.shape == (2, config.num_ws, 512)
 
 
-@pytest.mark.parametrize("input_size", [(256, 256), (192, 256), (100, 37)])
 @pytest.mark.parametrize("backbone", ["ir_se_50", "resnet_34", "small"])
-@pytest.mark.parametrize("has_pyramid", [True, False])
+@pytest.mark.parametrize(
+    ("input_size", "has_pyramid"), [((256, 256), True), ((192, 256), True), ((100, 37), True), ((100, 37), False)]
+)
 def test_every_head_ends_at_one_position(backbone: str, input_size: tuple[int, int], has_pyramid: bool) -> None:
     config = EncoderConfig("offsets", backbone, 10, 6, input_size, 3, has_pyramid=has_pyramid)  # type: ignore[arg-type]
     with torch.device("meta"):
@@ -144,7 +149,10 @@ def test_encoders_without_stages_ignore_them(
 ) -> None:
     config = EncoderConfig(heads, "small", 8, 20, (32, 32), 1)  # type: ignore[arg-type]
     encoder, images = small_encoder(config), numbers(2, 1, 32, 32)
-    assert torch.equal(encoder(images, stage=2), encoder(images))
+    encoder.w_avg.copy_(numbers(8, 20, seed=1))
+    codes = encoder(images)
+    assert torch.equal(encoder(images, stage=2), codes)
+    torch.testing.assert_close(codes, encoder.w_avg + encoder.offsets(images))
 
 
 def test_a_single_head_gives_one_w_for_all_rows(
