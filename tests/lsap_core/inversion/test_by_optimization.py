@@ -436,15 +436,23 @@ def test_the_result_is_the_image_of_its_clean_codes_with_its_noise_maps(
 # --- interruptions ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("space", ["w", "w_plus"])
+@pytest.fixture(scope="module", params=["w", "w_plus"])
+def uninterrupted(
+    request: pytest.FixtureRequest, embed: Embed, target: Tensor, features: FeatureDistance
+) -> tuple[Callable[[], OptimizationEmbedder], Inversion]:
+    """What makes an embedder of a space, and what it finds in one go."""
+
+    def embedder() -> OptimizationEmbedder:
+        return embed(perceptual=features, space=request.param, lpips_weight=1.0, sncd_weight=5.0)
+
+    return embedder, embedder()(target, SEEDS)
+
+
 @pytest.mark.parametrize("step", [0, 1, 7, 11, 12])
 def test_an_interrupted_run_ends_like_one_that_was_not(
-    step: int, space: str, embed: Embed, target: Tensor, features: FeatureDistance
+    step: int, uninterrupted: tuple[Callable[[], OptimizationEmbedder], Inversion], target: Tensor
 ) -> None:
-    def embedder() -> OptimizationEmbedder:
-        return embed(perceptual=features, space=space, lpips_weight=1.0, sncd_weight=5.0)
-
-    whole = embedder()(target, SEEDS)
+    embedder, whole = uninterrupted
     first = embedder()
     state = first.start(SEEDS)
     first.advance(state, target, until=step)
@@ -566,14 +574,20 @@ def at_own_pace(embed: Embed, target: Tensor, features: FeatureDistance) -> Opti
     return embed(perceptual=features, lpips_weight=1.0, sncd_weight=5.0, record_every=5)
 
 
+@pytest.fixture(scope="module")
+def without_a_change(at_own_pace: OptimizationEmbedder, target: Tensor) -> tuple[Inversion, Inversion]:
+    """What a batch gets, and what it gets with another image in its second row."""
+    other = torch.cat([target[:1], target.flip(-1)[:1], target[2:]])
+    return at_own_pace(target, SEEDS), at_own_pace(other, (11, 99, 13))
+
+
 @pytest.mark.parametrize("met_at", [3, 9, 12])
 def test_a_row_that_is_filled_again_in_the_middle_gives_what_its_image_gets_otherwise(
-    met_at: int, at_own_pace: OptimizationEmbedder, target: Tensor
+    met_at: int, at_own_pace: OptimizationEmbedder, target: Tensor, without_a_change: tuple[Inversion, Inversion]
 ) -> None:
     """The one that comes begins at its first step; those that were there go on, and rest when they are done."""
     embedder, late = at_own_pace, target.flip(-1)[:1]
-    wanted = embedder(target, SEEDS)
-    wanted_late = embedder(torch.cat([target[:1], late, target[2:]]), (11, 99, 13))
+    wanted, wanted_late = without_a_change
     state = embedder.start(SEEDS)
     embedder.advance(state, target, at_most=met_at)
     left = embedder.finish(state.rows([1]))
@@ -617,23 +631,39 @@ def test_rows_that_do_not_fit_are_refused(embed: Embed) -> None:
 # --- images that break -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spoil", [becomes_nan, becomes_infinite, has_no_gradient])
-@pytest.mark.parametrize("step", [0, 1, 8])
-def test_an_image_whose_loss_or_gradient_is_not_finite_stops_alone(
-    step: int, spoil: Callable[[Tensor], Tensor], embed: Embed, target: Tensor
-) -> None:
-    def run(after: int, until: int | None = None) -> Inversion:
+@pytest.fixture(scope="module")
+def breaks(embed: Embed, target: Tensor) -> Callable[..., Inversion]:
+    """A run whose second image breaks after some steps, in a way; until a step."""
+
+    def run(after: int, spoil: Callable[[Tensor], Tensor], until: int | None = None) -> Inversion:
         perceptual = PixelDistance(bad_image=1, after=after, spoil=spoil)
         embedder = embed(perceptual=perceptual, lpips_weight=1.0, mse_weight=0.0, sncd_weight=1.0)
         state = embedder.start(SEEDS)
         embedder.advance(state, target, until=until)
         return embedder.finish(state)
 
-    healthy, broken = run(after=10**9), run(after=step)
-    assert_equal_results(broken, healthy, rows=(0, 2))
+    return run
+
+
+@pytest.fixture(scope="module")
+def healthy(breaks: Callable[..., Inversion]) -> dict[int | None, Inversion]:
+    """The same without a break, until some steps and to the end."""
+    return {until: breaks(10**9, becomes_nan, until) for until in (0, 1, 8, None)}
+
+
+@pytest.mark.parametrize("spoil", [becomes_nan, becomes_infinite, has_no_gradient])
+@pytest.mark.parametrize("step", [0, 1, 8])
+def test_an_image_whose_loss_or_gradient_is_not_finite_stops_alone(
+    step: int,
+    spoil: Callable[[Tensor], Tensor],
+    breaks: Callable[..., Inversion],
+    healthy: dict[int | None, Inversion],
+) -> None:
+    broken = breaks(step, spoil)
+    assert_equal_results(broken, healthy[None], rows=(0, 2))
     assert broken.stopped_at.tolist() == [-1, step, -1]
     # The stopped image keeps the codes and noise maps that it had before the step that failed.
-    until_then = run(after=10**9, until=step)
+    until_then = healthy[step]
     assert torch.equal(broken.w_plus[1], until_then.w_plus[1])
     for a, b in zip(broken.noise, until_then.noise, strict=True):
         assert torch.equal(a[1], b[1])
