@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -63,10 +64,14 @@ class Provenance:
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for name in sorted(names):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # an optional package that is not installed had no part in the result
-    return found
+    found = {name: _version(name) for name in sorted(names)}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@functools.cache  # a file is read and parsed for each; those of a process stay what they were when it began
+def _version(name: str) -> str | None:
+    """None for an optional package that is not installed: it had no part in the result."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

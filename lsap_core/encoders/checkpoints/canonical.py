@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,9 +65,10 @@ class EncoderCheckpoint:
         return encoder_digest(self.config, self.state)
 
 
-def encoder_shapes(config: EncoderConfig) -> dict[str, Shape]:
+@functools.lru_cache(maxsize=16)  # a file is checked and its digest taken; the network is made for it once
+def encoder_shapes(config: EncoderConfig) -> Mapping[str, Shape]:
     """Name and shape of every tensor of `Encoder(config)` but the counters of batches."""
-    return network_shapes(lambda: Encoder(config))
+    return MappingProxyType(network_shapes(lambda: Encoder(config)))
 
 
 def canonical_encoder_state(config: EncoderConfig, state: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
