@@ -149,18 +149,20 @@ def test_a_kill_in_the_middle_of_promotion_leaves_nothing_half_visible(
     check_finished(archive, markers, finished, undisturbed)
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
 def test_an_interrupted_command_ends_soon_and_leaves_no_worker(
-    by: signal.Signals, lsap_on_cluster: Any, ray_cluster: Any, prefect_server: Any, images: Path, tmp_path: Path
+    lsap_on_cluster: Any, ray_cluster: Any, prefect_server: Any, images: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C, or a scheduler's first warning: the threads that wait for a worker must not wait for ever."""
+    """Ctrl-C: the threads that wait for a worker must not wait for ever.
+
+    `faults/test_interrupted.py` has a scheduler's first warning, and `running/test_ending.py` every signal.
+    """
     taken = prefect_server.slots_taken()
     command = lsap_on_cluster.invert(source=images, archive=tmp_path / "archive", embedding__num_steps=2000)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not ray_cluster.head.server.workers("ray::Host.call"):
         assert not command.has_ended and time.monotonic() < deadline, command.text("err")
         time.sleep(0.02)
-    os.kill(command.pid, by)
+    os.kill(command.pid, signal.SIGINT)
     finished = command.wait(timeout_seconds=150)
     assert (finished.code, finished.out) == (1, "")
     assert finished.err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"

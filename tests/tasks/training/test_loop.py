@@ -125,6 +125,14 @@ def undisturbed(new_training: NewTraining) -> dict[str, Any]:
     return contents(spec)
 
 
+@pytest.fixture(scope="module")
+def finished(new_training: NewTraining, tmp_path_factory: pytest.TempPathFactory) -> EncoderTrainingSpec:
+    """A training of three steps that is over; left as it is."""
+    spec = new_training(num_steps=3, output=str(tmp_path_factory.mktemp("finished")))
+    train(spec)
+    return spec
+
+
 # --- interrupted is uninterrupted ---------------------------------------------------------------------
 
 
@@ -194,9 +202,8 @@ def test_more_steps_go_on_where_fewer_ended(new_training: NewTraining, undisturb
     assert contents(longer)[LAST_KEY] == undisturbed[LAST_KEY]
 
 
-def test_a_finished_training_has_nothing_to_do(new_training: NewTraining) -> None:
-    spec = new_training(num_steps=3)
-    train(spec)
+def test_a_finished_training_has_nothing_to_do(finished: EncoderTrainingSpec) -> None:
+    spec = finished
     before = contents(spec)
     assert prepare_training(spec).is_finished
     assert train(spec) == TrainingOutcome(
@@ -245,10 +252,8 @@ def test_the_folder_of_a_training(new_training: NewTraining, tmp_path: Path, gen
     assert store.progress()["step"] == 8  # type: ignore[index]
 
 
-def test_a_state_is_read_without_running_anything(new_training: NewTraining) -> None:
-    spec = new_training(num_steps=3)
-    train(spec)
-    store = TrainingStore(spec.output)
+def test_a_state_is_read_without_running_anything(finished: EncoderTrainingSpec) -> None:
+    store = TrainingStore(finished.output)
     data = store.store.get(store.latest().key)  # type: ignore[union-attr]
     state = torch.load(io.BytesIO(data), weights_only=True)
     assert state["sampler"] == {"seed": 0, "position": 12}
@@ -300,10 +305,11 @@ def test_a_loss_that_is_not_finite_ends_it_and_keeps_what_was_before(new_trainin
         assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_a_damaged_state_is_refused_by_name(new_training: NewTraining) -> None:
-    spec = new_training(num_steps=3)
-    train(spec)
-    store = TrainingStore(spec.output)
+def test_a_damaged_state_is_refused_by_name(finished: EncoderTrainingSpec) -> None:
+    spec = replace(finished, output=f"memory://training-{uuid.uuid4().hex}")
+    store, whole = TrainingStore(spec.output), Store.from_url(finished.output)
+    for kept in whole.sizes():
+        store.store.put(kept, whole.get(kept))
     key = store.latest().key  # type: ignore[union-attr]
     store.store.put(key, store.store.get(key)[:-1])
     with pytest.raises(CheckpointError, match=r"step-00000003.pt has \d+ bytes and another digest.*train anew"):

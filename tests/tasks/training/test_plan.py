@@ -126,7 +126,7 @@ def test_a_backbone_of_the_wrong_kind_is_refused(
         torch.save(content, path)
     spec = new_training(backbone="ir_se_50", backbone_weights=str(path))
     with pytest.raises(CheckpointError, match=rf"{path}.*{words}"):
-        build_first_encoder(spec, _Sized(GeneratorConfig(256, (8,) * 7, w_dim=8)), None)  # type: ignore[arg-type]
+        build_first_encoder(spec, _Sized(GeneratorConfig(8, (8, 8), w_dim=8)), None)  # type: ignore[arg-type]
 
 
 class _Sized:
