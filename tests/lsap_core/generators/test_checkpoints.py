@@ -117,8 +117,8 @@ def rosinality_table(resolution: int) -> dict[str, tuple[int, ...]]:
     return table
 
 
-@pytest.mark.parametrize("resolution", [32, 64, 128, 256, 512, 1024])
-def test_every_size_of_both_layouts_maps_to_config_f_and_back(resolution: int) -> None:
+@pytest.mark.parametrize("resolution", [32, 256, 1024])
+def test_sizes_of_both_layouts_map_to_config_f_and_back(resolution: int) -> None:
     table = rosinality_table(resolution)
     checkpoint = from_rosinality({name: torch.zeros(shape) for name, shape in table.items() if "kernel" not in name})
     assert checkpoint.config == GeneratorConfig.config_f(resolution)

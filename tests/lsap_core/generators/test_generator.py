@@ -23,9 +23,13 @@ Numbers = Callable[..., Tensor]
 # --- the numbers of the published programs ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resolution", [32, 64])
+@pytest.mark.parametrize(
+    ("published_in_both_forms", "resolution"),
+    [("activations", 32), ("activations", 64), ("weights", 32)],
+    indirect=["published_in_both_forms"],
+)
 class TestPublishedImages:
-    """rosinality/stylegan2-pytorch, in both forms of modulation."""
+    """rosinality/stylegan2-pytorch, in both forms of modulation; features below are of both forms and sizes."""
 
     def test_image_of_w_codes(
         self, resolution: int, reference: ReferenceByName, published_in_both_forms: GeneratorOfSize

@@ -1,6 +1,7 @@
 """LPIPS beside the published program and beside the `lpips` package."""
 
 import copy
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,9 @@ NETS = ("alex", "vgg")
 
 @pytest.fixture(scope="module")
 def lpips_weights(filled: Callable[..., dict[str, Tensor]]) -> Callable[[str], dict[str, Tensor]]:
-    """Trunk (`features.*`) and linear layers (`lin*`) made from their names."""
-    return lambda net: filled(f"lpips_{net}", "plain")
+    """Trunk (`features.*`) and linear layers (`lin*`) made from their names; each time another dict."""
+    made = functools.cache(lambda net: filled(f"lpips_{net}", "plain"))
+    return lambda net: dict(made(net))
 
 
 @pytest.fixture(scope="module")
