@@ -12,14 +12,11 @@ from torch import Tensor
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.inversion.loss_terms import LOSS_TERMS, LossArguments, LossTerms
 
-COMPILING_SECONDS = {"cpu": 150.0, "cuda": 90.0}
-"""Of a processor, when nothing is kept from before, at most: 45 to 116 were measured for the digits' generator."""
-SAVED_SHARE = 0.2
-"""Of a step's time, rather less than more: on a CPU 0.45 on the digits in batches of 32, 0.26 at 256 pixels."""
-FLOPS_A_SECOND = {"cpu": 1e11, "cuda": 2e13}
-"""What steps reach about, float32; a CPU by one thread."""
-SYNTHESES_A_STEP = 4.0
-"""What a step costs in forward passes of the generator: its own gradient, and the perceptual network."""
+COMPILING_SECONDS = {"cpu": 45.0, "cuda": 90.0}
+"""Of a processor, when nothing is kept from before: 41 to 45 were measured; of a GPU's machine an estimate."""
+SAVED_SECONDS = {"cpu": 1.2e-8, "cuda": 1e-10}
+"""For each activation of the generator in a step, which are written and read less often; measured on a CPU: 1.8e-8 on
+the digits in batches of 32, 0.8e-8 at 256 pixels."""
 
 MOST_OF_AN_ERROR = 300
 """Characters; compilers tell much."""
@@ -38,11 +35,8 @@ def compiling_pays(config: GeneratorConfig, image_steps: int, device: str) -> bo
     """
     if device not in COMPILING_SECONDS:
         return False
-    multiplications = sum(  # odd convolutions upsample: their sums have a quarter of the terms
-        9 * config.conv_in_channels(conv) * size / (4 if conv % 2 else 1) for conv, size in enumerate(config.conv_sizes)
-    )
-    seconds = SYNTHESES_A_STEP * 2 * multiplications / FLOPS_A_SECOND[device] * image_steps
-    return SAVED_SHARE * seconds > COMPILING_SECONDS[device]
+    activations = sum(config.conv_out_channels(conv) * side**2 for conv, side in enumerate(config.noise_sides))
+    return SAVED_SECONDS[device] * activations * image_steps > COMPILING_SECONDS[device]
 
 
 @dataclass(frozen=True)

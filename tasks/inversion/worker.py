@@ -24,7 +24,7 @@ from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, open_archive
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.images import from_uint8, to_uint8
-from lsap_core.inversion.inversion import Embedder, Inversion, Parts
+from lsap_core.inversion.inversion import Embedder, EmbeddingSettings, Inversion, Parts
 from lsap_core.inversion.kept_noise import as_kept
 from lsap_core.presets import Method, encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
@@ -263,7 +263,7 @@ class EmbedWorker:
     def _built(self, run: RunWriter) -> Embedder[Any]:
         """The method of a run, on the networks of this worker."""
         settings = settings_of(run.plan["config"])
-        image_steps = run.num_rows * settings.num_steps // self.request.num_workers
+        image_steps = run.num_rows * self._steps_of_all(settings) // self.request.num_workers
         compilation = self._compiling.of(image_steps, batch_size=self._batch_size)
         parts = Parts(self.generator, self.anchor, self.networks.perceptual, compilation=compilation)
         if settings.needs_encoder:
@@ -271,6 +271,13 @@ class EmbedWorker:
             num_passes = encoder_settings(settings, name).num_passes
             parts = replace(parts, encoder=self._encoder(run.run_id, name, digest), num_passes=num_passes)
         return settings.embedder(parts)
+
+    def _steps_of_all(self, settings: EmbeddingSettings) -> int:
+        """Steps that an image takes in all methods of this command: optimizations share what is compiled, encoders
+        take next to none."""
+        asked = [method.settings for method in self.request.methods]
+        together = asked if settings in asked else [settings]  # a run of another command stands for itself
+        return sum(each.num_steps for each in together)
 
     def _encoder(self, run_id: str, name: str, digest: str) -> Encoder:
         """The encoder that a run was planned with.

@@ -9,7 +9,7 @@ from lsap_core.generators import GeneratorConfig
 from tasks.inversion.compiling import CODE_FOLDER, Compile, Compiling
 
 DIGITS = GeneratorConfig(32, (64, 64, 32, 16), w_dim=64, image_channels=1)
-LITTLE, MUCH = 256 * 100, 10_000 * 1000
+LITTLE, MUCH = 256 * 100, 256 * 1000
 
 
 @pytest.fixture(autouse=True)
