@@ -64,8 +64,6 @@ PUBLISHED, OURS = "published", "ours"
 OPTIMIZATION = "optimization"
 AGREEMENT = {"lpips": 1e-3, "noise": 1e-3, "codes": 1e-2, "noise maps": 1e-2}
 ANCHOR_SAMPLES = 512
-RGB_SCALE = 0.02
-"""Of a random generator's ToRGB layers: its images then stay within [-1, 1], to which one of the loops clamps them."""
 SEED = 5
 
 
@@ -140,12 +138,16 @@ class OptimizationSides:
 
     @torch.no_grad()
     def quality(self, run: Run) -> dict[str, float]:
-        """LPIPS and SNCD of the clean codes with their noise maps."""
+        """LPIPS and SNCD of the clean codes with their noise maps, and the share of values outside [-1, 1]."""
         w_plus = self.generator.expand(run.codes[:1])
         image = self.generator.synthesize(w_plus, noise=run.maps)
         seen, target = (comparison_view(images, downsampling=self.loop.downsampling) for images in (image, self.image))
         sncd = SncdLoss(self.generator, self.anchor)(w_plus)
-        return {"lpips": self.perceptual(seen, target).item(), "sncd": sncd.item()}  # type: ignore[operator]
+        return {
+            "lpips": self.perceptual(seen, target).item(),  # type: ignore[operator]
+            "sncd": sncd.item(),
+            "outside": (image.abs() > 1).float().mean().item(),
+        }
 
     def _embedder(self, anchor: Anchor, steps: int, *, record_every: int) -> OptimizationEmbedder:
         settings = replace(self.settings, num_steps=steps, record_every=record_every)
@@ -163,8 +165,6 @@ class OptimizationSides:
 def sides_of(checkout: Path, cell: PeerCell, device: torch.device) -> Sides:
     """Both sides of a cell."""
     generator = random_generator(cell.table, cell.resolution, "activations", device)
-    for layer in generator.synthesis.to_rgb_layers():
-        layer.weight.mul_(RGB_SCALE)
     perceptual = random_perceptual(cell.perceptual, generator.config).to(device)
     shape = (1, generator.config.image_channels, cell.resolution, cell.resolution)
     image = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(1)) - 1).to(device)

@@ -81,15 +81,15 @@ def hfgi_modules(checkout: Path) -> tuple[ModuleType, ModuleType]:
     """Its networks (`ResidualAligner`, `ResidualEncoder`) and its generator (`Generator`)."""
     with importing(checkout, {"models.stylegan2.op": operators()}):
         return (
-            importlib.importstand_in("models.encoders.psp_encoders"),
-            importlib.importstand_in("models.stylegan2.model"),
+            importlib.import_module("models.encoders.psp_encoders"),
+            importlib.import_module("models.stylegan2.model"),
         )
 
 
 def nvlabs_generator(checkout: Path) -> type[nn.Module]:
     """The class of generators that PTI and SAM unpickle; `torch_utils` and `dnnlib` stay, as SAM imports them late."""
     with importing(checkout, {}, keeps=("torch_utils", "dnnlib")):
-        generator: type[nn.Module] = importlib.importstand_in("training.networks").Generator
+        generator: type[nn.Module] = importlib.import_module("training.networks").Generator
         return generator
 
 
@@ -106,8 +106,8 @@ def pti_coach(checkout: Path, generator: nn.Module, perceptual: FeatureDistance,
         "utils.log_utils": {"log_image_from_w": None, "log_images_from_w": None},
     }
     with importing(checkout, {name: stand_in(name, **values) for name, values in nothing.items()}):
-        coaches = importlib.importstand_in("training.coaches.single_id_coach")
-        hyperparameters = importlib.importstand_in("configs.hyperparameters")
+        coaches = importlib.import_module("training.coaches.single_id_coach")
+        hyperparameters = importlib.import_module("configs.hyperparameters")
     vars(hyperparameters)["pti_learning_rate"] = learning_rate
     coach = object.__new__(coaches.SingleIDCoach)  # its __init__ opens files and names a GPU
     coach.use_wandb = False
@@ -120,7 +120,7 @@ def pti_coach(checkout: Path, generator: nn.Module, perceptual: FeatureDistance,
 def sam_modules(checkout: Path) -> tuple[ModuleType, ModuleType]:
     """Its forward pass (`custom_forward`), and its regularizers (`compute_mvg`, `delta_loss`)."""
     with importing(checkout / "src", {}):
-        return importlib.importstand_in("model_utils"), importlib.importstand_in("loss_utils")
+        return importlib.import_module("model_utils"), importlib.import_module("loss_utils")
 
 
 def hyperstyle_network(checkout: Path, resolution: int, layers: Sequence[int]) -> Any:
@@ -133,7 +133,7 @@ def hyperstyle_network(checkout: Path, resolution: int, layers: Sequence[int]) -
         "torchvision.models": stand_in("torchvision.models", resnet34=lambda pretrained: resnet34()),
     }
     with importing(checkout, stand_ins):
-        package = importlib.importstand_in("models.hyperstyle")
+        package = importlib.import_module("models.hyperstyle")
     options = Namespace(
         input_nc=6,
         output_size=resolution,

@@ -98,7 +98,7 @@ class Loop:
         begin: (seed) -> where it begins.
         space: of its codes.
         noise_normalization: of its noise maps.
-        downsampling: of its images above 256 pixels.
+        downsampling: of its images.
     """
 
     take: Callable[[Tensor, int, int, bool], Run]
@@ -140,7 +140,7 @@ def toolbox_loop(checkout: Path, generator: Generator, perceptual: PerceptualDis
             optim_l2_lambda=0.0, optim_lpips_lambda=1.0,
         )  # fmt: skip
         inference.lpips_loss = Watched(sees, run, device, keeps_terms)
-        view = comparison_view(image, downsampling="bilinear_noaa")
+        view = comparison_view(image, downsampling="bilinear_clamped")
         with patch.object(optimization, "noise_regularize", watched):
             torch.manual_seed(seed)
             _, run.codes, _ = inference.inverse(image, view, None)
@@ -152,7 +152,7 @@ def toolbox_loop(checkout: Path, generator: Generator, perceptual: PerceptualDis
         maps = [torch.empty(1, 1, side, side).normal_(generator=stream) for side in sides]
         return Beginning(inference.latent_avg, float(inference.latent_std), maps, stream)
 
-    return Loop(take, begin, "w_plus", "unbiased", "bilinear_noaa")
+    return Loop(take, begin, "w_plus", "unbiased", "bilinear_clamped")
 
 
 def rosinality_loop(checkout: Path, generator: Generator, perceptual: PerceptualDistance) -> Loop:
@@ -171,6 +171,11 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
         run = Run()
         sees = Watched(perceptual, run, device, keeps_terms)
         view = comparison_view(image)
+
+        def load(_: str) -> dict[str, Any]:
+            torch.manual_seed(seed)  # here the weights have been drawn that these replace; begins as `begin` does
+            return {"g_ema": state}
+
         stand_ins = {
             "op": operators("op", conv2d_gradfix=F),
             "lpips": stand_in("lpips", PerceptualLoss=lambda **_: sees),
@@ -182,7 +187,7 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
         with (
             importing(checkout, stand_ins),
             patch.object(sys, "argv", [*arguments, "image"]),
-            patch.object(torch, "load", lambda _: {"g_ema": state}),
+            patch.object(torch, "load", load),
             tempfile.TemporaryDirectory() as folder,
         ):
             copied = Path(folder) / "projector.py"
@@ -190,7 +195,6 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
             spec = importlib.util.spec_from_file_location("__main__", copied)
             assert spec is not None and spec.loader is not None
             program = importlib.util.module_from_spec(spec)
-            torch.manual_seed(seed)
             with contextlib.suppress(LoopEndsError):
                 spec.loader.exec_module(program)
         run.codes, run.maps = program.latent_in.detach(), program.noises

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError, ShapeError
 
-Downsampling = Literal["area", "bilinear", "bilinear_noaa"]
+Downsampling = Literal["area", "bilinear", "bilinear_noaa", "bilinear_clamped"]
 ContentBox = tuple[int, int, int, int]
 
 COMPARISON_SIDE = 256
@@ -70,18 +70,22 @@ def comparison_view(
         images: [N, C, H, W].
         content_box: (top, bottom, left, right) or None.
         downsampling: "area" averages blocks (StyleGAN2 projectors); "bilinear" is antialiased (how published
-            metrics read saved files); "bilinear_noaa" clamps to [-1, 1] and interpolates without antialiasing
-            (the LSAP authors' optimizer).
+            metrics read saved files); "bilinear_noaa" clamps to [-1, 1] and interpolates without antialiasing;
+            "bilinear_clamped" does the same, and clamps images that are not downsampled too, as the LSAP authors'
+            optimizer does at every size.
 
     Returns:
-        [N, C, h, w] with max(h, w) <= 256; smaller images pass unchanged.
+        [N, C, h, w] with max(h, w) <= 256; smaller images pass unchanged, or clamped where all are.
 
     Raises:
         ConfigError: another downsampling.
     """
-    if downsampling not in ("area", "bilinear", "bilinear_noaa"):
-        raise ConfigError(f'downsampling is "{downsampling}"; wanted "area", "bilinear" or "bilinear_noaa"')
+    if downsampling not in get_args(Downsampling):
+        *others, last = (f'"{one}"' for one in get_args(Downsampling))
+        raise ConfigError(f'downsampling is "{downsampling}"; wanted {", ".join(others)} or {last}')
     images = crop(images, content_box)
+    if downsampling == "bilinear_clamped":
+        images = images.clamp(-1, 1)
     size = comparison_size(*images.shape[-2:])
     if size == tuple(images.shape[-2:]):
         return images

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -64,7 +64,8 @@ class OptimizationSettings:
         noise_weight: multiplier of the noise regularization.
         exploration: exploration noise in units of the deviation of W.
         noise_normalization: "unbiased" or "biased" deviation.
-        downsampling: how outputs above 256 pixels are brought to 256.
+        downsampling: how outputs above 256 pixels are brought to 256; "bilinear_clamped", which is the LSAP authors',
+            also clamps smaller ones to [-1, 1].
         record_every: steps between recorded loss terms; the last step is always recorded.
         precision: of the convolutions of generator and perceptual network: "float32", "tf32" on GPUs that have it, or
             "bfloat16". Codes, noise maps, moments and sums are float32 in any case, and so is the result's image.
@@ -135,7 +136,7 @@ class OptimizationSettings:
         for name, allowed in (
             ("sncd_on", ("clean", "explored")),
             ("noise_normalization", ("unbiased", "biased")),
-            ("downsampling", ("area", "bilinear", "bilinear_noaa")),
+            ("downsampling", get_args(Downsampling)),
             ("start", ("mean", "encoder")),
             ("precision", ("float32", "tf32", "bfloat16")),
             ("basis", ("entries", "sensitivity")),

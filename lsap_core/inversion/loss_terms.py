@@ -34,7 +34,7 @@ class LossTerms:
         anchor: what SNCD and the mean code are taken from.
         perceptual: the network of the loss.
         noisy_convs: the convolutions that the noise maps are of.
-        downsampling: how outputs above 256 pixels are brought to 256.
+        downsampling: how outputs are brought to what losses look at, see `comparison_view`.
         sncd_is_of_explored: whether SNCD looks at the explored codes, and not at the clean ones.
         precision: of the convolutions of generator and perceptual network; all else is float32.
     """

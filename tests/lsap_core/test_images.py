@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lsap_core.images as images_module
 from lsap_core.errors import ConfigError, ShapeError
-from lsap_core.images import comparison_view, crop, from_uint8, quantize, to_uint8
+from lsap_core.images import Downsampling, comparison_view, crop, from_uint8, quantize, to_uint8
 
 
 def all_levels() -> np.ndarray:
@@ -68,7 +68,8 @@ def compared_at_32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("compared_at_32")
 @pytest.mark.parametrize(
-    ("downsampling", "name"), [("area", "area"), ("bilinear", "antialias"), ("bilinear_noaa", "bilinear")]
+    ("downsampling", "name"),
+    [("area", "area"), ("bilinear", "antialias"), ("bilinear_noaa", "bilinear"), ("bilinear_clamped", "bilinear")],
 )
 def test_downsampling_is_the_published_one(downsampling: Any, name: str, reference: Callable[[str], Any]) -> None:
     numbers = reference("tensor_ops")
@@ -83,9 +84,9 @@ def test_downsampling_is_the_published_one(downsampling: Any, name: str, referen
 @pytest.mark.usefixtures("compared_at_32")
 def test_only_bilinear_downsampling_without_antialiasing_clamps(numbers: Callable[..., Tensor]) -> None:
     images = 2.0 * numbers(1, 3, 80, 80)
-    for downsampling in ("area", "bilinear", "bilinear_noaa"):
+    for downsampling in get_args(Downsampling):
         found, inside = (comparison_view(each, downsampling=downsampling) for each in (images, images.clamp(-1, 1)))
-        assert torch.equal(found, inside) == (downsampling == "bilinear_noaa")
+        assert torch.equal(found, inside) == (downsampling in ("bilinear_noaa", "bilinear_clamped"))
 
 
 def test_antialiased_downsampling_is_that_of_the_published_test_script(reference: Callable[[str], Any]) -> None:
@@ -107,6 +108,13 @@ def test_images_up_to_256_pixels_pass_unchanged(side: int, downsampling: Any, nu
     assert torch.equal(comparison_view(images, downsampling=downsampling), images)
 
 
+@pytest.mark.parametrize("side", [32, 256])
+def test_images_are_clamped_at_every_size_where_that_was_asked_for(side: int, numbers: Callable[..., Tensor]) -> None:
+    images = 3.0 * numbers(1, 1, side, side)
+    assert images.abs().max() > 1
+    assert torch.equal(comparison_view(images, downsampling="bilinear_clamped"), images.clamp(-1, 1))
+
+
 def test_the_content_box_is_cropped_before_downsampling_and_keeps_its_shape(numbers: Callable[..., Tensor]) -> None:
     images = numbers(1, 3, 512, 512)
     view = comparison_view(images, content_box=(64, 448, 0, 512))
@@ -117,5 +125,6 @@ def test_the_content_box_is_cropped_before_downsampling_and_keeps_its_shape(numb
 
 
 def test_another_downsampling_is_refused() -> None:
-    with pytest.raises(ConfigError, match='downsampling is "nearest"; wanted "area", "bilinear" or "bilinear_noaa"'):
+    wanted = '"area", "bilinear", "bilinear_noaa" or "bilinear_clamped"'
+    with pytest.raises(ConfigError, match=f'downsampling is "nearest"; wanted {wanted}'):
         comparison_view(torch.zeros(1, 1, 4, 4), downsampling="nearest")  # type: ignore[arg-type]
