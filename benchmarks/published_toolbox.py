@@ -30,7 +30,7 @@ PRIOR_SAMPLES = 600
 class ToolboxSides(ABC):
     """One of GANInverter's methods, and ours.
 
-    Its networks have the sizes of config-f in them, and its image is 256 pixels wide at least.
+    Its networks have the sizes of config-f in them, and SAM and e4e images of 256 pixels at least.
     """
 
     def __init__(
