@@ -14,24 +14,20 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from embedded_images import quality, read_images
 from measurement import environment
 from torch import Tensor
 
 from domains.domain import load_domain
 from lsap_core.alignment.anchor import Anchor, estimate_anchor
-from lsap_core.images import from_uint8
 from lsap_core.inversion import EncoderEmbedder, EncoderSettings, Inversion, OptimizationEmbedder, OptimizationSettings
-from tasks.measuring.of_inversions import measure
-from tasks.pictures.decoding import decode_image, place_content
 from tasks.settings import Settings
-from tasks.sources.source import open_source
 from tasks.weights.devices import place
 from tasks.weights.encoders import check_generator, load_encoder
 from tasks.weights.generators import LoadedGenerator, load_generator
@@ -67,14 +63,7 @@ class Bench:
 
     def quality(self, inversion: Inversion) -> dict[str, float]:
         """Mean LPIPS and SNCD as a report gives them."""
-        columns = measure(
-            inversion.reconstruction,
-            self.target,
-            inversion.w_plus,
-            generator=self.loaded.generator,
-            anchor=self.anchor,
-            networks=self.networks,
-        )
+        columns = quality(inversion, self.target, loaded=self.loaded, anchor=self.anchor, networks=self.networks)
         return {name: float(np.mean(columns[name])) for name in ("lpips", "sncd")}
 
 
@@ -100,19 +89,8 @@ def build(options: argparse.Namespace, device: torch.device) -> Bench:
         load_networks(choice, device),
         EncoderEmbedder(loaded.generator, encoder.encoder, EncoderSettings(options.num_passes)),
         settings,
-        read_images(options.source, options.num_images, options.fit, loaded).to(device),
+        read_images(options.source, options.num_images, loaded, fit=options.fit).to(device),
     )
-
-
-def read_images(source: str, count: int, fit: str, loaded: LoadedGenerator) -> Tensor:
-    """The first images of a source, [N, C, R, R] in [-1, 1]."""
-    config, pixels = loaded.config, []
-    with open_source(source) as opened:
-        for item in islice(opened.items(), count):
-            data = opened.read(item)
-            image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit)  # type: ignore[arg-type]
-            pixels.append(place_content(image.pixels, resolution=config.resolution, content_box=config.content_box))
-    return from_uint8(np.stack(pixels))
 
 
 def measure_all(bench: Bench, steps: list[int], repeats: int) -> list[dict[str, Any]]:

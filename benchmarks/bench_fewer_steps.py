@@ -13,16 +13,17 @@ import math
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from embedded_images import quality, read_images
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from measurement import append, environment
 from torch import Tensor
 
@@ -31,24 +32,20 @@ from domains.embedded import Attribute
 from lsap_core.alignment.anchor import Anchor, estimate_anchor
 from lsap_core.editing import Direction, along
 from lsap_core.errors import OutOfReachError
-from lsap_core.images import from_uint8, quantize
+from lsap_core.images import quantize
 from lsap_core.inversion import (
     EncoderEmbedder,
     EncoderSettings,
     Inversion,
     OptimizationEmbedder,
     OptimizationSettings,
-    embed_continuously,
+    RefilledBatch,
 )
-from lsap_core.inversion.code_basis import CodeBasis
 from lsap_core.metrics.editability import equal_effect
 from lsap_core.objectives.terms import noise_regularization
 from lsap_core.presets import method
 from tasks.measuring.attributes import load_attribute
 from tasks.measuring.networks import IdentityMeasure, Judge, load_judge
-from tasks.measuring.of_inversions import measure
-from tasks.pictures.decoding import decode_image, place_content
-from tasks.sources.source import open_source
 from tasks.weights.devices import place
 from tasks.weights.directions import load_direction
 from tasks.weights.encoders import load_encoder
@@ -57,12 +54,15 @@ from tasks.weights.networks import NetworkChoice, Networks, load_networks
 from tasks.weights.published import TORCH_CACHE
 
 ENCODER = "lsap_e"
+PUBLISHED, FAST, FROM_ENCODER, EARLY_STOP = "as published", "fast", "fast, from the encoder", "fast, early stop"
+SMALLER = 4
+"""How many times a batch that is filled again is smaller than all images."""
 SPREAD_SAMPLES = 1000
 EFFECTS = (("slant", 1), ("slant", -1), ("stroke_width", 1))
 """Attribute and sign of a change by one standard deviation over synthetic images."""
 SAMPLED_STEPS = 5
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's, for every eye
-MARKERS = "osD^v"
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's, for every eye
+MARKERS = "osD^"
 
 
 @dataclass(frozen=True)
@@ -94,60 +94,62 @@ class Bench:
     directions: dict[str, Direction]
     options: dict[str, OptimizationSettings]
     target: Tensor
-    bases: dict[str, CodeBasis | None] = field(default_factory=dict)
 
-    def embedder(self, option: str, num_steps: int) -> OptimizationEmbedder:
-        settings = replace(self.options[option], num_steps=num_steps, record_every=min(10, num_steps))
-        embedder = OptimizationEmbedder(
+    def embedder(self, cell: Cell) -> OptimizationEmbedder:
+        """Of the option, as long as the cell says."""
+        settings = replace(
+            self.options[cell.option],
+            num_steps=cell.num_steps,
+            record_every=min(5, cell.num_steps),
+            stop_at_lpips=cell.stop_at_lpips,
+        )
+        return OptimizationEmbedder(
             self.loaded.generator, self.anchor, self.networks.perceptual, settings, self.encoder
         )
-        if settings.basis != "entries":  # the same for every length
-            if settings.basis not in self.bases:
-                self.bases[settings.basis] = embedder.basis
-            embedder.basis = self.bases[settings.basis]
-        return embedder
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """One cell to its end, and what came out."""
-        embedder, seeds = self.embedder(cell.option, cell.num_steps), range(len(self.target))
+        embedder = self.embedder(cell)
         if cell.stop_at_lpips is None:
-            return {**asdict(cell), "mean_steps": float(cell.num_steps), **self.quality(embedder(self.target, seeds))}
-        found = dict(
-            embed_continuously(
-                embedder,
-                zip(self.target, seeds, strict=True),
-                batch_size=len(self.target) // 2,
-                stop_at_lpips=cell.stop_at_lpips,
-            )
-        )
-        ones = [found[place] for place in seeds]
-        together = replace(
-            ones[0],
-            w_plus=torch.cat([each.w_plus for each in ones]),
-            noise=tuple(torch.cat(maps) for maps in zip(*(each.noise for each in ones), strict=True)),
-            reconstruction=torch.cat([each.reconstruction for each in ones]),
-        )
+            inversion = embedder(self.target, range(len(self.target)))
+        else:
+            inversion = self.refilled(embedder)
         return {
             **asdict(cell),
-            "mean_steps": float(np.mean([each.num_steps for each in ones])),
-            **self.quality(together),
+            "mean_steps": float(inversion.num_steps.double().mean()),
+            **self.means(inversion),
         }
 
-    @torch.no_grad()
-    def quality(self, inversion: Inversion) -> dict[str, float]:
-        """Means over the images, with the standard error of LPIPS."""
-        columns = measure(
-            inversion.reconstruction,
-            self.target,
-            inversion.w_plus,
-            generator=self.loaded.generator,
-            anchor=self.anchor,
-            networks=self.networks,
+    def refilled(self, embedder: OptimizationEmbedder) -> Inversion:
+        """All images in a batch of fewer rows, which the next ones take when images end."""
+        batch: RefilledBatch[int] = RefilledBatch(embedder, max(1, len(self.target) // SMALLER))
+        waiting, places, found = list(range(len(self.target))), list[int](), list[Inversion]()
+        while waiting or batch.under_way:
+            coming = waiting[: batch.num_free]
+            del waiting[: len(coming)]
+            batch.put([(place, self.target[place], place) for place in coming])
+            done, inversion = batch.advance()
+            places += done
+            found.append(inversion)
+        order = torch.tensor(places).argsort()
+        names = ("w_plus", "reconstruction", "trace", "stopped_at", "num_steps")
+        return replace(
+            found[0],
+            noise=tuple(torch.cat(maps)[order] for maps in zip(*(each.noise for each in found), strict=True)),
+            **{name: torch.cat([getattr(each, name) for each in found])[order] for name in names},
         )
+
+    @torch.no_grad()
+    def means(self, inversion: Inversion) -> dict[str, float]:
+        """Means over the images, with the standard error of LPIPS, and LPIPS with the generator's constant noise."""
+        used = {"loaded": self.loaded, "anchor": self.anchor, "networks": self.networks}
+        columns = quality(inversion, self.target, **used)
+        plain = replace(inversion, reconstruction=self.loaded.generator.synthesize(inversion.w_plus))
         maps = [each for each in inversion.noise if bool(each.any())]
         return {
             **{name: float(np.mean(columns[name])) for name in ("lpips", "lpips_judge", "mse", "sncd")},
             "lpips_standard_error": float(np.std(columns["lpips"], ddof=1) / math.sqrt(len(self.target))),
+            "lpips_with_constant_noise": float(np.mean(quality(plain, self.target, **used)["lpips"])),
             "noise_regularization": float(noise_regularization(maps).mean()),
             **self.edits(inversion),
         }
@@ -191,10 +193,10 @@ class Bench:
     def seconds_per_step(self, repeats: int) -> dict[str, dict[str, float]]:
         """Processor seconds of an image-step by option, and its ratio to the first, of alternating samples."""
         samples: dict[str, list[float]] = {name: [] for name in self.options}
-        embedders = {name: self.embedder(name, 1000) for name in self.options}
+        embedders = {name: self.embedder(Cell(name, 1000)) for name in self.options}
         states = {name: each.start(range(len(self.target)), target=self.target) for name, each in embedders.items()}
         for name, each in embedders.items():
-            each.advance(states[name], self.target, at_most=1)  # warm, and a basis is found
+            each.advance(states[name], self.target, at_most=1)  # warm
         for repeat in range(repeats):
             for name in list(samples) if repeat % 2 == 0 else reversed(samples):
                 started = time.process_time()
@@ -211,7 +213,7 @@ class Bench:
 
 
 def options_of(base: str, sncd_weight: float) -> dict[str, OptimizationSettings]:
-    """What is compared, each with one thing more than the one before it."""
+    """What is compared: the published method, the fast one, and that with one thing more."""
     published = method(base).settings
     fast = method(f"{base}_fast").settings
     assert isinstance(published, OptimizationSettings) and isinstance(fast, OptimizationSettings)
@@ -219,10 +221,10 @@ def options_of(base: str, sncd_weight: float) -> dict[str, OptimizationSettings]
         replace(each, sncd_weight=sncd_weight if each.sncd_weight else 0.0) for each in (published, fast)
     )
     return {
-        "published": published,
-        "schedule": fast,
-        "schedule, basis": replace(fast, basis="sensitivity"),
-        "schedule, basis, encoder": replace(fast, basis="sensitivity", start="encoder"),
+        PUBLISHED: published,
+        FAST: fast,
+        FROM_ENCODER: replace(fast, start="encoder"),
+        EARLY_STOP: fast,
     }
 
 
@@ -257,18 +259,6 @@ def build(options: argparse.Namespace) -> Bench:
     )
 
 
-def read_images(source: str, count: int, loaded: LoadedGenerator) -> Tensor:
-    """The first images of a source, [N, C, R, R] in [-1, 1]."""
-    config, pixels = loaded.config, []
-    with open_source(source) as opened:
-        for item in islice(opened.items(), count):
-            image = decode_image(
-                opened.read(item), size=config.content_size, channels=config.image_channels, fit="refuse"
-            )
-            pixels.append(place_content(image.pixels, resolution=config.resolution, content_box=config.content_box))
-    return from_uint8(np.stack(pixels))
-
-
 _benches: list[Bench] = []  # of a process that runs cells
 
 
@@ -293,31 +283,46 @@ def draw(runs: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     figure = Figure(figsize=(13, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
-        ("lpips", "LPIPS (in the loss)", "log"),
-        ("lpips_judge", "LPIPS of the judge (in no loss)", "log"),
-        ("sncd", "SNCD", "linear"),
-        ("identity_of_edits", "identity after edits of equal effect", "linear"),
-        ("class_kept", "edits that keep the class", "linear"),
-        ("noise_regularization", "noise regularization at the end", "log"),
+        ("lpips", "LPIPS, in the loss (lower is closer)", "log"),
+        ("lpips_judge", "LPIPS of the judge, in no loss (lower is closer)", "log"),
+        ("sncd", "SNCD (lower is more aligned)", "linear"),
+        ("identity_of_edits", "identity after edits of equal effect (higher is better)", "linear"),
+        ("class_kept", "share of edits that keep the class (higher is better)", "linear"),
+        ("noise_regularization", "noise regularization at the end (lower is better)", "log"),
     )
-    names = list(dict.fromkeys(run["option"] + ("" if run["stop_at_lpips"] is None else ", stops") for run in runs))
+    names = list(dict.fromkeys(run["option"] for run in runs))
     for place_of, (column, label, scale) in enumerate(panels):
         axes = figure.add_subplot(2, 3, place_of + 1)
         for index, name in enumerate(names):
             shown = sorted(
-                (run["seconds_per_image"], run[column])
-                for run in runs
-                if run["option"] + ("" if run["stop_at_lpips"] is None else ", stops") == name
+                (run["seconds_per_image"], run[column], run["mean_steps"]) for run in runs if run["option"] == name
             )
-            axes.plot(*zip(*shown, strict=True), color=COLOURS[index], marker=MARKERS[index], label=name, linewidth=1.6)
+            seconds, values, steps = zip(*shown, strict=True)
+            axes.plot(seconds, values, color=COLOURS[index], marker=MARKERS[index], label=name, linewidth=1.6)
+            if place_of == 0:
+                for x, y, count in zip(seconds, values, steps, strict=True):
+                    above = (0, 7 if name == PUBLISHED else -14)
+                    axes.annotate(
+                        f"{count:.0f}",
+                        (x, y),
+                        above,
+                        textcoords="offset points",
+                        fontsize=8,
+                        ha="center",
+                        color=COLOURS[index],
+                    )
         axes.set_xscale("log")
         axes.set_yscale(scale)
+        for axis in (axes.xaxis, axes.yaxis) if scale == "log" and column != "noise_regularization" else (axes.xaxis,):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
         axes.set_title(label, fontsize=11)
         axes.set_xlabel("processor seconds per image", fontsize=9)
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(f"{title}; numbers at points: steps an image", fontsize=12)
     figure.savefig(path, dpi=110)
 
 
@@ -328,17 +333,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sncd-weight", type=float, default=0.5, help="of lsap_o_w_plus in this domain")
     parser.add_argument("--source", default="digits:test[100:]", help="where the images are")
     parser.add_argument("--num-images", type=int, default=32, help="embedded together")
-    parser.add_argument("--published-steps", nargs="+", type=int, default=[50, 100, 200, 400, 1000])
-    parser.add_argument("--steps", nargs="+", type=int, default=[50, 100, 200], help="of the other options")
-    parser.add_argument("--stops", nargs="*", type=float, default=[0.02, 0.01, 0.005], help="LPIPS where images end")
+    parser.add_argument("--published-steps", nargs="+", type=int, default=[100, 200, 400, 1000])
+    parser.add_argument("--steps", nargs="+", type=int, default=[100, 200, 400], help="of the fast method")
+    parser.add_argument("--encoder-steps", nargs="+", type=int, default=[50, 100, 200], help="from the encoder's codes")
+    parser.add_argument("--stops", nargs="*", type=float, default=[0.02, 0.01, 0.006], help="LPIPS where images end")
     parser.add_argument("--anchor-samples", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5, help="alternating samples of a step's time")
-    parser.add_argument("--processes", type=int, default=2, help="that run to the end; time is measured in one")
+    parser.add_argument("--processes", type=int, default=1, help="that run to the end; time is measured in one")
     parser.add_argument("--output", type=Path, help="file of JSON lines to append to; the screen when not given")
     parser.add_argument("--figure", type=Path, help="PNG of the curves")
     parser.add_argument("--commit", help="what was measured, where the code lies outside git")
     options = parser.parse_args()
-    counts = (*options.published_steps, *options.steps, options.repeats, options.processes, options.num_images - 1)
+    counts = (
+        *options.published_steps,
+        *options.steps,
+        *options.encoder_steps,
+        options.repeats,
+        options.processes,
+        options.num_images - 1,
+    )
     if min(counts) < 1:
         parser.error("steps, repeats and processes must be at least 1, images at least 2")
     torch.set_num_threads(1)
@@ -348,23 +361,25 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     bench = build(options)
-    first, *others = bench.options
-    cells = [Cell(first, count) for count in options.published_steps]
-    cells += [Cell(name, count) for name in others for count in options.steps]
-    cells += [Cell("schedule, basis", 2 * max(options.steps), stop) for stop in options.stops]
+    cells = [Cell(PUBLISHED, count) for count in options.published_steps]
+    cells += [Cell(FAST, count) for count in options.steps]
+    cells += [Cell(FROM_ENCODER, count) for count in options.encoder_steps]
+    cells += [Cell(EARLY_STOP, max(options.steps), stop) for stop in options.stops]
     seconds = bench.seconds_per_step(options.repeats)
-    pace = seconds[first]["median"]
+    pace = seconds[PUBLISHED]["median"]
     runs = []
     print(
-        f"{'option':>28} {'steps':>7} {'ms':>8} {'LPIPS':>16} {'judge':>7} {'SNCD':>7} {'R':>8} {'kept':>6} {'id':>6}"
+        f"{'option':>32} {'steps':>7} {'ms':>7} {'LPIPS':>15} {'plain':>7} {'judge':>7} {'SNCD':>7} "
+        f"{'R':>8} {'kept':>6} {'id':>6}"
     )
     for run in run_all(options, cells):
         run["seconds_per_image"] = run["mean_steps"] * seconds[run["option"]]["ratio"] * pace
         runs.append(run)
         stop = "" if run["stop_at_lpips"] is None else f" to {run['stop_at_lpips']:g}"
         print(
-            f"{run['option'] + stop:>32} {run['mean_steps']:7.1f} {1e3 * run['seconds_per_image']:8.1f} "
-            f"{run['lpips']:8.4f} {run['lpips_standard_error']:.4f} {run['lpips_judge']:7.4f} {run['sncd']:7.4f} "
+            f"{run['option'] + stop:>32} {run['mean_steps']:7.1f} {1e3 * run['seconds_per_image']:7.1f} "
+            f"{run['lpips']:8.4f} {run['lpips_standard_error']:.4f} {run['lpips_with_constant_noise']:7.4f} "
+            f"{run['lpips_judge']:7.4f} {run['sncd']:7.4f} "
             f"{run['noise_regularization']:8.1e} {run['class_kept']:6.3f} {run['identity_of_edits']:6.3f}",
             flush=True,
         )

@@ -378,7 +378,7 @@ RECORDED_IF_OTHER = {
     "precision": "float32",
     "first_decay": 0.9,
     "second_decay": 0.999,
-    "basis": "entries",
+    "stop_at_lpips": None,
 }
 """Settings that came later: what was recorded without them has these values."""
 
@@ -391,7 +391,7 @@ def recorded_settings(settings: EmbeddingSettings) -> dict[str, Any]:
     """
     values = recorded(settings)
     for name, value in RECORDED_IF_OTHER.items():
-        if values.get(name) == value:
+        if name in values and values[name] == value:
             del values[name]
     if settings.kind not in (OptimizationSettings.kind, EncoderSettings.kind):
         values["kind"] = settings.kind

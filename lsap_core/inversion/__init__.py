@@ -2,7 +2,7 @@
 
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings, EncoderState
 from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings
-from lsap_core.inversion.continuous import embed_continuously
+from lsap_core.inversion.continuous import RefilledBatch
 from lsap_core.inversion.inversion import (
     Embedder,
     EmbedderState,
@@ -29,6 +29,6 @@ __all__ = [
     "OptimizationState",
     "Parts",
     "PerceptualDistance",
+    "RefilledBatch",
     "as_kept",
-    "embed_continuously",
 ]

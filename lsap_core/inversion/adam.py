@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsap_core.inversion.code_basis import CodeBasis
-
 EPSILON = 1e-8
 
 
@@ -44,13 +42,11 @@ def adam_(
     rate: Tensor,
     root_correction: Tensor,
     moves: Tensor,
-    basis: CodeBasis | None = None,
 ) -> None:
     """One step of every row that moves, in place; the others stay as they are, bit for bit.
 
     m = beta_1 m + (1 - beta_1) g, v = beta_2 v + (1 - beta_2) g^2,
-    x = x - rate m / (v^(1/2) / root_correction + 1e-8) (Kingma and Ba 2015). With a basis g is told in it, m and v are
-    kept in it, and the step is taken back.
+    x = x - rate m / (v^(1/2) / root_correction + 1e-8) (Kingma and Ba 2015).
 
     Args:
         values: what moves, [N, P].
@@ -61,14 +57,9 @@ def adam_(
         rate: learning rate over 1 - beta_1^t, [N, 1].
         root_correction: (1 - beta_2^t)^(1/2), [N, 1].
         moves: [N, 1] bool.
-        basis: of the codes, the first columns; None for entry by entry.
     """
-    if basis is not None:
-        gradient = basis.coordinates(gradient)
     first = torch.lerp(first_moments, gradient, 1 - decays.first)
     second = decays.second * second_moments + (1 - decays.second) * gradient.square()
     step = rate * first / (second.sqrt() / root_correction + EPSILON)
-    if basis is not None:
-        step = basis.step(step)
     for old, new in ((first_moments, first), (second_moments, second), (values, values - step)):
         old.copy_(torch.where(moves, new, old))

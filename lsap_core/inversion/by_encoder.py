@@ -178,7 +178,7 @@ class EncoderEmbedder:
             trace_steps=(),
             trace_terms=(),
             stopped_at=state.stopped_at,
-            num_steps=self.settings.num_passes,
+            num_steps=torch.full((len(codes),), self.settings.num_passes),
         )
 
     def codes(self, target: Tensor) -> Tensor:

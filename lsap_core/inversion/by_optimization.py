@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -18,8 +17,8 @@ from lsap_core.generators.style_matrices import StyleMatrices
 from lsap_core.images import Downsampling
 from lsap_core.inversion.adam import Decays, adam_
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
-from lsap_core.inversion.code_basis import CodeBasis, sensitive_basis
 from lsap_core.inversion.compilation import Compilation
+from lsap_core.inversion.endings import near_enough, rest_, steps_taken, stop_non_finite_
 from lsap_core.inversion.inversion import Inversion, Parts, PerceptualDistance
 from lsap_core.inversion.loss_terms import LossArguments, LossTerms
 from lsap_core.inversion.noise_maps import (
@@ -72,8 +71,8 @@ class OptimizationSettings:
         start: where codes start, at the "mean" of W or at the codes of an "encoder".
         first_decay: Adam's beta_1.
         second_decay: Adam's beta_2; the published 0.999 remembers a thousand steps, which shorter runs do not have.
-        basis: what Adam scales for itself, the "entries" of codes or their directions by "sensitivity"
-            (`lsap_core/inversion/code_basis.py`), which costs 8 w_dim images with gradients before the first batch.
+        stop_at_lpips: an image moves no more once the perceptual distance that it records, every `record_every` steps
+            and of the explored code, is not above this; None for never.
 
     Raises:
         ConfigError: a value lies outside its range.
@@ -100,7 +99,7 @@ class OptimizationSettings:
     precision: Precision = "float32"
     first_decay: float = 0.9
     second_decay: float = 0.999
-    basis: Literal["entries", "sensitivity"] = "entries"
+    stop_at_lpips: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -139,13 +138,17 @@ class OptimizationSettings:
             ("downsampling", get_args(Downsampling)),
             ("start", ("mean", "encoder")),
             ("precision", ("float32", "tf32", "bfloat16")),
-            ("basis", ("entries", "sensitivity")),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f'{name} is "{getattr(self, name)}"; wanted one of {", ".join(allowed)}')
-        if self.basis == "sensitivity" and self.lpips_weight == 0:
+        if self.stop_at_lpips is not None and not 0 <= self.stop_at_lpips < math.inf:
             raise ConfigError(
-                'basis is "sensitivity", of the perceptual distance, and lpips_weight is 0: set basis to "entries"'
+                f"stop_at_lpips is {self.stop_at_lpips}; wanted a distance that is not negative, or null for never"
+            )
+        if self.stop_at_lpips is not None and self.lpips_weight == 0:
+            raise ConfigError(
+                f"stop_at_lpips is {self.stop_at_lpips} and lpips_weight is 0, so that no LPIPS is known: set "
+                "lpips_weight, or stop_at_lpips to null"
             )
 
     @property
@@ -221,13 +224,6 @@ class OptimizationEmbedder:
             index for index, layer in enumerate(generator.synthesis.conv_layers()) if float(layer.noise_strength) != 0.0
         ]
 
-    @cached_property
-    def basis(self) -> CodeBasis | None:
-        """What Adam works in, found before the first step; None for the entries of codes."""
-        if self.settings.basis == "entries":
-            return None
-        return sensitive_basis(self.generator, self.perceptual, self.anchor, space=self.settings.space)
-
     def __call__(self, target: Tensor, seeds: Sequence[int]) -> Inversion:
         """Embed images [N, C, R, R] in [-1, 1], each with the random state of its own seed.
 
@@ -296,17 +292,19 @@ class OptimizationEmbedder:
         *,
         until: int | None = None,
         at_most: int | None = None,
+        until_one_rests: bool = False,
         after_step: Callable[[OptimizationState], None] | None = None,
     ) -> None:
         """Take steps until every image has taken `until` (all of them by default), in place.
 
-        Images that have come so far rest, and stay as they are while the others go on.
+        Images that have come so far, or are near enough, rest, and stay as they are while the others go on.
 
         Args:
             state: from `start`, or loaded.
             target: the images, [N, C, R, R] in [-1, 1]; an image's own at every call.
             until: steps that an image takes at most.
             at_most: steps to take in this call at most.
+            until_one_rests: stop after the first step with which an image has come so far.
             after_step: called with the state after every step, to show progress or to save.
 
         Raises:
@@ -317,7 +315,7 @@ class OptimizationEmbedder:
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
         with tensor_cores(self.settings.precision):
-            self._advance(state, target.to(state.values), until, at_most, after_step)
+            self._advance(state, target.to(state.values), until, at_most, until_one_rests, after_step)
 
     def _advance(
         self,
@@ -325,6 +323,7 @@ class OptimizationEmbedder:
         target: Tensor,
         until: int | None,
         at_most: int | None,
+        until_one_rests: bool,
         after_step: Callable[[OptimizationState], None] | None,
     ) -> None:
         terms = self._loss_terms()
@@ -333,6 +332,8 @@ class OptimizationEmbedder:
             target_features = terms.features(view)
         last = self.settings.num_steps if until is None else min(until, self.settings.num_steps)
         left = MOST_STEPS if at_most is None else at_most
+        prepared = MOST_STEPS if self.settings.stop_at_lpips is None else self.settings.record_every
+        num_resting = int((state.steps >= last).sum())
         ahead: Iterator[StepNumbers] = iter(())
         while state.step < last and left > 0:
             numbers = next(ahead, None) if state.streams.is_ahead else None
@@ -342,18 +343,22 @@ class OptimizationEmbedder:
                         self.schedule,
                         state.steps.tolist(),
                         last=last,
-                        at_most=left,
+                        at_most=min(left, prepared),
                         streams=state.streams,
                         codes=state.codes,
                     )
                 )
                 numbers = next(ahead)
-            self._step(state, numbers, terms, view, target_features)
+            is_near = self._step(state, numbers, terms, view, target_features)
             state.steps += numbers.moved
             state.streams.use()
+            if is_near is not None:
+                rest_(state, is_near, self.settings.num_steps)
             left -= 1
             if after_step is not None:
                 after_step(state)
+            if until_one_rests and int((state.steps >= last).sum()) > num_resting:
+                return
 
     @torch.no_grad()
     def finish(self, state: OptimizationState) -> Inversion:
@@ -369,7 +374,12 @@ class OptimizationEmbedder:
             trace_steps=self.settings.trace_steps,
             trace_terms=TRACE_TERMS,
             stopped_at=state.stopped_at.clone(),
-            num_steps=self.settings.num_steps,
+            num_steps=steps_taken(
+                state.trace[..., TRACE_TERMS.index("lpips")],
+                self.settings.trace_steps,
+                stop_at_lpips=self.settings.stop_at_lpips,
+                num_steps=self.settings.num_steps,
+            ),
         )
 
     def _step(
@@ -379,7 +389,8 @@ class OptimizationEmbedder:
         terms: LossTerms,
         view: Tensor,
         target_features: list[Tensor],
-    ) -> None:
+    ) -> Tensor | None:
+        """One step; which images are near enough and take it no more, [N] bool, or None where nobody asks."""
         values = state.values.detach().requires_grad_(True)
         codes, *noise = state.split(values)
         clean, explored = (self.generator.expand(each) for each in (codes, codes + numbers.exploration))
@@ -387,10 +398,16 @@ class OptimizationEmbedder:
         found = self._evaluate(terms, (clean, explored, noise, view, target_features), wanted)
         loss = torch.stack([self.weights[name] * found[name] for name in self.weights if name in found]).sum(dim=0)
         (gradient,) = torch.autograd.grad(loss.sum(), values)
-        self._stop_non_finite(state, loss, gradient, numbers)
+        stop_non_finite_(state, loss, gradient, numbers)
         if numbers.is_recorded:
-            self._record(state, {"loss": loss, **{name: found[name] for name in wanted if name in found}}, numbers)
-        moves = (numbers.moves & state.is_active)[:, None]
+            told = {"loss": loss, **{name: found[name] for name in wanted if name in found}}
+            nothing = torch.full_like(loss, torch.nan)
+            state.record(torch.stack([told.get(name, nothing) for name in TRACE_TERMS], dim=1), numbers.record_at)
+        moves, is_near, limit = numbers.moves & state.is_active, None, self.settings.stop_at_lpips
+        if numbers.is_recorded and limit is not None:
+            is_near = near_enough(found["lpips"], numbers, state, limit)
+            moves &= ~is_near
+        moves = moves[:, None]
         adam_(
             state.values,
             state.first_moments,
@@ -400,9 +417,9 @@ class OptimizationEmbedder:
             rate=numbers.rate,
             root_correction=numbers.root_correction,
             moves=moves,
-            basis=self.basis,
         )
         normalize_noise_(state.noise, self.settings.noise_normalization, moves=moves)
+        return is_near
 
     def _evaluate(self, terms: LossTerms, arguments: LossArguments, wanted: Collection[str]) -> dict[str, Tensor]:
         """The wanted terms, and perhaps others: by the compiled form where there is one for such arguments."""
@@ -415,25 +432,6 @@ class OptimizationEmbedder:
             if form is not None:
                 return form(*alike)
         return terms(*arguments, wanted)
-
-    @torch.no_grad()
-    def _stop_non_finite(self, state: OptimizationState, loss: Tensor, gradient: Tensor, numbers: StepNumbers) -> None:
-        """Stop images whose loss or gradient is not finite; no branch, so that a GPU need not wait."""
-        is_finite = loss.isfinite() & gradient.isfinite().all(dim=1)
-        stops = state.is_active & numbers.moves & ~is_finite
-        state.stopped_at.copy_(torch.where(stops, numbers.step, state.stopped_at))
-        state.is_active &= ~stops
-
-    @torch.no_grad()
-    def _record(self, state: OptimizationState, terms: dict[str, Tensor], numbers: StepNumbers) -> None:
-        """Write the terms of the images that record in this step into their traces."""
-        nothing = torch.full_like(terms["loss"], torch.nan)
-        found = torch.stack([terms.get(name, nothing).detach() for name in TRACE_TERMS], dim=1)  # [N, terms]
-        found = torch.where(state.is_active[:, None], found, torch.nan)
-        images, num_places = torch.arange(len(state), device=found.device), state.trace.shape[1]
-        place = numbers.record_at.clamp_max(num_places - 1)
-        records = (numbers.record_at < num_places)[:, None]
-        state.trace[images, place] = torch.where(records, found, state.trace[images, place])
 
     def _all_maps(self, state: OptimizationState) -> list[Tensor]:
         """Maps of all convolutions; 0 where they are multiplied by 0."""

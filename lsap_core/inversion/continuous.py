@@ -2,118 +2,137 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lsap_core.errors import ConfigError
-from lsap_core.inversion.by_optimization import TRACE_TERMS, OptimizationEmbedder
+from lsap_core.inversion.by_optimization import OptimizationEmbedder
 from lsap_core.inversion.inversion import Inversion
 from lsap_core.inversion.optimization_state import OptimizationState
 
-LPIPS = TRACE_TERMS.index("lpips")
-EMPTY = -1
-"""The place of no image."""
+Item = TypeVar("Item")
 
 
-def embed_continuously(
-    embedder: OptimizationEmbedder,
-    images: Iterable[tuple[Tensor, int]],
-    *,
-    batch_size: int,
-    stop_at_lpips: float | None = None,
-) -> Iterator[tuple[int, Inversion]]:
-    """Inversions of single images as they are found, each with the image's place in `images`.
+class RefilledBatch(Generic[Item]):
+    """Images under way, as many as a batch has rows, each at its own step.
 
-    Every `record_every` steps the traces are looked at. An image is done after its last step, when its loss was no
-    longer finite, or when the perceptual distance that it recorded last was at most `stop_at_lpips`; its row then takes
-    the next image. What ends an image is its own trace at its own steps. The batch keeps its size, and rows for which
-    no image is left rest: neighbours, and when a row was filled, change nothing, not even rounding, which depends on
-    the size of a batch. Give many more images than the batch has rows.
+    An image leaves after its last step, or where it is near enough (`stop_at_lpips`), and its row takes the next one.
+    What an image gets depends on nothing but itself and, by rounding, on the number of rows. That follows from how many
+    images are under way: all rows, or where half of them or fewer are left at the end of the images, a half, a quarter,
+    and so on. So whoever stops here and goes on elsewhere with a state that was kept ends with the same bits.
 
-    Args:
-        embedder: of the images.
-        images: image [C, R, R] in [-1, 1] and seed of each; read when a row is free.
-        batch_size: rows, at least 1.
-        stop_at_lpips: what is near enough, positive; None for all steps of every image.
-
-    Yields:
-        Place, counted from 0, and the inversion, [1, ...] each: its `num_steps` are the steps taken, and its trace is
-        NaN after them.
-
-    Raises:
-        ConfigError: a value outside its range, or no perceptual distance is recorded.
-        ShapeError: the images do not fit the generator.
+    Attributes:
+        batch_size: rows at most.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; wanted at least 1")
-    if stop_at_lpips is not None and not 0 < stop_at_lpips < math.inf:
-        raise ConfigError(f"stop_at_lpips is {stop_at_lpips}; wanted a positive number, or None for all steps")
-    if stop_at_lpips is not None and embedder.settings.lpips_weight == 0:
-        raise ConfigError(
-            f"stop_at_lpips is {stop_at_lpips}, and lpips_weight is 0, so that no LPIPS is recorded: set lpips_weight, "
-            "or stop_at_lpips to None"
+
+    def __init__(self, embedder: OptimizationEmbedder, batch_size: int):
+        """Nothing is under way yet.
+
+        Raises:
+            ConfigError: a batch of no images.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; wanted at least 1")
+        self.batch_size = batch_size
+        self._embedder = embedder
+        self._items: list[Item | None] = []  # of each row, in the order in which they came; None rests
+        self._state: OptimizationState | None = None
+        self._target: Tensor | None = None
+
+    @property
+    def under_way(self) -> list[Item]:
+        """What is not done, in the order in which it came."""
+        return [item for item in self._items if item is not None]
+
+    @property
+    def num_free(self) -> int:
+        """Images that `put` takes."""
+        return self.batch_size - len(self.under_way)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that each image under way has taken."""
+        return [] if self._state is None else self._state.steps[self._taken].tolist()
+
+    def state(self) -> OptimizationState:
+        """A copy of the images under way, one row each in their order, to be kept; `put` takes it back."""
+        assert self._state is not None
+        return self._state.rows(self._taken)
+
+    def put(
+        self,
+        images: Sequence[tuple[Item, Tensor, int]],
+        restore: Callable[[list[Item], OptimizationState], object] | None = None,
+    ) -> None:
+        """Take images into the free rows; fewer than there are rows only where no more will come.
+
+        Args:
+            images: what each is to whoever asks, the image [C, R, R] in [-1, 1], and its seed.
+            restore: called with them and with their state before the first step, to load into it what was kept of
+                the images under way; in the order of `under_way`.
+        """
+        before, coming = self._taken, [item for item, _, _ in images]
+        items: list[Item | None] = [*self.under_way, *coming]
+        if not items:
+            self._items, self._state, self._target = [], None, None
+            return
+        size = self.batch_size
+        while len(items) <= size // 2:
+            size //= 2
+        state, target = self._state, self._target
+        if images:
+            new, new_target = self._started([image for _, image, _ in images], [seed for _, _, seed in images])
+            if restore is not None:
+                restore(coming, new)
+            if not before:
+                state, target, before = new, new_target, list(range(len(images)))
+        assert state is not None and target is not None
+        rows = before + before[-1:] * (size - len(before))
+        state, target = state.rows(rows), target[rows]
+        if len(before) < len(items):
+            added = slice(len(before), len(items))
+            state.replace_rows(range(size)[added], new)
+            target[added] = new_target
+        state.steps[len(items) :] = self._embedder.settings.num_steps  # these rest
+        self._items, self._state, self._target = items + [None] * (size - len(items)), state, target
+
+    def advance(self, after_step: Callable[[], None] | None = None) -> tuple[list[Item], Inversion]:
+        """Take steps until some images are done, and let them go.
+
+        Args:
+            after_step: called after every step, to show progress or to keep the state.
+
+        Returns:
+            What they are, and their inversion, [n, ...]: its `num_steps` are those that each took, and its trace is NaN
+            after them.
+        """
+        assert self._state is not None and self._target is not None
+        self._embedder.advance(
+            self._state,
+            self._target,
+            until_one_rests=True,
+            after_step=None if after_step is None else lambda _: after_step(),
         )
-    waiting = enumerate(images)
-    first = list(islice(waiting, batch_size))
-    if not first:
-        return
-    places = [place for place, _ in first] + [EMPTY] * (batch_size - len(first))
-    state, target = _started(embedder, [image for _, image in first], batch_size)
-    state.steps[len(first) :] = embedder.settings.num_steps  # these rest
-    while any(place != EMPTY for place in places):
-        embedder.advance(state, target, at_most=embedder.settings.record_every)
-        done = [row for row in _done(embedder, state, stop_at_lpips) if places[row] != EMPTY]
-        if not done:
-            continue
-        found = embedder.finish(state)
-        yield from ((places[row], _one(found, row, int(state.steps[row]))) for row in done)
-        coming = list(islice(waiting, len(done)))
-        filled, emptied = done[: len(coming)], done[len(coming) :]
-        if coming:
-            # As many as the batch has only where an encoder is asked: its rounding, too, depends on how many.
-            size = batch_size if embedder.settings.needs_encoder else len(coming)
-            started, images_of = _started(embedder, [image for _, image in coming], size)
-            state.replace_rows(filled, started.rows(range(len(coming))))
-            target[filled] = images_of[: len(coming)]
-        for row, (place, _) in zip(filled, coming, strict=True):
-            places[row] = place
-        for row in emptied:
-            places[row] = EMPTY
-        state.steps[emptied] = embedder.settings.num_steps
+        is_done = (self._state.steps >= self._embedder.settings.num_steps).tolist()
+        done = [row for row in self._taken if is_done[row]]
+        items = [item for row, item in enumerate(self._items) if item is not None and is_done[row]]
+        found = self._embedder.finish(self._state.rows(done))
+        self._items = [None if rests else item for item, rests in zip(self._items, is_done, strict=True)]
+        return items, found
 
+    @property
+    def _taken(self) -> list[int]:
+        """The rows of the images under way."""
+        return [row for row, item in enumerate(self._items) if item is not None]
 
-def _started(
-    embedder: OptimizationEmbedder, images: list[tuple[Tensor, int]], size: int
-) -> tuple[OptimizationState, Tensor]:
-    """State and images of a batch of some size; the last image fills it up."""
-    full = images + images[-1:] * (size - len(images))
-    target = torch.stack([image for image, _ in full]).to(embedder.generator.mapping.w_avg)
-    return embedder.start([seed for _, seed in full], target=target), target
-
-
-def _done(embedder: OptimizationEmbedder, state: OptimizationState, stop_at_lpips: float | None) -> list[int]:
-    """The rows whose images need no further step."""
-    is_done = (state.steps >= embedder.settings.num_steps) | ~state.is_active.cpu()
-    if stop_at_lpips is not None:
-        recorded = state.trace[..., LPIPS].cpu()  # [N, recorded steps]
-        num_recorded = (torch.tensor(embedder.settings.trace_steps) < state.steps[:, None]).sum(dim=1)
-        is_done |= recorded.gather(1, num_recorded[:, None] - 1)[:, 0] <= stop_at_lpips
-    return is_done.nonzero()[:, 0].tolist()
-
-
-def _one(found: Inversion, row: int, num_steps: int) -> Inversion:
-    one = slice(row, row + 1)
-    return Inversion(
-        w_plus=found.w_plus[one].clone(),
-        noise=tuple(maps[one].clone() for maps in found.noise),
-        reconstruction=found.reconstruction[one].clone(),
-        trace=found.trace[one].clone(),
-        trace_steps=found.trace_steps,
-        trace_terms=found.trace_terms,
-        stopped_at=found.stopped_at[one].clone(),
-        num_steps=num_steps,
-    )
+    def _started(self, images: list[Tensor], seeds: list[int]) -> tuple[OptimizationState, Tensor]:
+        """State and images before the first step."""
+        count = len(images)
+        # As many as the batch may have where an encoder is asked: its rounding, too, depends on how many.
+        size = self.batch_size if self._embedder.settings.needs_encoder else count
+        target = torch.stack(images + images[-1:] * (size - count)).to(self._embedder.generator.mapping.w_avg)
+        state = self._embedder.start(seeds + seeds[-1:] * (size - count), target=target)
+        return state.rows(range(count)), target[:count]

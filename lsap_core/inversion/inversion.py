@@ -30,7 +30,7 @@ class Inversion:
         trace_steps: the recorded steps.
         trace_terms: names of the terms.
         stopped_at: step at which an image's loss was no longer finite, or -1; its codes are the last finite ones.
-        num_steps: steps that were asked for.
+        num_steps: steps that each image took, [N] int64, on the CPU; those of one that was not finite count to the end.
     """
 
     w_plus: Tensor
@@ -40,7 +40,7 @@ class Inversion:
     trace_steps: tuple[int, ...]
     trace_terms: tuple[str, ...]
     stopped_at: Tensor
-    num_steps: int
+    num_steps: Tensor
 
 
 class PerceptualDistance(Protocol):

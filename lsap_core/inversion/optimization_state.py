@@ -83,6 +83,14 @@ class OptimizationState:
         parts = values.split([math.prod(shape) for shape in self.shapes], dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
+    @torch.no_grad()
+    def record(self, terms: Tensor, place: Tensor) -> None:
+        """Write terms [N, terms] into the traces of the images at their places [N]; the number of places is nowhere."""
+        found = torch.where(self.is_active[:, None], terms.detach(), torch.nan)
+        images, num_places = torch.arange(len(self), device=found.device), self.trace.shape[1]
+        at, records = place.clamp_max(num_places - 1), (place < num_places)[:, None]
+        self.trace[images, at] = torch.where(records, found, self.trace[images, at])
+
     def rows(self, rows: Sequence[int]) -> OptimizationState:
         """A copy of some images, in this order; their results are those that they have here."""
         chosen = {name: tensor[list(rows)] for name, tensor in self._per_image().items()}  # an index copies

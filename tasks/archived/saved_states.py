@@ -99,15 +99,28 @@ class KeptWork:
 
     def save_if_due(self, image_ids: Sequence[str], state: EmbedderState) -> None:
         """Keep the state of the batch under way, if the last time that anything was kept is long ago."""
-        if self._is_due:
+        if self.is_due:
             self._keep_finished()
             self._put(self._key_of(_STATE, image_ids), safetensors.torch.save(state.to_tensors()))
             self._last_kept = time.monotonic()
 
-    def finish(self, batch: Callable[[], Finished]) -> None:
-        """Keep a batch that is done, now or when it is due; it is asked for then."""
+    def save_instead(self, image_ids: Sequence[str], state: EmbedderState) -> None:
+        """Keep the state of a batch that some images have left and others joined, instead of what was kept of it.
+
+        It is there before those that left it are: until then what was kept before is what fits the next attempt.
+        """
+        key = self._key_of(_STATE, image_ids)
+        self._put(key, safetensors.torch.save(state.to_tensors()))
+        self._keep_finished()
+        for other in sorted(each for each in self._keys if each.startswith(self._name(_STATE)) and each != key):
+            self._store.delete(other)
+            self._keys.discard(other)
+        self._last_kept = time.monotonic()
+
+    def finish(self, batch: Callable[[], Finished], *, waits: bool = False) -> None:
+        """Keep a batch that is done, now or when it is due, or where it `waits` with the next state; asked for then."""
         self._waiting.append(batch)
-        if self._is_due:
+        if self.is_due and not waits:
             self._keep_finished()
             self._last_kept = time.monotonic()
 
@@ -121,7 +134,8 @@ class KeptWork:
         return scratch_key(self._run_id, self._shard, kind)
 
     @property
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
+        """Whether the last time that anything was kept is long ago."""
         return time.monotonic() - self._last_kept > self._every_seconds
 
     def _keep_finished(self) -> None:

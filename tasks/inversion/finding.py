@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class ShardCodes:
 
     def find(
         self, embedder: Embedder[Any], rows: list[Row], device: torch.device, tell: Callable[[float], None]
-    ) -> tuple[Inversion, Tensor, float]:
+    ) -> tuple[Inversion, Tensor, list[float]]:
         """The inversion of a batch, its images on the device, and the seconds that each took.
 
         Args:
@@ -58,8 +58,7 @@ class ShardCodes:
         """
         started, num_steps = time.monotonic(), embedder.settings.num_steps
         image_ids = [row.image_id for row in rows]
-        target = from_uint8(np.stack([row.pixels for row in rows])).to(device)
-        seeds = [image_seed(self.run.plan["config"]["seed"], image_id) for image_id in image_ids]
+        target, seeds = pixels_on(device, rows), self.seeds(rows)
         state = embedder.start(seeds, target=target)
         resumed_at = self.kept.restore(image_ids, state) if num_steps > 1 else 0  # of one step nothing is kept
 
@@ -73,10 +72,30 @@ class ShardCodes:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # else the time would be that of asking
         self.resumed_at = self.resumed_at or resumed_at
-        return inversion, target, (time.monotonic() - started) / len(rows)
+        return inversion, target, [(time.monotonic() - started) / len(rows)] * len(rows)
 
-    def fill(self, rows: list[Row], inversion: Inversion, metrics: Mapping[str, list[float]], seconds: float) -> None:
-        """Put the results of a batch into the arrays and its rows, and keep them when it is time."""
+    def seeds(self, rows: Sequence[Row]) -> list[int]:
+        """Of the random state of each image."""
+        return [image_seed(self.run.plan["config"]["seed"], row.image_id) for row in rows]
+
+    def fill(
+        self,
+        rows: list[Row],
+        inversion: Inversion,
+        metrics: Mapping[str, list[float]],
+        seconds: Sequence[float],
+        *,
+        others_go_on: bool = False,
+    ) -> None:
+        """Put the results of some images into the arrays and their rows, and keep them when it is time.
+
+        Args:
+            rows: of the images.
+            inversion: of them.
+            metrics: what was measured, by name, of each.
+            seconds: that each took.
+            others_go_on: whether they leave a batch under way, whose state is kept together with them.
+        """
         config = self.run.plan["config"]
         places = [self._places[row.image_id] for row in rows]
         self.arrays["w_plus"][places] = inversion.w_plus.cpu().numpy()
@@ -89,20 +108,27 @@ class ShardCodes:
         for index, row in enumerate(rows):
             row.image = None  # its pixels are not needed any more
             stopped_at = int(inversion.stopped_at[index])
-            row.columns |= {"num_steps": inversion.num_steps, "seconds": seconds}
+            row.columns |= {"num_steps": int(inversion.num_steps[index]), "seconds": seconds[index]}
             if stopped_at >= 0:
                 reason, message = settings_of(config).why_stopped(stopped_at)
                 row.columns |= {"status": FAILED, "reason": reason, "message": message}
                 continue
             row.columns |= {"noise": noise_of(config), **{name: values[index] for name, values in metrics.items()}}
             if inversion.trace_steps:
-                row.columns["final_loss"] = float(trace[index, -1, inversion.trace_terms.index("loss")])
-        self.kept.finish(lambda: self._finished(rows))
+                # An image that is near enough ends with what it recorded then.
+                recorded = int(np.searchsorted(inversion.trace_steps, row.columns["num_steps"], side="right"))
+                row.columns["final_loss"] = float(trace[index, recorded - 1, inversion.trace_terms.index("loss")])
+        self.kept.finish(lambda: self._finished(rows), waits=others_go_on)
 
     def _finished(self, rows: list[Row]) -> Finished:
         places = [self._places[row.image_id] for row in rows]
         arrays = {name: values[places] for name, values in self.arrays.items()}
         return Finished([row.image_id for row in rows], [row.columns for row in rows], arrays)
+
+
+def pixels_on(device: torch.device, rows: Sequence[Row]) -> Tensor:
+    """Good images as the method takes them, [N, C, R, R] in [-1, 1]."""
+    return from_uint8(np.stack([row.pixels for row in rows])).to(device)
 
 
 def _empty_arrays(run: RunWriter, count: int, generator: Generator) -> dict[str, np.ndarray]:

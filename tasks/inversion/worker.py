@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, open_archive
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.images import from_uint8, to_uint8
+from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings
 from lsap_core.inversion.inversion import Embedder, EmbeddingSettings, Inversion, Parts
 from lsap_core.inversion.kept_noise import as_kept
 from lsap_core.presets import Method, encoder_settings, settings_of
@@ -37,6 +39,7 @@ from tasks.inversion.batches import batch_that_fits, ran_out, room_of_worker
 from tasks.inversion.compiling import Compiling
 from tasks.inversion.finding import ShardCodes
 from tasks.inversion.reading import READ_TOGETHER, Row, ShardReader
+from tasks.inversion.refilling import RefilledRows
 from tasks.inversion.request import InversionRequest
 from tasks.measuring.of_inversions import measure
 from tasks.sources.source import open_source
@@ -98,8 +101,11 @@ class EmbedWorker:
             ahead=max(READ_TOGETHER, self._batch_size),
         )
         with contextlib.closing(groups):
-            while batch := self._next_batch(groups, codes):
-                self._embed(batch, codes)
+            if _ends_early(run):
+                self._embed_refilling(groups, codes)
+            else:
+                while batch := self._next_rows(groups, codes, self._batch_size):
+                    self._embed(batch, codes)
         attempt = f"{shard.command}-{uuid.uuid4().hex[:12]}-batch{self._batch_size}"
         rows = [codes.rows[image_id] for image_id in image_ids]
         for row in rows:
@@ -166,8 +172,8 @@ class EmbedWorker:
             self._runs[run_id] = RunWriter.open(self.request.archive, run_id)
         return self._runs[run_id]
 
-    def _next_batch(self, groups: Iterator[list[Row]], codes: ShardCodes) -> list[Row]:
-        """The next images that want codes, as many as a batch has; fewer, or none, at the end of the shard."""
+    def _next_rows(self, groups: Iterator[list[Row]], codes: ShardCodes, count: int) -> list[Row]:
+        """The next images that want codes, at least one; fewer than `count`, or none, at the end of the shard."""
         batch: list[Row] = []
         with self._spending("reading"):
             for rows in groups:
@@ -175,8 +181,8 @@ class EmbedWorker:
                 batch += [row for row in rows if row.image is not None]
                 settled = sum(1 for row in rows if row.image is None)
                 self._done += settled
-                self._progress = self._done + READING * len(batch)
-                if len(batch) == self._batch_size:
+                self._progress = max(self._progress, self._done + READING * len(batch))
+                if len(batch) == count:
                     break
         return batch
 
@@ -198,9 +204,51 @@ class EmbedWorker:
                 for _ in some:
                     waiting.popleft()
                 continue
-            gc.collect()  # out of the block that holds what was computed so far
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._give_memory_back()  # out of the block that holds what was computed so far
+
+    def _embed_refilling(self, groups: Iterator[list[Row]], codes: ShardCodes) -> None:
+        """Find the codes of a shard in a batch whose rows are filled again; without memory, in one half as large.
+
+        What is under way then begins again.
+        """
+        waiting = deque[Row]()
+        refilled = self._refilled(codes)
+        while True:
+            count = max(0, refilled.num_free - len(waiting))
+            waiting += self._next_rows(groups, codes, count) if count else []
+            coming = [waiting.popleft() for _ in range(min(refilled.num_free, len(waiting)))]
+            if not coming and not refilled.under_way:
+                return
+            try:
+                with self._spending("embedding"):
+                    refilled.put(coming)
+                    rows, inversion, target, seconds = refilled.find()
+                inversion, metrics = self._measured(inversion, target, codes)
+            except Exception as error:
+                if (told := memory_told(error)) is None:
+                    raise
+                self._halve(codes.run, self._batch_size, told.partition(":")[0], error)
+            else:
+                codes.fill(rows, inversion, metrics, seconds, others_go_on=bool(refilled.under_way))
+                self._done += len(rows)
+                continue
+            waiting = deque(row for row in codes.rows.values() if row.image is not None)  # what is read and not done
+            refilled = self._refilled(codes)
+            self._give_memory_back()
+
+    def _refilled(self, codes: ShardCodes) -> RefilledRows:
+        embedder = self._embedder(codes.run)
+        assert isinstance(embedder, OptimizationEmbedder)
+
+        def tell(images: float) -> None:
+            self._progress = self._done + images
+
+        return RefilledRows(embedder, codes, batch_size=self._batch_size, device=self.device, tell=tell)
+
+    def _give_memory_back(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _halve(self, run: RunWriter, tried: int, told: str, error: Exception) -> None:
         """Take fewer images from now on; remembered for whoever comes later.
@@ -230,7 +278,7 @@ class EmbedWorker:
         name = run.plan["config"]["method"]
         return next((method for method in self.request.methods if method.name == name), None)
 
-    def _found(self, batch: list[Row], codes: ShardCodes) -> tuple[Inversion, dict[str, list[float]], float]:
+    def _found(self, batch: list[Row], codes: ShardCodes) -> tuple[Inversion, dict[str, list[float]], list[float]]:
         """The inversion of a batch, what is measured of it, and the seconds that each image took."""
         done = self._done
 
@@ -239,9 +287,14 @@ class EmbedWorker:
 
         tell(0.0)
         with self._spending("embedding"):
-            embedder = self._embedder(codes.run)
-            inversion, target, seconds = codes.find(embedder, batch, self.device, tell)
-        if embedder.settings.keeps_noise:  # else it is the generator's already
+            inversion, target, seconds = codes.find(self._embedder(codes.run), batch, self.device, tell)
+        return *self._measured(inversion, target, codes), seconds
+
+    def _measured(
+        self, inversion: Inversion, target: Tensor, codes: ShardCodes
+    ) -> tuple[Inversion, dict[str, list[float]]]:
+        """The inversion as it will be rendered, and what is measured of it."""
+        if self._embedder(codes.run).settings.keeps_noise:  # else it is the generator's already
             inversion = as_kept(inversion, self.generator, kept_noise_of(codes.run.plan["config"]))
         with self._spending("measuring"):
             metrics = measure(
@@ -252,7 +305,7 @@ class EmbedWorker:
                 anchor=self.anchor,
                 networks=self.networks,
             )
-        return inversion, metrics, seconds
+        return inversion, metrics
 
     def _embedder(self, run: RunWriter) -> Embedder[Any]:
         """The method of a run; the last one is kept with what it has found for itself."""
@@ -295,6 +348,12 @@ class EmbedWorker:
             encoder = loaded.encoder.requires_grad_(False)
             self._encoders = {(name, digest): place(encoder, self.device)}
         return self._encoders[name, digest]
+
+
+def _ends_early(run: RunWriter) -> bool:
+    """Whether images of a run may end before their last step, each for itself."""
+    settings = settings_of(run.plan["config"])
+    return isinstance(settings, OptimizationSettings) and settings.stop_at_lpips is not None
 
 
 def _columns_of(rows: Sequence[Row]) -> pa.Schema:

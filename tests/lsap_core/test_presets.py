@@ -103,11 +103,11 @@ def test_the_fast_methods_minimize_the_loss_of_their_base(base: str) -> None:
 
 
 def test_settings_that_came_later_are_recorded_where_they_are_not_the_published_ones() -> None:
-    later = {"start", "first_decay", "second_decay", "basis"}
+    later = {"start", "first_decay", "second_decay", "stop_at_lpips"}
     assert not later & set(recorded_settings(METHODS["stylegan2_w_plus"].settings))
-    fast = method("lsap_o_w_plus_fast", basis="sensitivity").settings
+    fast = method("lsap_o_w_plus_fast", stop_at_lpips=0.1).settings
     values = recorded_settings(fast)
-    assert later & set(values) == {"first_decay", "second_decay", "basis"}
+    assert later & set(values) == {"first_decay", "second_decay", "stop_at_lpips"}
     assert settings_of({"settings": values}) == fast
 
 

@@ -1,6 +1,7 @@
-"""Batches that stay full: what an image gets is what it gets anywhere else."""
+"""Images that end where they are near enough, and batches that stay full: what an image gets it gets anywhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,15 @@ from torch import Tensor
 from lsap_core.alignment import estimate_anchor
 from lsap_core.errors import ConfigError
 from lsap_core.generators import Generator
-from lsap_core.inversion import Inversion, OptimizationEmbedder, OptimizationSettings, embed_continuously
-from lsap_core.inversion.continuous import LPIPS
+from lsap_core.inversion import Inversion, OptimizationEmbedder, OptimizationSettings, RefilledBatch
+from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
 
 Numbers = Callable[..., Tensor]
+Image = tuple[int, Tensor, int]
 
 SETTINGS = OptimizationSettings(num_steps=14, record_every=4, learning_rate=0.3)
+LPIPS = TRACE_TERMS.index("lpips")
 
 
 @pytest.fixture(scope="module")
@@ -29,88 +32,134 @@ def embedder(random_generator: Callable[..., Generator]) -> OptimizationEmbedder
 
 
 @pytest.fixture(scope="module")
-def images(embedder: OptimizationEmbedder, numbers: Numbers) -> list[tuple[Tensor, int]]:
+def images(embedder: OptimizationEmbedder, numbers: Numbers) -> list[Image]:
     with torch.no_grad():
         made = embedder.generator.synthesize(embedder.generator.map(numbers(7, 16, seed=5)))
-    return list(zip(made / made.abs().amax(dim=(1, 2, 3), keepdim=True), range(40, 47), strict=True))
+    made = made / made.abs().amax(dim=(1, 2, 3), keepdim=True)
+    return [(place, image, 40 + place) for place, image in enumerate(made)]
 
 
 @pytest.fixture(scope="module")
-def all_steps(embedder: OptimizationEmbedder, images: list[tuple[Tensor, int]]) -> Inversion:
+def all_steps(embedder: OptimizationEmbedder, images: list[Image]) -> Inversion:
     """All of them at once, to the end."""
-    return embedder(torch.stack([image for image, _ in images]), [seed for _, seed in images])
+    return embedder(torch.stack([image for _, image, _ in images]), [seed for _, _, seed in images])
 
 
-def near_enough(whole: Inversion) -> float:
-    """What some reach on the way, and others do not."""
-    lowest = whole.trace[:, :-1, LPIPS].amin(dim=1)
-    return float(lowest.sort().values[3])
+@pytest.fixture(scope="module")
+def stopping(embedder: OptimizationEmbedder, all_steps: Inversion) -> OptimizationEmbedder:
+    """Ends where some images are on the way, and others never."""
+    lowest = all_steps.trace[:, :-1, LPIPS].amin(dim=1)
+    return stopping_at(embedder, float(lowest.sort().values[3]))
 
 
-def test_every_image_gets_what_it_gets_alone_bit_for_bit(
-    embedder: OptimizationEmbedder, images: list[tuple[Tensor, int]], all_steps: Inversion
+def stopping_at(embedder: OptimizationEmbedder, lpips: float) -> OptimizationEmbedder:
+    settings = replace(SETTINGS, stop_at_lpips=lpips)
+    return OptimizationEmbedder(embedder.generator, embedder.anchor, embedder.perceptual, settings)
+
+
+def refilled(embedder: OptimizationEmbedder, images: list[Image], batch_size: int) -> dict[int, Inversion]:
+    """What each image gets, alone in its inversion."""
+    batch = RefilledBatch[int](embedder, batch_size)
+    left, found = list(images), dict[int, Inversion]()
+    while left or batch.under_way:
+        free = batch.num_free
+        batch.put(left[:free])
+        left = left[free:]
+        places, inversion = batch.advance()
+        found |= {place: one_of(inversion, row) for row, place in enumerate(places)}
+    return found
+
+
+def one_of(inversion: Inversion, row: int) -> Inversion:
+    one = slice(row, row + 1)
+    names = ("w_plus", "reconstruction", "trace", "stopped_at", "num_steps")
+    noise = tuple(maps[one] for maps in inversion.noise)
+    return replace(inversion, noise=noise, **{name: getattr(inversion, name)[one] for name in names})
+
+
+def assert_same_bits(found: Inversion, wanted: Inversion) -> None:
+    assert torch.equal(found.num_steps, wanted.num_steps) and torch.equal(found.w_plus, wanted.w_plus)
+    torch.testing.assert_close(found.trace, wanted.trace, rtol=0, atol=0, equal_nan=True)
+    assert all(torch.equal(a, b) for a, b in zip(found.noise, wanted.noise, strict=True))
+
+
+def test_an_image_ends_where_it_records_that_it_is_near_enough(
+    stopping: OptimizationEmbedder, images: list[Image], all_steps: Inversion
 ) -> None:
-    """For batches of one size: their rounding is their own."""
-    stop = near_enough(all_steps)
-    together = dict(embed_continuously(embedder, images, batch_size=3, stop_at_lpips=stop))
+    """In a batch that is not filled again, too: the others go on to what they get without a limit."""
+    target, seeds = torch.stack([image for _, image, _ in images]), [seed for _, _, seed in images]
+    found, limit = stopping(target, seeds), stopping.settings.stop_at_lpips
+    assert limit is not None
+    for row, lpips in enumerate(all_steps.trace[..., LPIPS].tolist()):
+        reached = [step for step, value in zip(SETTINGS.trace_steps, lpips, strict=True) if value <= limit]
+        wanted = reached[0] if reached else 14
+        assert found.num_steps[row] == wanted
+        num_recorded = sum(step <= wanted for step in SETTINGS.trace_steps)
+        torch.testing.assert_close(found.trace[row, :num_recorded], all_steps.trace[row, :num_recorded], rtol=0, atol=0)
+        assert found.trace[row, num_recorded:].isnan().all()
+        if not reached:
+            assert torch.equal(found.w_plus[row], all_steps.w_plus[row])
+    assert {14} < set(found.num_steps.tolist())
+    state = stopping.start(seeds, target=target)
+    row = int(found.num_steps.argmin())
+    stopping.advance(state, target, at_most=int(found.num_steps[row]))  # before it records that it is there
+    assert torch.equal(stopping.finish(state).w_plus[row], found.w_plus[row])
+
+
+def test_rows_that_are_filled_again_give_every_image_what_it_gets_otherwise_bit_for_bit(
+    stopping: OptimizationEmbedder, images: list[Image], all_steps: Inversion
+) -> None:
+    """Among batches of one size: rounding depends on the size."""
+    together = refilled(stopping, images, 3)
     assert sorted(together) == list(range(7))
-    for place in (0, 3, 4, 6):
-        ((_, alone),) = embed_continuously(embedder, [images[place]], batch_size=3, stop_at_lpips=stop)
-        found = together[place]
-        assert found.num_steps == alone.num_steps
-        for name in ("w_plus", "reconstruction"):
-            assert torch.equal(getattr(found, name), getattr(alone, name))
-        torch.testing.assert_close(found.trace, alone.trace, rtol=0, atol=0, equal_nan=True)
-        assert all(torch.equal(a, b) for a, b in zip(found.noise, alone.noise, strict=True))
-    steps = {found.num_steps for found in together.values()}
-    assert 14 in steps and min(steps) < 14 and steps <= {4, 8, 12, 14}
+    for first in (0, 4):
+        target = torch.stack([image for _, image, _ in images[first : first + 3]])
+        alone = stopping(target, [seed for _, _, seed in images[first : first + 3]])
+        for row in range(3):
+            if first + row < 5:  # the last ones end in a batch that has become smaller
+                assert_same_bits(together[first + row], one_of(alone, row))
+            torch.testing.assert_close(together[first + row].w_plus[0], alone.w_plus[row], rtol=0, atol=1e-3)
 
 
-def test_an_image_that_is_near_enough_ends_with_what_it_has_at_that_step(
-    embedder: OptimizationEmbedder, images: list[tuple[Tensor, int]], all_steps: Inversion
+def test_who_goes_on_with_a_state_that_was_kept_ends_with_the_same_bits(
+    stopping: OptimizationEmbedder, images: list[Image]
 ) -> None:
-    stop = near_enough(all_steps)
-    for place, found in embed_continuously(embedder, images, batch_size=3, stop_at_lpips=stop):
-        recorded = [step for step in SETTINGS.trace_steps if step < found.num_steps]
-        lpips = all_steps.trace[place, :, LPIPS].tolist()
-        reached = [step for step, value in zip(SETTINGS.trace_steps, lpips, strict=True) if value <= stop]
-        if found.num_steps < SETTINGS.num_steps:
-            assert recorded[-1] == reached[0]
-        assert found.trace[0, : len(recorded)].isfinite().all() and found.trace[0, len(recorded) :].isnan().all()
-    (found,) = (each for place, each in embed_continuously(embedder, images[:1], batch_size=4, stop_at_lpips=1e9))
-    assert found.num_steps == SETTINGS.record_every
+    wanted = refilled(stopping, images, 4)
+    batch, left, num_found = RefilledBatch[int](stopping, 4), list(images), 0
+    for _ in range(3):
+        free = batch.num_free
+        batch.put(left[:free])
+        left = left[free:]
+        num_found += len(batch.advance()[0])
+    free = batch.num_free
+    batch.put(left[:free])
+    left, kept, under_way = left[free:], batch.state().to_tensors(), batch.under_way
+    assert num_found + len(under_way) + len(left) == 7
+    again = RefilledBatch[int](stopping, 4)
+    again.put([images[place] for place in under_way], lambda _, state: state.load_tensors(kept))
+    assert (again.under_way, again.steps) == (under_way, batch.steps)
+    while again.under_way:
+        places, inversion = again.advance()
+        for row, place in enumerate(places):
+            assert_same_bits(one_of(inversion, row), wanted[place])
+        free = again.num_free
+        again.put(left[:free])
+        left = left[free:]
 
 
-def test_without_a_stop_everything_is_done_and_images_are_read_when_a_row_is_free(
-    embedder: OptimizationEmbedder, images: list[tuple[Tensor, int]]
+def test_an_image_that_is_near_enough_at_once_takes_no_step(
+    embedder: OptimizationEmbedder, images: list[Image]
 ) -> None:
-    """Each image gets what it gets in another batch of this size; one of another size would round in another way."""
-    wanted = {}
-    for places in ((0, 1, 2), (3, 4, 5), (4, 5, 6)):
-        batch = embedder(torch.stack([images[place][0] for place in places]), [images[place][1] for place in places])
-        wanted |= dict(zip(places, batch.w_plus, strict=True))
-    read: list[int] = []
-
-    def source() -> Iterator[tuple[Tensor, int]]:
-        for image, seed in images:
-            read.append(seed)
-            yield image, seed
-
-    found = embed_continuously(embedder, source(), batch_size=3)
-    first, inversion = next(found)
-    assert (first, read, inversion.num_steps) == (0, [40, 41, 42], 14)
-    for place, each in found:
-        assert torch.equal(each.w_plus[0], wanted[place])
-    assert read == [seed for _, seed in images]
-    assert not list(embed_continuously(embedder, [], batch_size=3))
+    found = refilled(stopping_at(embedder, 1e9), images[:3], 2)
+    assert [each.num_steps.tolist() for each in found.values()] == [[0]] * 3
+    assert all(torch.equal(each.w_plus[0, 0], embedder.anchor.w_avg) for each in found.values())
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "stop", "message"),
-    [(0, None, "batch_size is 0"), (1, 0.0, "stop_at_lpips is 0.0"), (1, float("nan"), "wanted a positive number")],
-)
-def test_what_makes_no_sense_is_refused(
-    batch_size: int, stop: float | None, message: str, embedder: OptimizationEmbedder, images: list[tuple[Tensor, int]]
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        next(embed_continuously(embedder, images, batch_size=batch_size, stop_at_lpips=stop))
+def test_what_makes_no_sense_is_refused(embedder: OptimizationEmbedder) -> None:
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        RefilledBatch(embedder, 0)
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="wanted a distance that is not negative, or null for never"):
+            replace(SETTINGS, stop_at_lpips=value)
+    with pytest.raises(ConfigError, match="no LPIPS is known: set lpips_weight, or stop_at_lpips to null"):
+        replace(SETTINGS, stop_at_lpips=0.1, lpips_weight=0.0, mse_weight=1.0)

@@ -50,7 +50,7 @@ CHANGED = {
     "precision": "bfloat16",
     "first_decay": 0.8,
     "second_decay": 0.99,
-    "basis": "sensitivity",
+    "stop_at_lpips": 0.1,
 }
 
 
@@ -145,7 +145,7 @@ def test_the_weights_of_a_network_change_the_digest_and_not_the_folder_they_lie_
 
 def test_the_method_of_an_archive_from_before_there_were_encoders_is_still_the_same() -> None:
     """Or all its images would be embedded again."""
-    later = {"precision", "first_decay", "second_decay", "basis"}
+    later = {"precision", "first_decay", "second_decay", "stop_at_lpips"}
     config = planned().config
     assert not {"start", *later} & set(config["settings"]) and not {"encoder", "noise"} & set(config)
     assert settings_of(config) == METHOD.settings

@@ -66,7 +66,8 @@ class MeanCodeEmbedder:
     def finish(self, state: EncoderState) -> Inversion:
         none = state.codes.new_zeros(len(state.codes), 0, 0)
         image = self.generator.synthesize(state.codes)
-        return Inversion(state.codes, (), image, none, (), (), state.stopped_at, self.settings.num_steps)
+        num_steps = torch.full((len(image),), self.settings.num_steps)
+        return Inversion(state.codes, (), image, none, (), (), state.stopped_at, num_steps)
 
 
 # ------------------------------------------------------------------------------------------------------

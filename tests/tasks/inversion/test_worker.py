@@ -23,7 +23,7 @@ from lsap_core.generators.generator import Noise
 from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion import EncoderEmbedder, EncoderSettings, KeepNoise
 from lsap_core.perceptual.features import FeatureDistance
-from lsap_core.presets import METHODS, method
+from lsap_core.presets import METHODS, Method, method
 from tasks.archived.anchors import AnchorOptions
 from tasks.archived.image_seeds import image_seed
 from tasks.inversion.worker import EmbedWorker
@@ -597,6 +597,54 @@ def test_a_worker_refuses_an_encoder_that_was_exchanged(
     others = {"e4e": new_encoder(tmp_path / "other.safetensors", seed=1)}
     with pytest.raises(CheckpointError, match=r"other\.safetensors holds encoder .*: run the same command again"):
         laboratory.embed(prepared, encoders=others)
+
+
+# --- images that end where they are near enough -------------------------------------------------------
+
+
+def near_at(laboratory: Any, count: int) -> Method:
+    """A method that ends where some of the images are within its steps, and others never."""
+    through = method("lsap_o_w_plus", num_steps=8, record_every=2, sncd_weight=0.5, exploration=0.5, learning_rate=0.5)
+    trace = laboratory.invert(methods=(through,), shard_rows=count).trace(
+        [f"{place}.png" for place in range(count)], through.name
+    )
+    lowest = np.sort(trace.values[:, :, trace.terms.index("lpips")].min(axis=1))
+    return through.with_settings({"stop_at_lpips": float(lowest[count // 2])})
+
+
+def test_images_that_are_near_enough_leave_their_rows_to_the_next_ones(
+    new_laboratory: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows tell the steps that each took; who goes on with a shard that was interrupted ends with the same bits."""
+    first, through, broken = new_laboratory(), new_laboratory(), new_laboratory()
+    first.fill(6)
+    ending = near_at(first, 6)
+    first.put("3 bad.png", b"no picture")
+    asked: dict[str, Any] = {"methods": (ending,), "shard_rows": 7}
+    wanted = through.invert(**asked, worker={"batch_size": 2})
+    ids = [f"{place}.png" for place in range(6)]
+    rows = rows_of(wanted)
+    trace = wanted.trace(ids, ending.name)
+    values = {term: trace.values[:, :, trace.terms.index(term)] for term in ("lpips", "loss")}
+    for place, image_id in enumerate(ids):
+        taken = [step for step, lpips in zip(trace.steps, values["lpips"][place], strict=True) if np.isfinite(lpips)]
+        is_near = values["lpips"][place, len(taken) - 1] <= ending.settings.stop_at_lpips
+        assert rows[image_id]["num_steps"] == (taken[-1] if is_near else 8)
+        assert rows[image_id]["final_loss"] == values["loss"][place, len(taken) - 1]
+        assert rows[image_id]["seconds"] > 0
+    assert len({row["num_steps"] for row in rows.values()} - {None}) > 1
+
+    prepared = broken.prepare(**asked)
+    embed_until_interrupted(broken, prepared, monkeypatch, saves=12, batch_size=2)
+    kept = [key.rsplit("/", 1)[1].split("-")[0] for key in broken.contents() if "_staging" in key]
+    assert kept.count("state") == 1 and "finished" in kept
+    worker = broken.worker(prepared, batch_size=2)
+    outcome = worker(prepared.shards[0])
+    assert outcome.by_status == {"ok": 6, "failed": 1} and 0 < outcome.num_known < 6 and outcome.resumed_at > 0
+    assert worker.progress() == 7
+    found = broken.publish(prepared)
+    assert_same_bits(*(everything(archive, ids, ending.name) for archive in (found, wanted)))
+    assert not [key for key in broken.contents() if "finished" in key or "state" in key]
 
 
 # --- content boxes ------------------------------------------------------------------------------------
