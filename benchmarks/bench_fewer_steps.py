@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from embedded_images import quality, read_images
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -61,8 +62,10 @@ SPREAD_SAMPLES = 1000
 EFFECTS = (("slant", 1), ("slant", -1), ("stroke_width", 1))
 """Attribute and sign of a change by one standard deviation over synthetic images."""
 SAMPLED_STEPS = 5
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's, for every eye
-MARKERS = "osD^"
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")  # Okabe and Ito's
+MARKERS = "osD^vP*X"
+BESIDE = ((0, 7), (13, 4), (-6, -14), (-14, -9))
+"""Where numbers stand beside the points of an option, in printer's points: lines run close to each other."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,8 @@ class Bench:
         }
 
 
-def options_of(base: str, sncd_weight: float) -> dict[str, OptimizationSettings]:
-    """What is compared: the published method, the fast one, and that with one thing more."""
+def options_of(base: str, sncd_weight: float, variants: Sequence[str]) -> dict[str, OptimizationSettings]:
+    """What is compared: the published method, the fast one, that with one thing more, and with settings changed."""
     published = method(base).settings
     fast = method(f"{base}_fast").settings
     assert isinstance(published, OptimizationSettings) and isinstance(fast, OptimizationSettings)
@@ -225,6 +228,7 @@ def options_of(base: str, sncd_weight: float) -> dict[str, OptimizationSettings]
         FAST: fast,
         FROM_ENCODER: replace(fast, start="encoder"),
         EARLY_STOP: fast,
+        **{text: replace(fast, **yaml.safe_load(text)) for text in variants},
     }
 
 
@@ -254,7 +258,7 @@ def build(options: argparse.Namespace) -> Bench:
             name: load_direction(path, config=loaded.config, generator_digest=loaded.digest)
             for name, path in domain.directions.items()
         },
-        options_of(options.base, options.sncd_weight),
+        options_of(options.base, options.sncd_weight, options.variants),
         read_images(options.source, options.num_images, loaded),
     )
 
@@ -298,23 +302,32 @@ def draw(runs: Sequence[dict[str, Any]], path: Path, title: str) -> None:
                 (run["seconds_per_image"], run[column], run["mean_steps"]) for run in runs if run["option"] == name
             )
             seconds, values, steps = zip(*shown, strict=True)
-            axes.plot(seconds, values, color=COLOURS[index], marker=MARKERS[index], label=name, linewidth=1.6)
+            axes.plot(
+                seconds,
+                values,
+                color=COLOURS[index % len(COLOURS)],
+                marker=MARKERS[index % len(MARKERS)],
+                label=name,
+                linewidth=1.6,
+            )
             if place_of == 0:
                 for x, y, count in zip(seconds, values, steps, strict=True):
-                    above = (0, 7 if name == PUBLISHED else -14)
                     axes.annotate(
                         f"{count:.0f}",
                         (x, y),
-                        above,
+                        BESIDE[index % len(BESIDE)],
                         textcoords="offset points",
                         fontsize=8,
                         ha="center",
-                        color=COLOURS[index],
+                        color=COLOURS[index % len(COLOURS)],
                     )
+        axes.margins(0.09)
         axes.set_xscale("log")
         axes.set_yscale(scale)
         for axis in (axes.xaxis, axes.yaxis) if scale == "log" and column != "noise_regularization" else (axes.xaxis,):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_locator(
+                LogLocator(subs=(1, 2, 5) if axis is axes.xaxis else (1, 1.5, 2, 3, 5, 7), numticks=20)
+            )
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
         axes.set_title(label, fontsize=11)
@@ -333,10 +346,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sncd-weight", type=float, default=0.5, help="of lsap_o_w_plus in this domain")
     parser.add_argument("--source", default="digits:test[100:]", help="where the images are")
     parser.add_argument("--num-images", type=int, default=32, help="embedded together")
-    parser.add_argument("--published-steps", nargs="+", type=int, default=[100, 200, 400, 1000])
+    parser.add_argument("--published-steps", nargs="*", type=int, default=[100, 200, 400, 1000])
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 200, 400], help="of the fast method")
-    parser.add_argument("--encoder-steps", nargs="+", type=int, default=[50, 100, 200], help="from the encoder's codes")
+    parser.add_argument("--encoder-steps", nargs="*", type=int, default=[50, 100, 200], help="from the encoder's codes")
     parser.add_argument("--stops", nargs="*", type=float, default=[0.02, 0.01, 0.006], help="LPIPS where images end")
+    parser.add_argument(
+        "--variants", nargs="*", default=[], help='settings of the fast method to change, "{learning_rate: 0.2}" each'
+    )
     parser.add_argument("--anchor-samples", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5, help="alternating samples of a step's time")
     parser.add_argument("--processes", type=int, default=1, help="that run to the end; time is measured in one")
@@ -362,7 +378,7 @@ def main() -> None:
     options = parse()
     bench = build(options)
     cells = [Cell(PUBLISHED, count) for count in options.published_steps]
-    cells += [Cell(FAST, count) for count in options.steps]
+    cells += [Cell(name, count) for name in (FAST, *options.variants) for count in options.steps]
     cells += [Cell(FROM_ENCODER, count) for count in options.encoder_steps]
     cells += [Cell(EARLY_STOP, max(options.steps), stop) for stop in options.stops]
     seconds = bench.seconds_per_step(options.repeats)
