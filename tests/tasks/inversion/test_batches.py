@@ -48,12 +48,15 @@ def crowded(worker: EmbedWorker, room: int) -> list[int]:
     return begun
 
 
+@pytest.mark.parametrize("stop_at_lpips", [None, 0.0])
 def test_a_batch_that_memory_runs_out_with_is_halved_and_nobody_tries_it_again(
-    new_laboratory: Any, caplog: pytest.LogCaptureFixture
+    stop_at_lpips: float | None, new_laboratory: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """One whose rows are filled again, too; where no image is ever near enough, the codes are the same."""
     through, small = new_laboratory(), new_laboratory()
     through.fill(5)
     wanted = through.invert(shard_rows=5)
+    small.methods = (small.methods[0].with_settings({"stop_at_lpips": stop_at_lpips}),)
     prepared = small.prepare(shard_rows=5, batch_size=4)
     worker = small.worker(prepared)
     begun = crowded(worker, 1)
