@@ -93,4 +93,20 @@ def comparison_view(
         return F.interpolate(images, size, mode="area")
     if downsampling == "bilinear":
         return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-    return F.interpolate(images.clamp(-1, 1), size, mode="bilinear", align_corners=False)
+    images = _read_by_bilinear(images, size).clamp(-1, 1)
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def _read_by_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The rows and columns that interpolation to a size reads, from which it then comes to the same.
+
+    For an even fraction of the size these are the two in the middle of every block: at 1024 pixels a quarter of the
+    image, so that what is clamped is no second image of the full size.
+    """
+    (height, width), (rows, columns) = images.shape[-2:], size
+    factor = height // rows
+    if factor < 4 or factor % 2 or (height, width) != (rows * factor, columns * factor):
+        return images
+    middle = slice(factor // 2 - 1, factor // 2 + 1)
+    blocks = images.unflatten(3, (columns, factor)).unflatten(2, (rows, factor))  # [N, C, h, f, w, f]
+    return blocks[:, :, :, middle, :, middle].flatten(4, 5).flatten(2, 3)  # [N, C, 2h, 2w]

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import lsap_core.images as images_module
@@ -87,6 +88,22 @@ def test_only_bilinear_downsampling_without_antialiasing_clamps(numbers: Callabl
     for downsampling in get_args(Downsampling):
         found, inside = (comparison_view(each, downsampling=downsampling) for each in (images, images.clamp(-1, 1)))
         assert torch.equal(found, inside) == (downsampling in ("bilinear_noaa", "bilinear_clamped"))
+
+
+@pytest.mark.usefixtures("compared_at_32")
+@pytest.mark.parametrize("size", [(128, 128), (64, 64), (96, 128), (96, 96), (80, 80)])
+def test_clamping_what_interpolation_reads_is_clamping_all(
+    size: tuple[int, int], numbers: Callable[..., Tensor]
+) -> None:
+    """Bit for bit, in both passes, whether the comparison size is an even fraction of the size or not."""
+    images = 2.0 * numbers(2, 3, *size)
+    found, wanted = images.clone().requires_grad_(True), images.clone().requires_grad_(True)
+    view = comparison_view(found, downsampling="bilinear_noaa")
+    whole = F.interpolate(wanted.clamp(-1, 1), view.shape[-2:], mode="bilinear", align_corners=False)
+    assert torch.equal(view, whole)
+    view.square().sum().backward()
+    whole.square().sum().backward()
+    assert torch.equal(found.grad, wanted.grad)
 
 
 def test_antialiased_downsampling_is_that_of_the_published_test_script(reference: Callable[[str], Any]) -> None:
