@@ -18,6 +18,8 @@ from lsap_core.images import comparison_view
 from lsap_core.inversion.inversion import NOT_STOPPED, Inversion, Parts
 
 MOST_PASSES = 10_000
+PIXELS_AT_ONCE = 2**20
+"""Of images that are rendered together: one of 1024 px takes half a gigabyte on the way, and keeps a device busy."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class EncoderEmbedder:
         return Inversion(
             w_plus=codes,
             noise=tuple(noise),
-            reconstruction=self.generator.synthesize(codes),
+            reconstruction=self._rendered(codes),
             trace=codes.new_zeros(len(codes), 0, 0),
             trace_steps=(),
             trace_terms=(),
@@ -218,8 +220,13 @@ class EncoderEmbedder:
     def _seen(self, view: Tensor, codes: Tensor) -> Tensor:
         if not self.encoder.config.is_iterative:
             return view
-        reconstruction = self.generator.synthesize(codes)
+        reconstruction = self._rendered(codes)
         return torch.cat([view, comparison_view(reconstruction, content_box=self.generator.config.content_box)], dim=1)
+
+    def _rendered(self, codes: Tensor) -> Tensor:
+        """Images of codes with the generator's constant noise, [N, C, R, R]; of large ones a few at a time."""
+        at_once = max(1, PIXELS_AT_ONCE // self.generator.config.resolution**2)
+        return torch.cat([self.generator.synthesize(part) for part in codes.split(at_once)])
 
 
 def misfit(encoder: EncoderConfig, generator: GeneratorConfig) -> str | None:

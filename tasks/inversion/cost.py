@@ -33,7 +33,10 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
     methods = [method for method in request.methods if left[method.name]]
     config = stage.facts.config
     kept = {method.name: kept_arrays(method, geometry_of(config)) for method in methods}
-    costs = {method.name: cost_of(request, method, config) for method in methods}
+    costs = {
+        method.name: cost_of(request, method, config, at_most=min(request.shard_rows, left[method.name]))
+        for method in methods
+    }
     return {
         "source": source,
         "images in the source": stage.num_images,
@@ -75,10 +78,16 @@ class Cost:
         return f"{self.batch} images, {in_words(self.peak_bytes)}"
 
 
-def cost_of(request: InversionRequest, method: Method, config: GeneratorConfig) -> Cost:
+def cost_of(request: InversionRequest, method: Method, config: GeneratorConfig, *, at_most: int) -> Cost:
     """Measured on a batch of one image and of two for a few steps, on this machine's device.
 
     Where memory is no question the batch itself is tried, in this process; else the others are, in one of their own.
+
+    Args:
+        request: what is asked for.
+        method: one of its methods.
+        config: of its generator.
+        at_most: images that there are for a batch: those of a shard, or that are left.
 
     Raises:
         ConfigError: a worker has no room for a batch, and work is done here.
@@ -89,4 +98,5 @@ def cost_of(request: InversionRequest, method: Method, config: GeneratorConfig) 
     if Settings.from_environment().is_alone and (most == 0 or (most < request.batch_size and not request.fits_batch)):
         raise ConfigError(too_little(request, method, footprint, request.batch_size if most else 1, room))
     batch = min(request.batch_size, max(most, 1)) if request.fits_batch else request.batch_size
+    batch = min(batch, at_most)
     return Cost(batch, footprint.of(batch), footprint.image_seconds)

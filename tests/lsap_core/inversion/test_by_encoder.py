@@ -12,7 +12,14 @@ from lsap_core.alignment import estimate_anchor
 from lsap_core.encoders import Encoder, EncoderConfig
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
-from lsap_core.inversion import EncoderEmbedder, EncoderSettings, OptimizationEmbedder, OptimizationSettings, Parts
+from lsap_core.inversion import (
+    EncoderEmbedder,
+    EncoderSettings,
+    OptimizationEmbedder,
+    OptimizationSettings,
+    Parts,
+    by_encoder,
+)
 from lsap_core.inversion.by_encoder import misfit
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.perceptual.features import FeatureDistance, FeatureNet, FeatureNetConfig
@@ -44,6 +51,29 @@ def target(numbers: Numbers) -> Tensor:
 
 
 # --- what comes back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_iterative", [False, True])
+def test_large_images_are_rendered_one_by_one(
+    is_iterative: bool, generator: Generator, target: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a batch takes the memory of one image; what comes is the same to rounding."""
+    encoder = random_encoder(generator.config, is_iterative=is_iterative)
+    settings = EncoderSettings(2 if is_iterative else 1)
+    together = EncoderEmbedder(generator, encoder, settings)(target, (0, 1, 2))
+    rendered: list[int] = []
+    synthesize = generator.synthesize
+
+    def counted(codes: Tensor) -> Tensor:
+        rendered.append(len(codes))
+        return synthesize(codes)
+
+    monkeypatch.setattr(generator, "synthesize", counted)
+    monkeypatch.setattr(by_encoder, "PIXELS_AT_ONCE", 32 * 32)
+    inversion = EncoderEmbedder(generator, encoder, settings)(target, (0, 1, 2))
+    assert rendered == [1, 1, 1] * (3 if is_iterative else 1)  # in every pass, and at the end
+    torch.testing.assert_close(inversion.reconstruction, together.reconstruction)
+    torch.testing.assert_close(inversion.w_plus, together.w_plus)
 
 
 def test_codes_are_the_encoders_and_noise_is_the_generators(generator: Generator, target: Tensor) -> None:

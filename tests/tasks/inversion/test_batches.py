@@ -122,9 +122,11 @@ def test_a_batch_is_fitted_to_the_room_of_a_worker_by_what_a_process_of_its_own_
         with pytest.raises(
             ConfigError, match=r"batches of 1 .* take 0\.\d GiB .* each of 2 workers has room for 0\.\d"
         ):
-            cost_of(replace(crowded_request, fits_batch=not insisting), method, CONFIG)
-    told = cost_of(request, method, CONFIG)
+            cost_of(replace(crowded_request, fits_batch=not insisting), method, CONFIG, at_most=10**6)
+    told = cost_of(request, method, CONFIG, at_most=10**6)
     assert told.batch == batch and held < told.peak_bytes <= 2 * GIB and told.image_seconds > 0
+    fewer = cost_of(request, method, CONFIG, at_most=1)  # images than a batch has room for
+    assert fewer.batch == 1 and told.peak_bytes - fewer.peak_bytes == (batch - 1) * footprint.image_bytes
 
 
 def test_large_images_are_tried_and_small_ones_are_not(laboratory: Any) -> None:
