@@ -17,6 +17,7 @@ from lsap_core.perceptual.features import FeatureNet
 from lsap_core.perceptual.judge import JudgeNet
 from tasks.measuring.face_points import FacePoints
 from tasks.measuring.looks import Look, Looks
+from tasks.weights.devices import place
 from tasks.weights.networks import (
     EMBEDDED,
     IDENTITY_FILES,
@@ -166,7 +167,7 @@ def load_evaluation_networks(
         CheckpointError: a file holds something else.
     """
     return {
-        "lpips": {name: load_perceptual(name, choice.published).to(device).eval() for name in choice.lpips},
+        "lpips": {name: place(load_perceptual(name, choice.published), device).eval() for name in choice.lpips},
         "identity": {name: _identity(name, choice.published, device, points) for name in choice.identity},
         "judge": {} if choice.judge is None else {choice.judge: load_judge(choice.judge, device)},
     }
@@ -181,7 +182,7 @@ def load_judge(name: str, device: torch.device) -> Judge:
     """
     if name not in EMBEDDED:
         raise ConfigError(f'judge "{name}" is not known; wanted one of {", ".join(EMBEDDED)}')
-    return Judge(name, load_network(*EMBEDDED[name]).to(device), network_digest(name, TORCH_CACHE))
+    return Judge(name, place(load_network(*EMBEDDED[name]), device), network_digest(name, TORCH_CACHE))
 
 
 def _identity(name: str, published: Published, device: torch.device, points: FacePoints | None) -> IdentityMeasure:
@@ -189,7 +190,7 @@ def _identity(name: str, published: Published, device: torch.device, points: Fac
         judge = load_judge(name, device)
         return IdentityMeasure(judge, judge.look)
     look = embedding_of(name, network_digest(name, published))
-    network: nn.Module = load_identity(name, published).to(device).eval()
+    network: nn.Module = place(load_identity(name, published), device).eval()
     if isinstance(network, FaceIdentity):
         return IdentityMeasure(network, look, points or FacePoints.load(published, device))
     return IdentityMeasure(network, look)

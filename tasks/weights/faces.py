@@ -51,7 +51,8 @@ def load_face_identity(published: Published) -> FaceIdentity:
     *_, backbone = find_face_files(published, FACE_IDENTITY_FILES, what="curricularface")
     detector = load_face_detector(published)
     try:
-        return FaceIdentity(detector, build_curricular_face(read_torch(backbone.read_bytes())))
+        with backbone.open("rb") as file:
+            return FaceIdentity(detector, build_curricular_face(read_torch(file)))
     except CheckpointError as error:
         raise CheckpointError(f"{backbone}: {error}") from error
 

@@ -19,6 +19,7 @@ from lsap_core.perceptual.curricular_face import FaceIdentity
 from lsap_core.perceptual.features import EmbeddingSimilarity, FeatureDistance, FeatureNet
 from lsap_core.perceptual.identity import ArcFaceSimilarity, MocoSimilarity, build_arcface, build_moco
 from lsap_core.perceptual.lpips import LpipsDistance, build_lpips
+from tasks.weights.devices import place
 from tasks.weights.faces import CURRICULAR_FACE_FILE, FACE_IDENTITY_FILES, find_face_files, load_face_identity
 from tasks.weights.published import TORCH_CACHE, Published, sha256_of
 
@@ -146,10 +147,10 @@ def load_networks(choice: NetworkChoice, device: torch.device) -> Networks:
         else load_perceptual(choice.metric_perceptual, choice.published)
     )
     return Networks(
-        perceptual.to(device),
-        metric.to(device),
-        None if choice.identity is None else load_identity(choice.identity, choice.published).to(device),
-        None if choice.judge is None else FeatureDistance(load_network(*EMBEDDED[choice.judge])).to(device),
+        place(perceptual, device),
+        place(metric, device),
+        None if choice.identity is None else place(load_identity(choice.identity, choice.published), device),
+        None if choice.judge is None else place(FeatureDistance(load_network(*EMBEDDED[choice.judge])), device),
     )
 
 
@@ -159,7 +160,8 @@ def load_perceptual(name: str, published: Published) -> LpipsDistance | FeatureD
         return FeatureDistance(load_network(*EMBEDDED[name]))
     path = find_weights(name, published)
     try:
-        return build_lpips(name.removeprefix("lpips-"), read_torch(path.read_bytes()))  # type: ignore[arg-type]
+        with path.open("rb") as file:  # half a gigabyte, most of it the classifier: not twice in memory
+            return build_lpips(name.removeprefix("lpips-"), read_torch(file))  # type: ignore[arg-type]
     except CheckpointError as error:
         raise CheckpointError(f"{path} is not a readable file of weights for {name}: {error}") from error
 
@@ -177,7 +179,8 @@ def load_identity(name: str, published: Published) -> Identity:
         return load_face_identity(published)
     path = find_weights(name, published)
     try:
-        document = read_torch(path.read_bytes())
+        with path.open("rb") as file:
+            document = read_torch(file)
         return build_arcface(document) if name == "arcface" else build_moco(document)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
