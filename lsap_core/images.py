@@ -109,4 +109,5 @@ def _read_by_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     middle = slice(factor // 2 - 1, factor // 2 + 1)
     blocks = images.unflatten(3, (columns, factor)).unflatten(2, (rows, factor))  # [N, C, h, f, w, f]
-    return blocks[:, :, :, middle, :, middle].flatten(4, 5).flatten(2, 3)  # [N, C, 2h, 2w]
+    read: Tensor = blocks[:, :, :, middle, :, middle].flatten(4, 5).flatten(2, 3)  # [N, C, 2h, 2w]
+    return read
