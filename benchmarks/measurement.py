@@ -28,9 +28,12 @@ from random_generator import TABLES, has_resolution
 from torch import Tensor
 
 from lsap_core.generators import Modulation
+from lsap_core.memory import keep_freed_memory, set_thresholds
 
 FORMS: tuple[Modulation, Modulation] = ("activations", "weights")
 MIN_SAMPLE_SECONDS = 0.05
+GROWN_THRESHOLDS = 32 * 2**20, 64 * 2**20
+"""What glibc's own come to in a process that frees large tensors, mmap and trim."""
 REPOSITORY = Path(__file__).parents[1]
 
 Work = Callable[[], Tensor]
@@ -106,6 +109,7 @@ def parse_shared(parser: argparse.ArgumentParser, arguments: Sequence[str] | Non
     if min(options.repeats, options.threads) < 1:
         parser.error("--repeats and --threads must be at least 1")
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     return options
 
 
@@ -226,6 +230,18 @@ def exact_convolutions() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Memory goes back to the system as glibc does it unasked, once its thresholds have grown; kept again afterwards."""
+    kept = keep_freed_memory()
+    if kept:
+        set_thresholds(*GROWN_THRESHOLDS)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
 
 
 def peak_memory(benchmark: Benchmark[C], cell: C, form: str, device: torch.device) -> dict[str, int | str]:

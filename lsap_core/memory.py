@@ -17,9 +17,16 @@ def keep_freed_memory() -> bool:
     virtual machine that took longer than the work on the tensor. A process keeps the size of its peak from then on.
     Of glibc alone; elsewhere nothing changes.
     """
+    return set_thresholds(mmap=_MOST, trim=_NEVER)
+
+
+def set_thresholds(mmap: int, trim: int) -> bool:
+    """Set glibc's two thresholds, in bytes: from which size on a tensor gets pages of its own, which go back when it is
+    freed, and how much at the end of the heap may stay free; whether that is had.
+    """
     if not sys.platform.startswith("linux"):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all([library.mallopt(_MMAP_THRESHOLD, _MOST), library.mallopt(_TRIM_THRESHOLD, _NEVER)])
+    return all([library.mallopt(_MMAP_THRESHOLD, mmap), library.mallopt(_TRIM_THRESHOLD, trim)])
