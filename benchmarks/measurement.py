@@ -234,7 +234,7 @@ def exact_convolutions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_given_back() -> Iterator[None]:
-    """Memory goes back to the system as glibc does it unasked, once its thresholds have grown; kept again afterwards."""
+    """Memory goes back as glibc does it unasked, once its thresholds have grown; it is kept again afterwards."""
     kept = keep_freed_memory()
     if kept:
         set_thresholds(*GROWN_THRESHOLDS)

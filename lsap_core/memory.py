@@ -21,8 +21,11 @@ def keep_freed_memory() -> bool:
 
 
 def set_thresholds(mmap: int, trim: int) -> bool:
-    """Set glibc's two thresholds, in bytes: from which size on a tensor gets pages of its own, which go back when it is
-    freed, and how much at the end of the heap may stay free; whether that is had.
+    """Set glibc's two thresholds; whether that is had.
+
+    Args:
+        mmap: bytes from which on a tensor gets pages of its own, which go back when it is freed.
+        trim: bytes that may stay free at the end of the heap; -1 for all.
     """
     if not sys.platform.startswith("linux"):
         return False
