@@ -34,7 +34,9 @@ class EqualizedLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, lr_multiplier: float = 1.0, bias: float = 0.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        weight = torch.randn(out_features, in_features)
+        # Dividing by 1 is left out for shapes alone: on the meta device torch would load its compiler for it.
+        self.weight = nn.Parameter(weight if lr_multiplier == 1 else weight / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), float(bias)))
         self.lr_multiplier = lr_multiplier
         self.weight_gain = lr_multiplier / math.sqrt(in_features)

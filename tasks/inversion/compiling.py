@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Literal
 
 from lsap_core.generators.config import GeneratorConfig
@@ -15,7 +16,10 @@ logger = logging.getLogger(__name__)
 Compile = Literal["auto", "always", "never"]
 
 CODE_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-"""The variable that torch reads; one that is set already stays."""
+"""The variable that torch reads; one that somebody set stays."""
+TORCHS_OWN = "torchinductor_"
+"""How the folder begins that torch itself sets the variable to, below one for passing files, as soon as it loads what
+compiles; workers have it from the command, whose folder for passing files goes with it."""
 
 
 class Compiling:
@@ -40,6 +44,7 @@ class Compiling:
         if self.asked == "auto" and not compiling_pays(self.config, image_steps, self.device):
             return None
         if batch_size not in self._compilations:
-            os.environ.setdefault(CODE_FOLDER, str(Settings.from_environment().cache_folder / "compiled"))
+            if Path(os.environ.get(CODE_FOLDER, TORCHS_OWN)).name.startswith(TORCHS_OWN):
+                os.environ[CODE_FOLDER] = str(Settings.from_environment().cache_folder / "compiled")
             self._compilations[batch_size] = Compilation(batch_size, tell=logger.warning)
         return self._compilations[batch_size]

@@ -38,3 +38,11 @@ def test_a_folder_that_torch_was_given_stays(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(CODE_FOLDER, "/elsewhere")
     assert Compiling("always", DIGITS, device="cpu").of(LITTLE, batch_size=32) is not None
     assert os.environ[CODE_FOLDER] == "/elsewhere"
+
+
+def test_a_folder_that_torch_chose_for_the_command_is_not_the_workers(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setenv(CODE_FOLDER, "/tmp/gone-with-the-command/torchinductor_somebody")
+    assert Compiling("always", DIGITS, device="cpu").of(LITTLE, batch_size=32) is not None
+    assert os.environ[CODE_FOLDER] == str(cache / "compiled")
