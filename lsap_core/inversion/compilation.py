@@ -14,9 +14,10 @@ from lsap_core.inversion.loss_terms import LOSS_TERMS, LossArguments, LossTerms
 
 COMPILING_SECONDS = {"cpu": 45.0, "cuda": 90.0}
 """Of a processor, when nothing is kept from before: 41 to 45 were measured; of a GPU's machine an estimate."""
-SAVED_SECONDS = {"cpu": 1.2e-8, "cuda": 1e-10}
-"""For each activation of the generator in a step, which are written and read less often; measured on a CPU: 1.8e-8 on
-the digits in batches of 32, 0.8e-8 at 256 pixels."""
+SAVED_SECONDS = {"cpu": 2e-9, "cuda": 1e-10}
+"""For each activation of the generator in a step, which are written and read less often: 2e-9 to 1e-8 at 256 pixels."""
+SAVED_IF_SMALL, SMALL_SIDE = 1.2e-8, 64
+"""The same of generators whose steps are many short operators on a CPU: 1.8e-8 on the digits in batches of 32."""
 
 MOST_OF_AN_ERROR = 300
 """Characters; compilers tell much."""
@@ -36,7 +37,9 @@ def compiling_pays(config: GeneratorConfig, image_steps: int, device: str) -> bo
     if device not in COMPILING_SECONDS:
         return False
     activations = sum(config.conv_out_channels(conv) * side**2 for conv, side in enumerate(config.noise_sides))
-    return SAVED_SECONDS[device] * activations * image_steps > COMPILING_SECONDS[device]
+    is_small = device == "cpu" and config.resolution <= SMALL_SIDE
+    saved = SAVED_IF_SMALL if is_small else SAVED_SECONDS[device]
+    return saved * activations * image_steps > COMPILING_SECONDS[device]
 
 
 @dataclass(frozen=True)
