@@ -39,11 +39,21 @@ def convolve_3x3(features: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return _winograd(features, weight, bias)  # type: ignore[no-any-return]
 
 
+def is_for_winograd(in_channels: int, out_channels: int, side: int) -> bool:
+    """Whether Winograd's form is at hand, and the faster one for convolutions of such sizes on a CPU."""
+    return _HAS_NNPACK and min(in_channels, out_channels) >= LEAST_CHANNELS and side >= LEAST_SIDE
+
+
 class Convolution3x3(nn.Conv2d):
-    """`nn.Conv2d` of side 3, stride 1 and padding 1 by `convolve_3x3`."""
+    """`nn.Conv2d` of side 3, stride 1 and padding 1 by `convolve_3x3`.
+
+    Attributes:
+        has_winograd: whether Winograd's form is for its channels; `fastest_layout` asks every layer that has one.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.has_winograd = is_for_winograd(in_channels, out_channels, LEAST_SIDE)
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H, W]."""
@@ -67,11 +77,8 @@ def fastest_layout(network: nn.Module, device: torch.device) -> torch.memory_for
     Channels last for convolutions in general; channels first on a CPU where Winograd's form has a part, which reads
     and writes them so.
     """
-    has_part = device.type == "cpu" and any(
-        isinstance(layer, Convolution3x3) and min(layer.in_channels, layer.out_channels) >= LEAST_CHANNELS
-        for layer in network.modules()
-    )
-    return torch.contiguous_format if has_part and _HAS_NNPACK else torch.channels_last
+    has_part = device.type == "cpu" and any(getattr(layer, "has_winograd", False) for layer in network.modules())
+    return torch.contiguous_format if has_part else torch.channels_last
 
 
 def _is_plain_3x3(layer: nn.Conv2d) -> bool:
@@ -81,13 +88,11 @@ def _is_plain_3x3(layer: nn.Conv2d) -> bool:
 
 def _takes_winograd(features: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        _HAS_NNPACK
+        is_for_winograd(weight.shape[1], weight.shape[0], min(features.shape[2:]))
         and features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32
         and not weight.requires_grad
         and not (bias is not None and bias.requires_grad)
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
-        and min(features.shape[2:]) >= LEAST_SIDE
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lsap_core.convolution import convolve_3x3
+from lsap_core.convolution import convolve_3x3, is_for_winograd
 from lsap_core.generators.resample import smooth_upsampled
 
 Modulation = Literal["activations", "weights"]
@@ -138,6 +138,7 @@ class StyleConv(ModulatedConv):
         self.register_buffer("noise_const", torch.randn(output_side, output_side))
         self.upsample = upsample
         self.conv_clamp = conv_clamp
+        self.has_winograd = not upsample and is_for_winograd(in_channels, out_channels, output_side)
 
     def forward(
         self, features: Tensor, style: Tensor, noise: Tensor | None, kernel: Tensor, modulation: Modulation

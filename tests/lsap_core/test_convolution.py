@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core import convolution
-from lsap_core.convolution import LEAST_CHANNELS, LEAST_SIDE, Convolution3x3, convolve_3x3, with_winograd
+from lsap_core.convolution import (
+    LEAST_CHANNELS,
+    LEAST_SIDE,
+    Convolution3x3,
+    convolve_3x3,
+    fastest_layout,
+    with_winograd,
+)
+from lsap_core.generators import Generator, GeneratorConfig
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -115,3 +123,15 @@ def test_it_compiles(operands: tuple[Tensor, ...]) -> None:
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     found = torch.autograd.grad(compiled(features), features)[0]
     assert torch.equal(found, torch.autograd.grad(loss(features), features)[0])
+
+
+@has_nnpack
+def test_networks_lie_channels_first_where_winograds_form_has_a_part() -> None:
+    cpu, wide = torch.device("cpu"), LEAST_CHANNELS
+    assert fastest_layout(nn.Sequential(Convolution3x3(wide, wide)), cpu) == torch.contiguous_format
+    assert fastest_layout(nn.Sequential(Convolution3x3(wide, wide - 1)), cpu) == torch.channels_last
+    assert fastest_layout(nn.Sequential(Convolution3x3(wide, wide)), torch.device("meta")) == torch.channels_last
+    for side, layout in ((LEAST_SIDE // 2, torch.channels_last), (LEAST_SIDE, torch.contiguous_format)):
+        assert (
+            fastest_layout(Generator(GeneratorConfig(side, (wide,) * (side.bit_length() - 2), w_dim=8)), cpu) == layout
+        )
