@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from tasks.measuring.measures import MEASURES
 from tasks.measuring.of_inversions import COLUMNS
@@ -70,8 +70,8 @@ class Number:
         """
         if self.count < 2:
             return math.nan, math.nan
-        low, high = (float(quantile) for quantile in t.interval(CONFIDENCE, self.count - 1))
-        return self.mean + low * self.standard_error, self.mean + high * self.standard_error
+        quantile = float(stdtrit(self.count - 1, (1 + CONFIDENCE) / 2))  # of Student's t
+        return self.mean - quantile * self.standard_error, self.mean + quantile * self.standard_error
 
 
 NOTHING_MEASURED = Number(math.nan)
