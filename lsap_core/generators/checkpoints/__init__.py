@@ -21,7 +21,7 @@ from lsap_core.generators.checkpoints.rosinality import (
     to_rosinality_document,
 )
 from lsap_core.generators.checkpoints.tensorflow import from_tensorflow_document, is_tensorflow
-from lsap_core.generators.checkpoints.unpickling import read_records, read_torch
+from lsap_core.generators.checkpoints.unpickling import read_pickle, read_records, read_torch
 
 __all__ = [
     "CanonicalCheckpoint",
@@ -37,6 +37,7 @@ __all__ = [
     "from_tensorflow_document",
     "generator_digest",
     "is_tensorflow",
+    "read_pickle",
     "read_records",
     "read_torch",
     "to_metadata",

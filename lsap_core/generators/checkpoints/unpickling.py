@@ -1,9 +1,12 @@
 """Pickled weights, read without running anything that the file brings along.
 
-A pickle is a program: it names functions and calls them. The programs of published generators name a dozen
+A pickle is a program: it names functions and calls them. The programs of published generators name two dozen
 harmless things. Here those names stand for inert records (a tensor is the bytes of its storage, an offset and
-a shape), and every other name is refused. Nothing is computed until the records of the wanted network become
-tensors.
+a shape), and every other name for an empty object, by which the file is refused once it is known at which of its
+entries that object stands. Nothing is computed until the records of the wanted network become tensors.
+
+Files of `torch.save` are read by PyTorch's own restricted loader, and as records where that refuses them: a NumPy
+number among the options, or a whole network of NVlabs' persistent classes, is no reason to lose the weights.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ import io
 import pickle
 import pickletools
 import re
+import struct
 import threading
+import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, BinaryIO, NoReturn
 
@@ -32,7 +38,7 @@ PERSISTENCE_VERSION = 6
 _PLAIN_OPCODES = frozenset({
     "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",
     "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
     "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
     "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS",
     "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MEMOIZE",
@@ -41,6 +47,22 @@ _PLAIN_OPCODES = frozenset({
 # fmt: on
 _NUMBERS = re.compile(r"[<>=|]?[biuf][1248]")
 _OBJECTS = ("O", "O8")
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+"""Classes of storages by which `torch.save` tells what numbers they hold."""
+_OLD_HEADERS = 3
+"""Pickles before that of the object in the older format of `torch.save`: magic number, version, system."""
+MAX_DEPTH = 64
 _LOADING = threading.Lock()  # the list of safe globals belongs to the process
 
 
@@ -58,10 +80,46 @@ class StorageBytes(_Record):
         self.data = data
 
 
+class StoredNumbers(_Record):
+    """The numbers of one tensor storage that lies elsewhere in a file of `torch.save`.
+
+    Attributes:
+        dtype: of the numbers.
+        count: how many the pickle says there are.
+        read: gives their bytes, little-endian.
+    """
+
+    def __init__(self, dtype: torch.dtype, count: int, read: Callable[[], bytes]):
+        self.dtype = dtype
+        self.count = count
+        self.read = read
+        self._typed: torch.storage.TypedStorage | None = None
+
+    def typed(self) -> torch.storage.TypedStorage:
+        """The storage, read once.
+
+        Raises:
+            CheckpointError: it has another number of bytes than the numbers would take.
+        """
+        if self._typed is None:
+            data = self.read()
+            if len(data) != self.count * self.dtype.itemsize:
+                raise CheckpointError(
+                    f"a storage of {self.count} {self.dtype} has {len(data)} bytes; the file is truncated or damaged"
+                )
+            bytes_ = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+            self._typed = torch.storage.TypedStorage(
+                wrap_storage=bytes_.untyped_storage(), dtype=self.dtype, _internal=True
+            )
+        return self._typed
+
+
 class TensorRecord(_Record):
     """A tensor as a window on a storage, not yet made."""
 
-    def __init__(self, storage: StorageBytes, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]):
+    def __init__(
+        self, storage: StorageBytes | StoredNumbers, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+    ):
         self.storage = storage
         self.offset = offset
         self.shape = shape
@@ -95,6 +153,38 @@ class ArrayRecord:
                 self.array = flat.reshape(shape, order="F" if is_fortran else "C")
             case _:
                 raise CheckpointError("the file holds an array that is not made of plain numbers")
+
+
+class OptionsRecord:
+    """An `argparse.Namespace`: the options that a program was called with, by name."""
+
+    def __init__(self, *_: object) -> None:
+        self.options: dict[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise CheckpointError("the file holds a Namespace whose options have no names")
+        self.options = state
+
+
+class _Refused:
+    """What stands for a name that is not allowed: it takes whatever the stream gives it, and does nothing."""
+
+    name = ""
+
+    def __new__(cls, *_: object, **__: object) -> _Refused:
+        return object.__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Takes attributes, and drops them."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Takes entries, and drops them."""
+
+    def append(self, *_: object) -> None:
+        """Takes what is appended, and drops it."""
+
+    extend = add = append
 
 
 class _DType:
@@ -162,7 +252,9 @@ def _storage(data: object) -> StorageBytes:
 
 def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> TensorRecord:
     match (storage, offset, shape, stride):
-        case (StorageBytes() as bytes_, int(start), tuple(sizes), tuple(steps)) if len(sizes) == len(steps):
+        case ((StorageBytes() | StoredNumbers()) as bytes_, int(start), tuple(sizes), tuple(steps)) if len(
+            sizes
+        ) == len(steps):
             if all(type(number) is int and number >= 0 for number in (start, *sizes, *steps)):
                 return TensorRecord(bytes_, start, sizes, steps)
     raise CheckpointError("the file holds a tensor without a storage, an offset, a shape and strides")
@@ -176,6 +268,15 @@ def _parameter(data: object, *_: object) -> TensorRecord:
 
 def _array(*_: object) -> ArrayRecord:
     return ArrayRecord()
+
+
+def _array_from_buffer(data: object, dtype: object, shape: object, order: object) -> ArrayRecord:
+    match (data, dtype, shape, order):
+        case (bytes() | bytearray(), _DType(), tuple(), "C" | "F"):
+            array = ArrayRecord()
+            array.__setstate__((1, shape, dtype, int(order == "F"), bytes(data)))
+            return array
+    raise CheckpointError("the file holds an array that is not made of plain numbers")
 
 
 def _array_type(*_: object) -> NoReturn:
@@ -199,8 +300,42 @@ def _encode(text: object, encoding: object = None) -> bytes:
     return text.encode("latin-1")
 
 
+def _path(*parts: object) -> str:
+    if not all(isinstance(part, str) for part in parts):
+        raise CheckpointError("the file holds a path that is not made of text")
+    return str(PurePosixPath(*map(str, parts)))
+
+
+def _device(*parts: object) -> str:
+    return ":".join(map(str, parts))
+
+
+def _size(numbers: object = ()) -> tuple[object, ...]:
+    if not isinstance(numbers, tuple | list):
+        raise CheckpointError("the file holds a torch.Size that is not made of numbers")
+    return tuple(numbers)
+
+
+def _dictionary(*_: object) -> dict[Any, Any]:
+    return {}
+
+
 def _numpy_names(core: str) -> dict[tuple[str, str], object]:
-    return {(core, "scalar"): _Named(_scalar), (core, "_reconstruct"): _Named(_array)}
+    return {
+        (f"{core}.multiarray", "scalar"): _Named(_scalar),
+        (f"{core}.multiarray", "_reconstruct"): _Named(_array),
+        (f"{core}.numeric", "_frombuffer"): _Named(_array_from_buffer),
+    }
+
+
+def _inert(module: str, *names: str) -> dict[tuple[str, str], object]:
+    """Names that are data by themselves: all that is kept of them is how they are called."""
+    return {(module, name): f"{module}.{name}" for name in names}
+
+
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_TYPES = ("int", "float", "bool", "str", "list", "dict")  # as those of a defaultdict
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
 # Module and name both have to match: in newer pickle protocols a name may have dots, which reach inside.
@@ -212,23 +347,106 @@ ALLOWED_GLOBALS: Mapping[tuple[str, str], object] = {
     ("torch._utils", "_rebuild_parameter"): _Named(_parameter),
     ("torch._utils", "_rebuild_tensor_v2"): _Named(_tensor),
     ("torch.storage", "_load_from_bytes"): _Named(_storage),
-    **_numpy_names("numpy.core.multiarray"),
-    **_numpy_names("numpy._core.multiarray"),
+    **_numpy_names("numpy.core"),
+    **_numpy_names("numpy._core"),
     ("numpy", "dtype"): _Named(_dtype),
     ("numpy", "ndarray"): _Named(_array_type),
     ("_codecs", "encode"): _Named(_encode),
     ("dnnlib.tflib.network", "Network"): TensorFlowNetwork,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
+    ("collections", "defaultdict"): _Named(_dictionary),
+    ("argparse", "Namespace"): OptionsRecord,
+    ("torch", "device"): _Named(_device),
+    ("torch", "Size"): _Named(_size),
+    **{(module, name): _Named(_path) for module in ("pathlib", "pathlib._local") for name in _PATHS},
+    **_inert("torch", *_DTYPES),
+    **_inert("builtins", *_TYPES),
+    **_inert("__builtin__", *_TYPES),
 }
+
+Storages = Callable[[str, torch.dtype, int], StoredNumbers]
 
 
 class _RecordUnpickler(pickle.Unpickler):
+    """Builds records; `refused` are the names that are not allowed, in the order in which the stream asked for them."""
+
+    def __init__(self, file: BinaryIO, storages: Storages | None = None):
+        super().__init__(file)
+        self.refused: list[str] = []
+        self._storages = storages
+
     def find_class(self, module_name: str, global_name: str) -> Any:
+        allowed = ALLOWED_GLOBALS.get((module_name, global_name))
+        if allowed is None and self._storages is not None and module_name == "torch":
+            allowed = _STORAGES.get(global_name)
+        if allowed is not None:
+            return allowed
+        name = f"{module_name.replace('__builtin__', 'builtins')}.{global_name}"
+        self.refused.append(name)
+        return type("Refused", (_Refused,), {"name": name})
+
+    def persistent_load(self, pid: object) -> StoredNumbers:
+        match pid:
+            case ("storage", torch.dtype() as dtype, str(key), str(), int(count), *_) if self._storages and count >= 0:
+                return self._storages(key, dtype, count)
+        raise CheckpointError("the file refers to something else than the numbers of a tensor")
+
+    def load_records(self) -> Any:
+        """The object of the stream.
+
+        Raises:
+            CheckpointError: it is malformed, or names something that is not allowed.
+        """
         try:
-            return ALLOWED_GLOBALS[module_name, global_name]
-        except KeyError:
-            raise _refusal(f"{module_name}.{global_name}") from None
+            document = super().load()
+        except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
+            if self.refused:
+                raise _refusal(self.refused[0]) from None
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"the pickle is malformed: {error}") from error
+        if self.refused:
+            raise _refusal(*_first_refused(document, self.refused[0]))
+        return document
+
+
+def _first_refused(document: object, name: str) -> tuple[str, str | None]:
+    """The first name in a document that is not allowed, and the entry where it stands; None where it is in none."""
+    for place, value in _entries(document):
+        if isinstance(value, _Refused) or (isinstance(value, type) and issubclass(value, _Refused)):
+            return value.name, place
+    return name, None
+
+
+def _entries(document: object) -> Iterator[tuple[str, object]]:
+    """Everything in a document with its place, such as `opts.callbacks.0`, in order."""
+    waiting: list[tuple[str, object]] = [("", document)]
+    seen: set[int] = set()
+    while waiting:
+        place, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield place, value
+        below = [(f"{place}.{name}" if place else name, inner) for name, inner in _inner(value)]
+        waiting += reversed(below)
+
+
+def _inner(value: object) -> Iterator[tuple[str, object]]:
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                yield str(key)[:80], key
+                yield str(key)[:80], inner
+        case list() | tuple() | Set():
+            yield from ((str(index), inner) for index, inner in enumerate(value))
+        case PersistentNode() | TensorFlowNetwork():
+            yield from _inner(value.state)
+        case OptionsRecord():
+            yield from _inner(value.options)
+        case ArrayRecord():
+            yield "content", value.content
 
 
 def read_records(data: bytes) -> Any:
@@ -244,12 +462,19 @@ def read_records(data: bytes) -> Any:
         CheckpointError: the pickle is truncated or malformed, or names something that is not allowed.
     """
     _check_opcodes(data)
-    try:
-        return _RecordUnpickler(io.BytesIO(data)).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
-        raise CheckpointError(f"the pickle is malformed: {error}") from error
+    return _RecordUnpickler(io.BytesIO(data)).load_records()
+
+
+def read_pickle(data: bytes) -> Any:
+    """The object of a pickle as `read_torch` gives one: arrays and tensors as tensors, networks as records.
+
+    Args:
+        data: the whole pickle; protocols 2 to 5.
+
+    Raises:
+        CheckpointError: as `read_records`, or numbers that PyTorch does not know.
+    """
+    return _plain(read_records(data))
 
 
 def to_tensor(record: TensorRecord) -> Tensor:
@@ -258,7 +483,8 @@ def to_tensor(record: TensorRecord) -> Tensor:
     Raises:
         CheckpointError: its storage is no storage, or smaller than the tensor.
     """
-    storage = read_torch(record.storage.data)
+    stored = record.storage
+    storage = read_torch(stored.data) if isinstance(stored, StorageBytes) else stored.typed()
     if not isinstance(storage, torch.storage.TypedStorage):
         raise CheckpointError(f"a tensor's storage is a {type(storage).__name__}; it was refused")
     num_elements = storage._size()
@@ -273,7 +499,9 @@ def to_tensor(record: TensorRecord) -> Tensor:
 
 
 def read_torch(data: bytes | BinaryIO) -> Any:
-    """The object of a `torch.save` file: tensors, plain containers, `argparse.Namespace`; nothing else.
+    """The object of a `torch.save` file: tensors, plain containers, `argparse.Namespace`, NVlabs' networks as records.
+
+    NumPy arrays become tensors, NumPy numbers those of Python; of paths, devices and number types the text is kept.
 
     Args:
         data: the whole file, in the zip format or the older stream of pickles; or the file, opened for reading, of
@@ -287,15 +515,128 @@ def read_torch(data: bytes | BinaryIO) -> Any:
     _check_unpacked_size(file)
     try:
         file.seek(0)
-        with _LOADING, torch.serialization.safe_globals([argparse.Namespace]):
+        with _LOADING, warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # as in `read_records`
         message = str(error).strip()
-        refused = re.search(r"GLOBAL (\S+)", message)
-        if refused:
-            raise _refusal(refused[1]) from None  # PyTorch's message advises to load without restrictions
+        if refused := re.search(r"GLOBAL (\S+)|Unsupported (?:operand|class|type)", message):
+            try:
+                return _plain(_read_torch_records(file))
+            except CheckpointError as refusal:
+                # PyTorch's message advises to load without restrictions
+                raise refusal from None
+            except Exception:  # as in `load_records`
+                if refused[1]:
+                    raise _refusal(refused[1]) from None
         reason = (message.splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"PyTorch cannot read it, it is truncated or damaged: {reason}") from None
+
+
+def _read_torch_records(file: BinaryIO) -> Any:
+    """The object of a `torch.save` file as records, whichever of its formats it has."""
+    file.seek(0)
+    if not zipfile.is_zipfile(file):
+        return _read_old_torch_records(file)
+    with zipfile.ZipFile(file) as archive:
+        (program,) = (name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"])
+        folder = program.removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise CheckpointError("the file was written on a big-endian machine: save it again on another")
+        data = archive.read(program)
+
+    def read(key: str) -> bytes:
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            return archive.read(f"{folder}data/{key}")
+
+    _check_opcodes(data, refers=True)
+    kept: dict[str, StoredNumbers] = {}
+
+    def storages(key: str, dtype: torch.dtype, count: int) -> StoredNumbers:
+        return kept.setdefault(key, StoredNumbers(dtype, count, lambda: read(key)))
+
+    return _RecordUnpickler(io.BytesIO(data), storages).load_records()
+
+
+def _read_old_torch_records(file: BinaryIO) -> Any:
+    """The object of a stream of pickles, behind which the numbers of all storages lie, one after the other."""
+    kept: dict[str, tuple[StoredNumbers, int]] = {}
+    places: dict[str, tuple[int, int]] = {}
+
+    def storages(key: str, dtype: torch.dtype, count: int) -> StoredNumbers:
+        return kept.setdefault(key, (StoredNumbers(dtype, count, lambda: read(key)), dtype.itemsize))[0]
+
+    def read(key: str) -> bytes:
+        start, size = places[key]
+        file.seek(start)
+        return file.read(size)
+
+    file.seek(0)
+    for _ in range(_OLD_HEADERS):
+        _load_next(file, None)
+    document = _load_next(file, storages)
+    for key in _load_next(file, None):
+        (count,) = struct.unpack("<q", file.read(8))
+        places[key] = file.tell(), max(count, 0) * kept[key][1]
+        file.seek(places[key][1], io.SEEK_CUR)
+    return document
+
+
+def _load_next(file: BinaryIO, storages: Storages | None) -> Any:
+    """The object of the pickle that comes next in a file."""
+    start = file.tell()
+    for _ in pickletools.genops(file):
+        pass
+    end = file.tell()
+    file.seek(start)
+    data = file.read(end - start)
+    _check_opcodes(data, refers=storages is not None)
+    return _RecordUnpickler(io.BytesIO(data), storages).load_records()
+
+
+def _plain(value: Any, depth: int = MAX_DEPTH, done: dict[int, Any] | None = None) -> Any:
+    """Records of numbers and options as what PyTorch's own loader gives; those of networks stay.
+
+    What stands at several places is made once: a few bytes must not become many.
+    """
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
+    if depth == 0:
+        raise CheckpointError(f"the file is nested more than {MAX_DEPTH} deep, or in itself")
+
+    def below(inner: Any) -> Any:
+        return _plain(inner, depth - 1, done)
+
+    result = value
+    match value:
+        case TensorRecord(storage=StoredNumbers() as storage, shape=shape) if 0 in shape:
+            result = torch.empty(shape, dtype=storage.dtype)
+        case TensorRecord():
+            result = to_tensor(value)
+        case ArrayRecord(array=None, content=content):
+            result = below(content)
+        case ArrayRecord(array=np.ndarray() as array):
+            result = _from_array(array)
+        case OptionsRecord(options=options):
+            result = argparse.Namespace(**below(options))
+        case dict():
+            result = type(value)((name, below(inner)) for name, inner in value.items())
+        case list():
+            result = [below(inner) for inner in value]
+        case tuple():
+            result = tuple(below(inner) for inner in value)
+    done[id(value)] = result
+    return result
+
+
+def _from_array(array: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    try:
+        return torch.from_numpy(native)
+    except TypeError as error:
+        raise CheckpointError(f"the file holds an array of {array.dtype}, which PyTorch does not know") from error
 
 
 def _check_unpacked_size(file: BinaryIO) -> None:
@@ -313,13 +654,18 @@ def _check_unpacked_size(file: BinaryIO) -> None:
         )
 
 
-def _check_opcodes(data: bytes) -> None:
-    """Refuse a truncated program, or one with instructions that published checkpoints do not use."""
+def _check_opcodes(data: bytes, *, refers: bool = False) -> None:
+    """Refuse a truncated program, or one with instructions that published checkpoints do not use.
+
+    Args:
+        data: the program.
+        refers: whether it may refer to storages beside it, as in files of `torch.save`.
+    """
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if opcode.name == "INST":
                 raise _refusal(str(argument).replace(" ", "."))
-            if opcode.name not in _PLAIN_OPCODES:
+            if opcode.name not in _PLAIN_OPCODES and not (refers and opcode.name == "BINPERSID"):
                 raise CheckpointError(f"the pickle has a {opcode.name} instruction; it was refused")
             if opcode.name in {"BINPUT", "LONG_BINPUT"} and isinstance(argument, int) and argument > count:
                 raise CheckpointError("the pickle reserves more memory than it can use; it was refused")
@@ -329,5 +675,14 @@ def _check_opcodes(data: bytes) -> None:
         raise CheckpointError(f"the pickle is truncated or malformed: {error}") from error
 
 
-def _refusal(name: str) -> CheckpointError:
-    return CheckpointError(f"the file wants to use {name}, which no weights need; it was refused and nothing was run")
+def _refusal(name: str, place: str | None = None) -> CheckpointError:
+    if place == "":
+        return CheckpointError(
+            f"the file wants to use {name}, which is all that it holds; it was refused and nothing was run: of a whole "
+            "network, save the state_dict"
+        )
+    where = "whose program is not known" if place is None else f"at its entry {place[:200]}"
+    return CheckpointError(
+        f"the file wants to use {name}, {where}; it was refused and nothing was run: numbers, text, arrays and tensors "
+        "are read, so save the file again without it"
+    )

@@ -1,11 +1,13 @@
 """Pickles are read without running anything in them; what is not on the list is refused by name."""
 
 import argparse
+import functools
 import io
 import json
 import pickle
-from collections import Counter, OrderedDict
-from pathlib import Path
+import zipfile
+from collections import Counter, OrderedDict, defaultdict
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from lsap_core.generators.checkpoints.unpickling import (
     ArrayRecord,
     PersistentNode,
     TensorRecord,
+    read_pickle,
     read_records,
     read_torch,
     to_tensor,
@@ -61,7 +64,7 @@ def test_a_hostile_storage_is_refused_when_its_tensor_is_wanted() -> None:
     document = read_records(hostile("hostile_storage.pkl"))
     records = [r for r in document["G_ema"].state["_parameters"].values() if isinstance(r, TensorRecord)]
     assert records
-    with pytest.raises(CheckpointError, match="wants to use exec, "):
+    with pytest.raises(CheckpointError, match=r"wants to use builtins\.exec, "):
         to_tensor(records[0])
 
 
@@ -94,11 +97,42 @@ def test_the_allow_list_is_exact() -> None:
         ("numpy._core.multiarray", "scalar"),
         ("numpy.core.multiarray", "_reconstruct"),
         ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
         ("_codecs", "encode"),
         ("builtins", "set"),
         ("__builtin__", "set"),
+        ("collections", "defaultdict"),
+        ("argparse", "Namespace"),
+        ("torch", "device"),
+        ("torch", "Size"),
+        *(
+            ("torch", name)
+            for name in [
+                "float16",
+                "bfloat16",
+                "float32",
+                "float64",
+                "int8",
+                "int16",
+                "int32",
+                "int64",
+                "uint8",
+                "bool",
+            ]
+        ),
+        *(
+            (module, name)
+            for module in ("pathlib", "pathlib._local")
+            for name in ["Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"]
+        ),
+        *(
+            (module, name)
+            for module in ("builtins", "__builtin__")
+            for name in ("int", "float", "bool", "str", "list", "dict")
+        ),
     }
 
 
@@ -127,7 +161,7 @@ def test_module_and_name_have_to_match_both(module: str, name: str) -> None:
     for program in (old, new):
         with pytest.raises(CheckpointError) as refusal:
             read_records(program)
-        assert f"{module}.{name}" in str(refusal.value)
+        assert f"{module.replace('__builtin__', 'builtins')}.{name}" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +192,13 @@ def test_instructions_that_checkpoints_do_not_use_are_refused(program: bytes, me
         b"\x80\x02cdnnlib\nEasyDict\nN}X\x01\x00\x00\x00aK\x01s\x86b.",
         b"\x80\x02cdnnlib.tflib.network\nNetwork\nN}X\x05\x00\x00\x00stateK\x01s\x86b.",
         b"\x80\x02cdnnlib.tflib.network\nNetwork\n}X\x05\x00\x00\x00stateK\x01sb.",
+        b"\x80\x02cargparse\nNamespace\nN}X\x05\x00\x00\x00stateK\x01s\x86b.",
+        b"\x80\x02cargparse\nNamespace\n}X\x05\x00\x00\x00stateK\x01sb.",
     ],
-    ids=["record", "function", "function slots", "class", "class slots", "dict", "network slots", "network"],
+    ids=[
+        *("record", "function", "function slots", "class", "class slots", "dict", "network slots", "network"),
+        *("options slots", "options"),
+    ],
 )
 def test_no_attribute_of_a_record_function_or_class_can_be_set(program: bytes) -> None:
     with pytest.raises(CheckpointError):
@@ -279,3 +318,104 @@ def test_read_torch_names_truncation(is_zip: bool) -> None:
     for size in (0, 1, 50, len(whole) // 2, len(whole) - 1):
         with pytest.raises(CheckpointError, match="truncated or damaged"):
             read_torch(whole[:size])
+
+
+# --- harmless company ------------------------------------------------------------------------------------
+
+SHARED = torch.arange(12.0).reshape(3, 4)
+COMPANY = {
+    "weights": SHARED,
+    "window": SHARED[1:, ::2],
+    "parameter": torch.nn.Parameter(torch.ones(2)),
+    "half": torch.ones(2, dtype=torch.bfloat16),
+    "empty": torch.zeros(0, 3),
+    "array": np.arange(3, dtype="<f4"),
+    "big endian": np.arange(3, dtype=">f8"),
+    "best_val_loss": np.float64(0.25),
+    "is_best": np.bool_(True),
+    "path": Path("/data/faces"),
+    "windows": PureWindowsPath("data"),
+    "device": torch.device("cuda:1"),
+    "size": torch.Size([1, 2]),
+    "dtype": torch.float16,
+    "args": argparse.Namespace(steps=np.int64(3), out=Path("runs")),
+    "history": defaultdict(list, {"loss": [1.5]}),
+}
+
+
+def check_company(found: dict[str, object]) -> None:
+    for name in ("weights", "window", "parameter", "half", "empty"):
+        assert torch.equal(found[name], COMPANY[name]), name  # type: ignore[arg-type]
+    assert torch.equal(found["array"], torch.arange(3, dtype=torch.float32))  # type: ignore[arg-type]
+    assert torch.equal(found["big endian"], torch.arange(3, dtype=torch.float64))  # type: ignore[arg-type]
+    plain = {name: found[name] for name in list(COMPANY)[7:]}
+    assert plain == {
+        "best_val_loss": 0.25,
+        "is_best": True,
+        "path": "/data/faces",
+        "windows": "data",
+        "device": "cuda:1",
+        "size": (1, 2),
+        "dtype": "torch.float16",
+        "args": argparse.Namespace(steps=3, out="runs"),
+        "history": {"loss": [1.5]},
+    }
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_numbers_paths_and_devices_are_no_reason_to_refuse_weights(is_zip: bool, protocol: int) -> None:
+    check_company(read_torch(saved(COMPANY, _use_new_zipfile_serialization=is_zip, pickle_protocol=protocol)))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_so_they_are_in_a_plain_pickle(protocol: int) -> None:
+    document = {name: value for name, value in COMPANY.items() if name != "empty"}
+    check_company(read_pickle(pickle.dumps(document, protocol)) | {"empty": COMPANY["empty"]})
+
+
+class Unknown:
+    """A class that no reader knows."""
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (
+            {"w": SHARED, "opts": {"hooks": [1, functools.partial(print, 2)]}},
+            "functools.partial, at its entry opts.hooks.1",
+        ),
+        ({"w": SHARED, "activation": print}, "builtins.print, at its entry activation"),
+        ({"args": argparse.Namespace(model=Unknown())}, "Unknown, at its entry args.model"),
+        ({"n": np.float32(1), "a": {Unknown: 1}}, "Unknown, at its entry a."),
+        (Unknown(), "Unknown, which is all that it holds"),
+    ],
+)
+def test_what_is_refused_is_named_by_its_place(document: object, words: str, is_zip: bool) -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        read_torch(saved(document, _use_new_zipfile_serialization=is_zip))
+    assert words in str(refusal.value) and "nothing was run" in str(refusal.value)
+
+
+def test_what_stands_at_many_places_is_made_once() -> None:
+    doubled: list[object] = [np.zeros(1000)]
+    for _ in range(40):  # 2^40 arrays, were each made
+        doubled = [doubled, doubled]
+    inside: list[object] = [np.zeros(1)]
+    inside.append(inside)
+    assert len(read_torch(saved(doubled))) == 2
+    with pytest.raises(CheckpointError, match="or in itself"):
+        read_torch(saved(inside))
+
+
+def test_a_storage_that_is_shorter_than_its_pickle_says_is_refused() -> None:
+    data = saved({"n": np.float32(1), "w": torch.arange(4.0)})
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content[:8] if name.endswith("data/0") else content)
+    with pytest.raises(CheckpointError, match=r"a storage of 4 torch\.float32 has 8 bytes"):
+        read_torch(buffer.getvalue())
