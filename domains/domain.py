@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 
 from domains.embedded import embedded_folders
 from domains.yaml_values import LARGEST_FLOAT, LARGEST_INTEGER, MAX_BYTES, finite, read_yaml, shown
+from lsap_core.encoders.config import Heads
 from lsap_core.errors import ConfigError
 from lsap_core.images import ContentBox
 from lsap_core.presets import (
@@ -123,6 +124,10 @@ class Domain:
             any other is a method of its own.
         content_box: (top, bottom, left, right) of the generator's pixels that carry the picture; None for what the
             file of its weights says.
+        label: the class of a conditional generator, from 0, whose codes are sampled; None for the mean over its
+            classes, or for a generator without.
+        heads: how the heads of encoders make rows of W+, by name: "direct" (pSp), "offsets" (e4e, LSAP_E) or "single";
+            for files that do not say it, under names that do not either.
         shard_rows: images of a shard.
         batch_size: images optimized together on one device.
         encoder_training: how its encoders are trained.
@@ -149,6 +154,8 @@ class Domain:
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     encoders: Mapping[str, str] = field(default_factory=dict)
     content_box: Annotated[ContentBox, BeforeValidator(_checked_box)] | None = None
+    label: Annotated[int, Field(ge=0)] | None = None
+    heads: Mapping[str, Heads] = field(default_factory=dict)
     shard_rows: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 16
     encoder_training: TrainingPresets = TrainingPresets()

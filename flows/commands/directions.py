@@ -259,7 +259,9 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     place = parsed.generator or (domain and domain.generator)
     if not place:
         raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")
-    loaded = load_generator(place, content_box=domain.content_box if domain else None)
+    loaded = load_generator(
+        place, content_box=domain.content_box if domain else None, label=domain.label if domain else None
+    )
     loaded.generator.to(module_device(parsed.device)).freeze()
     if "samples" in parsed:
         check_room("--samples", parsed.samples, FLOAT_BYTES * loaded.config.w_dim, "cpu")

@@ -75,6 +75,9 @@ def command_parser() -> argparse.ArgumentParser:
     convert = generator.add_parser("convert", help="between .pt, .pkl (reading) and .safetensors")
     convert.add_argument("path")
     convert.add_argument("output", help="its suffix decides the format: .safetensors or .pt")
+    convert.add_argument("--label", type=int, metavar="N", help="class of a conditional generator, from 0")
+    convert.add_argument("--conv-clamp", type=float, metavar="C", help="for bare weights, which cannot say it")
+    convert.add_argument("--mapping-lr-multiplier", type=float, metavar="M", help="for bare weights likewise")
     _finish(convert, weights.rewrite_generator)
 
     encoder = groups.add_parser("encoder", help="look at encoders").add_subparsers(dest="verb", required=True)

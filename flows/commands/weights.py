@@ -19,7 +19,13 @@ def rewrite_generator(parsed: argparse.Namespace) -> int:
     """`lsap generator convert`."""
     from tasks.weights.generators import convert_generator, describe_generator
 
-    convert_generator(parsed.path, parsed.output)
+    convert_generator(
+        parsed.path,
+        parsed.output,
+        label=parsed.label,
+        conv_clamp=parsed.conv_clamp,
+        mapping_lr_multiplier=parsed.mapping_lr_multiplier,
+    )
     description = describe_generator(parsed.output)
     return show(description, parsed)
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.numbers import MANY_SHOWN, MANY_TRIES, Count, Seed, Share, Unbounded, Whole
+from flows.parameters.numbers import MANY_SHOWN, MANY_TRIES, Count, Index, Seed, Share, Unbounded, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import (
+    LABEL,
     AnchorParameters,
     WhenBusy,
     WorkerParameters,
@@ -39,6 +40,7 @@ class InvertRun(Parameters):
     archive: str = Field(description="path or URL of the archive")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights, .pt, .pkl or .safetensors; the domain's by default")
+    label: Index | None = Field(None, description=LABEL)
     methods: tuple[str, ...] = Field(("stylegan2_w_plus", "lsap_o_w_plus"), description="by published name")
     embedding: dict[str, Any] = Field(
         default_factory=dict, description="settings for every method that has them, over the domain's"
@@ -134,7 +136,7 @@ class InvertRun(Parameters):
         Raises:
             ParameterError: a name means nothing.
         """
-        domain = domain_of(self.domain, self.generator, settings)
+        domain = domain_of(self.domain, self.generator, settings, label=self.label)
         return refused("encoders", domain.with_encoders, self.encoders)
 
     def _method(self, name: str, domain: Domain) -> Method:

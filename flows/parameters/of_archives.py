@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Seed, Whole
+from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Index, Seed, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import WhenBusy, WorkerParameters, check_workers, domain_of, refuse_memory
+from flows.parameters.shared import LABEL, WhenBusy, WorkerParameters, check_workers, domain_of, refuse_memory
 from tasks.editing.calibration import SYNTHETIC_IMAGES, CalibrationOptions
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
@@ -23,6 +23,7 @@ class ArchiveRun(Parameters):
     archive: str = Field(description="path or URL of the archive")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights, .pt, .pkl or .safetensors; the domain's by default")
+    label: Index | None = Field(None, description=LABEL)
     directions: dict[str, str] = Field(
         default_factory=dict, description="files of directions and components by name, over the domain's"
     )
@@ -60,7 +61,7 @@ class ArchiveRun(Parameters):
         """
         refuse_memory("archive", self.archive)
         check_workers(self.workers, self.workers.count, settings)
-        domain = domain_of(self.domain, self.generator, settings)
+        domain = domain_of(self.domain, self.generator, settings, label=self.label)
         return replace(
             domain,
             directions={**domain.directions, **self.directions},

@@ -21,6 +21,7 @@ WhenBusy = Annotated[
     Field(description="what to do while another run writes the same part of the archive: wait for its end, or fail"),
 ]
 """A field of everything that writes."""
+LABEL = "class of a conditional generator whose codes are sampled; by default the mean over its classes"
 MOST_SAMPLES = 10**9
 WORKER_BYTES = 2**28
 """What a process with torch in it takes before it holds any weights."""
@@ -79,8 +80,8 @@ class WorkerParameters(PlaceParameters):
         return self
 
 
-def domain_of(name: str, generator: str | None, settings: Settings) -> Domain:
-    """A run's domain, with the run's generator where it names one.
+def domain_of(name: str, generator: str | None, settings: Settings, *, label: int | None = None) -> Domain:
+    """A run's domain, with the run's generator and label where it names one.
 
     Raises:
         ParameterError: there is no such domain, or no generator.
@@ -88,13 +89,14 @@ def domain_of(name: str, generator: str | None, settings: Settings) -> Domain:
     domain = refused("domain", open_domain, name, settings)
     if generator is None and domain.generator is None:
         raise ParameterError(f'generator: domain "{domain.name}" has no weights of its own; name a file')
-    return domain if generator is None else replace(domain, generator=generator)
+    chosen = domain if generator is None else replace(domain, generator=generator)
+    return chosen if label is None else replace(chosen, label=label)
 
 
 def generator_of(domain: Domain) -> GeneratorFile:
     """The generator of a run's domain."""
     assert domain.generator is not None  # `domain_of` refuses one without
-    return GeneratorFile(domain.generator, domain.content_box)
+    return GeneratorFile(domain.generator, domain.content_box, domain.label)
 
 
 def checked_shard_rows(asked: int) -> int:

@@ -7,9 +7,27 @@ from typing import Any, Literal
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.numbers import MANY_IMAGES, MANY_PROCESSES, MANY_SHOWN, MANY_TRIES, Count, Seed, Share, Whole
+from flows.parameters.numbers import (
+    MANY_IMAGES,
+    MANY_PROCESSES,
+    MANY_SHOWN,
+    MANY_TRIES,
+    Count,
+    Index,
+    Seed,
+    Share,
+    Whole,
+)
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import PlaceParameters, WhenBusy, check_workers, domain_of, generator_of, refuse_memory
+from flows.parameters.shared import (
+    LABEL,
+    PlaceParameters,
+    WhenBusy,
+    check_workers,
+    domain_of,
+    generator_of,
+    refuse_memory,
+)
 from tasks.pictures.decoding import Fit
 from tasks.settings import Settings
 from tasks.training.data import AUGMENTATIONS
@@ -35,6 +53,7 @@ class TrainingRun(Parameters):
     validation_source: str | None = Field(None, description="held-out images; by default some of the source's")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights, .pt, .pkl or .safetensors; the domain's by default")
+    label: Index | None = Field(None, description=LABEL)
     training: dict[str, Any] = Field(default_factory=dict, description="settings, over the domain's")
     perceptual: str | None = Field(None, description="network of the LPIPS term; the domain's by default")
     identity: str | None = Field(None, description='network of the identity term, or "none"; the domain\'s by default')
@@ -65,7 +84,7 @@ class TrainingRun(Parameters):
         """
         refuse_memory("output", self.output)
         check_workers(self.workers, self.workers.count, settings)
-        return domain_of(self.domain, self.generator, settings)
+        return domain_of(self.domain, self.generator, settings, label=self.label)
 
     def shared_fields(self, domain: Domain, identity_weight: float, settings: Settings) -> dict[str, Any]:
         """What the spec of every training is told, with the domain's presets filled in.

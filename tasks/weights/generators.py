@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,14 +15,12 @@ from torch import Tensor
 
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import (
+    ASSUMED,
     CanonicalCheckpoint,
     build_generator,
     from_canonical,
-    from_nvlabs_document,
-    from_rosinality_document,
-    from_tensorflow_document,
-    is_tensorflow,
-    read_records,
+    from_generator_document,
+    read_pickle,
     read_torch,
     to_metadata,
     to_rosinality_document,
@@ -40,7 +39,7 @@ from tasks.weights.files import (
     write_verified,
 )
 
-KINDS = "a rosinality .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetensors of this project"
+KINDS = "a rosinality or NVlabs .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetensors of this project"
 SAMPLE_SEED = 0
 
 
@@ -70,20 +69,23 @@ class GeneratorFile:
     Attributes:
         place: path or URL.
         content_box: rows and columns that carry the picture, or None for what the file says.
+        label: the class of a conditional generator, or None.
     """
 
     place: str
     content_box: ContentBox | None = None
+    label: int | None = None
 
     def load(self) -> LoadedGenerator:
         """The generator; raises as `load_generator`."""
-        return load_generator(self.place, content_box=self.content_box)
+        return load_generator(self.place, content_box=self.content_box, label=self.label)
 
 
 def load_generator(
     path_or_url: str,
     *,
     content_box: ContentBox | None = None,
+    label: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> LoadedGenerator:
     """The generator of a file, without running any code that the file holds.
@@ -92,13 +94,16 @@ def load_generator(
         path_or_url: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
         content_box: rows and columns that carry the picture, for files that cannot say it; it belongs to the
             configuration, and so to the digest. None for what the file says.
+        label: the class of a conditional generator, from 0, whose codes are sampled; None for the mean over its
+            classes. It belongs to the weights, and so to the digest.
         storage_options: passed to fsspec.
 
     Raises:
         CheckpointError: there is no such file, or it is no generator that can be read.
         ConfigError: the content box lies outside its images.
     """
-    format_name, checkpoint = _read_checkpoint(path_or_url, read_bytes(path_or_url, storage_options, wanted=KINDS))
+    data = read_bytes(path_or_url, storage_options, wanted=KINDS)
+    format_name, checkpoint = _read_checkpoint(path_or_url, data, label)
     if content_box is not None:
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, content_box=content_box))
     return LoadedGenerator(
@@ -124,6 +129,7 @@ def describe_generator(path_or_url: str, *, storage_options: Mapping[str, Any] |
         **config.to_dict(),
         "num_ws": config.num_ws,
         "num_parameters": sum(t.numel() for name, t in state.items() if name.split(".")[-1] not in buffers),
+        "c_dim": checkpoint.c_dim,
         "has_w_avg": bool(torch.isfinite(state["mapping.w_avg"]).all()),
         "notes": list(checkpoint.notes),
     }
@@ -150,35 +156,72 @@ def save_generator(
 
 
 def convert_generator(
-    source: str, destination: str, *, storage_options: Mapping[str, Any] | None = None
+    source: str,
+    destination: str,
+    *,
+    label: int | None = None,
+    conv_clamp: float | None = None,
+    mapping_lr_multiplier: float | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> LoadedGenerator:
     """Rewrite a file of weights as .safetensors or .pt, by the destination's suffix, and load the result.
 
     A .pt keeps `conv_clamp` in an entry of ours, which other programs ignore. The file appears under its name
     only after it was read back: equal tensors, sizes and sampled image.
 
+    Args:
+        source: path or URL of the weights.
+        destination: path or URL of the new file.
+        label: the class of a conditional generator, from 0; None for the mean over its classes.
+        conv_clamp: bound on activations, for files that cannot say it.
+        mapping_lr_multiplier: what the stored weights of the mapping network are divided by, for such files.
+        storage_options: passed to fsspec.
+
     Raises:
         CheckpointError: as `load_generator`, or another suffix, an existing destination, or a file that does
-            not read back as it was written.
+            not read back as it was written; or the file says a clamp or multiplier itself.
     """
     _encoder(destination)  # refuse a wrong name before the work
-    _, checkpoint = _read_checkpoint(source, read_bytes(source, storage_options, wanted=KINDS))
+    _, checkpoint = _read_checkpoint(source, read_bytes(source, storage_options, wanted=KINDS), label)
+    given = {"conv_clamp": conv_clamp, "mapping_lr_multiplier": mapping_lr_multiplier}
+    if any(value is not None for value in given.values()):
+        checkpoint = _with_assumed(source, checkpoint, given)
     return _write_verified(checkpoint, destination, storage_options)
 
 
-def _read_checkpoint(location: str, data: bytes) -> tuple[str, CanonicalCheckpoint]:
+def _with_assumed(
+    location: str, checkpoint: CanonicalCheckpoint, given: Mapping[str, float | None]
+) -> CanonicalCheckpoint:
+    """A checkpoint with what its file could not say, and a note about it in the place of that on what was assumed."""
+    notes = tuple(note for note in checkpoint.notes if not note.startswith(ASSUMED))
+    told: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if len(notes) == len(checkpoint.notes):
+        raise CheckpointError(f"{location} says {' and '.join(told)} itself: leave them out")
+    if any(not 0 < value < math.inf for value in told.values()):
+        raise CheckpointError(
+            f"{' and '.join(f'{name} = {value}' for name, value in told.items())}; wanted numbers above 0"
+        )
+    note = ", ".join(f"{name} = {value:g}" for name, value in told.items())
+    return replace(
+        checkpoint, config=replace(checkpoint.config, **told), notes=(*notes, f"given when it was converted: {note}")
+    )
+
+
+def _read_checkpoint(location: str, data: bytes, label: int | None = None) -> tuple[str, CanonicalCheckpoint]:
     """The name of the format, and the checkpoint, by the content of the file."""
     try:
         if is_torch_file(data):
             check_torch_zip(data, wanted=KINDS)
-            return "rosinality", from_rosinality_document(read_torch(data))
+            return from_generator_document(read_torch(data), label=label)
         if is_pickle(data):
-            document = read_records(data)
-            if is_tensorflow(document):
-                return "tensorflow", from_tensorflow_document(document)
-            return "nvlabs", from_nvlabs_document(document)
+            return from_generator_document(read_pickle(data), label=label)
         if is_safetensors(data):
-            return "safetensors", from_canonical(*read_safetensors(data))
+            tensors, metadata = read_safetensors(data)
+            if not metadata.get("kind"):  # weights alone, as other programs write them
+                return from_generator_document(tensors, label=label)
+            if label is not None:
+                raise CheckpointError(f"label {label} was asked of a generator without classes: leave label out")
+            return "safetensors", from_canonical(tensors, metadata)
         raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
     except CheckpointError as error:
         raise CheckpointError(f"{location}: {error}") from error

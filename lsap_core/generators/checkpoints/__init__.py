@@ -13,6 +13,14 @@ from lsap_core.generators.checkpoints.discriminators import (
     from_nvlabs_discriminator_document,
     to_nvlabs_discriminator,
 )
+from lsap_core.generators.checkpoints.layouts import (
+    ASSUMED,
+    LAYOUTS,
+    Layout,
+    from_generator_document,
+    plain_name,
+    unread_network,
+)
 from lsap_core.generators.checkpoints.nvlabs import from_nvlabs, from_nvlabs_document, to_nvlabs
 from lsap_core.generators.checkpoints.rosinality import (
     from_rosinality,
@@ -24,10 +32,14 @@ from lsap_core.generators.checkpoints.tensorflow import from_tensorflow_document
 from lsap_core.generators.checkpoints.unpickling import read_pickle, read_records, read_torch
 
 __all__ = [
+    "ASSUMED",
+    "LAYOUTS",
     "CanonicalCheckpoint",
+    "Layout",
     "build_generator",
     "canonical_shapes",
     "from_canonical",
+    "from_generator_document",
     "from_nvlabs",
     "from_nvlabs_discriminator",
     "from_nvlabs_discriminator_document",
@@ -37,6 +49,7 @@ __all__ = [
     "from_tensorflow_document",
     "generator_digest",
     "is_tensorflow",
+    "plain_name",
     "read_pickle",
     "read_records",
     "read_torch",
@@ -45,4 +58,5 @@ __all__ = [
     "to_nvlabs_discriminator",
     "to_rosinality",
     "to_rosinality_document",
+    "unread_network",
 ]

@@ -35,11 +35,15 @@ class CanonicalCheckpoint:
         state: what `Generator(config).state_dict()` holds, float32, on the CPU. `mapping.w_avg` is NaN when
             the file does not say it.
         notes: sentences about what the file did not say and what was done instead.
+        c_dim: classes that the network had in the file; 0 for one without.
+        label: the class that it was read for; None for none, or for the mean over them.
     """
 
     config: GeneratorConfig
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()
+    c_dim: int = 0
+    label: int | None = None
 
     @property
     def digest(self) -> str:
@@ -154,6 +158,20 @@ def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Shape], *, wh
     if len(rows) > SHOWN_PROBLEMS:
         lines.append(f"  ... and {len(rows) - SHOWN_PROBLEMS} more")
     raise CheckpointError(f"{what}: {len(rows)} tensors differ from what its sizes need\n" + "\n".join(lines))
+
+
+def check_square(const: object, *, what: str) -> None:
+    """Refuse a generator whose images are not square, by its constant [..., C, H, W].
+
+    Raises:
+        CheckpointError: the constant is another than 4 x 4.
+    """
+    if isinstance(const, Tensor) and const.ndim >= 3 and tuple(const.shape[-2:]) != (4, 4):
+        height, width = const.shape[-2:]
+        raise CheckpointError(
+            f"{what} starts from a constant of {height} x {width}, so its images are no squares; only squares are "
+            "supported: pass a square generator, with a content_box where the picture is not square"
+        )
 
 
 def check_kernels(kernels: Mapping[str, Tensor], *, gain: float, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from lsap_core.generators.checkpoints.canonical import (
     canonical_shapes,
     canonical_state,
     check_kernels,
+    check_square,
     check_tensors,
     config_from_sizes,
     first_size,
@@ -23,6 +25,7 @@ from lsap_core.generators.checkpoints.canonical import (
 )
 from lsap_core.generators.checkpoints.unpickling import PersistentNode, TensorRecord, to_tensor
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.layers import PIXEL_NORM_EPSILON
 from lsap_core.generators.resample import fir_kernel
 
 WHAT = "the NVlabs generator"
@@ -55,11 +58,12 @@ _FREE_OPTIONS = {
 }
 
 
-def from_nvlabs_document(document: object) -> CanonicalCheckpoint:
+def from_nvlabs_document(document: object, *, label: int | None = None) -> CanonicalCheckpoint:
     """The `G_ema` network of an NVlabs snapshot, whose source code stays unread.
 
     Args:
         document: what `read_records` found in the file.
+        label: the class of a conditional network, from 0; None for the mean over its classes.
 
     Raises:
         CheckpointError: the file holds something else, a storage is hostile, or the tensors do not fit.
@@ -70,17 +74,31 @@ def from_nvlabs_document(document: object) -> CanonicalCheckpoint:
     if not isinstance(node, PersistentNode):
         entries = ", ".join(f"{str(name)[:40]}: {_kind(value)}" for name, value in list(document.items())[:6])
         raise CheckpointError(f"wanted a snapshot with the network G_ema; found {entries or 'no entries'}")
-    nodes = dict(modules_of(node, "G_ema"))
+    return from_nvlabs_network(node, "G_ema", label=label)
+
+
+def from_nvlabs_network(node: PersistentNode, what: str, *, label: int | None = None) -> CanonicalCheckpoint:
+    """A generator that is a persistent object of NVlabs' classes, as in their snapshots and as PTI saves it.
+
+    Args:
+        node: the network.
+        what: how the file calls it.
+        label: the class of a conditional network, from 0; None for the mean over its classes.
+
+    Raises:
+        CheckpointError: it is another network, a storage is hostile, or the tensors do not fit.
+    """
+    nodes = dict(modules_of(node, what))
     if any(name.startswith("synthesis.input") for name in nodes):
         raise CheckpointError(_STYLEGAN3)
-    state = {name: to_tensor(record) for name, record in records_of(nodes, "G_ema")}
+    state = {name: to_tensor(record) for name, record in records_of(nodes, what)}
     init_kwargs = node.state.get("_init_kwargs")
     if not isinstance(init_kwargs, Mapping):
-        raise CheckpointError("G_ema does not say what it was made with: _init_kwargs is missing")
+        raise CheckpointError(f"{what} does not say what it was made with: _init_kwargs is missing")
     clamps = {_number("conv_clamp", n.state["conv_clamp"]) for n in nodes.values() if "conv_clamp" in n.state}
     if len(clamps) > 1:
-        raise CheckpointError(f"G_ema: its layers have different clamps: {sorted(map(str, clamps))}")
-    checkpoint = from_nvlabs(state, init_kwargs, layer_clamp=next(iter(clamps), None))
+        raise CheckpointError(f"{what}: its layers have different clamps: {sorted(map(str, clamps))}")
+    checkpoint = from_nvlabs(state, init_kwargs, layer_clamp=next(iter(clamps), None), label=label)
     used = checkpoint.config.conv_clamp
     if clamps <= {used}:
         return checkpoint
@@ -93,29 +111,29 @@ def from_nvlabs(
     init_kwargs: Mapping[str, Any] | None = None,
     *,
     layer_clamp: float | None = None,
+    label: int | None = None,
 ) -> CanonicalCheckpoint:
     """Canonical form of an NVlabs generator; every size is read from the shapes.
 
-    Accepted: FIR kernels or `mapping.w_avg` left out.
+    Accepted: FIR kernels or `mapping.w_avg` left out. Of a conditional network the label becomes part of the first
+    bias, so that what is left is a generator without classes: synthesis never sees the label, and mapping sees it there
+    alone.
 
     Args:
         state: parameters and buffers by dotted name.
         init_kwargs: what the network was made with, synthesis options nested (stylegan2-ada-pytorch) or flat
             (stylegan3, where `conv_clamp` is 256 unless said otherwise). None: multiplier 0.01.
         layer_clamp: the clamp that the layers themselves carry, used when no synthesis option is given.
+        label: the class of a conditional network, from 0; None for the mean over its classes.
 
     Raises:
-        CheckpointError: another architecture, a conditional network, or a tensor that is missing, unexpected
-            or of another shape.
+        CheckpointError: another architecture, a label that the network has not, or a tensor that is missing,
+            unexpected or of another shape.
     """
     if any(name.startswith("synthesis.input") for name in state):
         raise CheckpointError(_STYLEGAN3)
     kwargs = dict(init_kwargs or {})
-    if kwargs.get("c_dim") or any(name.startswith("mapping.embed.") for name in state):
-        raise CheckpointError(
-            f"{WHAT} is conditional (c_dim = {kwargs.get('c_dim', 'unknown')}): its images need a label; "
-            "only unconditional networks can be inverted here"
-        )
+    state, c_dim, label_notes = _with_label(state, kwargs.get("c_dim"), label)
     clamp, lr_multiplier, unused = _read_options(kwargs, layer_clamp)
     config = _read_config(state, clamp, lr_multiplier)
     for name, field in SIZES.items():
@@ -132,7 +150,9 @@ def from_nvlabs(
     check_kernels({name: state[name] for name in kernels if name in state}, gain=1.0, what=WHAT)
     canonical = {name: tensors[nvlabs_name(name, config)] for name in shapes}
     notes = (f"options of the snapshot that were not used: {', '.join(unused)}",) if unused else ()
-    return CanonicalCheckpoint(config, canonical_state(config, canonical, what=WHAT), notes)
+    return CanonicalCheckpoint(
+        config, canonical_state(config, canonical, what=WHAT), (*label_notes, *notes), c_dim=c_dim, label=label
+    )
 
 
 def to_nvlabs(config: GeneratorConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -203,6 +223,52 @@ def _entries(node: PersistentNode, attribute: str, what: str) -> Iterator[tuple[
     return ((name, value) for name, value in entries.items() if value is not None)
 
 
+def _with_label(
+    state: Mapping[str, Tensor], told: object, label: int | None
+) -> tuple[Mapping[str, Tensor], int, tuple[str, ...]]:
+    """The tensors of a network without classes, the number of classes that it had, and what was done with them.
+
+    The first layer of a conditional mapping network reads [z, y], with z and the embedding y of the label each of mean
+    square 1: W [z, y] / sqrt(Z + E) = (W_z sqrt(Z / (Z + E))) z / sqrt(Z) + W_y y / sqrt(Z + E), of which the second
+    term is constant.
+    """
+    names = ("mapping.embed.weight", "mapping.embed.bias", "mapping.fc0.weight", "mapping.fc0.bias")
+    if not told and not any(name.startswith("mapping.embed.") for name in state):
+        if label is not None:
+            raise CheckpointError(f"label {label} was asked of a generator without classes: leave label out")
+        return state, 0, ()
+    embed, embed_bias, first, bias = (state.get(name) for name in names)
+    if embed is None or embed_bias is None or first is None or bias is None or embed.ndim != 2 or first.ndim != 2:
+        raise CheckpointError(
+            f"{WHAT} is conditional (c_dim = {told or 'unknown'}), and the layers that read its label are not all "
+            f"there: wanted {', '.join(names)}"
+        )
+    width, c_dim = embed.shape
+    z_dim = first.shape[1] - width
+    if told not in (None, 0, c_dim) or z_dim < 1 or tuple(embed_bias.shape) != (width,):
+        raise CheckpointError(
+            f"{WHAT} is conditional (c_dim = {told or 'unknown'}), but embeds {c_dim} classes into {list(embed.shape)} "
+            f"and reads {list(first.shape)}: its tensors do not fit each other"
+        )
+    check_tensors({name: state[name] for name in names}, {name: tuple(state[name].shape) for name in names}, what=WHAT)
+    if label is not None and not 0 <= label < c_dim:
+        raise CheckpointError(f"label {label} was asked of a generator with {c_dim} classes: wanted 0 to {c_dim - 1}")
+    embeddings = embed.double().T / math.sqrt(c_dim) + embed_bias.double()  # a row for each class, of its one-hot label
+    embeddings = embeddings * (embeddings.square().mean(dim=1, keepdim=True) + PIXEL_NORM_EPSILON).rsqrt()
+    y = embeddings.mean(dim=0) if label is None else embeddings[label]
+    wide = first.double()
+    of_z = wide[:, :z_dim] * math.sqrt(z_dim / (z_dim + width))
+    of_label = wide[:, z_dim:] @ y / math.sqrt(z_dim + width)
+    own = {name: tensor for name, tensor in state.items() if not name.startswith("mapping.embed.")}
+    own |= {"mapping.fc0.weight": of_z.float(), "mapping.fc0.bias": (bias.double() + of_label).float()}
+    chosen = (
+        f"label {label} of {c_dim} is"
+        if label is not None
+        else (f"none of its {c_dim} classes was named (label: 0 to {c_dim - 1}), so the mean of their embeddings is")
+    )
+    return own, c_dim, (f"{chosen} taken for codes that are sampled; codes in W and W+ need none",)
+
+
 def _read_options(kwargs: Mapping[str, Any], layer_clamp: float | None) -> tuple[float | None, float, tuple[str, ...]]:
     """Clamp, multiplier of the mapping network, and the names of options that are not known."""
     mapping = _options(kwargs, "mapping_kwargs")
@@ -231,6 +297,7 @@ def _options(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None, lr_multiplier: float) -> GeneratorConfig:
+    check_square(state.get("synthesis.b4.const"), what=WHAT)
     resolution = largest_index(r"synthesis\.b(\d+)\.", state, default=0)
     sides = [4 << power for power in range(max(resolution.bit_length() - 2, 1))]
     channels = tuple(

@@ -19,6 +19,7 @@ from lsap_core.generators.checkpoints.canonical import (
     canonical_state,
     check_digest,
     check_kernels,
+    check_square,
     check_tensors,
     config_from_json,
     config_from_sizes,
@@ -131,7 +132,7 @@ def describe_torch_document(document: object) -> str:
         return f"a state_dict of another network (its modules: {', '.join(sorted(parts)[:6])})"
     if {"encoder", "decoder"} <= keys:
         return "an encoder checkpoint (GANInverter: entries encoder and decoder)"
-    if "g" in keys:
+    if keys & {"g", "G"}:
         return "a training checkpoint with g but without its average g_ema"
     if "input.input" in keys:
         return 'the bare weights of a generator: save them as {"g_ema": weights}'
@@ -143,6 +144,7 @@ def describe_torch_document(document: object) -> str:
 
 
 def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None) -> GeneratorConfig:
+    check_square(state.get("input.input"), what=WHAT)
     num_blocks = (largest_index(r"convs\.(\d+)\.", state, default=-1) + 1) // 2
     channels = [first_size(state, ("conv1.activate.bias", 0), ("conv1.conv.weight", 1), ("input.input", 1))]
     for block in range(num_blocks):

@@ -578,7 +578,7 @@ def test_other_networks_are_refused_by_their_options(pickled: Snapshot, changes:
 def test_conditional_and_stylegan3_networks_are_known_by_their_tensors(pickled: Snapshot) -> None:
     state = to_nvlabs(TINY, random_state(TINY))
     with pytest.raises(CheckpointError, match="conditional"):
-        from_nvlabs(state | {"mapping.embed.weight": torch.zeros(7, 3)})
+        from_nvlabs(state | {"mapping.embed.weight": torch.zeros(7, 3), "mapping.fc0.weight": torch.zeros(7, 10)})
     third = {"synthesis.input.affine.weight": torch.zeros(4, 7), "synthesis.L0_36_512.weight": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="StyleGAN3"):
         from_nvlabs(third)

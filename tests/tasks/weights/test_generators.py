@@ -3,7 +3,10 @@
 import gzip
 import io
 import json
+import pickle
 import shutil
+import sys
+import types
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ import safetensors.torch
 import torch
 
 from lsap_core.errors import CheckpointError
+from lsap_core.generators.checkpoints import to_nvlabs
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from tasks.weights.generators import convert_generator, describe_generator, load_generator, save_generator
@@ -122,6 +126,7 @@ def test_the_description_is_plain_values(tmp_path: Path) -> None:
         "content_box": None,
         "num_ws": 8,
         "num_parameters": sum(p.numel() for p in load_generator(str(SNAPSHOT)).generator.parameters()),
+        "c_dim": 0,
         "has_w_avg": True,
         "notes": [],
     }
@@ -135,11 +140,94 @@ def test_missing_noise_is_noted_and_then_kept(tmp_path: Path, generator: Generat
     (tmp_path / "bare.pt").write_bytes(saved({"g_ema": weights}))
     loaded = load_generator(str(tmp_path / "bare.pt"))
     assert "noise buffers 0, 1, 2, 3, 4 are missing" in loaded.notes[0]
+    assert "the file has no mean of W" in loaded.notes[1]
     assert not loaded.generator.has_w_avg
     converted = convert_generator(str(tmp_path / "bare.pt"), str(tmp_path / "bare.safetensors"))
     assert converted.digest == loaded.digest
     assert converted.notes == loaded.notes
     assert load_generator(str(tmp_path / "bare.safetensors")).notes == loaded.notes
+
+
+def test_what_bare_weights_cannot_say_is_given_when_they_are_converted(tmp_path: Path, generator: Generator) -> None:
+    state = to_nvlabs(CONFIG, {name: tensor.detach() for name, tensor in generator.state_dict().items()})
+    bare, said = str(tmp_path / "bare.pth"), str(tmp_path / "said.safetensors")
+    Path(bare).write_bytes(saved({"G_ema": state}))
+    assert load_generator(bare).config == replace(CONFIG, conv_clamp=None)
+    converted = convert_generator(bare, said, conv_clamp=256.0, mapping_lr_multiplier=0.01)
+    assert converted.digest == load_generator(said).digest
+    assert (converted.config, converted.notes) == (
+        CONFIG,
+        ("given when it was converted: conv_clamp = 256, mapping_lr_multiplier = 0.01",),
+    )
+    with pytest.raises(CheckpointError, match="says conv_clamp itself: leave them out"):
+        convert_generator(said, str(tmp_path / "again.safetensors"), conv_clamp=1.0)
+    with pytest.raises(CheckpointError, match="conv_clamp = -1"):
+        convert_generator(bare, str(tmp_path / "again.safetensors"), conv_clamp=-1.0)
+
+
+def test_weights_without_metadata_in_safetensors_are_known_by_their_tensors(
+    tmp_path: Path, generator: Generator
+) -> None:
+    state = to_nvlabs(CONFIG, {name: tensor.detach() for name, tensor in generator.state_dict().items()})
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(safetensors.torch.save({f"G_ema.{name}": tensor for name, tensor in state.items()}))
+    assert load_generator(str(path)).format == "nvlabs"
+
+
+def test_a_network_that_was_tuned_is_read_as_it_was_saved(
+    tmp_path: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = to_nvlabs(CONFIG, {name: tensor.detach() for name, tensor in generator.state_dict().items()})
+    node = persistent_network(monkeypatch, state, {"conv_clamp": 256.0})
+    digest = save_generator(generator, str(tmp_path / "plain.safetensors"))
+    files = {
+        "model_TUNED_1.pt": saved(node),
+        "old.pt": saved(node, _use_new_zipfile_serialization=False),
+        "entry.pt": saved({"G_ema": node, "w_pivot": np.zeros((1, 6, 7), np.float32)}),
+        "bare.pkl": pickle.dumps(node),
+        "snapshot.pkl": pickle.dumps({"G": node, "D": None, "G_ema": node}),
+        "state.pkl": pickle.dumps({"G_ema": state}),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        loaded = load_generator(str(tmp_path / name))
+        assert loaded.format == "nvlabs"
+        assert loaded.digest == digest or name == "state.pkl"
+
+
+def persistent_network(
+    monkeypatch: pytest.MonkeyPatch, state: dict[str, torch.Tensor], synthesis: dict[str, object]
+) -> object:
+    """A generator as NVlabs' persistent classes pickle it: the name of a function, and a dictionary."""
+
+    def _reconstruct_persistent_obj(meta: object) -> None:
+        raise AssertionError("a file of weights was run")
+
+    _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
+    module = types.ModuleType("torch_utils.persistence")
+    vars(module)["_reconstruct_persistent_obj"] = _reconstruct_persistent_obj
+    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
+    monkeypatch.setitem(sys.modules, "torch_utils.persistence", module)
+
+    class Node:
+        def __init__(self, attributes: dict[str, object]):
+            self.meta = {"type": "class", "version": 6, "module_src": "", "class_name": "N", "state": attributes}
+
+        def __reduce__(self) -> tuple[object, ...]:
+            return _reconstruct_persistent_obj, (self.meta,)
+
+    def build(tensors: dict[str, torch.Tensor], **others: object) -> Node:
+        own = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items() if "." not in name}
+        below: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            head, _, rest = name.partition(".")
+            if rest:
+                below.setdefault(head, {})[rest] = tensor
+        modules = {name: build(inner) for name, inner in below.items()}
+        return Node({"_parameters": own, "_buffers": {}, "_modules": modules, **others})
+
+    return build(state, _init_kwargs={"mapping_kwargs": {}, "synthesis_kwargs": synthesis})
 
 
 # --- what is refused -------------------------------------------------------------------------------------
@@ -188,7 +276,7 @@ OTHER_FILES = {
     "encoder": (saved(ENCODER), r"an encoder checkpoint \(pSp, e4e or HFGI"),
     "old encoder": (saved(ENCODER, _use_new_zipfile_serialization=False), r"an encoder checkpoint \(pSp"),
     "module": (saved({"G": torch.nn.Linear(1, 1)}), r"wants to use torch\.nn\.modules\.linear\.Linear"),
-    "safetensors": (safetensors.torch.save({"w": torch.zeros(1)}), "name no kind; wanted a Generator"),
+    "safetensors": (safetensors.torch.save({"w": torch.zeros(1)}), "a dictionary with the entries w"),
     "network": (
         safetensors.torch.save({"w": torch.zeros(1)}, {"kind": "FeatureNet"}),
         "name FeatureNet; wanted",

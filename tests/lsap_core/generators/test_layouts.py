@@ -1,0 +1,179 @@
+"""Generators are known by their tensors, at whatever entry and under whatever prefix they stand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsap_core.errors import CheckpointError
+from lsap_core.generators import Generator, GeneratorConfig
+from lsap_core.generators.checkpoints import (
+    LAYOUTS,
+    CanonicalCheckpoint,
+    build_generator,
+    from_generator_document,
+    from_nvlabs,
+    to_nvlabs,
+    to_rosinality,
+    to_rosinality_document,
+)
+from lsap_core.generators.checkpoints.layouts import ASSUMED, NO_MEAN
+
+LAYOUT_STATES = {"nvlabs": to_nvlabs, "rosinality": to_rosinality}
+
+
+def make(channels: int = 3, *, mean: bool = True, seed: int = 0) -> CanonicalCheckpoint:
+    config = GeneratorConfig(16, (6, 5, 4), z_dim=3, w_dim=7, num_mapping_layers=2, image_channels=channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = Generator(config)
+    if mean:
+        generator.mapping.w_avg.copy_(torch.arange(7.0))
+    return CanonicalCheckpoint(config, {name: tensor.detach() for name, tensor in generator.state_dict().items()})
+
+
+def named(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+WRAPPINGS: dict[str, Any] = {
+    "bare": lambda s: s,
+    "G_ema": lambda s: {"G_ema": s},
+    "g_ema": lambda s: {"g_ema": s, "g": s, "d": {"x": torch.ones(1)}, "args": None},
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "generator": lambda s: {"generator": s, "discriminator": {"b4.conv.weight": torch.ones(1)}},
+    "params_ema": lambda s: {"params_ema": s, "params": s},
+    "distributed": lambda s: {"g_ema": named(s, "module.")},
+    "compiled": lambda s: named(s, "_orig_mod."),
+    "lightning": lambda s: {"state_dict": named(s, "G_ema.") | named(s, "D."), "pytorch-lightning_version": "2"},
+    "both prefixes": lambda s: {"state_dict": named(s, "module.generator.")},
+    "deep": lambda s: OrderedDict(model={"nets": {"generator_ema": s, "generator": s}}),
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("layout", LAYOUT_STATES)
+def test_bare_weights_are_known_in_every_wrapping(layout: str, wrapping: str) -> None:
+    checkpoint = make()
+    document = WRAPPINGS[wrapping](LAYOUT_STATES[layout](checkpoint.config, checkpoint.state))
+    if layout == "rosinality":
+        document = {"latent_avg": checkpoint.state["mapping.w_avg"], **document}
+    name, found = from_generator_document(document)
+    assert name == layout and found.digest == checkpoint.digest
+    assert any(note.startswith(ASSUMED) for note in found.notes) == (layout == "nvlabs")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("layout", LAYOUT_STATES)
+def test_images_have_as_many_channels_as_the_file_says(layout: str, channels: int) -> None:
+    checkpoint = make(channels)
+    _, found = from_generator_document({"G_ema": LAYOUT_STATES[layout](checkpoint.config, checkpoint.state)})
+    assert found.config == checkpoint.config
+
+
+def test_what_was_assumed_is_told() -> None:
+    checkpoint = make(mean=False)
+    _, found = from_generator_document({"params_ema": to_nvlabs(checkpoint.config, checkpoint.state)})
+    assert NO_MEAN in found.notes and any("--conv-clamp" in note for note in found.notes)
+    _, ours = from_generator_document(to_rosinality_document(make()))
+    assert ours.notes == ()
+
+
+def test_one_of_several_averages_is_not_guessed() -> None:
+    one, other = make(), make(seed=1)
+    first, second = to_nvlabs(one.config, one.state), to_nvlabs(other.config, other.state)
+    _, found = from_generator_document({"ema": first, "tuned": second})
+    assert found.digest == one.digest and "the file holds tuned too" in found.notes[-1]
+    with pytest.raises(CheckpointError, match=r"several generators \(a, b\)"):
+        from_generator_document({"a": first, "b": second})
+    with pytest.raises(CheckpointError, match="without its average g_ema"):
+        from_generator_document({"g": first})
+
+
+@pytest.mark.parametrize("layout", LAYOUT_STATES)
+def test_images_that_are_no_squares_are_refused_in_a_sentence(layout: str) -> None:
+    checkpoint = make()
+    state = LAYOUT_STATES[layout](checkpoint.config, checkpoint.state)
+    name = {"nvlabs": "synthesis.b4.const", "rosinality": "input.input"}[layout]
+    state[name] = torch.cat([state[name], state[name]], dim=-2)
+    with pytest.raises(CheckpointError, match="a constant of 8 x 4, so its images are no squares"):
+        from_generator_document({"g_ema": state})
+
+
+UNREAD = [layout for layout in LAYOUTS if layout.way_out]
+
+
+@pytest.mark.parametrize("layout", UNREAD, ids=lambda layout: layout.sign)
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.generator_ema."])
+def test_files_of_other_programs_are_called_by_name(layout: Any, prefix: str) -> None:
+    names = [layout.sign, *(f"{begin}weight" for begin in layout.others)]
+    with pytest.raises(CheckpointError) as refusal:
+        from_generator_document({"model": {f"{prefix}{name}": torch.zeros(2, 2) for name in names}})
+    assert layout.program in str(refusal.value) and layout.way_out in str(refusal.value)
+
+
+# --- classes ---------------------------------------------------------------------------------------------
+
+
+def conditional(c_dim: int = 4) -> tuple[CanonicalCheckpoint, dict[str, Tensor]]:
+    checkpoint = make()
+    state = to_nvlabs(checkpoint.config, checkpoint.state)
+    numbers = torch.Generator().manual_seed(1)
+    state["mapping.embed.weight"] = torch.randn(7, c_dim, generator=numbers)
+    state["mapping.embed.bias"] = torch.randn(7, generator=numbers)
+    state["mapping.fc0.weight"] = torch.randn(7, 3 + 7, generator=numbers) * 100
+    state["mapping.fc0.bias"] = torch.randn(7, generator=numbers) * 100
+    return checkpoint, state
+
+
+def published_map(state: dict[str, Tensor], z: Tensor, label: int) -> Tensor:
+    """The mapping network of the StyleGAN2-ADA paper's code, as published: [z, y], then its layers."""
+
+    def second_moment_one(x: Tensor) -> Tensor:
+        return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+    one_hot = torch.eye(state["mapping.embed.weight"].shape[1])[[label]].expand(len(z), -1)
+    embed = state["mapping.embed.weight"] / one_hot.shape[1] ** 0.5
+    y = second_moment_one(one_hot @ embed.T + state["mapping.embed.bias"])
+    x = torch.cat([second_moment_one(z), y], dim=1)
+    for layer in ("mapping.fc0", "mapping.fc1"):
+        weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]
+        x = x @ (weight * 0.01 / weight.shape[1] ** 0.5).T + bias * 0.01
+        x = torch.nn.functional.leaky_relu(x, 0.2) * 2**0.5
+    return x
+
+
+@torch.no_grad()
+def test_a_label_is_part_of_the_mapping_and_of_nothing_else() -> None:
+    plain, state = conditional()
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    digests = set()
+    for label in range(4):
+        found = from_nvlabs(state, {"c_dim": 4}, label=label)
+        generator = build_generator(found)
+        torch.testing.assert_close(generator.map(z), published_map(state, z, label), atol=1e-5, rtol=1e-5)
+        w = torch.randn(1, 7)
+        assert torch.equal(generator.synthesize(w), build_generator(plain).synthesize(w))
+        assert (found.c_dim, found.label) == (4, label) and f"label {label} of 4" in found.notes[0]
+        digests.add(found.digest)
+    mean = from_nvlabs(state, {"c_dim": 4})
+    assert "none of its 4 classes was named (label: 0 to 3)" in mean.notes[0]
+    assert len(digests | {mean.digest}) == 5
+
+
+def test_labels_that_mean_nothing_are_refused() -> None:
+    plain, state = conditional()
+    with pytest.raises(CheckpointError, match="label 4 was asked of a generator with 4 classes: wanted 0 to 3"):
+        from_nvlabs(state, label=4)
+    for document in (to_nvlabs(plain.config, plain.state), to_rosinality_document(plain)):
+        with pytest.raises(CheckpointError, match="without classes: leave label out"):
+            from_generator_document(document, label=0)
+    with pytest.raises(CheckpointError, match="embeds 4 classes"):
+        from_nvlabs(state, {"c_dim": 5})
+    del state["mapping.embed.bias"]
+    with pytest.raises(CheckpointError, match="the layers that read its label are not all there"):
+        from_nvlabs(state)
