@@ -175,13 +175,13 @@ class Domain:
         for name in self.encoders:
             method_of_encoder(name)
 
-    def with_encoders(self, encoders: Mapping[str, str]) -> Domain:
-        """The domain with further encoders, or others in the place of its own.
+    def with_encoders(self, encoders: Mapping[str, str], heads: Mapping[str, Heads] | None = None) -> Domain:
+        """The domain with further encoders, or others in the place of its own, and how their heads make rows of W+.
 
         Raises:
             ConfigError: a name that another kind of method has.
         """
-        return replace(self, encoders={**self.encoders, **encoders})
+        return replace(self, encoders={**self.encoders, **encoders}, heads={**self.heads, **(heads or {})})
 
     def method(
         self, name: str, changes: Mapping[str, Any] | None = None, *, shared: Mapping[str, Any] | None = None

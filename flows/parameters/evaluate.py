@@ -11,6 +11,7 @@ from flows.parameters.numbers import MANY_IMAGES, Number, Seed, Whole
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import checked_shard_rows, generator_of
+from lsap_core.encoders.config import Heads
 from lsap_core.presets import encoder_settings
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.networks import EvaluationChoice
@@ -58,6 +59,11 @@ class EvaluateRun(ArchiveRun):
         None, description="real images, for the distance of each image to its nearest ones; none by default"
     )
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
+    heads: dict[str, Heads] = Field(
+        default_factory=dict,
+        description='how encoders make rows of W+, by name, where their files do not say it: "direct" (pSp), "offsets" '
+        '(e4e, LSAP_E) or "single"; over the domain\'s',
+    )
     synthetic: SyntheticParameters | None = Field(
         None, description="encode synthetic images and compare the codes, instead of measuring what is in the archive"
     )
@@ -77,7 +83,7 @@ class EvaluateRun(ArchiveRun):
         """
         domain = self.resolved_domain(settings)
         check_methods(self.methods)
-        domain = refused("encoders", domain.with_encoders, self.encoders)
+        domain = refused("encoders", domain.with_encoders, self.encoders, self.heads)
         if self.frechet is not None and self.source is None and self.synthetic is None:
             raise ParameterError("frechet: it compares with the originals; name their source")
         return EvaluationRequest(
@@ -94,6 +100,7 @@ class EvaluateRun(ArchiveRun):
             frechet=self.frechet,
             reference=self.reference,
             encoders=domain.encoders,
+            heads=domain.heads,
             synthetic=self._synthetic(domain),
             versions=self.versions,
             device=self.workers.device,

@@ -22,6 +22,7 @@ from flows.parameters.shared import (
     generator_of,
     refuse_memory,
 )
+from lsap_core.encoders.config import Heads
 from lsap_core.errors import ConfigError
 from lsap_core.inversion import KeepNoise
 from lsap_core.presets import METHODS, Method
@@ -56,6 +57,11 @@ class InvertRun(Parameters):
     encoders: dict[str, str] = Field(
         default_factory=dict,
         description="weights of encoders by name, over the domain's; a name that is no method's is a method of its own",
+    )
+    heads: dict[str, Heads] = Field(
+        default_factory=dict,
+        description='how encoders make rows of W+, by name, where their files do not say it: "direct" (pSp), "offsets" '
+        '(e4e, LSAP_E) or "single"; over the domain\'s',
     )
     perceptual: str | None = Field(None, description="network of the loss; the domain's by default")
     metric_perceptual: str | None = Field(None, description="network of the reported LPIPS")
@@ -126,6 +132,7 @@ class InvertRun(Parameters):
             num_workers=self.workers.count,
             memory_bytes=None if memory_gb is None else int(memory_gb * 2**30),
             encoders=_places_of_encoders(methods, domain),
+            heads=domain.heads,
             device=self.workers.device,
             compile=self.compile,
         )
@@ -137,7 +144,7 @@ class InvertRun(Parameters):
             ParameterError: a name means nothing.
         """
         domain = domain_of(self.domain, self.generator, settings, label=self.label)
-        return refused("encoders", domain.with_encoders, self.encoders)
+        return refused("encoders", domain.with_encoders, self.encoders, self.heads)
 
     def _method(self, name: str, domain: Domain) -> Method:
         """A published method, one of an encoder, or a variant of one of them, with its settings filled in."""

@@ -103,6 +103,7 @@ class TrainRefinerRun(TrainingRun):
             method=method,
             encoder=domain.encoders[self.encoder] if has_encoder else None,
             encoder_name=self.encoder,
+            heads=domain.heads.get(self.encoder),
             embedding=embedding,
             files={name: path for name, path in files.items() if path is not None},
             directions={**domain.directions, **self.directions},

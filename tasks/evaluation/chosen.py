@@ -141,7 +141,9 @@ def _checked_encoder(
     """
     if name not in request.encoders:
         raise ConfigError(f"encoder {name} of the archive has no file; name it: encoders.{name}=...")
-    found = load_encoder(request.encoders[name], generator_config=loaded.config)
+    found = load_encoder(
+        request.encoders[name], generator_config=loaded.config, name=name, heads=request.heads.get(name)
+    )
     check_generator(found, loaded, request.encoders[name])
     if wanted not in (None, found.digest):
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lsap_core.encoders.config import Heads
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.spaces.styles import StyleSet
 from tasks.editing.calibration import CalibrationOptions
@@ -55,6 +56,7 @@ class EvaluationRequest:
         frechet: network of the Fréchet distance, or None.
         reference: source of real images, or None.
         encoders: path or URL of encoders by name.
+        heads: how those of encoders make rows of W+, by name, for files that do not say it.
         synthetic: measure encoders on these, and not what is in the archive.
         device: "auto", "cpu", "cuda", ...
         refiners: paths or URLs of the networks of refiners, by name.
@@ -73,6 +75,7 @@ class EvaluationRequest:
     frechet: str | None = None
     reference: str | None = None
     encoders: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, Heads] = field(default_factory=dict)
     synthetic: Synthetic | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"

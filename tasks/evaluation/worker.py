@@ -213,7 +213,9 @@ class EvaluationWorker:
         """
         name, digest = about["name"], about["digest"]
         if (name, digest) not in self._encoders:
-            loaded = load_encoder(self.request.encoders[name], generator_config=self.config)
+            loaded = load_encoder(
+                self.request.encoders[name], generator_config=self.config, name=name, heads=self.request.heads.get(name)
+            )
             if loaded.digest != digest:
                 raise CheckpointError(
                     f"{self.request.encoders[name]} holds encoder {loaded.digest}, {digest} was planned: put the file "

@@ -44,12 +44,14 @@ class InversionFacts:
         anchor: digest of the anchor.
         methods: what is run, with the titles that files of encoders give.
         encoders: digest of each encoder by name.
+        notes: what files of weights did not say, and what was done instead.
     """
 
     config: GeneratorConfig
     anchor: str
     methods: tuple[Method, ...]
     encoders: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def facts_of(request: InversionRequest) -> InversionFacts:
@@ -91,7 +93,7 @@ class InversionStage:
         loaded, self.facts = _checked(request)
         self.build_worker = functools.partial(EmbedWorker, request)
         self.batch_size = request.batch_size
-        self.notes: list[str] = []
+        self.notes: list[str] = list(self.facts.notes)
         self._start = start
         self._request = request
         self._left: set[str] = set()  # jobs that were handed out and are not published
@@ -251,10 +253,12 @@ def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts
     loaded = request.generator.load()
     request.networks.check(loaded.config)
     _check_room(request, loaded.config)
+    notes = [f"generator: {note}" for note in loaded.notes]
     digests: dict[str, str] = {}
     titles: dict[str, str] = {}
     for name in dict.fromkeys(method.encoder for method in request.methods if method.encoder is not None):
-        encoder = encoder_facts(request.encoders[name], loaded)
+        encoder = encoder_facts(request.encoders[name], loaded, name=name, heads=request.heads.get(name))
+        notes += [f"encoder {name}: {note}" for note in encoder.notes]
         for method in request.methods:
             if method.encoder == name:
                 _check_settings(method, encoder, loaded)
@@ -264,7 +268,9 @@ def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts
         replace(method, title=titles[method.name]) if method.name in titles.keys() - METHODS.keys() else method
         for method in request.methods
     )
-    return loaded, InversionFacts(loaded.config, request.anchor.digest(loaded.digest), tuple(methods), digests)
+    return loaded, InversionFacts(
+        loaded.config, request.anchor.digest(loaded.digest), tuple(methods), digests, tuple(notes)
+    )
 
 
 def _check_room(request: InversionRequest, config: GeneratorConfig) -> None:

@@ -114,7 +114,12 @@ def probe_here(
     networks = load_networks(request.networks, device)
     parts = Parts(generator, anchor, networks.perceptual)
     if method.encoder is not None:
-        encoder = load_encoder(request.encoders[method.encoder], generator_config=loaded.config).encoder
+        encoder = load_encoder(
+            request.encoders[method.encoder],
+            generator_config=loaded.config,
+            name=method.encoder,
+            heads=request.heads.get(method.encoder),
+        ).encoder
         parts = replace(
             parts,
             encoder=place(encoder, device).requires_grad_(False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lsap_core.encoders.config import Heads
 from lsap_core.presets import Method
 from tasks.archived.anchors import AnchorOptions
 from tasks.inversion.compiling import Compile
@@ -33,6 +34,7 @@ class InversionRequest:
         num_workers: that share the work, and the memory of a machine.
         memory_bytes: that each of them may take; None for a share of what is free.
         encoders: path or URL of every encoder that a method names.
+        heads: how those of encoders make rows of W+, by name, for files that do not say it.
         device: "auto", "cpu", "cuda", ...
         compile: whether steps of optimizations are compiled.
     """
@@ -49,6 +51,7 @@ class InversionRequest:
     shard_rows: int
     batch_size: int
     encoders: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, Heads] = field(default_factory=dict)
     device: str = "auto"
     fits_batch: bool = False
     num_workers: int = 1

@@ -339,7 +339,12 @@ class EmbedWorker:
             CheckpointError: the file holds another one.
         """
         if (name, digest) not in self._encoders:
-            loaded = load_encoder(self.request.encoders[name], generator_config=self.generator.config)
+            loaded = load_encoder(
+                self.request.encoders[name],
+                generator_config=self.generator.config,
+                name=name,
+                heads=self.request.heads.get(name),
+            )
             if loaded.digest != digest:
                 raise CheckpointError(
                     f"{self.request.encoders[name]} holds encoder {loaded.digest}, run {run_id} was planned with "

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lsap_core.editing.directions import Direction
+from lsap_core.encoders.config import Heads
 from lsap_core.errors import ConfigError
 from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.perceptual.curricular_face import FaceIdentity
@@ -43,6 +44,7 @@ class RefinerTrainingSpec(TrainingSpec):
         method: how to train.
         encoder: file of the encoder whose codes are refined, or guide edits; None where none are.
         encoder_name: what configurations call it.
+        heads: how its heads make rows of W+, where its file does not say it.
         embedding: how it is asked for codes.
         files: what the training starts from, paths by field.
         directions: paths of directions to edit along, by name.
@@ -54,6 +56,7 @@ class RefinerTrainingSpec(TrainingSpec):
     embedding: EncoderSettings
     files: Mapping[str, str] = field(default_factory=dict)
     directions: Mapping[str, str] = field(default_factory=dict)
+    heads: Heads | None = None
     what = "networks"
 
     @property
@@ -138,7 +141,7 @@ def load_its_encoder(spec: RefinerTrainingSpec, generator: LoadedGenerator) -> L
     """
     if spec.encoder is None:
         return None
-    loaded = load_encoder(spec.encoder, generator_config=generator.config)
+    loaded = load_encoder(spec.encoder, generator_config=generator.config, name=spec.encoder_name, heads=spec.heads)
     check_generator(loaded, generator, spec.encoder)
     EncoderEmbedder(generator.generator, loaded.encoder, spec.embedding)  # raises where it cannot be asked like that
     return loaded

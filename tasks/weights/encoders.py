@@ -18,7 +18,7 @@ from lsap_core.encoders.checkpoints import (
     from_encoder_document,
     to_encoder_metadata,
 )
-from lsap_core.encoders.config import EncoderConfig
+from lsap_core.encoders.config import EncoderConfig, Heads
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import CanonicalCheckpoint, read_torch
@@ -38,7 +38,7 @@ from tasks.weights.files import (
 from tasks.weights.generators import LoadedGenerator
 
 KINDS = "a released .pt (pSp, e4e, ReStyle, W encoder, GANInverter with LSAP_E) or a .safetensors of this project"
-READ_BY = 1
+READ_BY = 2
 """Goes up when a file is read as another encoder than before, so that nothing remembered of it counts any more."""
 _START_BYTES = 512
 RTOL, ATOL = 1e-4, 1e-6  # between two conversions of one network
@@ -75,6 +75,8 @@ def load_encoder(
     path_or_url: str,
     *,
     generator_config: GeneratorConfig | None = None,
+    name: str | None = None,
+    heads: Heads | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> LoadedEncoder:
     """The encoder of a file, without running any code that the file holds.
@@ -82,13 +84,15 @@ def load_encoder(
     Args:
         path_or_url: a path, or a URL that fsspec knows (s3://, https://, memory://, ...).
         generator_config: sizes of the generator that it is wanted for: released files do not say all of theirs.
+        name: what a run calls it: published names tell how heads make rows of W+ where the file does not.
+        heads: how they do, for files that do not say it.
         storage_options: passed to fsspec.
 
     Raises:
         CheckpointError: there is no such file, or it is no encoder that can be read.
     """
     with open_weights(path_or_url, storage_options, wanted=KINDS) as file:
-        checkpoint = _read_checkpoint(path_or_url, file, generator_config)
+        checkpoint = _read_checkpoint(path_or_url, file, generator_config, name=name, heads=heads)
     return LoadedEncoder(
         encoder=build_encoder(checkpoint, copy=False),
         config=checkpoint.config,
@@ -110,14 +114,18 @@ class EncoderFacts:
         config: its sizes.
         digest: of the encoder.
         title: what to call it in reports, or None.
+        notes: sentences about what its file did not say and what was done instead.
     """
 
     config: EncoderConfig
     digest: str
     title: str | None
+    notes: tuple[str, ...] = ()
 
 
-def encoder_facts(location: str, generator: LoadedGenerator) -> EncoderFacts:
+def encoder_facts(
+    location: str, generator: LoadedGenerator, *, name: str | None = None, heads: Heads | None = None
+) -> EncoderFacts:
     """What an encoder is, and that its codes are those of a generator; its file is read once for each.
 
     A file counts as known by its place, size and time of change, or by what its store calls its version. Who computes
@@ -126,6 +134,8 @@ def encoder_facts(location: str, generator: LoadedGenerator) -> EncoderFacts:
     Args:
         location: path or URL of the encoder.
         generator: the generator that is to make images of its codes.
+        name: as for `load_encoder`.
+        heads: as there.
 
     Raises:
         CheckpointError: it cannot be read, or is not of this generator.
@@ -133,15 +143,17 @@ def encoder_facts(location: str, generator: LoadedGenerator) -> EncoderFacts:
     version = version_of(location)
     remembered, key = Remembered("encoders"), ""
     if version is not None:
-        key = digest_of([READ_BY, *version, generator.digest])
+        key = digest_of([READ_BY, *version, generator.digest, name, heads])
         if found := remembered.get(key):
-            return EncoderFacts(EncoderConfig.from_dict(found["config"]), found["digest"], found["title"])
-    loaded = load_encoder(location, generator_config=generator.config)
+            return EncoderFacts(
+                EncoderConfig.from_dict(found["config"]), found["digest"], found["title"], tuple(found["notes"])
+            )
+    loaded = load_encoder(location, generator_config=generator.config, name=name, heads=heads)
     check_generator(loaded, generator, location)
     if key:
         told = {"file": location, "config": loaded.config.to_dict(), "digest": loaded.digest, "title": loaded.title}
-        remembered.put(key, told)
-    return EncoderFacts(loaded.config, loaded.digest, loaded.title)
+        remembered.put(key, {**told, "notes": list(loaded.notes)})
+    return EncoderFacts(loaded.config, loaded.digest, loaded.title, loaded.notes)
 
 
 def check_generator(loaded: LoadedEncoder, generator: LoadedGenerator, location: str) -> None:
@@ -181,16 +193,17 @@ def describe_encoder(path_or_url: str, *, storage_options: Mapping[str, Any] | N
         CheckpointError: as `load_encoder`.
     """
     with open_weights(path_or_url, storage_options, wanted=KINDS) as file:
-        checkpoint = _read_checkpoint(path_or_url, file, None)
+        checkpoint = _read_checkpoint(path_or_url, file, None, needs_heads=False)
         num_bytes = file.seek(0, io.SEEK_END)
     decoder, buffers = checkpoint.decoder, {"running_mean", "running_var", "w_avg"}
     return {
         "location": path_or_url,
-        "layout": checkpoint.layout,
+        "layout": checkpoint.layout if checkpoint.knows_heads else "psp or e4e",
         "title": checkpoint.title or None,
         "num_bytes": num_bytes,
-        "digest": checkpoint.digest,
+        "digest": checkpoint.digest if checkpoint.knows_heads else None,
         **checkpoint.config.to_dict(),
+        **({} if checkpoint.knows_heads else {"heads": "not said"}),
         "num_parameters": sum(t.numel() for name, t in checkpoint.state.items() if name.split(".")[-1] not in buffers),
         "starts_from_mean": bool((checkpoint.state["w_avg"] != 0).any()),
         "generator_digest": checkpoint.generator_digest,
@@ -225,12 +238,22 @@ def encode_encoder(
     return safetensors.torch.save(checkpoint.state, to_encoder_metadata(checkpoint))
 
 
-def _read_checkpoint(location: str, file: BinaryIO, generator_config: GeneratorConfig | None) -> EncoderCheckpoint:
+def _read_checkpoint(
+    location: str,
+    file: BinaryIO,
+    generator_config: GeneratorConfig | None,
+    *,
+    name: str | None = None,
+    heads: Heads | None = None,
+    needs_heads: bool = True,
+) -> EncoderCheckpoint:
     start = file.read(_START_BYTES)
     try:
         if is_torch_file(start):
             check_torch_zip(file, wanted=KINDS)
-            return from_encoder_document(read_torch(file), generator_config=generator_config)
+            return from_encoder_document(
+                read_torch(file), generator_config=generator_config, heads=heads, name=name, needs_heads=needs_heads
+            )
         if is_safetensors(start):
             return from_canonical_encoder(*read_safetensors(start + file.read()))
         raise CheckpointError(f"it is {describe_other(start)}; wanted {KINDS}")

@@ -47,6 +47,7 @@ class EncoderCheckpoint:
         generator_digest: digest of the generator that it was trained with. None when nobody recorded it, as in
             published files, which may bring that generator itself.
         title: what to call it in reports, or "".
+        knows_heads: whether anybody said how its heads make rows of W+; else `config` has "direct" in the place of it.
     """
 
     config: EncoderConfig
@@ -58,6 +59,7 @@ class EncoderCheckpoint:
     discriminator: dict[str, Tensor] | None = None
     generator_digest: str | None = None
     title: str = ""
+    knows_heads: bool = True
 
     @property
     def digest(self) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +16,14 @@ from lsap_core.encoders.checkpoints.canonical import EncoderCheckpoint, canonica
 from lsap_core.encoders.config import Backbone, EncoderConfig, Heads
 from lsap_core.encoders.latent_discriminator import LatentDiscriminator
 from lsap_core.errors import CheckpointError, ConfigError
-from lsap_core.generators.checkpoints.canonical import CanonicalCheckpoint, check_tensors, first_size, largest_index
+from lsap_core.generators.checkpoints.canonical import (
+    CanonicalCheckpoint,
+    build_generator,
+    check_tensors,
+    first_size,
+    largest_index,
+)
+from lsap_core.generators.checkpoints.layouts import plain_name
 from lsap_core.generators.checkpoints.rosinality import describe_torch_document, from_rosinality
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import COMPARISON_SIDE
@@ -41,6 +48,30 @@ HEADS_OF_TYPE: dict[str, Heads] = {
     "WEncoder": "single",
 }
 """How the classes of the published programs, by name, make rows of W+."""
+
+HEADS_OF_METHOD: dict[str, Heads] = {
+    "psp": "direct",
+    "restyle_psp": "direct",
+    "e4e": "offsets",
+    "restyle_e4e": "offsets",
+    "lsap_e": "offsets",
+}
+"""How the encoders of published methods, by name, make rows of W+; for files that do not say it."""
+
+_FEATURES = (
+    "a StyleFeatureEditor checkpoint, whose networks predict features of the generator: it refines codes, and is no "
+    "encoder: name the file as refiner_networks.sfe of lsap run refine"
+)
+NO_ENCODERS = {
+    "hypernet": "a HyperStyle checkpoint, whose hypernetwork changes the generator: it refines codes, and is no "
+    "encoder: name the file as refiner_networks.hyperstyle of lsap run refine",
+    "inverter": _FEATURES,
+    "e4e_encoder": _FEATURES,
+}
+"""Modules of networks that are no encoders, and what a file with them is."""
+
+MEAN_SAMPLES = 10_000
+MEAN_SEED = 0
 
 PREFIXES = {
     "input_layer.": "backbone.input_layer.",
@@ -74,6 +105,7 @@ class _Parts:
     options: dict[str, Any]
     is_ganinverter: bool
     is_hfgi: bool = False
+    knows_heads: bool = True
     notes: list[str] = field(default_factory=list)
 
 
@@ -83,8 +115,16 @@ def is_encoder_document(document: object) -> bool:
         return False
     if isinstance(document.get("encoder"), Mapping):
         return True
-    state = document.get("state_dict")
-    return isinstance(state, Mapping) and any(_plain_name(name).startswith("encoder.") for name in state)
+    modules = _modules_of(document)
+    return "encoder" in modules and not modules & NO_ENCODERS.keys()
+
+
+def _modules_of(document: Mapping[Any, Any]) -> set[str]:
+    """First parts of the names in the entry `state_dict`, or in a document that is one itself."""
+    state = document.get("state_dict", document)
+    return (
+        {plain_name(name).split(".")[0] for name in state if "." in str(name)} if isinstance(state, Mapping) else set()
+    )
 
 
 def from_encoder_document(
@@ -93,12 +133,14 @@ def from_encoder_document(
     input_size: tuple[int, int] | None = None,
     generator_config: GeneratorConfig | None = None,
     heads: Heads | None = None,
+    name: str | None = None,
+    needs_heads: bool = True,
 ) -> EncoderCheckpoint:
     """The encoder of a published checkpoint, with its generator and discriminator where they are in the file.
 
     Names may carry the `module.` of distributed training at any level. Of more heads than the generator has rows
-    the first are used, and a note says so. `w_avg` is the file's `latent_avg`, or zeros where its options say
-    that codes do not start from it. Training state (optimizers, counters) is left alone.
+    the first are used, and a note says so. `w_avg` is the file's `latent_avg`, or that of the generator in the file, or
+    zeros where its options say that codes do not start from it. Training state (optimizers, counters) is left alone.
 
     Args:
         document: what `read_torch` found in the file.
@@ -106,6 +148,9 @@ def from_encoder_document(
             else the shape of the generator's content box with 256 on its longer side, else 256 x 256.
         generator_config: the generator it is wanted for; by default the one in the file.
         heads: how its heads make rows of W+, for files that do not say it.
+        name: what a run calls it; where neither file nor `heads` say it, published names do.
+        needs_heads: whether a file is refused whose heads nobody knows; else they count as "direct", and the checkpoint
+            says so.
 
     Raises:
         CheckpointError: the file is another kind of checkpoint, it does not say what it must, or its tensors do
@@ -114,9 +159,9 @@ def from_encoder_document(
     parts = _sort(document)
     decoder = _read_decoder(parts)
     generator = generator_config or (decoder.config if decoder else None)
-    config = _read_config(parts, _read_heads(parts, heads), generator, input_size, generator_config)
+    config = _read_config(parts, _read_heads(parts, heads, name, needs_heads), generator, input_size, generator_config)
     state = {_our_name(name): tensor for name, tensor in _first_heads(config, parts).items()}
-    state["w_avg"] = _read_w_avg(config, parts)
+    state["w_avg"] = _read_w_avg(config, parts, decoder)
     return EncoderCheckpoint(
         config,
         canonical_encoder_state(config, state, what=WHAT),
@@ -125,6 +170,7 @@ def from_encoder_document(
         notes=(*parts.notes, *(f"generator: {note}" for note in (decoder.notes if decoder else ()))),
         decoder=decoder,
         discriminator=_read_discriminator(parts.discriminator, config.w_dim),
+        knows_heads=parts.knows_heads,
     )
 
 
@@ -153,7 +199,8 @@ def _sort(document: object) -> _Parts:
             )
         others = set(document)
     else:
-        tables = _by_module(document["state_dict"])
+        state = document.get("state_dict", document)
+        tables = _by_module({name: value for name, value in state.items() if isinstance(value, Tensor)})
         others = set(tables)
     latent_avg = document.get("latent_avg")
     if latent_avg is None:
@@ -177,7 +224,7 @@ def _by_module(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
     """Tensors by the first part of their names, without `module.`."""
     tables: dict[str, dict[str, Any]] = {}
     for name, tensor in state.items():
-        module, _, rest = _plain_name(name).partition(".")
+        module, _, rest = plain_name(name).partition(".")
         table = tables.setdefault(module, {})
         if rest in table:
             raise CheckpointError(f"{WHAT}: {module}.{rest} is there twice, with and without module.")
@@ -185,22 +232,15 @@ def _by_module(state: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _plain_name(name: object) -> str:
-    """A name without the `module.` of distributed training, wherever it stands."""
-    return re.sub(r"(?:^|(?<=\.))module\.", "", str(name)[:500])
-
-
 def _describe(document: object) -> str:
     if isinstance(document, Mapping):
-        keys = {_plain_name(key).split(".")[0] for key in document}
+        keys = {plain_name(key).split(".")[0] for key in document}
         state = document.get("state_dict")
-        modules = {_plain_name(key).split(".")[0] for key in state} if isinstance(state, Mapping) else set()
+        modules = {plain_name(key).split(".")[0] for key in state} if isinstance(state, Mapping) else set()
         if "g_ema" in keys:
             return "a generator checkpoint (entry g_ema): pass it as the generator"
-        if "hypernet" in modules:
-            return (
-                "a HyperStyle checkpoint, whose hypernetwork changes the generator: it refines codes, and is no encoder"
-            )
+        if others := sorted((keys | modules) & NO_ENCODERS.keys()):
+            return NO_ENCODERS[others[0]]
         if {"input_layer", "body", "output_layer"} <= keys:
             return "the face recognition network that encoders start from (ArcFace): pass it as the backbone"
         if {"input_layer", "body"} <= keys or {"conv1", "body"} <= keys:
@@ -243,18 +283,28 @@ def _read_decoder(parts: _Parts) -> CanonicalCheckpoint | None:
         raise CheckpointError(f"the decoder in the file: {error}") from error
 
 
-def _read_heads(parts: _Parts, wanted: Heads | None) -> Heads:
+def _read_heads(parts: _Parts, wanted: Heads | None, name: str | None, needs_heads: bool) -> Heads:
     """How the heads make rows, from the class that the options name, the tensors, or other options."""
     found = _heads_of_file(parts)
     if found is not None and wanted is not None and found != wanted:
         raise CheckpointError(f'{WHAT}: its file says "{found}" heads, "{wanted}" were asked for: leave heads out')
-    heads = found or wanted
-    if heads is None:
+    if found is not None or wanted is not None:
+        if found is None:
+            parts.notes.append(f"the file does not say how its heads make rows of W+; {wanted} was given")
+        return found or cast(Heads, wanted)
+    if name in HEADS_OF_METHOD:
+        heads = HEADS_OF_METHOD[name]
+        parts.notes.append(f"the file does not say how its heads make rows of W+; {heads}, as {name} has, was assumed")
+        return heads
+    if needs_heads:
+        field = f"heads.{name or 'NAME'}"
         raise CheckpointError(
-            f"{WHAT}: the file does not say whether its heads give rows of W+ or offsets to the first row "
-            '(opts have no encoder_type): pass heads="direct" for pSp or heads="offsets" for e4e and LSAP_E'
+            f"{WHAT}: the file does not say whether its heads give rows of W+ or offsets to the first row (opts have "
+            f"no encoder_type): set {field} in the run or domain file, to direct for one like pSp or offsets for one "
+            f"like e4e and LSAP_E, or give it the name of its method ({', '.join(HEADS_OF_METHOD)})"
         )
-    return heads
+    parts.knows_heads = False
+    return "direct"
 
 
 def _heads_of_file(parts: _Parts) -> Heads | None:
@@ -318,7 +368,7 @@ def _read_input_size(
 def _read_channels(encoder: Mapping[str, Any], generator: GeneratorConfig | None) -> tuple[int, bool]:
     """Channels of one image, and whether the first layer reads two of them."""
     found = first_size(encoder, ("input_layer.0.weight", 1), ("conv1.weight", 1))
-    choices = (generator.image_channels,) if generator else (1, 3)
+    choices = (generator.image_channels,) if generator else (1, 3, 4)
     for channels in choices:
         if found in (channels, 2 * channels):
             return channels, found != channels
@@ -380,13 +430,19 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _read_w_avg(config: EncoderConfig, parts: _Parts) -> Tensor:
+def _read_w_avg(config: EncoderConfig, parts: _Parts, decoder: CanonicalCheckpoint | None) -> Tensor:
     """Where codes start, [K, w_dim], from [w_dim], [1, w_dim] or [K' >= K, w_dim]."""
     wanted = (config.num_ws, config.w_dim)
     # ReStyle starts from the mean whatever its options say.
     if parts.options.get("start_from_latent_avg") is False and not config.is_iterative:
         return torch.zeros(wanted)
     found = parts.latent_avg
+    if found is None and decoder is not None and decoder.config.w_dim == config.w_dim:
+        parts.notes.append(
+            f"the file has no latent_avg; the mean of {MEAN_SAMPLES} codes of the generator in it was taken (NumPy's "
+            f"RandomState({MEAN_SEED}))"
+        )
+        found = _mean_of_w(decoder)
     if found is None:
         raise CheckpointError(
             f"{WHAT} starts from the mean of W and the file has no latent_avg: add that of its generator as the "
@@ -404,13 +460,22 @@ def _read_w_avg(config: EncoderConfig, parts: _Parts) -> Tensor:
     )
 
 
+@torch.no_grad()
+def _mean_of_w(decoder: CanonicalCheckpoint) -> Tensor:
+    """The mean of W, [w_dim]: in float64, so that every machine rounds it to the same float32."""
+    mapping = build_generator(decoder).mapping.double()
+    z = np.random.RandomState(MEAN_SEED).standard_normal((MEAN_SAMPLES, decoder.config.z_dim))
+    mean: Tensor = mapping(torch.from_numpy(z)).mean(dim=0)
+    return mean.float()
+
+
 def _read_discriminator(state: object, w_dim: int) -> dict[str, Tensor] | None:
     """The latent discriminator that was trained beside the encoder."""
     if not isinstance(state, Mapping):
         return None
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in LatentDiscriminator(w_dim).state_dict().items()}
-    tensors = {_plain_name(name): tensor for name, tensor in state.items()}
+    tensors = {plain_name(name): tensor for name, tensor in state.items()}
     check_tensors(tensors, shapes, what="the latent discriminator in the file")
     return {name: tensors[name].detach().to(device="cpu", dtype=torch.float32).contiguous() for name in shapes}
 

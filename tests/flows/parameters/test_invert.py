@@ -264,6 +264,19 @@ def test_the_content_box_of_the_domain_reaches_the_tasks(tmp_path: Path) -> None
     assert run.resolve(SETTINGS).generator.content_box == (64, 448, 0, 512)
 
 
+def test_labels_and_heads_of_run_and_domain_reach_the_tasks(tmp_path: Path) -> None:
+    heads = {"mine": "offsets", "other": "direct"}
+    domain = {"name": "d", "description": "d", "perceptual": "lpips-vgg", "label": 3, "heads": heads}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(domain))
+    values = {**SMALLEST, "domain": str(tmp_path / "d.yaml"), "generator": "g.pkl"}
+    request = InvertRun(**values).resolve(SETTINGS)
+    assert (request.generator.label, request.heads) == (3, heads)
+    request = InvertRun(**values, label=0, heads={"mine": "single"}).resolve(SETTINGS)
+    assert (request.generator.label, request.heads) == (0, {**heads, "mine": "single"})
+    with pytest.raises(ValueError, match="label"):
+        InvertRun(**values, label=-1)
+
+
 def test_the_metric_of_the_domain_stays_when_the_run_changes_the_loss() -> None:
     values = {**SMALLEST, "generator": "g.pt"}
     networks = InvertRun(**values, perceptual="lpips-squeeze").resolve(SETTINGS).networks

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,9 +25,11 @@ from lsap_core.encoders.checkpoints import (
     is_encoder_document,
     to_encoder_metadata,
 )
+from lsap_core.encoders.checkpoints.published import HEADS_OF_METHOD
 from lsap_core.errors import CheckpointError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.generators.checkpoints import read_torch, to_rosinality
+from lsap_core.presets import METHODS
 
 Table = Callable[..., dict[str, Tensor]]
 
@@ -288,11 +291,59 @@ def test_heads_with_gaps_are_refused_before_anything_is_built(table: Table) -> N
 
 def test_heads_that_nobody_names_have_to_be_passed(table: Table) -> None:
     file = document(table("psp_encoder"), {"output_size": 32})
-    with pytest.raises(CheckpointError, match='pass heads="direct" for pSp or heads="offsets" for e4e and LSAP_E'):
-        from_encoder_document(file)
-    assert from_encoder_document(file, heads="offsets").config.heads == "offsets"
+    with pytest.raises(CheckpointError, match=r"set heads\.mine in the run or domain file, to direct for one like pSp"):
+        from_encoder_document(file, name="mine")
+    given = from_encoder_document(file, heads="offsets", name="psp")
+    assert given.config.heads == "offsets" and "offsets was given" in given.notes[0]
+    looked_at = from_encoder_document(file, needs_heads=False)
+    assert (looked_at.knows_heads, looked_at.config.num_ws) == (False, 8) and given.knows_heads
     with pytest.raises(CheckpointError, match='its file says "direct" heads, "offsets" were asked for'):
         from_encoder_document(file | {"opts": PSP}, heads="offsets")
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("psp", "direct"),
+        ("restyle_psp", "direct"),
+        ("e4e", "offsets"),
+        ("lsap_e", "offsets"),
+        ("restyle_e4e", "offsets"),
+    ],
+)
+def test_a_published_name_tells_how_heads_make_rows(name: str, heads: str, table: Table) -> None:
+    file = {"state_dict": table("psp_encoder"), "latent_avg": torch.zeros(512)}
+    found = from_encoder_document(file, name=name)
+    assert found.config.heads == heads
+    assert found.notes == (f"the file does not say how its heads make rows of W+; {heads}, as {name} has, was assumed",)
+    assert from_encoder_document(file | {"opts": PSP}, name="e4e").config.heads == "direct"  # what the file says holds
+
+
+def test_the_names_that_tell_are_those_of_the_methods() -> None:
+    assert {
+        name: "offsets" if (method.base or name).endswith("e4e") else "direct"
+        for name, method in METHODS.items()
+        if method.encoder == name
+    } == HEADS_OF_METHOD
+
+
+def test_weights_that_stand_at_the_top_are_those_of_an_encoder_too(table: Table) -> None:
+    bare = {f"module.{name}": tensor for name, tensor in table("psp_encoder").items()}
+    found = from_encoder_document(bare | {"latent_avg": torch.ones(512), "epoch": 3}, name="psp")
+    assert torch.equal(found.state["w_avg"], torch.ones(8, 512))
+
+
+def test_the_mean_is_that_of_the_generator_in_the_file(table: Table) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = Generator(EIGHT_ROWS)
+    decoder = {f"decoder.{name}": t for name, t in to_rosinality(EIGHT_ROWS, generator.state_dict()).items()}
+    file = {"state_dict": table("e4e_encoder") | decoder, "opts": E4E}
+    found = from_encoder_document(file)
+    z = torch.from_numpy(np.random.RandomState(0).standard_normal((10_000, 512)).astype(np.float32))
+    expected = generator.map(z).mean(dim=0).expand(8, -1)
+    torch.testing.assert_close(found.state["w_avg"], expected, atol=1e-5, rtol=1e-4)
+    assert "the mean of 10000 codes of the generator in it was taken" in found.notes[0]
 
 
 def test_options_of_e4e_name_it_also_without_its_class(table: Table) -> None:
@@ -409,6 +460,9 @@ def test_weights_that_are_no_numbers_are_refused(table: Table) -> None:
         ),
         ({"input_layer.0.weight": 0, "body.0": 0}, "the bare weights of an encoder: save them as"),
         ({"state_dict": {"hypernet.a": 0, "decoder.b": 0}}, "a HyperStyle checkpoint.*no encoder"),
+        ({"state_dict": {"module.hypernet.a": 0, "encoder.b": 0}}, r"a HyperStyle .*refiner_networks\.hyperstyle"),
+        ({"state_dict": {"encoder.convs.0.weight": 0, "inverter.a.b": 0}}, r"a StyleFeatureEditor .*networks\.sfe"),
+        ({"state_dict": {"encoder.a": 0, "e4e_encoder.a.b": 0}, "encoder_opt": {}}, "a StyleFeatureEditor"),
         ({"state_dict": {"module.encoder_q.conv1.weight": 0}}, "a state_dict of another network"),
         ({"anything": 1}, "a dictionary with the entries anything"),
         ([1, 2], "a single list"),

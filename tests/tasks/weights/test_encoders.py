@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -168,6 +169,28 @@ def test_a_released_file_brings_encoder_generator_and_options(released_encoder: 
     assert released_encoder.generator is not None
     assert released_encoder.generator.config == RELEASED
     check_generator(released_encoder, as_loaded(released_generator(), tmp_path), "released.pt")
+
+
+def test_of_a_file_that_does_not_say_its_heads_the_sizes_are_shown_and_a_run_says_them(
+    tmp_path: Path,
+) -> None:
+    config = EncoderConfig("direct", "ir_se_50", 2, RELEASED.w_dim, (256, 256), 3)
+    published = {"backbone.": "", "heads.": "styles.", "pyramid.lateral": "latlayer", "w_avg": "latent_avg"}
+    state: dict[str, Tensor] = {}
+    for name, shape in encoder_shapes(config).items():
+        for ours, theirs in published.items():
+            name = name.replace(ours, theirs)
+        state[f"encoder.{name}"] = torch.zeros(shape)
+    mean = state.pop("encoder.latent_avg")[0].numpy()
+    path = str(tmp_path / "cut_down.pt")
+    torch.save({"state_dict": state, "latent_avg": mean, "best_val_loss": np.float64(1)}, path)
+    described = describe_encoder(path)
+    assert (described["heads"], described["num_ws"], described["digest"]) == ("not said", 2, None)
+    with pytest.raises(CheckpointError, match=r"cut_down\.pt: .*set heads\.mine in the run"):
+        load_encoder(path, name="mine")
+    assert load_encoder(path, name="mine", heads="offsets").config == replace(config, heads="offsets")
+    loaded = load_encoder(path, name="psp")
+    assert loaded.config == config and "direct, as psp has, was assumed" in loaded.notes[0]
 
 
 def test_one_network_with_other_noise_or_another_mean_is_the_same_generator(
