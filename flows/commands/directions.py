@@ -75,7 +75,7 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     _add_generator(apply)
     apply.add_argument("--method", required=True, help="whose codes")
     apply.add_argument("--image", nargs="+", required=True, metavar="ID", help="image ids")
-    apply.add_argument("--direction", required=True, metavar="NAME_OR_FILE", help="the domain's, or a file")
+    apply.add_argument("--direction", required=True, metavar="NAME_OR_FILE", help="the domain's, a file, or FILE#NAME")
     apply.add_argument("--component", type=int, metavar="INDEX", help="which one, of a file of components")
     apply.add_argument("--mode", choices=["absolute", "offset"], help="what a component's strength means")
     apply.add_argument("--strength", type=float, nargs="+", required=True, metavar="S")
@@ -85,7 +85,8 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     finish(apply, apply_direction)
 
     describe = verbs.add_parser("describe", help="what a file of directions holds")
-    describe.add_argument("path")
+    describe.add_argument("path", help="a file, or FILE#NAME, one of many directions in it")
+    _add_generator(describe)
     finish(describe, describe_file)
 
 
@@ -186,7 +187,7 @@ def apply_direction(parsed: argparse.Namespace) -> int:
     edits: list[Edit] = [build_edit(spec, config=loaded.config, generator_digest=loaded.digest) for spec in specs]
     renderer = Renderer(loaded.generator, domain.refiners if domain else {})
     stored = Stored.of_images(renderer, archive, parsed.image, parsed.method)
-    columns = [stored.show(), *(stored.show(edit(stored.codes)) for edit in edits)]
+    columns = [stored.show(), *(stored.edited(edit) for edit in edits)]
     labels = ["inversion", *(f"{strength:+g}" if strength else "0" for strength in parsed.strength)]
     Path(parsed.out).parent.mkdir(parents=True, exist_ok=True)
     Path(parsed.out).write_bytes(draw_strips(columns, labels, parsed.image))
@@ -205,7 +206,11 @@ def describe_file(parsed: argparse.Namespace) -> int:
     """`lsap direction describe`."""
     from tasks.weights.directions import describe_direction
 
-    return show(describe_direction(parsed.path), parsed)
+    config = None
+    if parsed.domain or parsed.generator:
+        loaded, _ = _open(parsed)
+        config = loaded.config
+    return show(describe_direction(parsed.path, config), parsed)
 
 
 # --- arguments ----------------------------------------------------------------------------------------

@@ -6,19 +6,24 @@ from lsap_core.editing.edits import Edit, compose
 from lsap_core.editing.ganspace import CovarianceSum, fit_pca
 from lsap_core.editing.mixing import interpolate, mix
 from lsap_core.editing.sefa import factorize
+from lsap_core.editing.style_directions import StyleDirection, add_shifts, along_styles, style_shift
 
 __all__ = [
     "Components",
     "CovarianceSum",
     "Direction",
     "Edit",
+    "StyleDirection",
+    "add_shifts",
     "along",
     "along_component",
+    "along_styles",
     "compose",
     "conditional",
     "factorize",
     "fit_pca",
     "interpolate",
     "mix",
+    "style_shift",
     "to_distance",
 ]

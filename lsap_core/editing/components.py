@@ -36,9 +36,9 @@ class Components:
         kind: "pca" (GANSpace: principal components of sampled w) or "sefa" (singular directions of the weights).
         vectors: [M, D], float32, each of length 1.
         deviations: standard deviation of sampled w along each, [M], of "pca".
-        eigenvalues: [M], of "sefa".
+        eigenvalues: [M], of "sefa"; None where the file that they are from does not have them.
         mean: mean of sampled w, [D], of "pca".
-        layers: rows of W+ that drive the factorized convolutions, of "sefa".
+        layers: rows of W+ that drive the factorized convolutions, of "sefa"; None for all.
         generator: digest of the generator, None where nobody knows.
         provenance: how they were found, in values that JSON has.
 
@@ -61,7 +61,9 @@ class Components:
         if self.vectors.ndim != 2 or not len(self.vectors):
             raise ShapeError(f"components are {list(self.vectors.shape)}; wanted [M, D]")
         count, width = self.vectors.shape
-        wanted = {"deviations": (count,), "mean": (width,)} if self.kind == "pca" else {"eigenvalues": (count,)}
+        wanted = {"deviations": (count,), "mean": (width,)} if self.kind == "pca" else {}
+        if self.eigenvalues is not None:
+            wanted["eigenvalues"] = (count,)
         for name, shape in {"vectors": (count, width), **wanted}.items():
             values = getattr(self, name)
             if values is None:
@@ -70,8 +72,8 @@ class Components:
                 raise ShapeError(f"the components' {name} are {list(values.shape)}; wanted {list(shape)}")
             if not bool(torch.isfinite(values).all()):
                 raise ConfigError(f"the components' {name} hold values that are not finite; make them again")
-        if self.kind == "sefa" and not self.layers:
-            raise ConfigError('components of kind "sefa" do not say which layers they drive')
+        if self.layers is not None and not self.layers:
+            raise ConfigError("components say that they drive no layer; wanted some, or None for all")
 
     @property
     def digest(self) -> str:
@@ -101,7 +103,7 @@ def along_component(
         index: which one; 0 is the most important.
         strength: one number, or one for each image, [N].
         layers: (first, end) rows that move; by default all of them for "pca", and for "sefa" the rows that drive
-            the factorized convolutions.
+            the factorized convolutions, where they are known.
         mode: "absolute" or "offset"; by default what was published for the kind.
 
     Raises:

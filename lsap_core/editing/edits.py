@@ -49,27 +49,36 @@ def compose(*edits: Edit) -> Edit:
         >>> compose(along(right, 2.0), along(right, -0.5))(torch.zeros(1, 1, 2))
         tensor([[[1.5000, 0.0000]]])
     """
-    return _Composed(edits)
+    return Composed(edits)
 
 
 @dataclass(frozen=True)
-class _Composed:
+class Composed:
+    """Edits one after the other.
+
+    Attributes:
+        edits: the first one first.
+    """
+
     edits: tuple[Edit, ...]
 
     def __call__(self, w_plus: Tensor) -> Tensor:
+        """The codes after the last of them, [N, K, D]."""
         edited = w_plus.clone()
         for edit in self.edits:
             edited = edit(edited)
         return edited
 
     def inverse(self, w_plus: Tensor) -> Edit:
+        """Their inverses, the last one first."""
         backwards: list[Edit] = []
         for edit in self.edits:
             backwards.insert(0, edit.inverse(w_plus))
             w_plus = edit(w_plus)
-        return _Composed(tuple(backwards))
+        return Composed(tuple(backwards))
 
     def describe(self) -> dict[str, Any]:
+        """What each of them is."""
         return {"kind": "sequence", "edits": [edit.describe() for edit in self.edits]}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -15,6 +15,9 @@ from lsap_core.generators.layers import MappingNetwork, Modulation, StyleConv, T
 from lsap_core.generators.resample import fir_kernel, upsample_rgb
 
 Noise = Literal["constant", "none"] | Sequence[Tensor]
+
+StyleShift = Mapping[int, Tensor]
+"""What an edit in S adds to style vectors, by their position in execution order: [1 or N, width]."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +174,20 @@ class Generator(nn.Module):
         w: Tensor = self.mapping(z)
         return w
 
-    def styles(self, codes: Tensor) -> tuple[Tensor, ...]:
+    def styles(self, codes: Tensor, shift: StyleShift | None = None) -> tuple[Tensor, ...]:
         """All style vectors of W or W+ codes in execution order: conv 0, ToRGB 0, conv 1, conv 2, ToRGB 1, ...
 
         s_l = A_l w_l / sqrt(w_dim) + b_l; convolution k reads row k of W+, ToRGB j reads row 2j + 1.
 
         Args:
             codes: W codes [N, w_dim] or W+ codes [N, K, w_dim].
+            shift: added to the vectors at some positions, each [1 or N, width]: an edit in S.
 
         Returns:
             One [N, width] tensor for each layer; widths are the layers' input channels.
 
         Raises:
-            ShapeError: the codes fit neither W nor W+ of this generator.
+            ShapeError: the codes fit neither W nor W+ of this generator, or the shift not its styles.
         """
         rows = self.expand(codes).unbind(1)
         vectors: list[Tensor] = []
@@ -192,6 +196,13 @@ class Generator(nn.Module):
             vectors.append(layer.affine(rows[conv]))
             if conv % 2 == 0:
                 vectors.append(to_rgbs[conv // 2].affine(rows[conv + 1]))
+        for at, added in (shift or {}).items():
+            if not 0 <= at < len(vectors) or added.shape[1:] != vectors[at].shape[1:]:
+                raise ShapeError(
+                    f"a shift of style {at} is {list(added.shape)}; wanted widths {list(style_widths(self.config))} in "
+                    "execution order: it is of another generator"
+                )
+            vectors[at] = vectors[at] + added.to(vectors[at])
         return tuple(vectors)
 
     def expand(self, codes: Tensor) -> Tensor:
@@ -205,17 +216,18 @@ class Generator(nn.Module):
             f"codes are {list(codes.shape)}; this generator wants W [N, {w_dim}] or W+ [N, {num_ws}, {w_dim}]"
         )
 
-    def synthesize(self, codes: Tensor, *, noise: Noise = "constant") -> Tensor:
+    def synthesize(self, codes: Tensor, *, noise: Noise = "constant", style_shift: StyleShift | None = None) -> Tensor:
         """Images of W or W+ codes, [N, image_channels, R, R], about [-1, 1], unclamped.
 
         Args:
             codes: [N, w_dim] or [N, K, w_dim].
             noise: "constant" (the checkpoint's own maps), "none", or K - 1 maps [N or 1, 1, side, side].
+            style_shift: added to their styles, as in `styles`.
 
         Raises:
             ShapeError: codes or noise maps of another shape.
         """
-        return self.synthesize_styles(self.styles(codes), noise=noise).image
+        return self.synthesize_styles(self.styles(codes, style_shift), noise=noise).image
 
     def synthesize_styles(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator
+from lsap_core.generators.generator import Generator, StyleShift
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.refinement.hfgi_fusion import Fusion, check_view_side
 from lsap_core.refinement.hfgi_networks import HfgiNetworks
@@ -232,9 +232,9 @@ class HfgiRefiner:
         return view - self.fusion.view(self.generator.synthesize(embedded.w_plus, noise=embedded.noise))
 
     @torch.no_grad()
-    def render(self, embedded: Embedded, residual: Tensor) -> Tensor:
+    def render(self, embedded: Embedded, residual: Tensor, style_shift: StyleShift | None = None) -> Tensor:
         """Images [N, C, R, R], unclamped, of codes, with residuals [N, C, h, w] brought back into them."""
-        conv, styles = self.fusion.conv, self.generator.styles(embedded.w_plus)
+        conv, styles = self.fusion.conv, self.generator.styles(embedded.w_plus, style_shift)
         plain = self.generator.synthesize_styles(styles, noise=embedded.noise, collect=(conv,))
         _, scale, shift = self.networks(residual, self.fusion.view(plain.image))
         has_lost = (residual != 0).flatten(1).any(dim=1)[:, None, None, None]  # [N, 1, 1, 1]
@@ -269,11 +269,12 @@ class RefinedByHfgi:
         """Codes [N, K, w_dim] of the refined inversion, which are those of the embedding."""
         return self._embedded.w_plus
 
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """Images [N, C, R, R], unclamped: of the refined inversion, or of edited codes with the residual realigned.
 
         Args:
             w_plus: edited codes [N, K, w_dim].
+            style_shift: added to the styles of the edited codes, as `Generator.styles` takes it: an edit in S.
 
         Raises:
             ShapeError: codes of another shape.
@@ -281,7 +282,7 @@ class RefinedByHfgi:
         codes = self.w_plus if w_plus is None else w_plus
         if codes.shape != self.w_plus.shape:
             raise ShapeError(f"edited codes are {list(codes.shape)}; wanted {list(self.w_plus.shape)}")
-        return self._refiner.render(Embedded(codes, self._embedded.noise), self._residual)
+        return self._refiner.render(Embedded(codes, self._embedded.noise), self._residual, style_shift)
 
     def arrays(self) -> dict[str, Tensor]:
         """The residual, [N, C, h, w] float32."""

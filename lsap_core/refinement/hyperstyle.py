@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator, Noise
+from lsap_core.generators.generator import Generator, Noise, StyleShift
 from lsap_core.images import Downsampling, comparison_view
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.refinement.hyperstyle_networks import HyperBackbone, HyperNetwork, HyperStyleConfig
@@ -275,11 +275,11 @@ class RefinedByHyperStyle:
     noise: Noise
     offsets: dict[int, Tensor]
 
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
-        """Images [N, C, R, R], unclamped, of the embedding's codes, or of edits of them, with the same weights."""
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
+        """Images [N, C, R, R], unclamped, of the embedding's codes, or of edits in W+ and S, with the same weights."""
         codes = self.w_plus if w_plus is None else w_plus
         weights = changed_weights(self.tuned, self.config, self.offsets)
-        return self.tuned.synthesize(codes, weights, noise=self.noise)
+        return self.tuned.synthesize(codes, weights, noise=self.noise, style_shift=style_shift)
 
     def arrays(self) -> dict[str, Tensor]:
         """Offsets of each changed layer, float32 [N, out, in, k, k]."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator
+from lsap_core.generators.generator import Generator, StyleShift
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.refinement.refined_by_pti import num_parameters, tuned_weights
 from lsap_core.refinement.refinement import Embedded, Refinement, RefinementParts, StateArray
@@ -192,10 +192,10 @@ class SharedPtiRefiner:
         return RefinedBySharedWeights(self, self._placed(embedded))
 
     @torch.no_grad()
-    def render(self, embedded: Embedded) -> Tensor:
-        """Images [N, C, R, R], unclamped, of codes with the shared weights."""
+    def render(self, embedded: Embedded, style_shift: StyleShift | None = None) -> Tensor:
+        """Images [N, C, R, R], unclamped, of codes, and styles that are shifted, with the shared weights."""
         weights = tuned_weights(self.tuned, self.weights.weights.to(embedded.w_plus))
-        return self.tuned.synthesize_alike(embedded.w_plus, weights, noise=embedded.noise)
+        return self.tuned.synthesize_alike(embedded.w_plus, weights, noise=embedded.noise, style_shift=style_shift)
 
     def _placed(self, embedded: Embedded) -> Embedded:
         like = self.tuned.parameter("const")
@@ -214,10 +214,10 @@ class RefinedBySharedWeights:
         """The pivots, [N, K, w_dim]."""
         return self._embedded.w_plus
 
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
-        """Images [N, C, R, R], unclamped, of the pivots, or of edits of them, with the same weights."""
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
+        """Images [N, C, R, R], unclamped, of the pivots, or of edits of them in W+ and S, with the same weights."""
         codes, noise = self.w_plus if w_plus is None else w_plus, self._embedded.noise
-        return self._refiner.render(Embedded(codes, noise))
+        return self._refiner.render(Embedded(codes, noise), style_shift)
 
     def arrays(self) -> dict[str, Tensor]:
         """Nothing."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Noise
+from lsap_core.generators.generator import Noise, StyleShift
 from lsap_core.refinement.tuned_weights import TunedGenerator, synthesis_shapes
 
 WEIGHTS = "weights"
@@ -31,10 +31,11 @@ class RefinedByPti:
     noise: Noise
     differences: Tensor
 
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
-        """Images [N, C, R, R], unclamped, of the pivots, or of edits of them, with the same weights."""
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
+        """Images [N, C, R, R], unclamped, of the pivots, or of edits of them in W+ and S, with the same weights."""
         codes = self.w_plus if w_plus is None else w_plus
-        return self.tuned.synthesize(codes, tuned_weights(self.tuned, self.differences), noise=self.noise)
+        weights = tuned_weights(self.tuned, self.differences)
+        return self.tuned.synthesize(codes, weights, noise=self.noise, style_shift=style_shift)
 
     def arrays(self) -> dict[str, Tensor]:
         """Differences of weights, float32 [N, parameters]."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator, Noise
+from lsap_core.generators.generator import Generator, Noise, StyleShift
 from lsap_core.inversion.inversion import EmbedderState, PerceptualDistance
 
 STORED_DTYPE = torch.float16
@@ -57,11 +57,12 @@ class Refined(Protocol):
         """Codes [N, K, w_dim] of the refined inversion: edits start from these."""
         ...
 
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """Images [N, C, R, R], unclamped, of the refined inversion, or of an edit of it.
 
         Args:
             w_plus: edited codes [N, K, w_dim]; equal codes give the refined inversion bit for bit.
+            style_shift: added to the styles of the edited codes, as `Generator.styles` takes it: an edit in S.
         """
         ...
 

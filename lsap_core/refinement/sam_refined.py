@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lsap_core.errors import ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator
+from lsap_core.generators.generator import Generator, StyleShift
 from lsap_core.refinement.refinement import Embedded, StateArray
 from lsap_core.refinement.sam_spaces import FeatureSpace, synthesize_edited, synthesize_with_offsets
 from lsap_core.refinement.sam_state import per_image
@@ -51,24 +51,34 @@ class RefinedBySam:
         """Codes [N, K, w_dim] of the refined inversion."""
         return self.embedded.w_plus
 
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """Images [N, C, R, R], unclamped, of the refined inversion, or of an edit of it.
 
         Args:
             w_plus: edited codes [N, K, w_dim]; the images whose codes are those of the inversion are it, bit for bit.
+            style_shift: added to the styles of the edited codes, as `Generator.styles` takes it: an edit in S.
 
         Raises:
             ShapeError: the codes are of another number of images, or of another generator.
         """
         image, contents = self._inversion
-        if w_plus is None:
+        if w_plus is None and not style_shift:
             return image.clone()
+        w_plus = self.w_plus if w_plus is None else w_plus
         if w_plus.shape != self.w_plus.shape:
             raise ShapeError(f"edited codes are {list(w_plus.shape)}; wanted {list(self.w_plus.shape)}")
-        is_inversion = (w_plus == self.w_plus).flatten(1).all(dim=1)  # [N]
+        is_inversion = (w_plus == self.w_plus).flatten(1).all(dim=1) & (not style_shift)  # [N]
         if bool(is_inversion.all()):
             return image.clone()
-        edited = synthesize_edited(self.generator, w_plus, self.spaces, self.masks, contents, noise=self.embedded.noise)
+        edited = synthesize_edited(
+            self.generator,
+            w_plus,
+            self.spaces,
+            self.masks,
+            contents,
+            noise=self.embedded.noise,
+            style_shift=style_shift,
+        )
         return torch.where(per_image(is_inversion, image), image, edited)
 
     def arrays(self) -> dict[str, Tensor]:

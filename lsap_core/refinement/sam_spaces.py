@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import FeatureState, Generator, Noise
+from lsap_core.generators.generator import FeatureState, Generator, Noise, StyleShift
 
 Placement = Literal["block", "up_conv"]
 
@@ -143,6 +143,7 @@ def synthesize_edited(
     contents: Sequence[Tensor],
     *,
     noise: Noise = "constant",
+    style_shift: StyleShift | None = None,
 ) -> Tensor:
     """Images of edited codes, with the features of the inversion in the masks: in every space f <- f (1 - m) + G m.
 
@@ -156,6 +157,7 @@ def synthesize_edited(
         masks: for each space [N, 1, side, side].
         contents: for each space the features of the inversion that `synthesize_with_offsets` gave.
         noise: as in `Generator.synthesize`.
+        style_shift: likewise.
 
     Returns:
         Images [N, C, R, R], unclamped.
@@ -166,6 +168,7 @@ def synthesize_edited(
         spaces,
         lambda index, features: features * (1 - masks[index]) + contents[index] * masks[index],
         noise,
+        style_shift,
     )
     return image
 
@@ -176,9 +179,10 @@ def _synthesize(
     spaces: Sequence[FeatureSpace],
     change: Callable[[int, Tensor], Tensor],
     noise: Noise,
+    style_shift: StyleShift | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Synthesis that stops in every space, has the features changed there, and goes on with them."""
-    styles = generator.styles(w_plus)
+    styles = generator.styles(w_plus, style_shift)
     start: FeatureState | None = None
     changed: list[Tensor] = []
     for index, space in enumerate(spaces):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator
+from lsap_core.generators.generator import Generator, StyleShift
 from lsap_core.inversion.inversion import NOT_STOPPED
 from lsap_core.refinement.refinement import Embedded, Refinement, RefinementParts, StateArray
 from lsap_core.refinement.sfe_features import FeatureEditing, conv_of_side, feature_shift, image_from, invert, state_at
@@ -164,7 +164,7 @@ class RefinedBySfe:
         return {FEATURES: self.features, GUIDE: self.guide_w_plus}
 
     @torch.no_grad()
-    def synthesize(self, w_plus: Tensor | None = None) -> Tensor:
+    def synthesize(self, w_plus: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """Images [N, C, R, R], unclamped, of the inversion, or of an edit of it.
 
         The guiding code is edited by the same difference: w_E' = w_E + (w' - w). For edits that add something to codes
@@ -173,16 +173,20 @@ class RefinedBySfe:
 
         Args:
             w_plus: edited codes [N, K, w_dim]; equal codes give the inversion bit for bit.
+            style_shift: added to the styles of the edited codes and of the guiding ones alike: an edit in S.
 
         Raises:
             ShapeError: the edited codes are not of the shape of the inversion's.
         """
-        if w_plus is None:
+        if w_plus is None and not style_shift:
             return self.synthesize_styles(self.generator.styles(self._w_plus))
+        w_plus = self._w_plus if w_plus is None else w_plus
         if w_plus.shape != self._w_plus.shape:
             raise ShapeError(f"edited codes are {list(w_plus.shape)}; wanted {list(self._w_plus.shape)}")
         edited_guide = self.guide_w_plus + (w_plus - self._w_plus)
-        return self.synthesize_styles(self.generator.styles(w_plus), self.generator.styles(edited_guide))
+        return self.synthesize_styles(
+            self.generator.styles(w_plus, style_shift), self.generator.styles(edited_guide, style_shift)
+        )
 
     @torch.no_grad()
     def synthesize_styles(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lsap_core.errors import ShapeError
 from lsap_core.generators.checkpoints.canonical import canonical_shapes
 from lsap_core.generators.config import GeneratorConfig
-from lsap_core.generators.generator import Generator, Noise
+from lsap_core.generators.generator import Generator, Noise, StyleShift
 
 SYNTHESIS = "synthesis."
 """Of the generator, before the names of its parameters here."""
@@ -46,13 +46,21 @@ class TunedGenerator:
         """The generator's own value of a parameter of synthesis, without gradient."""
         return self.generator.synthesis.get_parameter(name).detach()
 
-    def synthesize(self, w_plus: Tensor, weights: Mapping[str, Tensor], *, noise: Noise = "constant") -> Tensor:
+    def synthesize(
+        self,
+        w_plus: Tensor,
+        weights: Mapping[str, Tensor],
+        *,
+        noise: Noise = "constant",
+        style_shift: StyleShift | None = None,
+    ) -> Tensor:
         """Images [N, C, R, R], about [-1, 1], unclamped, with gradients to codes and weights.
 
         Args:
             w_plus: [N, K, w_dim].
             weights: by parameter of synthesis the values of each image, [N, ...]; the generator's own for all others.
             noise: as `Generator.synthesize` takes it.
+            style_shift: likewise.
 
         Raises:
             ShapeError: a weight is no parameter of synthesis, or has another shape; codes or noise maps do not fit.
@@ -65,34 +73,50 @@ class TunedGenerator:
             self.generator.check_noise(noise, len(w_plus))
             maps = tuple(noise)
 
-        def render(code: Tensor, tuned: dict[str, Tensor], each: tuple[Tensor, ...]) -> Tensor:
+        shift = dict(style_shift or {})
+
+        def render(
+            code: Tensor, tuned: dict[str, Tensor], each: tuple[Tensor, ...], shifted: dict[int, Tensor]
+        ) -> Tensor:
             one_image: Noise = noise if isinstance(noise, str) else [map_.view(1, *map_.shape[-3:]) for map_ in each]
-            return self._call(own | tuned, code[None], one_image)[0]
+            one_shift = {at: added.view(1, -1) for at, added in shifted.items()}
+            return self._call(own | tuned, code[None], one_image, one_shift)[0]
 
         # A map that all images share is [1, 1, side, side], and stays whole.
         of_maps = tuple(0 if len(map_) == len(w_plus) else None for map_ in maps)
-        in_dims = (0, 0 if weights else None, of_maps if maps else None)
-        images: Tensor = torch.func.vmap(render, in_dims=in_dims)(w_plus, dict(weights), maps)
+        of_shift = {at: 0 if len(added) == len(w_plus) else None for at, added in shift.items()}
+        in_dims = (0, 0 if weights else None, of_maps if maps else None, of_shift if shift else None)
+        images: Tensor = torch.func.vmap(render, in_dims=in_dims)(w_plus, dict(weights), maps, shift)
         return images
 
-    def synthesize_alike(self, w_plus: Tensor, weights: Mapping[str, Tensor], *, noise: Noise = "constant") -> Tensor:
+    def synthesize_alike(
+        self,
+        w_plus: Tensor,
+        weights: Mapping[str, Tensor],
+        *,
+        noise: Noise = "constant",
+        style_shift: StyleShift | None = None,
+    ) -> Tensor:
         """Images [N, C, R, R] of one set of weights that all share: as `synthesize`, with ordinary convolutions.
 
         Args:
             w_plus: [N, K, w_dim].
             weights: by parameter of synthesis its value, of its own shape; the generator's own for all others.
             noise: as `Generator.synthesize` takes it.
+            style_shift: likewise.
 
         Raises:
             ShapeError: a weight is no parameter of synthesis, or has another shape; codes or noise maps do not fit.
         """
         self._check(w_plus, weights, of_each=())
         self._layers.generator.modulation = self.generator.modulation
-        return self._call(self._shared() | dict(weights), w_plus, noise)
+        return self._call(self._shared() | dict(weights), w_plus, noise, style_shift)
 
-    def _call(self, weights: Mapping[str, Tensor], w_plus: Tensor, noise: Noise) -> Tensor:
+    def _call(
+        self, weights: Mapping[str, Tensor], w_plus: Tensor, noise: Noise, style_shift: StyleShift | None
+    ) -> Tensor:
         state = {f"generator.{SYNTHESIS}{name}": value for name, value in weights.items()}
-        images: Tensor = torch.func.functional_call(self._layers, state, (w_plus, noise))
+        images: Tensor = torch.func.functional_call(self._layers, state, (w_plus, noise, style_shift))
         return images
 
     def _shared(self) -> dict[str, Tensor]:
@@ -123,8 +147,8 @@ class _Synthesis(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, codes: Tensor, noise: Noise) -> Tensor:
-        return self.generator.synthesize(codes, noise=noise)
+    def forward(self, codes: Tensor, noise: Noise, style_shift: StyleShift | None) -> Tensor:
+        return self.generator.synthesize(codes, noise=noise, style_shift=style_shift)
 
 
 def synthesis_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:

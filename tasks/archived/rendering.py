@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lsap_archive import OK, Archive, RunReader
+from lsap_core.editing import Edit, add_shifts, style_shift
 from lsap_core.errors import ConfigError
-from lsap_core.generators.generator import Generator, Noise
+from lsap_core.generators.generator import Generator, Noise, StyleShift
 from lsap_core.images import crop
 from lsap_core.inversion.kept_noise import KeepNoise
 from lsap_core.refinement import Embedded, Refined, Refiner
@@ -62,6 +63,7 @@ class Stored:
         noise: the maps of the inversion, each [N, 1, r, r], there too; or "constant": the generator's.
         refiner: of refined images and their edits; None of others.
         kept: what the refinement keeps of them, its codes among it, by the names of its arrays, each [N, ...].
+        style_shift: what an edit in S adds to their styles; nothing of all others.
     """
 
     generator: Generator
@@ -69,6 +71,7 @@ class Stored:
     noise: Noise
     refiner: Refiner[Any] | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    style_shift: StyleShift = field(default_factory=dict)
 
     @classmethod
     def of_arrays(
@@ -78,6 +81,7 @@ class Stored:
         maps: Sequence[Tensor] | None,
         about: RefinerOfRun | None = None,
         kept: Mapping[str, Tensor] | None = None,
+        style_shift: StyleShift | None = None,
     ) -> Stored:
         """What the arrays of an archive hold of N images.
 
@@ -87,12 +91,14 @@ class Stored:
             maps: of noise, each [N, r, r], or None where none are kept.
             about: by which refiner they are refined, or None.
             kept: what the refinement keeps of them.
+            style_shift: what an edit in S adds to their styles.
         """
         device = renderer.generator.mapping.w_avg.device
         noise: Noise = "constant" if maps is None else [one[:, None].to(device) for one in maps]
         refiner = None if about is None else renderer.refiner(about)
         on_device = {name: values.to(device) for name, values in (kept or {}).items()}
-        return cls(renderer.generator, codes.to(device), noise, refiner, on_device if refiner else {})
+        shift = {at: added.to(device) for at, added in (style_shift or {}).items()}
+        return cls(renderer.generator, codes.to(device), noise, refiner, on_device if refiner else {}, shift)
 
     @classmethod
     def of_images(cls, renderer: Renderer, archive: Archive, image_ids: Sequence[str], method: str) -> Stored:
@@ -111,11 +117,12 @@ class Stored:
         codes = torch.from_numpy(archive.codes(image_ids, method))
         runs = [run for run in archive.runs if method in (run.method, run.method_digest)]
         maps = _maps_of(renderer.generator, archive, image_ids, method)
+        shift = shift_of(runs[-1].config)
         if (about := refiner_of(runs[-1].config)) is None:
-            return cls.of_arrays(renderer, codes, maps)
+            return cls.of_arrays(renderer, codes, maps, style_shift=shift)
         kept = archive.refined(image_ids, method)
         return cls.of_arrays(
-            renderer, codes, maps, about, {name: torch.from_numpy(values) for name, values in kept.items()}
+            renderer, codes, maps, about, {name: torch.from_numpy(values) for name, values in kept.items()}, shift
         )
 
     def one_by_one(self) -> Iterator[Stored]:
@@ -123,23 +130,30 @@ class Stored:
         for at in range(len(self.codes)):
             noise = self.noise if isinstance(self.noise, str) else [maps[at : at + 1] for maps in self.noise]
             kept = {name: values[at : at + 1] for name, values in self.kept.items()}
-            yield Stored(self.generator, self.codes[at : at + 1], noise, self.refiner, kept)
+            yield Stored(self.generator, self.codes[at : at + 1], noise, self.refiner, kept, self.style_shift)
 
     @torch.no_grad()
-    def render(self, codes: Tensor | None = None) -> Tensor:
+    def render(self, codes: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """Images [N, C, R, R], unclamped.
 
         Args:
             codes: in the place of their own, [N, K, D], such as edited ones; on any device.
+            style_shift: what an edit in S adds to their styles, besides what was added before; on any device.
         """
         chosen = self.codes if codes is None else codes.to(self.codes.device)
+        given = {at: added.to(self.codes.device) for at, added in (style_shift or {}).items()}
+        shift = add_shifts(self.style_shift, given)
         if self._refined is not None:
-            return self._refined.synthesize(chosen)
-        return self.generator.synthesize(chosen, noise=self.noise)
+            return self._refined.synthesize(chosen, shift)
+        return self.generator.synthesize(chosen, noise=self.noise, style_shift=shift)
 
-    def show(self, codes: Tensor | None = None) -> Tensor:
+    def show(self, codes: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """What the images show, [N, C, h, w]: as `render`, without what lies around the content box."""
-        return crop(self.render(codes), self.generator.config.content_box)
+        return crop(self.render(codes, style_shift), self.generator.config.content_box)
+
+    def edited(self, edit: Edit) -> Tensor:
+        """What the edited images show, [N, C, h, w], whichever spaces the edit is in."""
+        return self.show(edit(self.codes), style_shift(edit, self.codes))
 
     @cached_property
     def _refined(self) -> Refined | None:
@@ -202,11 +216,12 @@ class RunPart:
         maps = self.reader.noise(part)
         noise = None if maps is None else [torch.from_numpy(one)[chosen] for one in maps]
         codes = self.codes[list(places)]
+        shift = shift_of(self.reader.manifest.config)
         if (about := refiner_of(self.reader.manifest.config)) is None:
-            return Stored.of_arrays(renderer, codes, noise)
+            return Stored.of_arrays(renderer, codes, noise, style_shift=shift)
         kept = self.reader.refined(part) or {}
         arrays = {name: torch.from_numpy(values)[chosen] for name, values in kept.items()}
-        return Stored.of_arrays(renderer, codes, noise, about, arrays)
+        return Stored.of_arrays(renderer, codes, noise, about, arrays, shift)
 
 
 @dataclass(frozen=True)
@@ -235,6 +250,32 @@ def _maps_of(generator: Generator, archive: Archive, image_ids: Sequence[str], m
 
 FULL_NOISE, CONSTANT_NOISE = "float32", "constant"
 """The noise of runs whose configuration does not tell of it, and that of images without maps of their own."""
+
+
+STYLE_SHIFT = "style_shift"
+"""What the configuration of an edit in S says that it adds to styles: see `told_shift`."""
+
+
+def told_shift(shift: StyleShift) -> dict[str, Any]:
+    """A shift of styles in values that JSON has: of each layer the channels that change, and by how much.
+
+    Args:
+        shift: one for all images, each [1, width].
+    """
+    told: dict[str, Any] = {}
+    for at, added in sorted(shift.items()):
+        if channels := added[0].nonzero()[:, 0].tolist():
+            told[str(at)] = {"channels": channels, "values": added[0][channels].tolist(), "width": added.shape[1]}
+    return told
+
+
+def shift_of(config: Mapping[str, Any]) -> dict[int, Tensor]:
+    """What an edit in S adds to the styles of its images, by layer, [1, width]; empty for any other run."""
+    shift = {}
+    for at, told in config.get(STYLE_SHIFT, {}).items():
+        shift[int(at)] = torch.zeros(1, told["width"])
+        shift[int(at)][0, told["channels"]] = torch.tensor(told["values"])
+    return shift
 
 
 def noise_of(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lsap_archive import RunReader
+from lsap_core.editing import style_shift
 from lsap_core.images import quantize
 from tasks.archived.rendering import Renderer, RunPart
 from tasks.editing.builder import EditBuilder
@@ -67,10 +68,11 @@ class Calibrator:
         method_digest = rows.reader.manifest.method_digest
         for start in range(0, part.num_images, self.batch_size):
             places = part.places[start : start + self.batch_size]
-            codes = rows.codes[list(places)]
+            codes, shift = rows.codes[list(places)], None
             if part.strength is not None:
-                codes = self.builder.build(part.spec, part.strength, method_digest=method_digest)(codes)
-            yield rows.stored(self.renderer, places).render(codes)
+                edit = self.builder.build(part.spec, part.strength, method_digest=method_digest)
+                codes, shift = edit(codes), style_shift(edit, codes)
+            yield rows.stored(self.renderer, places).render(codes, shift)
 
     def _rows_of(self, part: EditedPart) -> RunPart:
         key = part.run_id, part.first, part.last

@@ -17,7 +17,9 @@ from lsap_archive import (
     RunInfo,
     open_archive,
 )
+from lsap_core.editing import add_shifts, style_shift
 from lsap_core.errors import CheckpointError, ConfigError, LsapError
+from lsap_core.generators.generator import StyleShift
 from tasks.archived.opening import open_writer
 from tasks.archived.refiners import renderable
 from tasks.archived.runs import runs_by_method
@@ -153,6 +155,37 @@ def check_file(spec: EditSpec, loaded: LoadedGenerator) -> None:
         raise
     except LsapError as error:
         raise ConfigError(f'edit "{spec.name}": {error}') from error
+
+
+def shift_of_edit(spec: EditSpec, loaded: LoadedGenerator, strength: float | None) -> StyleShift:
+    """What an edit adds to the styles of every image, [1, width] by layer; empty where it is one of W+ alone.
+
+    Args:
+        spec: the edit; parts that lead to other images are none in S.
+        loaded: the generator.
+        strength: in the place of the spec's, or that itself; None of a sequence.
+
+    Raises:
+        ConfigError, CheckpointError, ShapeError: as `build_edit`.
+    """
+    if spec.parts:
+        return add_shifts(*(shift_of_edit(part, loaded, part.strength) for part in spec.parts))
+    if spec.needs_images:
+        return {}
+    edit = build_edit(spec, config=loaded.config, generator_digest=loaded.digest, strength=strength)
+    return style_shift(edit, torch.zeros(1, loaded.config.num_ws, loaded.config.w_dim))
+
+
+def refuse_in_s(spec: EditSpec, loaded: LoadedGenerator, purpose: str) -> None:
+    """Refuse an edit in S where only those of codes make sense.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if shift_of_edit(spec, loaded, 1.0 if spec.equal_effect else spec.strength):
+        raise ConfigError(
+            f'edit "{spec.name}" is in S, and {purpose} compares codes, which it does not change: leave it out'
+        )
 
 
 def other_images(spec: EditSpec) -> dict[str | None, str]:

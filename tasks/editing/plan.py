@@ -21,6 +21,7 @@ from lsap_archive import (
 )
 from tasks.archived.jobs import opened, plan_of_missing, provenance_of, publish_made, shards_of
 from tasks.archived.opening import open_writer
+from tasks.archived.rendering import STYLE_SHIFT, told_shift
 from tasks.archived.runs import id_part, title_of
 from tasks.digests import digest_of
 from tasks.editing.calibration import part_size
@@ -31,10 +32,12 @@ from tasks.editing.chosen import (
     missing_calibrations,
     other_images,
     rows_of,
+    shift_of_edit,
 )
 from tasks.editing.request import EditRequest
 from tasks.editing.worker import EditWorker
 from tasks.stage import Job
+from tasks.weights.generators import LoadedGenerator
 
 
 class EditingStage:
@@ -97,7 +100,7 @@ class EditingStage:
                 continue
             self.strengths[edit.name] = edit.spec.strength if kept is None else kept["strength"]
             for subject in edit.runs:
-                whole = _run_plan(self._request, archive, subject, edit, kept)
+                whole = _run_plan(self._request, archive, subject, edit, kept, self.generator)
                 self.digests[edit.name] = whole.method_digest
                 plan = plan_of_missing(self.writer, whole, tidy=self._start)
                 if plan is not None:
@@ -117,7 +120,12 @@ class EditingStage:
 
 
 def _run_plan(
-    request: EditRequest, archive: Archive, subject: RunInfo, edit: EditedMethod, calibration: Mapping[str, Any] | None
+    request: EditRequest,
+    archive: Archive,
+    subject: RunInfo,
+    edit: EditedMethod,
+    calibration: Mapping[str, Any] | None,
+    generator: LoadedGenerator,
 ) -> RunPlan:
     """The plan of one edit of one run; the same edit, strength and run give the same run id."""
     strength = edit.spec.strength if calibration is None else calibration["strength"]
@@ -134,6 +142,8 @@ def _run_plan(
     }
     if edit.calibration is not None:
         config["calibration_digest"] = edit.calibration
+    if shift := shift_of_edit(edit.spec, generator, strength):
+        config[STYLE_SHIFT] = told_shift(shift)
     config |= {name: subject.config[name] for name in ("noise", "refiner") if name in subject.config}
     decisive = [edit.name, edit.spec.digest, strength, subject.method_digest, config["generator"], request.keep_images]
     if edit.spec.needs_images:

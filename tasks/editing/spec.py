@@ -12,16 +12,27 @@ from typing import Any, Literal
 from torch import Tensor
 
 from domains.yaml_values import LARGEST_FLOAT, finite, shown
-from lsap_core.editing import Edit, along, along_component, compose, interpolate, mix
+from lsap_core.editing import (
+    Direction,
+    Edit,
+    StyleDirection,
+    along,
+    along_component,
+    along_styles,
+    compose,
+    interpolate,
+    mix,
+)
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.config import GeneratorConfig
-from tasks.weights.directions import KINDS, file_digest, load_components, load_direction
+from tasks.weights.direction_files import KINDS, file_digest, split_place
+from tasks.weights.directions import load_any_direction, load_components
 from tasks.weights.files import read_bytes
 
 CodesOf = Callable[[Sequence[str]], Tensor]
 """Image ids to the W+ codes of the same method, [N, K, D]."""
 
-Kind = Literal["direction", "components", "sequence", "mix", "interpolation"]
+Kind = Literal["direction", "components", "style_channel", "sequence", "mix", "interpolation"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _KEYS: dict[str, tuple[Kind, frozenset[str]]] = {
@@ -33,6 +44,7 @@ _KEYS: dict[str, tuple[Kind, frozenset[str]]] = {
     "sequence": ("sequence", frozenset()),
     "mix_with": ("mix", frozenset({"layers"})),
     "interpolate_to": ("interpolation", frozenset({"weight"})),
+    "style_channel": ("style_channel", frozenset({"strength", "equal_effect"})),
 }
 
 
@@ -42,13 +54,18 @@ class EditFile:
 
     Attributes:
         asked: name or path, as the run says it.
-        place: path or URL.
-        sha256: of its content when the edit was read.
+        place: path or URL, with #NAME where one of many directions is meant.
+        sha256: of the file's content when the edit was read.
     """
 
     asked: str
     place: str
     sha256: str
+
+    @property
+    def entry(self) -> str | None:
+        """Which of many directions, or None where the file has but one."""
+        return split_place(self.place)[1]
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,7 @@ class EditSpec:
         kind: which of the others count.
         file: of "direction" and "components".
         component: which one, of "components".
+        style_channel: (layer, channel) of S, of "style_channel".
         strength: how far; None with `equal_effect`.
         equal_effect: what to calibrate the strength by.
         layers: (first, end) rows that change; None for all.
@@ -87,6 +105,7 @@ class EditSpec:
     kind: Kind
     file: EditFile | None = None
     component: int | None = None
+    style_channel: tuple[int, int] | None = None
     strength: float | None = None
     equal_effect: EqualEffect | None = None
     layers: tuple[int, int] | None = None
@@ -125,8 +144,12 @@ class EditSpec:
                 told[name] = dict(value) if isinstance(value, Mapping) else value
         if self.layers:
             told["layers"] = list(self.layers)
+        if self.style_channel:
+            told["style_channel"] = list(self.style_channel)
         if self.file:
             told["file"] = self.file.sha256
+            if self.file.entry is not None:
+                told["entry"] = self.file.entry
         if self.equal_effect:
             told["equal_effect"] = {"attribute": self.equal_effect.attribute, "change": self.equal_effect.change}
         if self.any_generator:
@@ -141,6 +164,8 @@ def parse_edit(name: str, document: Any, directions: Mapping[str, str]) -> EditS
 
     * {direction: NAME_OR_PATH, strength: 3, layers: [0, 8]}, or equal_effect: {attribute: slant, change: 1.0} in the
       place of the strength
+    * a path may be FILE#NAME, one of the many directions of a file; a direction may also be one in S (style vectors)
+    * {style_channel: [6, 501], strength: 10}: one channel of S, by layer in execution order and channel
     * {components: NAME_OR_PATH, component: 0, strength: 2, layers: [0, 5], mode: absolute}
     * {sequence: [EDIT, EDIT]}: one after the other
     * {mix_with: IMAGE_ID, layers: [8, 18]}
@@ -213,8 +238,10 @@ def build_edit(
 
 
 def _along(spec: EditSpec, strength: float, *, config: GeneratorConfig, generator_digest: str) -> Edit:
+    if spec.style_channel is not None:
+        return along_styles(StyleDirection.of_channel(*spec.style_channel, config), strength)
     assert spec.file is not None
-    found = file_digest(read_bytes(spec.file.place, None, wanted=KINDS))
+    found = file_digest(read_bytes(split_place(spec.file.place)[0], None, wanted=KINDS))
     if found != spec.file.sha256:
         raise CheckpointError(
             f'{spec.file.place} has changed since edit "{spec.name}" was planned (SHA-256 {found[:16]} for '
@@ -226,7 +253,12 @@ def _along(spec: EditSpec, strength: float, *, config: GeneratorConfig, generato
         "any_generator": spec.any_generator,
     }
     if spec.kind == "direction":
-        return along(load_direction(spec.file.place, **wanted), strength, layers=spec.layers)
+        direction = load_any_direction(spec.file.place, **wanted)
+        if isinstance(direction, Direction):
+            return along(direction, strength, layers=spec.layers)
+        if spec.layers is not None:
+            raise ConfigError(f"{spec.file.asked} is a direction in S, and layers are rows of W+: leave them out")
+        return along_styles(direction, strength)
     assert spec.component is not None
     components = load_components(spec.file.place, **wanted)
     return along_component(components, spec.component, strength, layers=spec.layers, mode=spec.mode)
@@ -274,8 +306,9 @@ def _parse(name: str, document: Any, directions: Mapping[str, str]) -> EditSpec:
     return EditSpec(
         name,
         kind,
-        file=_file(document[head], directions),
+        file=None if kind == "style_channel" else _file(document[head], directions),
         component=component,
+        style_channel=_style_channel(document[head]) if kind == "style_channel" else None,
         strength=_number("strength", document["strength"]) if "strength" in document else None,
         equal_effect=_equal_effect(document["equal_effect"]) if "equal_effect" in document else None,
         layers=_layers(document["layers"]) if document.get("layers") is not None else None,
@@ -314,17 +347,20 @@ def _file(asked: Any, directions: Mapping[str, str]) -> EditFile:
     if not isinstance(asked, str) or not asked:
         raise ConfigError(f"the file is {shown(asked)}; wanted the name of a direction of the domain, or a path")
     place = place_of(asked, directions)
-    return EditFile(asked, place, file_digest(read_bytes(place, None, wanted=KINDS)))
+    return EditFile(asked, place, file_digest(read_bytes(split_place(place)[0], None, wanted=KINDS)))
 
 
 def place_of(asked: str, directions: Mapping[str, str]) -> str:
-    """Where a direction lies: the domain's of that name, else the path itself.
+    """Where a direction lies: the domain's of that name, or NAME#ENTRY of it, else the path itself.
 
     Raises:
         ConfigError: a bare word that is no name of the domain's.
     """
     if asked in directions:
         return directions[asked]
+    name, _, entry = asked.partition("#")
+    if entry and name in directions:
+        return f"{directions[name]}#{entry}"
     if "/" not in asked and "." not in asked:
         raise ConfigError(f'direction "{asked}" is not known; wanted {", ".join([*directions, "or a path"])}')
     return asked
@@ -345,6 +381,13 @@ def _layers(value: Any) -> tuple[int, int]:
     is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(row) is int for row in value)
     if not is_pair or not 0 <= value[0] < value[1]:
         raise ConfigError(f"layers is {shown(value)}; wanted [first, end] with 0 <= first < end, such as [0, 8]")
+    return value[0], value[1]
+
+
+def _style_channel(value: Any) -> tuple[int, int]:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(one) is int for one in value)
+    if not is_pair or min(value) < 0:
+        raise ConfigError(f"style_channel is {shown(value)}; wanted [layer, channel], both from 0, such as [6, 501]")
     return value[0], value[1]
 
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 
 from lsap_archive import FAILED, OK, ROW_SCHEMA, RunReader, RunWriter
+from lsap_core.generators.generator import StyleShift
 from lsap_core.images import to_uint8
 from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
-from tasks.archived.rendering import Renderer, RunPart
+from tasks.archived.rendering import Renderer, RunPart, shift_of
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import Part, Values
 from tasks.editing.calibrator import Calibrator
@@ -88,7 +89,7 @@ class EditWorker:
             {"w_plus": edited},
             pa.Table.from_pylist(records, schema=schema),
             attempt=uuid.uuid4().hex[:12],
-            images=self._images(part, edited, records) if keeps_images else (),
+            images=self._images(part, edited, shift_of(run.plan["config"]), records) if keeps_images else (),
         )
         return ShardOutcome(
             shard.job_id,
@@ -107,10 +108,12 @@ class EditWorker:
         edit = self.builder.build(spec, calibrated, method_digest=run.subject.method_digest, image_ids=image_ids)
         return edit(part.codes[places]).numpy()
 
-    def _images(self, part: RunPart, edited: np.ndarray, records: list[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+    def _images(
+        self, part: RunPart, edited: np.ndarray, shift: StyleShift, records: list[dict[str, Any]]
+    ) -> Iterator[tuple[int, bytes]]:
         """PNG files of what the generator's images show, batch by batch: a shard of large ones fits no memory."""
         for places in part.batches(self.request.batch_size):
-            images = part.stored(self.renderer, places).show(torch.from_numpy(edited[places]))
+            images = part.stored(self.renderer, places).show(torch.from_numpy(edited[places]), shift)
             for at, one in zip(places, to_uint8(images), strict=True):
                 if records[at]["status"] == OK:
                     yield part.rows[at], png_file(one)

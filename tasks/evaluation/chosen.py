@@ -15,7 +15,7 @@ from lsap_core.presets import PASSES, encoder_settings, settings_of
 from tasks.archived.opening import open_writer
 from tasks.archived.refiners import renderable
 from tasks.archived.runs import config_of, runs_by_method
-from tasks.editing.chosen import EditedMethod, check_edit, check_file, edited_method
+from tasks.editing.chosen import EditedMethod, check_edit, check_file, edited_method, refuse_in_s
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.attributes import load_attribute
 from tasks.measuring.frechet import check_frechet
@@ -78,6 +78,7 @@ def choose_runs(request: EvaluationRequest) -> ChosenRuns:
         encoders[name] = _checked_encoder(request, loaded, **_encoder_of(of_method[0]))
         for spec in request.lec.values():
             check_edit(spec, loaded, archive, of_method)
+            refuse_in_s(spec, loaded, "lec")
         lec[name] = tuple(
             edited_method(spec, of_method, loaded.digest, request.calibration) for spec in request.lec.values()
         )
@@ -102,6 +103,7 @@ def check_evaluation(request: EvaluationRequest) -> None:
     _check_networks(request, loaded)
     for spec in request.lec.values():
         check_file(spec, loaded)
+        refuse_in_s(spec, loaded, "lec")
 
 
 def _check_networks(request: EvaluationRequest, loaded: LoadedGenerator) -> None:

@@ -127,6 +127,7 @@ class EvaluationWorker:
                     images=images[chosen],
                     original=target,
                     anchor=self._anchor(plan.config["anchor"]),
+                    style_shift=stored.style_shift,
                     embedder=self._embedder(plan.config["encoder"]) if plan.config["lec"] else None,
                     memory=seen_before.of([record["digest"] for record in shown]),
                 )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.alignment.sncd import SncdLoss
-from lsap_core.generators.generator import Generator
+from lsap_core.generators.generator import Generator, StyleShift
 from lsap_core.images import comparison_size, from_uint8
 from lsap_core.inversion.by_encoder import EncoderEmbedder
 from lsap_core.metrics.disalignment import Disalignment, disalignment_of
@@ -55,6 +55,7 @@ class Batch:
         original: the photos that they were made from, [N, C, R, R] in [-1, 1].
         memory: what was seen of these photos before, as they are compared and whole, by name of the view.
         anchor: the reference of SNCD.
+        style_shift: what an edit in S has added to the styles of the codes.
         embedder: the encoder that the codes are by.
         true_codes: W codes [N, w_dim] (or W+) of the synthetic images that were encoded.
         style_set: which style vectors S is made of, where codes are compared with true ones.
@@ -65,6 +66,7 @@ class Batch:
     images: Tensor | None = None
     original: Tensor | None = None
     anchor: Anchor | None = None
+    style_shift: StyleShift = field(default_factory=dict)
     embedder: EncoderEmbedder | None = None
     true_codes: Tensor | None = None
     style_set: StyleSet = "authors"
@@ -158,6 +160,12 @@ def _identity(batch: Batch, network: IdentityMeasure | Callable[[Tensor, Tensor]
     return _compare(batch, network)  # a run's own network, for a column of its rows
 
 
+def _sncd(batch: Batch) -> Tensor:
+    assert batch.anchor is not None
+    styles = batch.generator.styles(batch.w_plus, batch.style_shift)
+    return SncdLoss(batch.generator, batch.anchor).of_styles(styles)
+
+
 def _ms_ssim(batch: Batch) -> Tensor:
     if not has_five_scales(batch.seen):
         return batch.seen.new_full((len(batch.seen),), math.nan)
@@ -199,7 +207,7 @@ TABLE = (
     Measure("lpips", "lower", _compare, COMPARING, by="lpips"),
     Measure("identity", "higher", _identity, COMPARING, by="identity", problem=NO_FACE),
     Measure("class_kept", "higher", _class_kept, COMPARING, by="judge"),
-    Measure("sncd", "lower", lambda batch: SncdLoss(batch.generator, batch.anchor)(batch.w_plus), ("anchor",)),
+    Measure("sncd", "lower", _sncd, ("anchor",)),
     Measure(
         "w_distance",
         None,

@@ -1,55 +1,75 @@
-"""Directions and components as files: ours, and those in circulation, told apart by content."""
+"""Directions and components for one generator, from files: ours, and those in circulation, told apart by content."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from lsap_core.editing import Components, Direction
+from lsap_core.editing import Components, Direction, StyleDirection
+from lsap_core.editing.edits import tensor_digest
+from lsap_core.editing.style_directions import style_layouts
 from lsap_core.errors import CheckpointError, LsapError, ShapeError
-from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
-from tasks.array_files import ArrayFileError, read_npy, read_npz
-from tasks.weights.files import (
-    check_torch_zip,
-    describe_other,
-    is_safetensors,
-    is_torch_file,
-    read_bytes,
-    read_safetensors,
-    write_verified,
+from tasks.weights.direction_files import (
+    COMPONENTS,
+    DIRECTION,
+    FORMAT_VERSION,
+    KINDS,
+    MOST_ROWS,
+    TENSORS,
+    Foreign,
+    Several,
+    file_digest,
+    read_components,
+    read_direction,
+    read_subject,
+    split_place,
 )
+from tasks.weights.files import read_bytes, write_verified
 
-KINDS = "a .safetensors of this project, or an array in a .pt, .npy or .npz file"
-DIRECTION, COMPONENTS = "direction", "components"
-FORMAT_VERSION = "1"
 UNKNOWN_GENERATOR = "generator unknown: the file does not say on which it was found"
-
-Subject = TypeVar("Subject", Direction, Components)
-
-_GANSPACE = ("mean", "comp", "std")
-_NUMPY = b"\x93NUMPY"
-_TENSORS = ("vectors", "deviations", "eigenvalues", "mean")
 
 
 def load_direction(
     path_or_url: str, *, config: GeneratorConfig, generator_digest: str, any_generator: bool = False
 ) -> Direction:
-    """The direction of a file, for one generator.
+    """The direction of a file in W or W+, for one generator.
 
     Args:
-        path_or_url: a file of ours, or one array [D], [1, D], [K, D] or [1, K, D] in a .pt, .npy or .npz file.
+        path_or_url: as for `load_any_direction`.
+        config: sizes of the generator that it is wanted for.
+        generator_digest: digest of that generator.
+        any_generator: also take a direction that names another generator.
+
+    Raises:
+        CheckpointError: no such file, no direction in it, one in S, or one of another generator.
+        ShapeError: it does not fit the sizes.
+    """
+    found = load_any_direction(
+        path_or_url, config=config, generator_digest=generator_digest, any_generator=any_generator
+    )
+    if isinstance(found, StyleDirection):
+        raise CheckpointError(f"{path_or_url}: it holds a direction in S, and one in W or W+ is wanted here")
+    return found
+
+
+def load_any_direction(
+    path_or_url: str, *, config: GeneratorConfig, generator_digest: str, any_generator: bool = False
+) -> Direction | StyleDirection:
+    """The direction of a file in W, W+ or S, for one generator.
+
+    Args:
+        path_or_url: a file of ours; or a .pt, .npy or .npz file with one array [D], [1, D], [K, D], [1, K, D], or
+            flattened, [K * D] or [1, K * D]; or with a list of style vectors, or all of them in one array, as
+            `StyleDirection.from_vectors` takes them. Of many directions one is named: FILE#NAME, or FILE#INDEX.
         config: sizes of the generator that it is wanted for.
         generator_digest: digest of that generator.
         any_generator: also take a direction that names another generator.
@@ -58,9 +78,12 @@ def load_direction(
         CheckpointError: no such file, no direction in it, or one of another generator.
         ShapeError: it does not fit the sizes.
     """
-    data = read_bytes(path_or_url, None, wanted=KINDS)
+    place, entry = split_place(path_or_url)
+    data = read_bytes(place, None, wanted=KINDS)
     try:
-        found = _read_direction(data, name=PurePosixPath(path_or_url).stem)
+        found = read_direction(data, name=PurePosixPath(place).stem, entry=entry)
+        if isinstance(found, Foreign):
+            return _fitted(found, config, generator_digest)
         _check_generator(found.generator, generator_digest, any_generator=any_generator)
         return Direction.from_array(
             found.vectors,
@@ -80,7 +103,7 @@ def load_components(
     """The components of a file, for one generator.
 
     Args:
-        path_or_url: a file of ours, or GANSpace's {"mean", "comp", "std"} in a .pt or .npz file.
+        path_or_url: a file of ours, or a .pt or .npz file in one of `COMPONENTS_LAYOUTS`.
         config: sizes of the generator that they are wanted for.
         generator_digest: digest of that generator.
         any_generator: also take components that name another generator.
@@ -91,7 +114,7 @@ def load_components(
     """
     data = read_bytes(path_or_url, None, wanted=KINDS)
     try:
-        found = _read_components(data)
+        found = read_components(data)
         _check_generator(found.generator, generator_digest, any_generator=any_generator)
         if found.vectors.shape[1] != config.w_dim:
             raise ShapeError(f"the components have width {found.vectors.shape[1]}; this generator wants {config.w_dim}")
@@ -108,7 +131,7 @@ def save_direction(path_or_url: str, direction: Direction) -> Direction:
     """
     about = {"name": direction.name, "space": direction.space}
     data = _encode(path_or_url, DIRECTION, direction, about, {"vectors": direction.vectors})
-    return write_verified(path_or_url, data, lambda found: _read_direction(found, name=direction.name), None)
+    return write_verified(path_or_url, data, _read_ours, None)
 
 
 def save_components(path_or_url: str, components: Components) -> Components:
@@ -118,33 +141,135 @@ def save_components(path_or_url: str, components: Components) -> Components:
         CheckpointError: another suffix, or an existing file.
     """
     about = {"components": components.kind, "layers": json.dumps(components.layers)}
-    tensors = {name: getattr(components, name) for name in _TENSORS}
+    tensors = {name: getattr(components, name) for name in TENSORS}
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     return write_verified(
-        path_or_url, _encode(path_or_url, COMPONENTS, components, about, given), _read_components, None
+        path_or_url, _encode(path_or_url, COMPONENTS, components, about, given), read_components, None
     )
 
 
-def describe_direction(path_or_url: str) -> dict[str, Any]:
+def describe_direction(path_or_url: str, config: GeneratorConfig | None = None) -> dict[str, Any]:
     """What a file holds, as plain values for a table or JSON.
+
+    Args:
+        path_or_url: as for `load_any_direction`; of many directions all are told where none is named.
+        config: sizes of the generator that it is wanted for, which tell the spaces of W, W+ and S apart.
 
     Raises:
         CheckpointError: no such file, or neither a direction nor components in it.
+        ShapeError: no direction of this generator.
     """
-    data = read_bytes(path_or_url, None, wanted=KINDS)
+    place, entry = split_place(path_or_url)
+    data = read_bytes(place, None, wanted=KINDS)
     common = {"location": path_or_url, "file_sha256": file_digest(data)}
     try:
-        document = _read_document(data)
-        if _kind_of(document) == COMPONENTS:
-            return {**common, **_about_components(_read_components(data))}
-        return {**common, **_about_direction(_read_direction(data, name=PurePosixPath(path_or_url).stem))}
+        found = read_subject(data, name=PurePosixPath(place).stem, entry=entry)
+        if isinstance(found, Components):
+            return {**common, **_about_components(found)}
+        if isinstance(found, Several):
+            about = {name: _about_one(one, config) for name, one in found.entries.items()}
+            return {**common, "kind": "directions", "choose_by": "FILE#NAME", "directions": about}
+        return {**common, **_about_one(found, config)}
     except LsapError as error:
         raise type(error)(f"{path_or_url}: {error}") from error
 
 
-def file_digest(data: bytes) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(data).hexdigest()
+def _read_ours(data: bytes) -> Direction:
+    found = read_direction(data, name="")
+    assert isinstance(found, Direction), "it was written as one of ours"
+    return found
+
+
+def _fitted(found: Foreign, config: GeneratorConfig, generator_digest: str | None) -> Direction | StyleDirection:
+    """A direction as another program wrote it, in the space of this generator whose sizes it has."""
+    provenance: dict[str, Any] = {"file_sha256": found.file_sha256, **_notes(None, generator_digest)}
+    if found.array is None:
+        if [vector.numel() for vector in found.vectors] != [config.w_dim] * config.num_ws:
+            return StyleDirection.from_vectors(found.vectors, name=found.name, config=config, provenance=provenance)
+        provenance["note"] = f"a list of {config.num_ws} rows"  # also where style vectors are as wide as W
+        rows = torch.stack([vector.flatten() for vector in found.vectors])
+    else:
+        rows = found.rows
+    if len(rows) == 1 and rows.shape[1] not in (config.w_dim, config.num_ws * config.w_dim):
+        for _, widths in style_layouts(config):
+            if rows.shape[1] == sum(widths):
+                note = f"{len(widths)} style vectors stood one after the other"
+                vectors = rows[0].split(widths)
+                told = {**provenance, "note": note}
+                return StyleDirection.from_vectors(vectors, name=found.name, config=config, provenance=told)
+    if found.array is not None and len(rows) == 1 and rows.shape[1] == config.num_ws * config.w_dim:
+        rows = rows.reshape(config.num_ws, config.w_dim)
+        provenance["note"] = f"flattened: its {config.num_ws} rows of {config.w_dim} stood one after the other"
+    return Direction.from_array(rows, name=found.name, num_ws=config.num_ws, w_dim=config.w_dim, provenance=provenance)
+
+
+def _about_one(found: Direction | Foreign, config: GeneratorConfig | None) -> dict[str, Any]:
+    if isinstance(found, Foreign):
+        if config is None:
+            return _about_unfitted(found)
+        found_in_space = _fitted(found, config, None)
+        if isinstance(found_in_space, StyleDirection):
+            return _about_styles(found_in_space)
+        found = found_in_space
+    return _about_direction(found)
+
+
+def _about_styles(direction: StyleDirection) -> dict[str, Any]:
+    return {
+        "kind": DIRECTION,
+        "name": direction.name,
+        "space": "s",
+        "style_layers": {str(at): len(vector) for at, vector in direction.vectors.items()},
+        "norms": [round(vector.norm().item(), 6) for vector in direction.vectors.values()],
+        "digest": direction.digest,
+        "generator": direction.generator,
+        "provenance": dict(direction.provenance),
+    }
+
+
+def _about_unfitted(found: Foreign) -> dict[str, Any]:
+    """What can be said of a foreign direction without its generator: often that it may belong to several spaces."""
+    told: dict[str, Any] = {"kind": DIRECTION, "name": found.name}
+    provenance: dict[str, Any] = {"file_sha256": found.file_sha256, **_notes(None, None)}
+    if found.array is None:
+        widths = [vector.numel() for vector in found.vectors]
+        may_be_code = len(set(widths)) == 1 and _may_be_num_ws(len(widths))
+        space = "w_plus or s" if may_be_code else "s"
+        note = f"{len(widths)} style vectors" + (f", or {len(widths)} rows of a code" if may_be_code else "")
+        flat = torch.cat([vector.flatten() for vector in found.vectors])
+        about = {"shape": [len(widths)], "widths": widths, "space": space, "norms": [round(flat.norm().item(), 6)]}
+        return {
+            **told,
+            **about,
+            "digest": tensor_digest(flat),
+            "generator": None,
+            "provenance": {**provenance, "note": note},
+        }
+    rows = found.rows
+    if len(rows) > 1 and bool((rows == rows[:1]).all()):
+        rows = rows[:1].clone()
+        space = "w"
+        provenance["note"] = "its rows are all the same"
+    elif len(rows) == 1:
+        space = "w, w_plus or s"
+        provenance["note"] = (
+            f"a direction in w if the generator's width is {rows.shape[1]}; else it may be K rows of w_plus "
+            f"(K * D = {rows.shape[1]}) or all style vectors one after the other: --generator or --domain tells"
+        )
+    elif _may_be_num_ws(len(rows)):
+        space = "w_plus"
+    else:
+        raise ShapeError(
+            f'"{found.name}" is {list(rows.shape)}, and no generator has {len(rows)} rows: of many directions that '
+            f"lie one under the other name one, FILE#0 to FILE#{len(rows) - 1}"
+        )
+    direction = Direction(found.name, rows, None, "w" if len(rows) == 1 else "w_plus", provenance)
+    return {**_about_direction(direction), "space": space}
+
+
+def _may_be_num_ws(count: int) -> bool:
+    """Whether some generator has so many rows: 2 for each side from 4 to the resolution."""
+    return count % 2 == 0 and 4 <= count <= MOST_ROWS
 
 
 def _about_direction(direction: Direction) -> dict[str, Any]:
@@ -162,15 +287,14 @@ def _about_direction(direction: Direction) -> dict[str, Any]:
 
 def _about_components(components: Components) -> dict[str, Any]:
     spectrum = components.eigenvalues if components.deviations is None else components.deviations
-    assert spectrum is not None  # one or the other, by kind
     return {
         "kind": COMPONENTS,
         "components": components.kind,
         "shape": list(components.vectors.shape),
         "layers": components.layers and list(components.layers),
-        "eigenvalues" if components.deviations is None else "deviations": [
-            round(value, 4) for value in spectrum[:8].tolist()
-        ],
+        "eigenvalues" if components.deviations is None else "deviations": (
+            None if spectrum is None else [round(value, 4) for value in spectrum[:8].tolist()]
+        ),
         "digest": components.digest,
         "generator": components.generator,
         "provenance": {**components.provenance, **_notes(components.generator, None)},
@@ -192,139 +316,6 @@ def _notes(found: str | None, wanted: str | None) -> dict[str, Any]:
     if wanted is not None and found != wanted:
         return {"warning": f"found on generator {found[:16]}, used on {wanted[:16]}"}
     return {}
-
-
-# --- reading ------------------------------------------------------------------------------------------
-
-
-def _read_document(data: bytes) -> Any:
-    """What a file holds: (tensors, metadata) of ours, else an array or a mapping of names to arrays."""
-    if data.startswith(_NUMPY):
-        return _read_numpy(data)
-    if _is_npz(data):
-        return dict(_read_numpy(data))
-    if is_torch_file(data):
-        check_torch_zip(data, wanted=KINDS)
-        return read_torch(data)
-    if is_safetensors(data):
-        return read_safetensors(data)
-    raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
-
-
-def _read_direction(data: bytes, *, name: str) -> Direction:
-    document = _read_document(data)
-    if _kind_of(document) == COMPONENTS:
-        raise CheckpointError("it holds components, not one direction: name it as `components`, with a component")
-    if isinstance(document, tuple):
-        return _direction_of_ours(*document)
-    if isinstance(document, Mapping):
-        if len(document) != 1:
-            names = ", ".join(map(str, list(document)[:4])) or "nothing"
-            raise CheckpointError(f"it holds {names}; wanted one array, or GANSpace's mean, comp and std")
-        (document,) = document.values()
-    rows = _numbers(document)
-    rows = rows.squeeze(0) if rows.ndim == 3 and len(rows) == 1 else torch.atleast_2d(rows)
-    if rows.ndim != 2:
-        raise ShapeError(f"the array is {list(rows.shape)}; wanted [D], [1, D], [K, D] or [1, K, D]")
-    return Direction(name, rows, None, "w" if len(rows) == 1 else "w_plus", {"file_sha256": file_digest(data)})
-
-
-def _direction_of_ours(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Direction:
-    if set(tensors) != {"vectors"} or metadata.get("space") not in ("w", "w_plus"):
-        raise CheckpointError(f"it is damaged: a direction with {', '.join(tensors) or 'no tensor'}")
-    direction = Direction(
-        metadata.get("name", ""),
-        tensors["vectors"],
-        metadata.get("generator") or None,
-        metadata["space"],  # type: ignore[arg-type]
-        _json(metadata.get("provenance", "{}")),
-    )
-    return _undamaged(direction, metadata)
-
-
-def _read_components(data: bytes) -> Components:
-    document = _read_document(data)
-    if _kind_of(document) != COMPONENTS:
-        raise CheckpointError("it holds one direction, not components: name it as `direction`")
-    if isinstance(document, tuple):
-        tensors, metadata = document
-        if (
-            set(tensors) - set(_TENSORS)
-            or "vectors" not in tensors
-            or metadata.get("components") not in ("pca", "sefa")
-        ):
-            raise CheckpointError(f"it is damaged: components with {', '.join(tensors) or 'no tensor'}")
-        layers = _json(metadata.get("layers", "null"))
-        components = Components(
-            metadata["components"],
-            **tensors,
-            layers=layers and tuple(layers),
-            generator=metadata.get("generator") or None,
-            provenance=_json(metadata.get("provenance", "{}")),
-        )
-        return _undamaged(components, metadata)
-    mean, vectors, deviations = (_numbers(document[name]) for name in _GANSPACE)
-    return Components(
-        "pca",
-        vectors.flatten(1),  # [M, 1, D]
-        deviations=deviations.flatten(),
-        mean=mean.flatten(),
-        provenance={"file_sha256": file_digest(data)},
-    )
-
-
-def _undamaged(subject: Subject, metadata: Mapping[str, str]) -> Subject:
-    if metadata.get("digest") != subject.digest:
-        raise CheckpointError(
-            f"it is damaged: its numbers have digest {subject.digest}, {metadata.get('digest')} was written; "
-            "make it again"
-        )
-    return subject
-
-
-def _kind_of(document: Any) -> str:
-    if isinstance(document, tuple):
-        kind = str(document[1].get("kind", "none"))
-        version = document[1].get("format_version")
-        if kind not in (DIRECTION, COMPONENTS):
-            raise CheckpointError(f'it is a safetensors file of kind "{kind}"; wanted {KINDS}')
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"its format version is {version}; this library reads {FORMAT_VERSION}: update it")
-        return kind
-    return COMPONENTS if isinstance(document, Mapping) and set(_GANSPACE) <= set(document) else DIRECTION
-
-
-def _is_npz(data: bytes) -> bool:
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return False
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = archive.namelist()
-    return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def _read_numpy(data: bytes) -> Any:
-    """The array of a .npy file, or the arrays of a .npz file by name; never an object."""
-    try:
-        return read_npz(data) if _is_npz(data) else read_npy(data)
-    except ArrayFileError as error:
-        raise CheckpointError(f"NumPy cannot read it as plain numbers: it {error}") from error
-
-
-def _numbers(values: Any) -> Tensor:
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"it holds a {type(values).__name__}; wanted an array of numbers") from error
-    if tensor.is_complex() or tensor.is_meta or tensor.layout is not torch.strided:
-        raise CheckpointError(f"it holds numbers of type {tensor.dtype}; wanted plain real ones")
-    return tensor.detach().to("cpu", torch.float32)
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"its metadata {text[:80]!r} are no JSON") from error
 
 
 # --- writing ------------------------------------------------------------------------------------------

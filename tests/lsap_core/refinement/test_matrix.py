@@ -229,11 +229,23 @@ def test_what_every_refiner_promises_of_every_embedding(
     assert torch.equal(restored.synthesize(), inversion)
     assert torch.equal(restored.synthesize(edit(refined.w_plus)), edited)
 
+    # An edit in S shows as that in W+ does which it is of the generator's layers, unless these were tuned.
+    codes = refined.w_plus
+    pairs = zip(generator.styles(edit(codes)), generator.styles(codes), strict=True)
+    shift = {at: after - before for at, (after, before) in enumerate(pairs)}
+    in_s = restored.synthesize(codes, shift)
+    assert ((in_s - inversion).abs().amax(dim=(1, 2, 3)) > 0.01).all()
+    if not refiner.startswith("pti"):
+        torch.testing.assert_close(in_s, edited, rtol=0, atol=1e-4)
+    assert torch.equal(restored.synthesize(None, {}), inversion)
+
     # An image gets alone what it gets in a batch.
     alone = cell.only(1).refine().refined
     pixels = {"rtol": 0.0, "atol": ROUNDING.get(refiner, 1e-4)}
     torch.testing.assert_close(alone.synthesize()[0], inversion[1], **pixels)
     torch.testing.assert_close(alone.synthesize(edit(refined.w_plus)[1:2])[0], edited[1], **pixels)
+    its_shift = {at: added[1:2] for at, added in shift.items()}
+    torch.testing.assert_close(alone.synthesize(None, its_shift)[0], in_s[1], **pixels)
 
     # An interruption changes nothing, wherever it comes.
     for step in {1, num_steps // 2}:

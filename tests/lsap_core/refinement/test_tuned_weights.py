@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lsap_core.errors import ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
+from lsap_core.generators.generator import conv_position
 from lsap_core.refinement.tuned_weights import TunedGenerator, synthesis_shapes
 
 Numbers = Callable[..., Tensor]
@@ -51,6 +52,22 @@ def test_each_image_is_that_of_a_generator_with_its_weights(
         expected = with_weights(generator, weights, row).synthesize(codes[row : row + 1])
         torch.testing.assert_close(found[row : row + 1], expected, rtol=0, atol=1e-11)
     assert (found - generator.synthesize(codes)).abs().max() > 0.1 or not weights
+
+
+@pytest.mark.parametrize("of_each", [True, False])
+def test_a_shift_of_styles_is_one_of_the_biases_that_give_them(
+    of_each: bool, generator: Generator, numbers: Numbers
+) -> None:
+    codes, weights = numbers(3, 8, 24, dtype=torch.float64), all_weights(generator, numbers, 3)
+    bias = weights["convs.2.affine.bias"]
+    added = numbers(3 if of_each else 1, bias.shape[1], seed=9, dtype=torch.float64)
+    tuned, shift = TunedGenerator(generator), {conv_position(2): added}
+    found = tuned.synthesize(codes, weights, style_shift=shift)
+    expected = tuned.synthesize(codes, weights | {"convs.2.affine.bias": bias + added})
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    assert (found - tuned.synthesize(codes, weights)).abs().max() > 0.01
+    alike = tuned.synthesize_alike(codes, {}, style_shift=shift)
+    torch.testing.assert_close(alike, generator.synthesize(codes, style_shift=shift), rtol=0, atol=1e-11)
 
 
 def test_gradients_are_those_of_a_generator_with_its_weights(generator: Generator, numbers: Numbers) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsap_core.editing import Direction, along, along_component, fit_pca
+from lsap_core.editing import Direction, along, along_component, fit_pca, style_shift
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from tasks.editing.spec import EditSpec, EqualEffect, build_edit, parse_edit
@@ -70,6 +70,37 @@ def test_components_in_both_modes(directions: dict[str, str]) -> None:
     offset = build(parse_edit("c", {**document, "mode": "offset"}, directions))
     assert torch.equal(offset(codes), along_component(components, 1, 2.0, layers=(0, 5), mode="offset")(codes))
     assert not torch.equal(absolute(codes), offset(codes))
+
+
+def test_one_of_many_directions_by_name(tmp_path: Path) -> None:
+    torch.save({"up": numbers(1, D), "down": -numbers(1, D)}, tmp_path / "many.pt")
+    codes, many = numbers(2, K, D, seed=2), {"many": str(tmp_path / "many.pt")}
+    by_name = parse_edit("e", {"direction": "many#down", "strength": 1}, many)
+    by_path = parse_edit("e", {"direction": f"{tmp_path}/many.pt#down", "strength": 1}, {})
+    other = parse_edit("e", {"direction": "many#up", "strength": 1}, many)
+    assert torch.equal(build(by_name)(codes), along(Direction("down", -numbers(1, D)), 1.0)(codes))
+    assert by_name.digest == by_path.digest != other.digest
+    with pytest.raises(CheckpointError, match="choose one, as FILE#NAME"):
+        build(parse_edit("e", {"direction": "many", "strength": 1}, many))
+
+
+def test_channels_and_directions_in_s(tmp_path: Path) -> None:
+    codes = numbers(2, K, D, seed=2)
+    torch.save([numbers(8, seed=at) for at in range(11)], tmp_path / "styles.pt")
+    channel = parse_edit("c", {"style_channel": [6, 5], "strength": -3}, {})
+    shift = style_shift(build(channel), codes)
+    assert list(shift) == [6] and shift[6].nonzero().tolist() == [[0, 5]] and shift[6][0, 5] == -3
+    assert channel.digest != parse_edit("c", {"style_channel": [5, 6], "strength": -3}, {}).digest
+    document = {"direction": str(tmp_path / "styles.pt"), "strength": 2}
+    both = parse_edit("both", {"sequence": [document, {"style_channel": [6, 5], "strength": -3}]}, {})
+    assert len(style_shift(build(both), codes)) == 11 and torch.equal(build(both)(codes), codes)
+    with pytest.raises(ConfigError, match="direction in S, and layers are rows of W"):
+        build(parse_edit("c", {**document, "layers": [0, 4]}, {}))
+    for wrong in (6, [6], [6, -1], [6, "5"], [6, 1.5], [True, 1]):
+        with pytest.raises(ConfigError, match=r"style_channel is .*wanted \[layer, channel\]"):
+            parse_edit("c", {"style_channel": wrong, "strength": 1}, {})
+    with pytest.raises(ConfigError, match="channel 8 of layer 0"):
+        build(parse_edit("c", {"style_channel": [0, 8], "strength": 1}, {}))
 
 
 def test_equal_effect_waits_for_its_strength(directions: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from lsap_archive import (
     ArchiveKeyError,
@@ -22,7 +24,9 @@ from lsap_archive import (
 )
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.generators import Generator
+from lsap_core.images import to_uint8
 from lsap_core.presets import method
+from tasks.archived.rendering import Renderer, Stored
 from tasks.editing.chosen import check_edits
 from tasks.editing.plan import EditingStage
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
@@ -47,6 +51,29 @@ def test_a_strength_moves_codes_along_the_direction_and_0_keeps_every_bit(desk: 
     kept = codes(archive, f"{OPTIMIZED}/none", 6)
     np.testing.assert_array_equal(kept.view(np.int32), before.view(np.int32))
     assert [result.by_status for result in results] == [{"ok": 4}, {"ok": 2}] * 2
+    assert verify_archive(desk.laboratory.archive).is_sound
+
+
+def test_an_edit_in_s_changes_images_and_not_codes(desk: Any) -> None:
+    desk.laboratory.fill(3)
+    desk.laboratory.invert()
+    channel = {"style_channel": [4, 3], "strength": 6}
+    archive, _ = desk.edit({"channel": channel, "both": {"sequence": [channel, SLIGHT]}}, keep_images=True)
+    ids = [f"{number}.png" for number in range(3)]
+    before, generator = codes(archive, OPTIMIZED, 3), load_generator(desk.laboratory.generator).generator.freeze()
+    np.testing.assert_array_equal(codes(archive, f"{OPTIMIZED}/channel", 3), before)
+    assert np.abs(codes(archive, f"{OPTIMIZED}/both", 3) - before).max() == pytest.approx(0.5, abs=1e-6)
+    shift = {4: 6 * torch.eye(8)[3:4]}
+    maps = [torch.from_numpy(one)[:, None] for one in archive.noise(ids, OPTIMIZED)]
+    for edit in ("channel", "both"):
+        edited = torch.from_numpy(codes(archive, f"{OPTIMIZED}/{edit}", 3))
+        with torch.no_grad():
+            wanted = generator.synthesize(edited, noise=maps, style_shift=shift)
+            assert not torch.allclose(wanted, generator.synthesize(edited, noise=maps), atol=0.01)
+        kept = [np.asarray(Image.open(io.BytesIO(png))) for png in archive.images(ids, f"{OPTIMIZED}/{edit}")]
+        np.testing.assert_array_equal(np.stack(kept), to_uint8(wanted)[..., 0])
+        stored = Stored.of_images(Renderer(generator), archive, ids, f"{OPTIMIZED}/{edit}")
+        assert torch.equal(stored.render(), wanted)
     assert verify_archive(desk.laboratory.archive).is_sound
 
 

@@ -215,6 +215,9 @@ def test_lec_is_measured_of_encoders_alone(desk: Any, encoder: str, tmp_path: Pa
     archive, prepared = desk.evaluate(lec=lec)
     assert set(values_of(archive, "lec", by="far", method="e4e")) == {"0.png", "1.png", "2.png"}
     assert values_of(archive, "lec", by="far", method=OPTIMIZED) == {}
+    in_s = parse_edit("channel", {"style_channel": [0, 0], "strength": 3}, {})
+    with pytest.raises(ConfigError, match='"channel" is in S, and lec compares codes, which it does not change'):
+        desk.plan(desk.request(lec={"channel": in_s}))
     generator = load_generator(laboratory.generator).generator.freeze()
     codes = torch.from_numpy(archive.codes(["1.png"], "e4e"))
     network = load_encoder(encoder).encoder.eval()

@@ -15,12 +15,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lsap_core.editing import Components, Direction, factorize, fit_pca
+from lsap_core.editing import Components, Direction, StyleDirection, factorize, fit_pca
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.generator import style_widths
+from lsap_core.spaces.styles import style_positions
 from tasks.weights.directions import (
     UNKNOWN_GENERATOR,
     describe_direction,
+    load_any_direction,
     load_components,
     load_direction,
     save_components,
@@ -188,6 +191,153 @@ def test_components_of_ganspace_are_read(suffix: str, tmp_path: Path) -> None:
         load(path, config=FACES)
 
 
+@pytest.mark.parametrize("shape", [(1, -1), (-1,), (1, 1, -1)])
+@pytest.mark.parametrize("write", [_torch, _numpy, _npz])
+def test_a_boundary_whose_rows_were_flattened_is_that_of_the_rows(
+    write: Callable[[Tensor, Path], Path], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    rows = numbers(18, 512)
+    wanted = load(_torch(rows, tmp_path / "rows"), config=FACES)
+    loaded = load(write(rows.reshape(shape), tmp_path / "flat"), config=FACES)
+    assert (loaded.digest, loaded.space) == (wanted.digest, "w_plus")
+    assert loaded.provenance["note"] == "flattened: its 18 rows of 512 stood one after the other"
+    with pytest.raises(ShapeError, match=r"\[1, 9216\]; this generator wants width 512"):
+        load(
+            tmp_path / "flat.npz" if write is _npz else write(rows.reshape(shape), tmp_path / "flat"),
+            config=GeneratorConfig.config_f(256),
+        )
+
+
+def test_a_vector_of_the_width_of_w_stays_one_of_w(tmp_path: Path) -> None:
+    """Also where K * D of another generator would be as long: 8 rows of 64 are 512 numbers."""
+    path = _numpy(numbers(1, 512), tmp_path / "age")
+    assert load(path, config=FACES).space == "w"
+    small = GeneratorConfig(32, (64, 64, 32, 16), z_dim=64, w_dim=64, image_channels=1)
+    assert load(path, config=small).vectors.shape == (8, 64)
+
+
+def test_every_number_format_is_the_same_direction(tmp_path: Path) -> None:
+    values = numbers(8).numpy()
+    digests = set()
+    for dtype in ("<f4", ">f4", "<f8", ">f8"):
+        np.save(tmp_path / "d.npy", values.astype(dtype))
+        digests.add(load(tmp_path / "d.npy").digest)
+    np.save(tmp_path / "f.npy", np.asfortranarray(np.stack([values] * 8).astype(">f4")))
+    digests.add(load(tmp_path / "f.npy").digest)
+    assert len(digests) == 1
+    np.save(tmp_path / "half.npy", values.astype(">f2"))
+    assert torch.equal(load(tmp_path / "half.npy").vectors[0], torch.from_numpy(values.astype(np.float16)).float())
+
+
+def test_ganspaces_own_cache_is_the_components_that_editors_pass_on(tmp_path: Path) -> None:
+    comp, mean, std = numbers(80, 1, 512).numpy(), numbers(1, 512, seed=1).numpy(), numbers(80, seed=2).abs().numpy()
+    np.savez(tmp_path / "passed_on.npz", comp=comp, mean=mean, std=std)
+    own = {"lat_comp": comp, "lat_mean": mean[:, None], "lat_stdev": std, "var_ratio": std, "random_stdevs": std}
+    np.savez_compressed(tmp_path / "own.npz", **own, act_comp=2 * comp, act_mean=mean, act_stdev=std)
+    one, two = (
+        load_components(str(tmp_path / f"{name}.npz"), config=FACES, generator_digest=OURS)
+        for name in ("passed_on", "own")
+    )
+    assert one.digest == two.digest and one.kind == two.kind == "pca"
+    assert two.provenance["layout"] == "GANSpace's own cache" and "note" not in two.provenance
+    np.savez(tmp_path / "z.npz", **{**own, "lat_mean": 0 * mean, "lat_stdev": 0 * std + 1})
+    assert "as in Z" in describe_direction(str(tmp_path / "z.npz"))["provenance"]["note"]
+
+
+@pytest.mark.parametrize("with_values", [True, False])
+def test_factors_of_the_weights_are_components(with_values: bool, tmp_path: Path) -> None:
+    """rosinality's closed-form factorization keeps directions as columns, SeFa as rows."""
+    factors = torch.linalg.qr(numbers(8, 8))[0]
+    values = {"eigval": torch.arange(8.0)} if with_values else {}
+    torch.save({"ckpt": "550000.pt", "eigvec": factors, **values}, tmp_path / "factor.pt")
+    np.savez(tmp_path / "sefa.npz", boundaries=factors.T.numpy(), eigen_values=np.arange(8.0), layers=np.arange(4))
+    found = load_components(str(tmp_path / "factor.pt"), config=CONFIG, generator_digest=OURS)
+    assert (found.kind, found.layers) == ("sefa", None) and torch.equal(found.vectors, factors.T)
+    assert found.eigenvalues is None or torch.equal(found.eigenvalues, torch.arange(8.0))
+    assert found.digest == load_components(str(tmp_path / "sefa.npz"), config=CONFIG, generator_digest=OURS).digest
+    assert describe_direction(str(tmp_path / "factor.pt"))["components"] == "sefa"
+    save_components(str(tmp_path / "c.safetensors"), found)
+    saved = load_components(str(tmp_path / "c.safetensors"), config=CONFIG, generator_digest=OURS)
+    assert saved.digest == found.digest
+
+
+# --- many in one file ---------------------------------------------------------------------------------
+
+
+def test_one_of_many_directions_is_chosen_by_name(tmp_path: Path) -> None:
+    many = {"age": numbers(1, 8), "smile": numbers(8, 8, seed=1), "eyes.open": numbers(8, seed=2)}
+    torch.save({"directions": many, "resolution": 32, "author": "somebody"}, tmp_path / "many.pt")
+    np.savez(tmp_path / "many.npz", **{name: values.numpy() for name, values in many.items()})
+    for name, values in many.items():
+        for file in (f"many.pt#directions.{name}", f"many.npz#{name}"):
+            loaded = load(f"{tmp_path}/{file}")
+            assert torch.equal(loaded.vectors, values.reshape(-1, 8)) and loaded.name.endswith(name)
+    with pytest.raises(CheckpointError, match=r"3 directions \(age, smile, eyes.open\): choose one, as FILE#NAME"):
+        load(tmp_path / "many.npz")
+    with pytest.raises(CheckpointError, match=r'many.npz#pose: .*there is no "pose"'):
+        load(f"{tmp_path}/many.npz#pose")
+    told = describe_direction(str(tmp_path / "many.npz"))
+    assert told["kind"] == "directions" and list(told["directions"]) == list(many)
+    assert told["directions"]["smile"]["digest"] == load(f"{tmp_path}/many.npz#smile").digest
+
+
+def test_one_of_many_directions_in_an_array_is_chosen_by_its_index(tmp_path: Path) -> None:
+    values = numbers(25, 8)
+    path = _numpy(values, tmp_path / "found")
+    assert torch.equal(load(f"{path}#24").vectors, values[24:])
+    for entry in ("25", "smile", "-1"):
+        with pytest.raises(CheckpointError, match=f'"{entry}" was asked for; wanted an index from 0 to 24'):
+            load(f"{path}#{entry}")
+    with pytest.raises(ShapeError, match=r"no generator has 25 rows.*name one, FILE#0 to FILE#24"):
+        describe_direction(str(path))
+
+
+def test_a_number_sign_in_a_files_own_name_is_no_choice(tmp_path: Path, direction: Direction) -> None:
+    (tmp_path / "take#2").mkdir()
+    save_direction(str(tmp_path / "take#2" / "d.safetensors"), direction)
+    assert load(tmp_path / "take#2" / "d.safetensors").digest == direction.digest
+    with pytest.raises(CheckpointError, match="leave #slant out"):
+        load(f"{tmp_path}/take#2/d.safetensors#slant")
+
+
+# --- directions in S ----------------------------------------------------------------------------------
+
+
+UNEVEN = GeneratorConfig(32, (12, 10, 8, 6), z_dim=6, w_dim=8, image_channels=1)
+
+
+@pytest.mark.parametrize("style_set", ["full", "authors", "conv"])
+@pytest.mark.parametrize("how", ["list", "npz", "flat", "entry"])
+def test_style_vectors_are_a_direction_in_s(style_set: Any, how: str, tmp_path: Path) -> None:
+    positions = style_positions(UNEVEN, style_set)
+    vectors = [numbers(1, style_widths(UNEVEN)[at], seed=at) for at in positions]
+    place = f"{tmp_path}/styles.npz" if how == "npz" else f"{tmp_path}/styles.pt"
+    if how == "npz":
+        np.savez(place, *[vector.numpy() for vector in vectors])
+    elif how == "flat":
+        torch.save(torch.cat(vectors, dim=1), place)
+    elif how == "list":
+        torch.save([vector[0] for vector in vectors], place)
+    else:
+        torch.save({"afro": vectors, "bob": vectors}, place)
+        place = f"{place}#afro"
+    found = load_any_direction(place, config=UNEVEN, generator_digest=OURS)
+    assert isinstance(found, StyleDirection) and tuple(found.vectors) == positions
+    assert all(torch.equal(found.vectors[at], one[0]) for at, one in zip(positions, vectors, strict=True))
+    with pytest.raises(CheckpointError, match="holds a direction in S, and one in W or W"):
+        load(place, config=UNEVEN)
+    assert describe_direction(place, UNEVEN)["space"] == "s"
+    alone = describe_direction(place)
+    assert alone["space"] == ("w, w_plus or s" if how == "flat" else "s") and json.loads(json.dumps(alone)) == alone
+
+
+def test_a_list_of_the_rows_of_a_code_is_one_in_w_plus(tmp_path: Path) -> None:
+    rows = numbers(8, 8)
+    torch.save(list(rows), tmp_path / "rows.pt")
+    assert torch.equal(load(tmp_path / "rows.pt").vectors, rows)
+    assert describe_direction(str(tmp_path / "rows.pt"))["space"] == "w_plus or s"
+
+
 # --- what is refused ----------------------------------------------------------------------------------
 
 
@@ -207,7 +357,7 @@ def test_a_file_that_is_no_direction_is_refused_with_its_name(tmp_path: Path, di
     np.save(batch, np.ones((2, 3, 8)))
     refuse("batch.npy", batch.read_bytes(), r"\[2, 3, 8\]")
     torch.save({"a": torch.ones(8), "b": torch.ones(8)}, tmp_path / "t.pt")
-    refuse("two.pt", (tmp_path / "t.pt").read_bytes(), "holds a, b; wanted one array")
+    refuse("two.pt", (tmp_path / "t.pt").read_bytes(), r"2 directions \(a, b\): choose one, as FILE#NAME")
     torch.save("age", tmp_path / "t.pt")
     refuse("text.pt", (tmp_path / "t.pt").read_bytes(), "holds a str")
     refuse("network.safetensors", safetensors.torch.save({"w": torch.ones(8)}), 'kind "none"')
@@ -256,5 +406,8 @@ def test_descriptions_are_plain_values(tmp_path: Path, direction: Direction, pca
     several = describe_direction(str(tmp_path / "c.safetensors"))
     assert (several["components"], several["shape"]) == ("pca", [3, 8])
     assert several["deviations"] == pytest.approx(pca.deviations.tolist(), abs=1e-4)
-    for one in (ours, theirs, several):
+    flat = describe_direction(str(_numpy(numbers(1, 512), tmp_path / "flat")))
+    assert "it may be K rows of w_plus (K * D = 512)" in flat["provenance"]["note"] and flat["space"] != "w"
+    assert describe_direction(str(tmp_path / "flat.npy"), FACES)["space"] == "w"
+    for one in (ours, theirs, several, flat):
         assert json.loads(json.dumps(one)) == one
