@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+from flows.commands.numbers import parse_count
 from flows.commands.output import lines_of, print_result, show
 from flows.running.ending import DONE, FAILED
 
@@ -47,3 +50,64 @@ def export_edited(parsed: argparse.Namespace) -> int:
 
     written, problems = export_images(parsed.url, parsed.method, Path(parsed.out))
     return show({"folder": parsed.out, "written": written, "without an image": problems or "none"}, parsed)
+
+
+def add_import_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Any], None]) -> None:
+    """Add `import` to the verbs of `archive`."""
+    command = verbs.add_parser("import", help="codes that another program has found, as a run of an archive")
+    command.add_argument("url", help="of the archive; made if there is none")
+    command.add_argument("codes", nargs="+", metavar="FILE", help="projected_w.npz, latents.pt, codes.npy, ...")
+    command.add_argument("--method", required=True, metavar="NAME", help="what the archive is to call what found them")
+    command.add_argument("--domain", help="name of a built-in domain, or the path of one's own .yaml")
+    command.add_argument("--generator", metavar="FILE", help="weights that the codes are of; the domain's by default")
+    command.add_argument("--images", metavar="SOURCE", help="the images that the codes are of: a folder, a .zip, ...")
+    command.add_argument("--ids", metavar="FILE", help="image ids in the order of the codes, one a line")
+    command.add_argument("--space", choices=["w", "w_plus"], help="of the codes, where their shape does not tell")
+    fits = ["refuse", "crop", "letterbox", "stretch"]
+    command.add_argument("--fit", choices=fits, default="refuse", help="images of another shape (default refuse)")
+    command.add_argument(
+        "--anchor-samples",
+        type=parse_count,
+        metavar="N",
+        help="synthetic codes for the reference of SNCD, where the archive has none (default 50000)",
+    )
+    command.add_argument("--batch-size", type=parse_count, default=16, help="images measured together (default 16)")
+    command.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
+    finish(command, import_foreign_codes)
+
+
+def import_foreign_codes(parsed: argparse.Namespace) -> int:
+    """`lsap archive import`."""
+    from flows.parameters.run_file import ParameterError
+    from lsap_archive import read_file
+    from tasks.archived.anchors import AnchorOptions
+    from tasks.inversion.imported import ImportRequest, import_codes
+    from tasks.settings import Settings
+    from tasks.weights.generators import GeneratorFile
+    from tasks.weights.of_domains import open_domain
+
+    domain = open_domain(parsed.domain, Settings.from_environment()) if parsed.domain else None
+    place = parsed.generator or (domain and domain.generator)
+    if not place:
+        raise ParameterError("no generator is named: pass --generator FILE, or --domain of a domain that has one")
+    ids: list[str] = []
+    if parsed.ids is not None:
+        try:
+            ids = read_file(parsed.ids).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ParameterError(f"--ids {parsed.ids} is no text in UTF-8 ({error}); wanted one id a line") from error
+    request = ImportRequest(
+        parsed.url,
+        tuple(parsed.codes),
+        GeneratorFile(place, domain.content_box if domain else None),
+        parsed.method,
+        space=parsed.space,
+        image_ids=tuple(ids),
+        source=parsed.images,
+        fit=parsed.fit,
+        anchor=AnchorOptions(num_samples=parsed.anchor_samples) if parsed.anchor_samples else AnchorOptions(),
+        batch_size=parsed.batch_size,
+        device=parsed.device,
+    )
+    found = dataclasses.asdict(import_codes(request))
+    return show({"archive": parsed.url, "method": parsed.method, **found}, parsed)

@@ -62,6 +62,7 @@ def command_parser() -> argparse.ArgumentParser:
         help="only give up this run or evaluation, which is under way: what is done of it is lost, and planned anew",
     )
     _finish(repair, archives.mend_archive)
+    archives.add_import_command(archive, _finish)
     images = archive.add_parser("images", help="write the kept images of an edit as files")
     images.add_argument("url")
     images.add_argument("method", help='of the edit, such as "lsap_e/slant"')

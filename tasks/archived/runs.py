@@ -14,6 +14,9 @@ from lsap_archive import Archive, ArchiveKeyError, RunInfo, typed
 from lsap_core.presets import Method, recorded_settings
 from tasks.archived.rendering import FULL_NOISE
 
+IMPORTED = "imported"
+"""What the configuration of a run whose codes are from elsewhere tells of them; it has no settings of a method."""
+
 
 @dataclass(frozen=True)
 class EncoderOfRun:

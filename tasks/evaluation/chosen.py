@@ -14,7 +14,7 @@ from lsap_core.inversion.by_encoder import EncoderEmbedder, EncoderSettings
 from lsap_core.presets import PASSES, encoder_settings, settings_of
 from tasks.archived.opening import open_writer
 from tasks.archived.refiners import renderable
-from tasks.archived.runs import config_of, runs_by_method
+from tasks.archived.runs import IMPORTED, config_of, runs_by_method
 from tasks.editing.chosen import EditedMethod, check_edit, check_file, edited_method, refuse_in_s
 from tasks.evaluation.request import EvaluationRequest, Synthetic
 from tasks.measuring.attributes import load_attribute
@@ -121,7 +121,7 @@ def _check_networks(request: EvaluationRequest, loaded: LoadedGenerator) -> None
 
 
 def _is_by_encoder(run: RunInfo) -> bool:
-    return run.subject is None and settings_of(run.config).kind == EncoderSettings.kind
+    return run.subject is None and IMPORTED not in run.config and settings_of(run.config).kind == EncoderSettings.kind
 
 
 def _encoder_of(run: RunInfo) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def read_subject(data: bytes, *, name: str, entry: str | None = None) -> Directi
         CheckpointError: neither directions nor components, or no such entry.
         ShapeError, ConfigError: they cannot be right.
     """
-    document = _read_document(data)
+    document = read_document(data)
     if isinstance(document, tuple):  # of ours
         if entry is not None:
             raise CheckpointError(f'it holds one thing, none is named "{entry}": leave #{entry} out')
@@ -192,8 +192,12 @@ def read_direction(data: bytes, *, name: str, entry: str | None = None) -> Direc
 # --- layouts ------------------------------------------------------------------------------------------
 
 
-def _read_document(data: bytes) -> Any:
-    """What a file holds: (tensors, metadata) of ours, else an array, a list, or a mapping of names to such."""
+def read_document(data: bytes) -> Any:
+    """What a file holds: (tensors, metadata) of a .safetensors, else an array, a list, or a mapping of names to such.
+
+    Raises:
+        CheckpointError: nothing that can be read without running what it says.
+    """
     if data.startswith(_NUMPY):
         return _read_numpy(data)
     if _is_npz(data):
@@ -253,7 +257,7 @@ def _is_list_of_arrays(value: Any) -> bool:
 
 def _foreign(value: Any, name: str, sha256: str) -> Foreign:
     if _is_list_of_arrays(value):
-        vectors = tuple(_numbers(one) for one in value)
+        vectors = tuple(numbers_of(one) for one in value)
         if len(vectors) == 1:
             return Foreign(name, vectors[0], (), sha256)
         if long := [vector for vector in vectors if max(vector.shape) != vector.numel()]:
@@ -261,7 +265,7 @@ def _foreign(value: Any, name: str, sha256: str) -> Foreign:
                 f'"{name}" is a list with an array of {list(long[0].shape)} in it; wanted a style vector for each layer'
             )
         return Foreign(name, None, vectors, sha256)
-    return Foreign(name, _numbers(value), (), sha256)
+    return Foreign(name, numbers_of(value), (), sha256)
 
 
 def _row_of(found: Foreign, entry: str) -> Foreign:
@@ -276,7 +280,7 @@ def _row_of(found: Foreign, entry: str) -> Foreign:
 
 def _components(document: Mapping[str, Any], layout: ComponentsLayout, sha256: str) -> Components:
     given = {
-        name: _numbers(document[key]).flatten()
+        name: numbers_of(document[key]).flatten()
         for name, key in (
             ("mean", layout.mean),
             ("deviations", layout.deviations),
@@ -284,7 +288,7 @@ def _components(document: Mapping[str, Any], layout: ComponentsLayout, sha256: s
         )
         if key is not None and key in document
     }
-    vectors = _numbers(document[layout.vectors])
+    vectors = numbers_of(document[layout.vectors])
     if vectors.ndim < 2:
         raise ShapeError(f"{layout.vectors} is {list(vectors.shape)}; wanted components [M, D] or [M, 1, D]")
     vectors = vectors.T if layout.of_columns and vectors.ndim == 2 else vectors.flatten(1)
@@ -365,8 +369,12 @@ def _read_numpy(data: bytes) -> Any:
         raise CheckpointError(f"NumPy cannot read it as plain numbers: it {error}") from error
 
 
-def _numbers(values: Any) -> Tensor:
-    """Real numbers of any type and byte order as float32."""
+def numbers_of(values: Any) -> Tensor:
+    """Real numbers of any type and byte order as float32, on the CPU.
+
+    Raises:
+        CheckpointError: they are none.
+    """
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
         values = values.astype(np.float32)
     try:
