@@ -267,3 +267,42 @@ def measured(archive: Archive) -> list[dict[str, Any]]:
     """Every measurement by subject and measure."""
     rows = archive.measurements().to_pylist()
     return sorted(rows, key=lambda row: (row["method"], row["row"], row["measure"], row["by"] or ""))
+
+
+def test_codes_from_elsewhere_are_edited_measured_and_queried_by_commands(story: Story, edited: dict[str, Any]) -> None:
+    """Codes of the encoder, as its authors' script would have saved them; edited in W and in S."""
+    ids = sorted(row["image_id"] for row in _good_rows(story, ENCODED))
+    codes = story.archive().codes(ids, ENCODED)
+    torch.save(dict(zip(ids, torch.from_numpy(codes), strict=True)), story.folder / "latents.pt")
+    asked = ("--method", "foreign", "--domain", "digits", "--images", str(story.images), "--space", "w_plus")
+    imported = story.lsap("archive", "import", story.url, str(story.folder / "latents.pt"), *asked, "--json")
+    assert imported.code == 0, imported.err
+    assert json.loads(imported.out)["by_status"] == {"ok": NUM_IMAGES}
+    slant = {"direction": "slant", "strength": 2}
+    both = {"sequence": [{"style_channel": [3, 5], "strength": 5}, slant]}
+    fields: dict[str, Any] = {"methods": ["foreign"], "edits": {"slant": slant, "both": both}, "keep_images": True}
+    edits = story.lsap("run", "edit", story.config("of_foreign", **fields), "--json")
+    assert edits.code == 0, edits.err
+    methods = ["foreign", "foreign/slant", "foreign/both", ENCODED]
+    evaluation = story.config("evaluate_foreign", source=str(story.images), methods=methods)
+    evaluated = story.lsap("run", "evaluate", evaluation, "--json")
+    assert evaluated.code == 0, evaluated.err
+
+    archive = story.archive()
+    np.testing.assert_array_equal(archive.codes(ids, "foreign"), codes)
+    np.testing.assert_array_equal(archive.codes(ids, "foreign/both"), archive.codes(ids, "foreign/slant"))
+    assert archive.images(ids, "foreign/both") != archive.images(ids, "foreign/slant")
+    query = """select method, measure, avg(value) as mean from measurements
+        where measure in ('mse', 'sncd') and method in ('foreign', 'foreign/slant', 'foreign/both', $encoded)
+        group by all"""
+    found = {(row["method"], row["measure"]): row["mean"] for row in archive.sql(query, encoded=ENCODED).to_pylist()}
+    assert found["foreign", "mse"] == pytest.approx(found[ENCODED, "mse"])
+    assert found["foreign", "sncd"] == pytest.approx(found[ENCODED, "sncd"])
+    assert len({found[method, "sncd"] for method in methods[:3]}) == 3  # the channel counts, which no code has
+    assert verify_archive(story.url).is_sound
+
+
+def _good_rows(story: Story, method: str) -> list[dict[str, Any]]:
+    query = "SELECT image_id FROM rows WHERE method = $method AND status = 'ok'"
+    rows: list[dict[str, Any]] = story.archive().sql(query, method=method).to_pylist()
+    return rows
