@@ -1,38 +1,55 @@
 """From the bytes of an image file to the uint8 pixels that a network reads, or a reason why not."""
 
-import io
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 from lsap_core.images import ContentBox
 from tasks.errors import BadImageError
+from tasks.pictures.colours import COLOURS_NOT_APPLIED, tells_other_colours
+from tasks.pictures.formats import CODESTREAM, PNG, is_cut_off, jpeg_2000_sizes, num_pictures, open_header
+from tasks.pictures.metadata import without_needless_metadata
+from tasks.pictures.tiff_pages import pages_of, pictures_among
 
 Fit = Literal["refuse", "crop", "letterbox", "stretch"]
 
 FITS: tuple[Fit, ...] = ("refuse", "crop", "letterbox", "stretch")
-FORMATS = ("PNG", "JPEG", "WebP", "TIFF", "GIF", "BMP", "PNM")
 MAX_PIXELS = 89_478_485  # 9459 x 9459: where Pillow begins to warn of decompression bombs
 MIN_SIDE = 8
 
+ALTERATIONS = {
+    "first_of_several_pictures": "the first of several pictures in the file",
+    "page_of_full_size": "the page of a TIFF that the others are small copies of",
+    "16_bit_to_8_bit": "16 bits cut to 8",
+    "12_bit_to_8_bit": "12 bits cut to 8",
+    "10_bit_to_8_bit": "10 bits cut to 8",
+    "float_to_8_bit": "floats cut to 8 bits",
+    "rotated_by_exif": "turned as EXIF says",
+    "exif_unreadable": "EXIF unreadable: not turned",
+    "metadata_dropped": "metadata too large or damaged: not turned",
+    "alpha_over_white": "transparency laid over white",
+    "empty_alpha_ignored": "alpha channel empty where none is promised: ignored",
+    "cmyk_to_rgb": "CMYK converted",
+    "colour_profile_not_applied": "colours are not sRGB, profile not applied",
+    "upsampled": "enlarged",
+    "cropped": "cropped",
+    "letterboxed": "letterboxed",
+    "stretched": "stretched",
+}
+"""What notes of decoded images mean: column `altered` of an archive's rows."""
+
 _ALPHA_BACKGROUND = (255, 255, 255, 255)
-_PNG = b"\x89PNG\r\n\x1a\n"
+_LIMITS = re.compile(
+    r"unsupported|not supported|cannot handle|not implemented|unknown pixel mode|unknown data organization|"
+    r"decoder \S+ not available|security limit",
+    re.IGNORECASE,
+)
 _BACKGROUND = 0  # of letterboxed images, as the published car generator was trained
 
 _UPRIGHT = {
@@ -54,10 +71,7 @@ class DecodedImage:
         pixels: uint8 [H, W, C] of that size, C = 1 (luminance) or 3 (RGB).
         width: pixels across of the file's image as a viewer shows it, that is after EXIF rotation.
         height: pixels down, likewise.
-        notes: codes of what was done beyond plain decoding and shrinking: "first_of_several_pictures",
-            "16_bit_to_8_bit", "rotated_by_exif" (TIFF: turned without a note), "exif_unreadable",
-            "float_to_8_bit", "alpha_over_white", "cmyk_to_rgb", "upsampled", "cropped", "letterboxed",
-            "stretched".
+        notes: codes of what was done beyond plain decoding and shrinking, and of what was left undone; see ALTERATIONS.
     """
 
     pixels: NDArray[np.uint8]
@@ -81,7 +95,8 @@ def decode_image(
     EXIF rotation, depth to 8 bits (the high byte of 16), alpha over white (as browsers show it), colour to
     RGB or to luminance (ITU-R 601, Pillow's "L"), and resizing with Pillow's antialiased BILINEAR, which is
     what published encoders read. An image that has the size already keeps its pixels. Embedded colour profiles
-    are not applied, as in the published protocols.
+    are not applied, as in the published protocols; one that is not sRGB's gets a note. An alpha channel that is 0
+    everywhere counts in formats that promise alpha only. Metadata that nobody reads decides nothing, whatever its size.
 
     Args:
         data: the whole file.
@@ -100,7 +115,8 @@ def decode_image(
     Raises:
         BadImageError: the file cannot be used; its reason is one of "empty", "not_an_image", "truncated",
             "corrupt", "too_large", "too_small", "animated" (more than one frame), "multipage", "not_square" or,
-            where no square is wanted, "wrong_aspect", "unsupported_colour", "unsupported_depth".
+            where no square is wanted, "wrong_aspect", "unsupported_colour", "unsupported_depth", "unsupported_format"
+            (a picture that is sound, as far as one knows, and that this reader does not read).
         ValueError: fit, channels or a number is outside what is described here.
     """
     _check_arguments(size, channels, fit, min_side, max_pixels)
@@ -139,11 +155,11 @@ def decode_labels(data: bytes, *, size: tuple[int, int], max_pixels: int = MAX_P
     Raises:
         BadImageError: the file cannot be used; its reason is that of `decode_image`, or "wrong_aspect".
     """
-    if not data.startswith(_PNG):
+    if not data.startswith(PNG):
         raise BadImageError("not_an_image", f"the file begins with {data[:8]!r}; wanted a label map: save it as PNG")
     with _reading(data):
-        file = _open_header(data)
-        _check_header(file, None, 1, max_pixels, [])
+        file = _open(data, [])
+        _check_header(file, data, None, 1, max_pixels, [])
         if not has_aspect(file.size, size):
             height, width = size
             raise BadImageError(
@@ -200,54 +216,93 @@ def _decode(
     if not data:
         raise BadImageError("empty", "the file holds 0 bytes, an image was wanted: copy it again from where it came")
     with _reading(data):
-        file = _open_header(data)
-        _check_header(file, size, min_side, max_pixels, notes)
-        if any(";16" in str(tile.args) for tile in file.tile):
-            notes.append("16_bit_to_8_bit")
+        file = _open(data, notes)
+        _check_header(file, data, size, min_side, max_pixels, notes)
+        if (depth := _depth(file, data)) > 8:
+            notes.append(f"{depth}_bit_to_8_bit")
+        if COLOURS_NOT_APPLIED not in notes and tells_other_colours(file, data):
+            notes.append(COLOURS_NOT_APPLIED)
+        promises_alpha = _promises_alpha(file, data)
+        if isinstance(file, TiffImagePlugin.TiffImageFile) and file.tag_v2.get(ExifTags.Base.Orientation) in _UPRIGHT:
+            notes.append("rotated_by_exif")  # by Pillow, while it reads
         file.load()
         image = _turn_upright(file, notes)
         image = _to_eight_bits(image, file.format, notes)
-        image = _flatten_alpha(image, notes)
+        image = _flatten_alpha(image, promises_alpha, notes)
         return _to_colour(image, channels, notes)
 
 
 # --- the header --------------------------------------------------------------------------------
 
 
-def _open_header(data: bytes) -> ImageFile.ImageFile:
-    """Read the header with the reader that the first bytes call for.
+def _open(data: bytes, notes: list[str]) -> ImageFile.ImageFile:
+    """The header of a file, read without the metadata that nobody needs; of a TIFF, that of the page to be read."""
+    file = open_header(without_needless_metadata(data, notes))
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        _choose_page(file, data, notes)
+    return file
 
-    Not by `Image.open`: that tries every format Pillow knows, among them some that start other programs, and
-    it warns of large images where a refusal is wanted.
-    """
-    file = io.BytesIO(data)
-    readers: list[tuple[tuple[bytes, ...], Callable[[io.BytesIO], ImageFile.ImageFile]]] = [
-        ((_PNG,), PngImagePlugin.PngImageFile),
-        ((b"\xff\xd8\xff",), JpegImagePlugin.jpeg_factory),
-        ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
-        ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
-        ((b"BM",), BmpImagePlugin.BmpImageFile),
-        (
-            tuple(b"P%d%c" % (kind, gap) for kind in range(1, 7) for gap in b" \t\r\n"),
-            PpmImagePlugin.PpmImageFile,
-        ),
-    ]
-    for magics, reader in readers:
-        if data.startswith(magics):
-            return reader(file)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile(file)
-    raise BadImageError(
-        "not_an_image",
-        f"the file begins with {data[:8]!r}, the start of {', '.join(FORMATS)} was wanted: "
-        "convert it to one of these, or take it out of the source",
-    )
+
+def _choose_page(file: TiffImagePlugin.TiffImageFile, data: bytes, notes: list[str]) -> None:
+    """Turn to the one page of a TIFF that is a picture of its own; the others may be its thumbnails and masks."""
+    pages = pages_of(data)
+    own = pictures_among(pages)
+    if not own and any(page.has_pages_below for page in pages):
+        raise BadImageError(
+            "unsupported_format",
+            "the TIFF holds previews alone, with the picture below them, as a camera's raw file (DNG, NEF) does; a "
+            "picture was wanted: develop it, and save it as PNG or JPEG",
+        )
+    if len(own) > 1:
+        raise BadImageError(
+            "multipage",
+            f"the TIFF file holds {len(pages)} frames or pages, {len(own)} of them pictures of their own; one image "
+            "per file was wanted: save each one as a file of its own",
+        )
+    if own and own[0] > 0:
+        file.seek(own[0])
+    if len(pages) > 1:
+        notes.append("page_of_full_size" if own and own[0] > 0 else "first_of_several_pictures")
+
+
+def _depth(file: ImageFile.ImageFile, data: bytes) -> int:
+    """Bits of a channel, as far as they are more than 8 and whole numbers."""
+    if file.format == "JPEG2000" and (sizes := jpeg_2000_sizes(data)):
+        return sizes[2]
+    if file.format == "AVIF" and (start := data.find(b"av1C", 0, 65536)) >= 0:
+        flags = int.from_bytes(data[start + 6 : start + 7], "big")  # AV1 in ISO media files, section 2.3
+        return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    if file.format == "HEIF":
+        return int(file.info.get("bit_depth", 8))
+    is_deep = any(";16" in str(tile.args) or _has_deep_maximum(file, tile.args) for tile in file.tile)
+    return 16 if is_deep or file.mode.startswith("I;16") else 8
+
+
+def _has_deep_maximum(file: ImageFile.ImageFile, args: Any) -> bool:
+    """Whether a PNM's white is above 255; its reader is given it as the last number."""
+    return file.format == "PPM" and isinstance(args, tuple) and isinstance(args[-1], int) and args[-1] > 255
+
+
+def _promises_alpha(file: ImageFile.ImageFile, data: bytes) -> bool:
+    """Whether a fourth channel is said to be alpha: neither by BMP, nor by all TIFF and JPEG 2000 files."""
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        return not {1, 2}.isdisjoint(file.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()))
+    if file.format == "JPEG2000":
+        return b"cdef" in data[: max(data.find(CODESTREAM), 0)]
+    return file.format != "BMP"
 
 
 def _check_header(
-    image: ImageFile.ImageFile, size: tuple[int, int] | None, min_side: int, max_pixels: int, notes: list[str]
+    image: ImageFile.ImageFile,
+    data: bytes,
+    size: tuple[int, int] | None,
+    min_side: int,
+    max_pixels: int,
+    notes: list[str],
 ) -> None:
     width, height = image.size
+    if image.format == "JPEG2000" and (announced := jpeg_2000_sizes(data)):  # twice, and the pixels come by this one
+        width, height = max(width, announced[0]), max(height, announced[1])
     if width * height > max_pixels:
         raise BadImageError(
             "too_large",
@@ -260,13 +315,12 @@ def _check_header(
             f"the image is {width}x{height} pixels, sides of at least {min_side} were wanted: "
             "take it out of the source, or find the original",
         )
-    num_frames = getattr(image, "n_frames", 1)
-    if num_frames > 1 and image.format == "MPO":
+    num_frames = num_pictures(image)
+    if num_frames > 1 and image.format in ("JPEG", "HEIF"):
         notes.append("first_of_several_pictures")  # phones append a depth map or preview; the first is the photograph
     elif num_frames > 1:
-        reason = "multipage" if image.format == "TIFF" else "animated"
         raise BadImageError(
-            reason,
+            "animated",
             f"the {image.format} file holds {num_frames} frames or pages, one image per file was wanted: "
             "save each one as a file of its own",
         )
@@ -312,6 +366,12 @@ def _reading(data: bytes) -> Iterator[None]:
         raise BadImageError("too_large", f"{error}: shrink the image beforehand") from error
     except Exception as error:
         what = f"({type(error).__name__}: {error})"
+        if _is_limit_of_reader(data, error):
+            raise BadImageError(
+                "unsupported_format",
+                f"the file is a picture of a kind that is not read here {what}; one of the usual kind was wanted: open "
+                "it in an image editor, and save it as PNG or JPEG of 8 bits",
+            ) from error
         if _ends_early(data, error):
             raise BadImageError(
                 "truncated",
@@ -325,11 +385,18 @@ def _reading(data: bytes) -> Iterator[None]:
         ) from error
 
 
+def _is_limit_of_reader(data: bytes, error: Exception) -> bool:
+    """Whether a file failed for what its reader does not do; Pillow tells that in words alone."""
+    if data.startswith((b"II", b"MM")) and isinstance(next(iter(error.args), None), KeyError):
+        return True  # TIFF of a compression that it does not know
+    return isinstance(error, NotImplementedError) or bool(_LIMITS.search(str(error)))
+
+
 def _ends_early(data: bytes, error: Exception) -> bool:
     """Whether a file that failed to decode lacks its end, by its format's end mark or announced length."""
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return True
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         return b"IEND" not in data
     if data.startswith(b"\xff\xd8"):
         return not data.rstrip(b"\0").endswith(b"\xff\xd9")
@@ -341,6 +408,8 @@ def _ends_early(data: bytes, error: Exception) -> bool:
         return int.from_bytes(data[2:6], "little") > len(data)
     if data.startswith((b"II*\0", b"MM\0*")):
         return int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big") >= len(data)
+    if data.startswith(CODESTREAM) or data[4:8] in (b"ftyp", b"jP  "):
+        return is_cut_off(data)
     return False
 
 
@@ -390,14 +459,17 @@ def _to_eight_bits(image: Image.Image, file_format: str | None, notes: list[str]
     return grey
 
 
-def _flatten_alpha(image: Image.Image, notes: list[str]) -> Image.Image:
+def _flatten_alpha(image: Image.Image, promises_alpha: bool, notes: list[str]) -> Image.Image:
     if not image.has_transparency_data:
         return image
     if image.mode == "La":
         image = image.convert("LA")
     colours = image.convert("RGBA")
-    lowest, _ = colours.getchannel("A").getextrema()
+    lowest, highest = colours.getchannel("A").getextrema()
     if lowest == 255:
+        return colours.convert("RGB")
+    if highest == 0 and not promises_alpha:  # whoever wrote it left the fourth channel as it was
+        notes.append("empty_alpha_ignored")
         return colours.convert("RGB")
     notes.append("alpha_over_white")
     white = Image.new("RGBA", colours.size, _ALPHA_BACKGROUND)

@@ -316,8 +316,7 @@ def test_exif_orientation_is_applied(file_format: str, orientation: int) -> None
     decoded = decode(save(image, file_format, exif=exif, **options), fit="letterbox")
     assert (decoded.width, decoded.height) == (20, 32)
     np.testing.assert_array_equal(decoded.pixels[:, 6:26], shown)
-    if file_format != "TIFF":  # Pillow turns these while it reads
-        assert ("rotated_by_exif" in decoded.notes) == (orientation != 1)
+    assert decoded.notes.count("rotated_by_exif") == (orientation != 1)
 
 
 def test_exif_rotated_jpeg_reports_the_size_as_shown() -> None:
@@ -333,6 +332,208 @@ def test_unreadable_exif_does_not_cost_the_image() -> None:
     decoded = decode(data)
     np.testing.assert_array_equal(decoded.pixels, gradient())
     assert decoded.notes == ("exif_unreadable",)
+
+
+# --- formats of today ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"no_jp2": True}, {"tile_size": (16, 16)}])
+def test_jpeg_2000_gives_the_pixels_back(options: dict[str, Any]) -> None:
+    decoded = decode(save(Image.fromarray(gradient()), "JPEG2000", **options))
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert decoded.notes == ()
+
+
+def test_avif_is_near_its_pixels_and_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = save(Image.fromarray(gradient(32, 48)), "AVIF", quality=95, exif=exif)
+    decoded = decode(data, size=(48, 32))
+    assert np.abs(decoded.pixels.astype(int) - np.rot90(gradient(32, 48), -1)).mean() < 3
+    assert decoded.notes == ("rotated_by_exif",)
+
+
+def test_avif_over_white() -> None:
+    decoded = decode(save(Image.new("RGBA", (32, 32), (100, 0, 200, 0)), "AVIF"))
+    assert decoded.pixels.min() == 255
+    assert decoded.notes == ("alpha_over_white",)
+
+
+def test_jpeg_2000_of_16_bits_is_scaled() -> None:
+    values = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
+    decoded = decode(save(Image.fromarray(values), "JPEG2000"), channels=1)
+    np.testing.assert_array_equal(decoded.pixels[..., 0], values // 256)
+    assert decoded.notes == ("16_bit_to_8_bit",)
+
+
+def test_a_jpeg_2000_is_measured_by_its_pixels_too() -> None:
+    """Its first header may say another size than the one that the pixels come by."""
+    data = bytearray(save(Image.fromarray(gradient()), "JPEG2000"))
+    sizes = data.index(b"\xff\x4f\xff\x51") + 8
+    data[sizes : sizes + 8] = struct.pack(">II", 60_000, 60_000)
+    assert refuse(bytes(data)).reason == "too_large"
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "JPEG2000"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_part_of_a_file_of_today_is_truncated(file_format: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    data = save(Image.fromarray(noise), file_format)
+    assert refuse(data[: int(len(data) * share)]).reason == "truncated"
+
+
+def test_several_frames_of_avif_are_refused() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime")]
+    assert refuse(save(frames[0], "AVIF", save_all=True, append_images=frames[1:])).reason == "animated"
+
+
+def test_bomb_in_avif_is_refused_by_its_header() -> None:
+    data = bytearray(save(Image.fromarray(gradient()), "AVIF"))
+    sizes = data.index(b"ispe") + 8
+    data[sizes : sizes + 8] = struct.pack(">II", 16_000, 16_000)
+    assert refuse(bytes(data)).reason == "too_large"
+
+
+def test_heic_names_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heix", b"msf1\0\0\0\0hevcmsf1"):
+        error = refuse(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(200))
+        assert error.reason == "unsupported_format"
+        for part in ("HEIC", "pillow-heif", "lsap[heic]", "save it as JPEG or PNG"):
+            assert part in error.message
+
+
+def test_heic_is_read_where_its_package_is_installed() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(gradient())).save(file, quality=-1, chroma=444)
+    decoded = decode(file.getvalue())
+    assert np.abs(decoded.pixels.astype(int) - gradient()).mean() < 3
+    assert decoded.notes == ()
+    assert refuse(file.getvalue()[:-100]).reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xff\x0a" + bytes(50), "JPEG XL"),
+        (b"8BPS\0\1" + bytes(50), "Photoshop"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\0\0\1\0\1\0" + bytes(50), "Windows icon"),
+        (b"<?xml version='1.0'?><svg xmlns='...'>", "SVG"),
+        (b"\0\0\0\x14ftypqt  " + bytes(50), "film"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "raw file"),
+        (bytes(128) + b"DICM", "DICOM"),
+    ],
+)
+def test_what_is_known_and_not_read_is_named(data: bytes, name: str) -> None:
+    error = refuse(data)
+    assert error.reason == "unsupported_format"
+    assert name in error.message and "save it as PNG or JPEG" in error.message
+
+
+def test_what_the_reader_does_not_do_is_no_damage() -> None:
+    deep = bytearray(save(Image.fromarray(gradient()), "JPEG"))
+    deep[deep.index(b"\xff\xc0") + 4] = 12  # bits
+    packed = bytearray(save(Image.fromarray(gradient()), "TIFF"))
+    entry = packed.index(struct.pack("<HHI", 259, 3, 1))
+    packed[entry + 8 : entry + 10] = struct.pack("<H", 34887)  # LERC
+    bitmap = bytearray(save(Image.fromarray(gradient()), "BMP"))
+    bitmap[30] = 4  # a JPEG within
+    for data in (deep, packed, bitmap):
+        error = refuse(bytes(data))
+        assert error.reason == "unsupported_format"
+        assert "save it as PNG or JPEG" in error.message
+
+
+# --- alpha that nobody promised ------------------------------------------------------------------
+
+
+def bitmap_of_32_bits(pixels: NDArray[np.uint8], alpha: int) -> bytes:
+    """A BMP with masks, the last of them for alpha, as programs write it that leave the fourth byte as it was."""
+    height, width = pixels.shape[:2]
+    body = np.dstack([pixels[::-1, :, ::-1], np.full((height, width), alpha, np.uint8)]).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(body), 0, 0, 0, 0)
+    header += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(52)
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(body), 0, 0, 14 + len(header)) + header + body
+
+
+def tiff_without_word_of_its_fourth_channel() -> bytes:
+    image = Image.fromarray(gradient())
+    image.putalpha(0)
+    data = save(image, "TIFF")
+    return data.replace(struct.pack("<HHI", 338, 3, 1), struct.pack("<HHI", 65000, 3, 1))  # ExtraSamples, renamed
+
+
+def test_an_empty_channel_that_is_not_said_to_be_alpha_paints_nothing_white() -> None:
+    for data in (bitmap_of_32_bits(gradient(), 0), tiff_without_word_of_its_fourth_channel()):
+        decoded = decode(data)
+        np.testing.assert_array_equal(decoded.pixels, gradient())
+        assert decoded.notes == ("empty_alpha_ignored",)
+
+
+def test_alpha_of_a_bitmap_that_is_used_counts() -> None:
+    assert decode(bitmap_of_32_bits(gradient(), 255)).notes == ()
+    assert decode(bitmap_of_32_bits(gradient(), 128)).notes == ("alpha_over_white",)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "JPEG2000"])
+def test_an_empty_channel_that_is_said_to_be_alpha_is_white(file_format: str) -> None:
+    image = Image.fromarray(gradient())
+    image.putalpha(0)
+    decoded = decode(save(image, file_format))
+    assert decoded.pixels.min() == 255
+    assert decoded.notes == ("alpha_over_white",)
+
+
+# --- pages of TIFF -------------------------------------------------------------------------------
+
+
+def tiff_of(*sizes: tuple[int, int], derived: tuple[int, ...] = (), big: bool = False) -> bytes:
+    """Pages of these heights and widths, the derived ones said to be reduced copies."""
+    pages = [Image.fromarray(gradient(*size)) for size in sizes]
+    for number, page in enumerate(pages):
+        page.encoderinfo = {"tiffinfo": {254: 1 if number in derived else 0}}
+    return save(
+        pages[0], "TIFF", save_all=True, append_images=pages[1:], big_tiff=big, tiffinfo={254: int(0 in derived)}
+    )
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "derived"),
+    [
+        (((32, 32), (16, 16)), ()),  # by its size
+        (((32, 32), (16, 16), (8, 8)), ()),  # a pyramid
+        (((32, 32), (24, 24)), (1,)),  # by its word
+        (((32, 32), (10, 16)), (1,)),
+    ],
+)
+def test_a_tiff_with_small_copies_is_its_first_page(sizes: Any, derived: Any, big: bool) -> None:
+    decoded = decode(tiff_of(*sizes, derived=derived, big=big))
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert decoded.notes == ("first_of_several_pictures",)
+
+
+@pytest.mark.parametrize("derived", [(), (0,)])
+def test_a_tiff_that_begins_with_its_thumbnail_is_the_large_page(derived: Any) -> None:
+    decoded = decode(tiff_of((16, 16), (32, 32), derived=derived))
+    np.testing.assert_array_equal(decoded.pixels, gradient())
+    assert (decoded.width, decoded.notes) == (32, ("page_of_full_size",))
+
+
+@pytest.mark.parametrize("sizes", [((32, 32), (32, 32)), ((32, 32), (20, 20)), ((32, 32), (16, 12))])
+def test_a_tiff_of_several_pictures_is_refused(sizes: Any) -> None:
+    error = refuse(tiff_of(*sizes))
+    assert error.reason == "multipage"
+    assert "2 frames or pages, 2 of them pictures of their own" in error.message
+
+
+def test_previews_of_a_raw_file_are_not_taken_for_it() -> None:
+    data = tiff_of((16, 16), derived=(0,)).replace(struct.pack("<HHI", 284, 3, 1), struct.pack("<HHI", 330, 3, 1))
+    error = refuse(data)
+    assert error.reason == "unsupported_format"
+    assert "raw file" in error.message and "develop it" in error.message
 
 
 # --- files that cannot be used -------------------------------------------------------------------
