@@ -10,7 +10,8 @@ from tasks.errors import BadImageError
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
     | {".pbm", ".pgm", ".ppm", ".pnm"}
-    | {".avif", ".heic", ".heif", ".jp2", ".jxl"}  # not decoded here: a bad row each, none is lost
+    | {".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"}
+    | {".jxl"}  # not decoded here: a bad row each, none is lost
 )
 
 
@@ -39,6 +40,7 @@ class LeftOut:
     other_files: Counter[str] = field(default_factory=Counter)
     num_hidden: int = 0
     num_loops: int = 0
+    num_guessed: int = 0  # images whose names are bytes that do not say how they are to be read
 
 
 def check_name(name: str, what: str) -> BadImageError | None:

@@ -1,5 +1,6 @@
 """A manifest as a source: a .csv or .parquet table of addresses."""
 
+import codecs
 import csv
 import io
 import posixpath
@@ -15,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from lsap_archive import credential_in, open_file_system, scheme_of
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import LeftOut, SourceItem, check_name, without_credential
+from tasks.sources.names import TABLE_GUESS, decode_name
 from tasks.sources.storage import StoredFiles
 
 SCHEMES = ("file", "memory", "s3", "gs", "az", "http", "https")  # what a row may name beside the manifest's own
@@ -28,9 +30,20 @@ class Manifest:
     def __init__(self, files: StoredFiles, path: str) -> None:
         self._files = files
         self._folder = posixpath.dirname(path)
-        self._rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
+        rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
+        self._num_guessed = 0
+        self._rows = [(self._as_text(image_id), self._as_text(uri)) for image_id, uri in rows]
+
+    def _as_text(self, cell: Any) -> Any:
+        """A cell, decoded where it is bytes: columns of binary strings, and tables that are no UTF-8."""
+        if not isinstance(cell, bytes):
+            return cell
+        text, is_guessed = decode_name(cell, TABLE_GUESS)
+        self._num_guessed += is_guessed
+        return text
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
+        left_out.num_guessed += self._num_guessed
         items = [without_credential(self._to_item(number, *row)) for number, row in enumerate(self._rows, start=1)]
         yield from sorted(items, key=lambda item: (item.image_id, item.uri))
 
@@ -93,16 +106,30 @@ class Manifest:
 
 
 def _read_csv(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
-    """Rows (image_id, uri) as written: no cell is taken for a number, so the id 0001 keeps its zeros."""
+    """Rows (image_id, uri) as written: no cell is taken for a number, so the id 0001 keeps its zeros.
+
+    Cells come as bytes, for each to be decoded by itself; a table that says it is UTF-16 is decoded here.
+    """
     with files.fs.open(path, "rb") as file:
+        mark = file.read(3)
+        is_utf_16 = mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        file.seek(3 if mark == codecs.BOM_UTF8 else 0)
+        # Latin-1 keeps every byte, and what is UTF-8 has its commas, quotes and line ends at the same places.
+        text = io.TextIOWrapper(file, encoding="utf-16" if is_utf_16 else "latin-1", newline="")
         try:
-            table = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-            _check_columns(files, list(table.fieldnames or ()))
-            return [(row.get("image_id"), row["uri"]) for row in table]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SourceError(
-                f"{files.shown} is not a CSV table in UTF-8 ({error}): export it again, with commas"
-            ) from error
+            table = csv.DictReader(text, strict=True)
+            names = list(table.fieldnames or ())
+            _check_columns(
+                files, names if is_utf_16 else [decode_name(_as_bytes(name), TABLE_GUESS).text for name in names]
+            )
+            rows = ((row.get("image_id"), row["uri"]) for row in table)
+            return list(rows) if is_utf_16 else [(_as_bytes(image_id), _as_bytes(uri)) for image_id, uri in rows]
+        except (csv.Error, UnicodeError) as error:
+            raise SourceError(f"{files.shown} is not a CSV table ({error}): export it again, with commas") from error
+
+
+def _as_bytes(cell: str | None) -> Any:
+    return cell if cell is None else cell.encode("latin-1")
 
 
 def _read_parquet(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:

@@ -17,6 +17,7 @@ from tasks.sources.arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory
 from tasks.sources.folders import FolderOrGlob, OneImage
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, without_credential
 from tasks.sources.manifests import Manifest
+from tasks.sources.names import GUESSES
 from tasks.sources.storage import SOURCE_KINDS, StoredFiles, storage_errors
 from tasks.sources.zips import Zip
 from tasks.visible_text import visible
@@ -36,6 +37,7 @@ class SourceDescription:
         other_files: how many files are no items, by suffix ("" for none).
         num_hidden: files and folders left out because their name begins with a dot.
         num_loops: folder links left out because they lead back to a folder above them.
+        num_guessed: items whose names are no UTF-8, and do not say what they are.
     """
 
     spec: str
@@ -45,6 +47,7 @@ class SourceDescription:
     other_files: Mapping[str, int]
     num_hidden: int
     num_loops: int
+    num_guessed: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.kind} {self.spec}: {self.num_images} images"]
@@ -57,6 +60,8 @@ class SourceDescription:
             parts.append(f"{self.num_hidden} hidden entries left out")
         if self.num_loops:
             parts.append(f"{self.num_loops} links in a circle left out")
+        if self.num_guessed:
+            parts.append(f"{self.num_guessed} names are no UTF-8 and were read as {GUESSES}")
         return visible("; ".join(parts))  # suffixes are anybody's
 
 
@@ -115,6 +120,7 @@ class Source:
             dict(sorted(left_out.other_files.items())),
             left_out.num_hidden,
             left_out.num_loops,
+            left_out.num_guessed,
         )
         if num_images == 0:
             raise SourceError(
@@ -169,10 +175,10 @@ def open_source(
             a folder: every image below it, by suffix; hidden files are left out, folder links are followed;
             a glob such as "s3://bucket/faces/**/*.png";
             one image file;
-            a .zip of images;
+            a .zip of images, with names in UTF-8 where they are valid, else as the zip declares, else in CP437;
             a .npy array, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3; ids are "000000", "000001", ...;
             a .csv or .parquet manifest with the column `uri` (relative to the manifest's folder) and perhaps
-            `image_id` (else the uri as written);
+            `image_id` (else the uri as written), texts or bytes: UTF-8 where valid, else Latin-1;
             a built-in name, perhaps with a slice: "digits:test[:256]".
         storage_options: passed to the fsspec file system, such as {"endpoint_url": ..., "key": ...}.
         builtin: loaders of the built-in sources by name.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, check_name
+from tasks.sources.names import DecodedName, name_of_member
 from tasks.sources.storage import StoredFiles
 
 # Others may ask for gigabytes to unpack a byte, and fail as storage that does not answer does.
@@ -30,18 +31,21 @@ class Zip:
                 f"{files.shown} is not a complete zip file ({error}): copy it again, or pass a folder"
             ) from error
         self._file = file
+        self._names: dict[str, zipfile.ZipInfo] | None = None
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
-        for info in sorted(self._archive.infolist(), key=lambda info: info.filename):
-            name = info.filename
+        members = [(name_of_member(info), info) for info in self._archive.infolist()]
+        for decoded, info in sorted(members, key=lambda member: member[0].text):
+            name = decoded.text
             suffix = posixpath.splitext(name)[1].lower()
-            if info.is_dir():
+            if name.endswith("/"):
                 continue
-            if any(part.startswith(".") and part != ".." for part in re.split(r"[/\\]", name)):
+            if _is_hidden(decoded):
                 left_out.num_hidden += 1
             elif suffix not in IMAGE_SUFFIXES:
                 left_out.other_files[suffix] += 1
             else:
+                left_out.num_guessed += decoded.is_guessed
                 version = f"{info.CRC:08x}-{info.file_size}"
                 yield SourceItem(name, f"zip://{name}{self._ending}", check_name(name, "member"), version)
 
@@ -54,13 +58,12 @@ class Zip:
         problem = check_name(name, "member")
         if problem is not None:
             raise problem
-        try:
-            info = self._archive.getinfo(name)
-        except KeyError:
+        info = self._member(name)
+        if info is None:
             raise BadImageError(
                 "unreadable",
                 f"{self._files.shown} has no member {name!r} any more: restore it, or plan the run anew",
-            ) from None
+            )
         self._files.check_size(name, info.file_size)
         if info.flag_bits & 1:
             raise BadImageError(
@@ -69,7 +72,7 @@ class Zip:
             )
         if info.compress_type not in PLAIN_METHODS:
             raise BadImageError(
-                "corrupt",
+                "unsupported_format",
                 f"the member {name!r} is packed by method {info.compress_type}, stored or deflated ones were wanted: "
                 "pack it again",
             )
@@ -82,6 +85,22 @@ class Zip:
                     f"the member {name!r} cannot be unpacked ({error}): pack it again, stored or deflated",
                 ) from error
 
+    def _member(self, name: str) -> zipfile.ZipInfo | None:
+        """The member of a name; also of one that older plans have, in which every name without a word was CP437."""
+        if self._names is None:
+            self._names = {name_of_member(info).text: info for info in self._archive.infolist()}
+        return self._names.get(name) or self._archive.NameToInfo.get(name)
+
     def close(self) -> None:
         self._archive.close()
         self._file.close()
+
+
+def _is_hidden(name: DecodedName) -> bool:
+    """Whether a part of a name begins with a dot.
+
+    Programs of Windows have parted names by backslashes. In a name that is guessed, that byte may be the half of a
+    character (Shift JIS, Big5, GBK), so only slashes part it.
+    """
+    parts = name.text.split("/") if name.is_guessed else re.split(r"[/\\]", name.text)
+    return any(part.startswith(".") and part != ".." for part in parts)

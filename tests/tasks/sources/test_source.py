@@ -5,8 +5,10 @@ import hashlib
 import io
 import os
 import pickle
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +233,61 @@ def test_zip_gives_its_members(tmp_path: Path) -> None:
         assert [source.read(item) for item in items] == [png(2), png(1)]
         assert source.describe().other_files == {".txt": 1}
         assert source.describe().num_hidden == 1
+
+
+def write_zip_of_bytes(path: Path, *names: bytes, extra: bytes = b"") -> Path:
+    """A zip whose names are these bytes, without the flag that they are UTF-8; each member is an image of its own."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            info = zipfile.ZipInfo("ABCD"[number] * len(name))
+            info.extra = extra
+            archive.writestr(info, png(number))
+    data = path.read_bytes()
+    for number, name in enumerate(names):
+        data = data.replace(b"ABCD"[number : number + 1] * len(name), name)
+    path.write_bytes(data)
+    return path
+
+
+def ids_and_images(source: Source) -> dict[str, bytes]:
+    return {item.image_id: source.read(item) for item in source.items()}
+
+
+def test_names_in_a_zip_are_utf_8_where_they_can_be(tmp_path: Path) -> None:
+    names = ["été.png", "猫/写真.png", "plain.png"]
+    path = write_zip_of_bytes(tmp_path / "x.zip", *(name.encode() for name in names))
+    with open_source(str(path)) as source:
+        assert ids_and_images(source) == {name: png(number) for number, name in enumerate(names)}
+        assert "UTF-8" not in str(source.describe())
+        old = "été.png".encode().decode("cp437")  # as older plans have it
+        assert source.read(SourceItem(old, f"zip://{old}::file://{path}")) == png(0)
+
+
+@pytest.mark.parametrize("encoding", ["cp437", "cp1252", "shift_jis", "gbk", "big5", "koi8_r"])
+def test_names_in_a_zip_that_are_no_utf_8_are_guessed_and_told(encoding: str, tmp_path: Path) -> None:
+    text = {"shift_jis": "表.png", "gbk": "乗.png", "big5": "功.png", "koi8_r": "кот.png"}.get(encoding, "é.png")
+    raw = text.encode(encoding)
+    with open_source(str(write_zip_of_bytes(tmp_path / "x.zip", raw, b"plain.png"))) as source:
+        assert ids_and_images(source) == {raw.decode("cp437"): png(0), "plain.png": png(1)}
+        assert source.describe().num_hidden == 0
+        assert "1 names are no UTF-8 and were read as CP437" in str(source.describe())
+
+
+def test_a_zip_may_tell_the_name_in_unicode_beside_the_bytes(tmp_path: Path) -> None:
+    raw, text = "表.png".encode("shift_jis"), "表.png".encode()
+    good = b"\1" + struct.pack("<I", zlib.crc32(raw)) + text
+    for body, name in ((good, "表.png"), (b"\1\0\0\0\0" + text, raw.decode("cp437")), (b"", raw.decode("cp437"))):
+        path = write_zip_of_bytes(tmp_path / "x.zip", raw, extra=struct.pack("<HH", 0x7075, len(body)) + body)
+        with open_source(str(path)) as source:
+            assert ids_and_images(source) == {name: png(0)}
+            assert source.describe().num_guessed == (name != "表.png")
+
+
+def test_what_is_hidden_in_a_zip_is_told_by_its_parts(tmp_path: Path) -> None:
+    path = write_zip_of_bytes(tmp_path / "x.zip", b".a.png", b"b\\.c.png", b"\xe9/.d.png", b"\xe9.e.png")
+    with open_source(str(path)) as source:
+        assert list(ids_and_images(source)) == ["Θ.e.png"]
+        assert source.describe().num_hidden == 3
 
 
 def test_members_that_climb_out_are_never_opened(tmp_path: Path) -> None:
@@ -489,12 +546,50 @@ def test_id_twice_names_both(tmp_path: Path, suffix: str) -> None:
     assert "rename" in message
 
 
+@pytest.mark.parametrize("table", ["csv", "utf-8 with a mark", "utf-16", "binary", "large_binary", "dictionary"])
+def test_a_table_may_have_its_texts_as_bytes(table: str, tmp_path: Path) -> None:
+    write(tmp_path / "猫" / "été.png")
+    rows = [("猫/été.png", "一"), ("猫/été.png", "two")]
+    if table in ("csv", "utf-8 with a mark", "utf-16"):
+        text = "uri,image_id\r\n" + "".join(f'"{uri}",{image_id}\r\n' for uri, image_id in rows)
+        encoding = {"csv": "utf-8", "utf-8 with a mark": "utf-8-sig"}.get(table, "utf-16")
+        path = write(tmp_path / "x.csv", text.encode(encoding))
+    else:
+        columns = {name: pa.array([row[i].encode() for row in rows]) for i, name in enumerate(("uri", "image_id"))}
+        if table == "large_binary":
+            columns = {name: column.cast(pa.large_binary()) for name, column in columns.items()}
+        elif table == "dictionary":
+            columns = {name: column.dictionary_encode() for name, column in columns.items()}
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table(columns), path)
+    with open_source(str(path)) as source:
+        assert ids_and_images(source) == {"two": png(), "一": png()}
+        assert "UTF-8" not in str(source.describe())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_what_is_no_utf_8_in_a_table_is_guessed_cell_by_cell_and_told(suffix: str, tmp_path: Path) -> None:
+    write(tmp_path / "é.png")
+    ids_as_bytes = ["ü".encode("cp1252"), "ü".encode() + b"!"]
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "csv":
+        write(
+            path, b"uri,image_id\n" + b"".join("é.png".encode() + b"," + image_id + b"\n" for image_id in ids_as_bytes)
+        )
+    else:
+        pq.write_table(pa.table({"uri": ["é.png"] * 2, "image_id": pa.array(ids_as_bytes)}), path)
+    with open_source(str(path)) as source:
+        assert ids_and_images(source) == {"ü": png(), "ü!": png()}
+        assert "1 names are no UTF-8 and were read as CP437 (zips) or Latin-1 (tables)" in str(source.describe())
+
+
 @pytest.mark.parametrize(
     ("name", "data", "match"),
     [
         ("x.csv", b"path,label\na.png,1\n", r"columns \['path', 'label'\].*`uri`.*header"),
         ("x.csv", b"", r"columns \[\].*`uri`"),
-        ("x.csv", b"uri\n\xff\xfe.png\n", r"not a CSV table in UTF-8.*export it again"),
+        ("x.csv", b'uri\n"a.png\n', r"not a CSV table.*export it again"),
+        ("x.csv", b"\xff\xfeu\0r\0i\0\n\0a", r"not a CSV table.*export it again"),
         ("x.csv", b"uri\n", r"no image found"),
         ("x.csv", b"uri,uri\na.png,b.png\n", r"a column twice"),
         ("x.parquet", b"PAR1 but no more", r"not a complete Parquet file.*copy it again"),
