@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tasks.inversion.known_images import Fact, KnownImages
 from tasks.sources.items import SourceItem
+from tasks.sources.shards import place_in_shard
 from tasks.sources.source import PlannedImage, Source, plan_items
 
 LISTED_TOGETHER = 10_000
@@ -49,13 +50,19 @@ def list_images(source: Source, items: Iterable[SourceItem], known: KnownImages)
         facts = [known.of(item.image_id) for item in listed]
         digests = [_digest_of(item, of) for item, of in zip(listed, facts, strict=True)]
         unknown = [item for item, digest in zip(listed, digests, strict=True) if digest is None]
-        read = plan_items(source, unknown) if unknown else iter(())
+        read = _read_in_place(source, unknown)
         yield [
-            ListedImage(next(read), of, True)
+            ListedImage(read[item.image_id], of, True)
             if digest is None
             else ListedImage(PlannedImage(item.image_id, item.uri, digest, version=item.version), of, False)
             for item, of, digest in zip(listed, facts, digests, strict=True)
         ]
+
+
+def _read_in_place(source: Source, items: Sequence[SourceItem]) -> dict[str, PlannedImage]:
+    """Images by id, read in the order in which they lie where several lie in one file: shards are gone through once."""
+    in_place = sorted(items, key=lambda item: place_in_shard(item.uri))
+    return {image.image_id: image for image in plan_items(source, in_place)} if in_place else {}
 
 
 def _digest_of(item: SourceItem, facts: Iterable[Fact]) -> str | None:

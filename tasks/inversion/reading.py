@@ -16,6 +16,7 @@ from tasks.errors import BadImageError
 from tasks.inversion.listing import UNREADABLE
 from tasks.pictures.decoding import DecodedImage, Fit, decode_image, place_content
 from tasks.sources.items import SourceItem
+from tasks.sources.shards import place_in_shard
 from tasks.sources.source import Source, digest_bytes
 
 READ_TOGETHER = 8  # images, while the others wait for their storage
@@ -85,7 +86,8 @@ class ShardReader:
             alike[digest, image["image_id"] if digest.startswith(UNREADABLE) else ""].append(image)
         under_way: deque[Future[list[Row]]] = deque()
         try:
-            for images in alike.values():
+            # In the order in which they lie, where several lie in one file: a shard of images is gone through once.
+            for images in sorted(alike.values(), key=lambda images: place_in_shard(images[0]["uri"])):
                 under_way.append(self._threads.submit(self._read_alike, images, duplicates, fit, known))
                 if len(under_way) > ahead:
                     yield under_way.popleft().result()

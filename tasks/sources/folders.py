@@ -1,16 +1,19 @@
 """Sources that are files of their own: a folder, a glob, or one image."""
 
+import heapq
 import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, as_unicode, check_name, outside
 from tasks.sources.listings import Entry, list_below, list_folder, version_of
+from tasks.sources.shards import SHARD_SUFFIXES, Shards
 from tasks.sources.storage import StoredFiles, storage_errors
 
 _HIDDEN = re.compile(r"^(?:[^./][^/]*/)*\.[^/]*/?")  # up to the end of the first hidden part of a path
@@ -48,28 +51,51 @@ class FolderOrGlob:
     folders. Both are the order of whole paths, without all of them in memory.
     """
 
-    def __init__(self, files: StoredFiles, path: str, *, is_glob: bool) -> None:
+    def __init__(self, files: StoredFiles, shards: Shards, path: str, globs: Sequence[str] = ()) -> None:
+        """A folder at `path`, or what one of some globs picks, which all are below it."""
         self._files = files
-        self.kind = "glob" if is_glob else "folder"
+        self._shards = shards
+        self.kind = "glob" if globs else "folder"
         self._pattern: re.Pattern[str] | None = None
         self._max_depth: float = math.inf
         self._root = path.rstrip("/")
-        if is_glob:
-            self._root = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
-            below = path[len(self._root) :].lstrip("/")
-            self._pattern = re.compile(glob_translate(below))
-            self._max_depth = math.inf if "**" in below else below.count("/")
+        if globs:
+            below = [glob[len(self._root) :].lstrip("/") for glob in globs]
+            self._pattern = re.compile("|".join(f"(?:{glob_translate(one)})" for one in below))
+            self._max_depth = max(math.inf if "**" in one else one.count("/") for one in below)
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
         with storage_errors(self._files.shown, self._files.secrets):
             self._files.fs.invalidate_cache()
             keys = list_below(self._files.fs, self._root) if self._max_depth == math.inf else None
             if keys is not None:
-                yield from self._walk_keys(keys, left_out)
+                found = self._walk_keys(keys, left_out)
             else:
-                yield from self._walk(self._root, "", 0, frozenset({self._identify(self._root)}), left_out)
+                found = self._walk(self._root, "", 0, frozenset({self._identify(self._root)}), left_out)
+            yield from self._look_into_shards(found, left_out)
 
-    def _walk_keys(self, keys: Iterator[Entry], left_out: LeftOut) -> Iterator[SourceItem]:
+    def _look_into_shards(self, found: Iterator["SourceItem | _Shard"], left_out: LeftOut) -> Iterator[SourceItem]:
+        """The items of a listing, with those of shards in their places.
+
+        A shard stands for what is in it like a folder, but is listed like a file: it waits for those of the following
+        names that come before what is in it, as "a.tar.png" comes before "a.tar/0.png".
+        """
+        waiting: list[tuple[str, _Shard]] = []
+        for one in found:
+            while waiting and waiting[0][0] <= one.image_id:
+                yield from self._look_into(heapq.heappop(waiting)[1], left_out)
+            if isinstance(one, _Shard):
+                heapq.heappush(waiting, (f"{one.image_id}/", one))
+            else:
+                yield one
+        while waiting:
+            yield from self._look_into(heapq.heappop(waiting)[1], left_out)
+
+    def _look_into(self, shard: "_Shard", left_out: LeftOut) -> Iterator[SourceItem]:
+        within = f"{shard.image_id}/"
+        yield from self._shards.items_or_problem(shard.path, shard.version, left_out, within=within)
+
+    def _walk_keys(self, keys: Iterator[Entry], left_out: LeftOut) -> Iterator["SourceItem | _Shard"]:
         """Items of a store that lists all keys below a folder, as `_walk` finds them."""
         hidden = ""
         for entry in keys:
@@ -81,7 +107,7 @@ class FolderOrGlob:
 
     def _walk(
         self, folder: str, prefix: str, depth: int, above: frozenset[str], left_out: LeftOut
-    ) -> Iterator[SourceItem]:
+    ) -> Iterator["SourceItem | _Shard"]:
         for entry in list_folder(self._files.fs, folder):
             image_id = prefix + entry.name
             if entry.name.startswith("."):
@@ -95,28 +121,40 @@ class FolderOrGlob:
             else:
                 yield from self._take(image_id, entry, left_out)
 
-    def _take(self, image_id: str, entry: Entry, left_out: LeftOut) -> Iterator[SourceItem]:
-        """The item of a file, if it is one."""
+    def _take(self, image_id: str, entry: Entry, left_out: LeftOut) -> Iterator["SourceItem | _Shard"]:
+        """The item of a file, if it is one, or the shard."""
         if self._pattern is not None and not self._pattern.match(image_id):
             return
         suffix = posixpath.splitext(entry.path)[1].lower()
-        if suffix not in IMAGE_SUFFIXES or entry.kind != "file":
+        problem = check_name(image_id, "file name")
+        if entry.kind == "file" and suffix in SHARD_SUFFIXES and problem is None:
+            yield _Shard(image_id, entry.path, entry.version)
+        elif suffix not in IMAGE_SUFFIXES | SHARD_SUFFIXES or entry.kind != "file":
             left_out.other_files[suffix] += 1
         else:
-            problem = check_name(image_id, "file name")
             yield SourceItem(as_unicode(image_id), as_unicode(self._files.uri(entry.path)), problem, entry.version)
 
     def _identify(self, folder: str) -> str:
         return os.path.realpath(folder) if isinstance(self._files.fs, LocalFileSystem) else folder
 
     def read(self, uri: str) -> bytes:
-        path = self._files.path(uri)
+        in_shard = self._shards.split(uri)
+        path = in_shard[0] if in_shard else self._files.path(uri)
         if not path.startswith(self._root + "/"):  # another bucket's keys begin as relative paths do
             raise outside(uri, self._files.shown)
         problem = check_name(path.removeprefix(self._root + "/"), "path")
         if problem is not None:
             raise problem
-        return self._files.read(path)
+        return self._shards.read(*in_shard) if in_shard else self._files.read(path)
 
     def close(self) -> None:
-        pass
+        self._shards.close()
+
+
+@dataclass(frozen=True, order=True)
+class _Shard:
+    """A file that is looked into: what its images' ids begin with, its path and its version."""
+
+    image_id: str
+    path: str
+    version: str | None

@@ -41,6 +41,7 @@ class LeftOut:
     num_hidden: int = 0
     num_loops: int = 0
     num_guessed: int = 0  # images whose names are bytes that do not say how they are to be read
+    notes: list[str] = field(default_factory=list)  # of shards that are cut short, or cannot be read
 
 
 def check_name(name: str, what: str) -> BadImageError | None:
@@ -85,6 +86,14 @@ def outside(uri: str, source: str) -> BadImageError:
     return BadImageError(
         "unsafe_name", f"{uri!r} is no image of {source}, an address below it was wanted; it was not opened: plan anew"
     )
+
+
+def stored_name(name: bytes, what: str) -> tuple[str, BadImageError | None]:
+    """A name inside a container, which is opened by its place there: as text, and its problem or None.
+
+    What is no UTF-8 stands as \\xNN, and is no problem: no file has to be found by it.
+    """
+    return name.decode("utf-8", "backslashreplace"), check_name(name.decode("utf-8", "replace"), what)
 
 
 def as_unicode(name: str) -> str:

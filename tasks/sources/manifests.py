@@ -32,7 +32,7 @@ class Manifest:
         self._folder = posixpath.dirname(path)
         rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
         self._num_guessed = 0
-        self._rows = [(self._as_text(image_id), self._as_text(uri)) for image_id, uri in rows]
+        self._rows = [(self._as_text(image_id), self._as_text(uri)) for image_id, place in rows]
 
     def _as_text(self, cell: Any) -> Any:
         """A cell, decoded where it is bytes: columns of binary strings, and tables that are no UTF-8."""
@@ -119,11 +119,11 @@ def _read_csv(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
         try:
             table = csv.DictReader(text, strict=True)
             names = list(table.fieldnames or ())
-            _check_columns(
+            uri = _uri_column(
                 files, names if is_utf_16 else [decode_name(_as_bytes(name), TABLE_GUESS).text for name in names]
             )
-            rows = ((row.get("image_id"), row["uri"]) for row in table)
-            return list(rows) if is_utf_16 else [(_as_bytes(image_id), _as_bytes(uri)) for image_id, uri in rows]
+            rows = ((row.get("image_id"), row[uri]) for row in table)
+            return list(rows) if is_utf_16 else [(_as_bytes(image_id), _as_bytes(place)) for image_id, place in rows]
         except (csv.Error, UnicodeError) as error:
             raise SourceError(f"{files.shown} is not a CSV table ({error}): export it again, with commas") from error
 
@@ -137,19 +137,22 @@ def _read_parquet(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
     try:
         table = pq.ParquetFile(io.BytesIO(data))
         names = table.schema_arrow.names
-        _check_columns(files, names)
-        columns = table.read([name for name in ("image_id", "uri") if name in names]).to_pydict()
+        uri = _uri_column(files, names)
+        columns = table.read([name for name in ("image_id", uri) if name in names]).to_pydict()
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{files.shown} is not a complete Parquet file ({error}): copy it again") from error
-    uris = columns["uri"]
+    uris = columns[uri]
     return list(zip(columns.get("image_id", [None] * len(uris)), uris, strict=True))
 
 
-def _check_columns(files: StoredFiles, names: list[str]) -> None:
-    if "uri" not in names:
+def _uri_column(files: StoredFiles, names: list[str]) -> str:
+    """`uri`, or `file_name` as the tables of an imagefolder call it."""
+    found = next((name for name in ("uri", "file_name") if name in names), None)
+    if found is None:
         raise SourceError(
-            f"the manifest {files.shown} has the columns {names}, `uri` and perhaps `image_id` were wanted: "
-            "add a header or rename the column"
+            f"the manifest {files.shown} has the columns {names}, `uri` and perhaps `image_id` were wanted, or in "
+            "Parquet a column of images, bytes or {bytes, path}: add a header or rename the column"
         )
     if len(set(names)) < len(names):
         raise SourceError(f"the manifest {files.shown} has a column twice, {names}: rename one of them")
+    return found

@@ -18,11 +18,15 @@ from tasks.sources.folders import FolderOrGlob, OneImage
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, without_credential
 from tasks.sources.manifests import Manifest
 from tasks.sources.names import GUESSES
+from tasks.sources.patterns import GLOB_CHARACTERS, expand_braces
+from tasks.sources.shards import ShardFiles, Shards, is_shard
 from tasks.sources.storage import SOURCE_KINDS, StoredFiles, storage_errors
+from tasks.sources.tars import compressed
 from tasks.sources.zips import Zip
 from tasks.visible_text import visible
 
 MAX_FILE_BYTES = 512 * 2**20
+NOTES_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,14 @@ class SourceDescription:
 
     Attributes:
         spec: as given, without secrets.
-        kind: "folder", "glob", "image", "zip", "array", "manifest" or "built-in".
+        kind: "folder", "glob", "image", "zip", "tar", "parquet", "shards", "array", "manifest" or "built-in".
         num_images: items, those with a problem included.
         num_problems: items that will not be opened (names that lead out of the source, missing uris).
         other_files: how many files are no items, by suffix ("" for none).
         num_hidden: files and folders left out because their name begins with a dot.
         num_loops: folder links left out because they lead back to a folder above them.
         num_guessed: items whose names are no UTF-8, and do not say what they are.
+        notes: what is to be told of shards, a part of a sentence each: that one is cut short.
     """
 
     spec: str
@@ -48,6 +53,7 @@ class SourceDescription:
     num_hidden: int
     num_loops: int
     num_guessed: int = 0
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.kind} {self.spec}: {self.num_images} images"]
@@ -62,6 +68,9 @@ class SourceDescription:
             parts.append(f"{self.num_loops} links in a circle left out")
         if self.num_guessed:
             parts.append(f"{self.num_guessed} names are no UTF-8 and were read as {GUESSES}")
+        parts += self.notes[:NOTES_TOLD]
+        if len(self.notes) > NOTES_TOLD:
+            parts.append(f"the like of {len(self.notes) - NOTES_TOLD} more shards")
         return visible("; ".join(parts))  # suffixes are anybody's
 
 
@@ -121,6 +130,7 @@ class Source:
             left_out.num_hidden,
             left_out.num_loops,
             left_out.num_guessed,
+            tuple(left_out.notes),
         )
         if num_images == 0:
             raise SourceError(
@@ -176,10 +186,15 @@ def open_source(
             a glob such as "s3://bucket/faces/**/*.png";
             one image file;
             a .zip of images, with names in UTF-8 where they are valid, else as the zip declares, else in CP437;
+            a .tar of images (a shard of a WebDataset), or a .parquet file with a column of images ({bytes, path}, as
+            `datasets` writes it, or bytes); folders and globs look into such shards as into folders;
+            a pattern with braces, "s3://bucket/train-{000..127}.tar", whose shards all have to be there;
             a .npy array, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3; ids are "000000", "000001", ...;
             a .csv or .parquet manifest with the column `uri` (relative to the manifest's folder) and perhaps
-            `image_id` (else the uri as written), texts or bytes: UTF-8 where valid, else Latin-1;
+            `image_id` (else the uri as written; `file_name`, as `imagefolder` writes it, stands for `uri`), texts or
+            bytes: UTF-8 where valid, else Latin-1;
             a built-in name, perhaps with a slice: "digits:test[:256]".
+            Where Parquet files have several columns of images, "#" and the name of one follow: "train.parquet#image".
         storage_options: passed to the fsspec file system, such as {"endpoint_url": ..., "key": ...}.
         builtin: loaders of the built-in sources by name.
         max_bytes: refuse to read a single file, or member of a zip, larger than this.
@@ -198,24 +213,62 @@ def open_source(
         return Source(spec, ArrayInMemory(match, builtin[match["name"]]))
     backend: _Backend
     with storage_errors(shown, secrets):
-        fs, path = open_file_system(spec, storage_options)
+        address, column = _split_column(spec)
+        fs, path = open_file_system(address, storage_options)
         fs.invalidate_cache()
-        files = StoredFiles(fs, shown, secrets, max_bytes)
-        try:
-            is_folder = fs.info(path)["type"] == "directory"
-        except FileNotFoundError:
-            if not any(character in path for character in "*?["):
-                raise SourceError(
-                    f"nothing is at {shown} ({secrets.hide(fs.unstrip_protocol(path))}); wanted {SOURCE_KINDS}; or a "
-                    f"built-in source ({', '.join(sorted(builtin))}): check the spelling"
-                ) from None
-            backend = FolderOrGlob(files, path, is_glob=True)
+        files = StoredFiles(fs, secrets.hide(address), secrets, max_bytes)
+        found = _type_of(fs, path)
+        if found is None and column is None and _COLUMN_OF_FOLDER.fullmatch(spec):
+            address, _, column = spec.rpartition("#")
+            folder = str(fs._strip_protocol(address))
+            if _type_of(fs, folder) == "directory":
+                path, found = folder, "directory"
+        shards = Shards(files, column)
+        if found == "directory":
+            backend = FolderOrGlob(files, shards, path)
+        elif found is not None:
+            backend = _open_file(files, shards, path, column)
+        elif (pattern := _open_pattern(files, shards, path)) is not None:
+            backend = pattern
         else:
-            backend = FolderOrGlob(files, path, is_glob=False) if is_folder else _open_file(files, path)
+            raise SourceError(
+                f"nothing is at {shown} ({secrets.hide(fs.unstrip_protocol(path))}); wanted {SOURCE_KINDS}; or a "
+                f"built-in source ({', '.join(sorted(builtin))}): check the spelling"
+            )
     return Source(shown, backend)
 
 
-def _open_file(files: StoredFiles, path: str) -> _Backend:
+_COLUMN_OF_FILES = re.compile(r"(?P<address>.+\.parquet)#(?P<column>[^/#]+)", re.IGNORECASE | re.DOTALL)
+_COMPRESSED_TAR = re.compile(r".*\.(tar\.(?:gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst)", re.IGNORECASE | re.DOTALL)
+_COLUMN_OF_FOLDER = re.compile(r".+#[^/#]+", re.DOTALL)
+
+
+def _split_column(spec: str) -> tuple[str, str | None]:
+    """The address and the column of images that is named behind Parquet files, None for none."""
+    match = _COLUMN_OF_FILES.fullmatch(spec)
+    return (match["address"], match["column"]) if match else (spec, None)
+
+
+def _type_of(fs: Any, path: str) -> str | None:
+    """ "file" or "directory", None where nothing is."""
+    try:
+        return str(fs.info(path)["type"])
+    except FileNotFoundError:
+        return None
+
+
+def _open_pattern(files: StoredFiles, shards: Shards, path: str) -> _Backend | None:
+    """What globs and braces pick; None where a path has neither."""
+    paths = expand_braces(path)
+    if paths == [path] and not any(character in path for character in GLOB_CHARACTERS):
+        return None
+    root = re.split(r"[*?\[{]", path, maxsplit=1)[0].rpartition("/")[0]
+    if all(is_shard(one) and not any(character in one for character in GLOB_CHARACTERS) for one in paths):
+        return ShardFiles(files, shards, list(dict.fromkeys(paths)), root)
+    return FolderOrGlob(files, shards, root, paths)
+
+
+def _open_file(files: StoredFiles, shards: Shards, path: str, column: str | None) -> _Backend:
     """The kind of source that a file's suffix names."""
     if problem := files.special_file(path):
         raise SourceError(problem)
@@ -224,8 +277,12 @@ def _open_file(files: StoredFiles, path: str) -> _Backend:
         return Zip(files, path)
     if suffix == ".npy":
         return ArrayFile(files, path)
+    if suffix == ".tar" or (suffix == ".parquet" and (column is not None or shards.has_images(path))):
+        return ShardFiles(files, shards, [path])
     if suffix in (".csv", ".parquet"):
         return Manifest(files, path)
+    if match := _COMPRESSED_TAR.fullmatch(path):
+        raise SourceError(compressed(files.shown, match[1]))
     if suffix in IMAGE_SUFFIXES:
         return OneImage(files, path)
     raise SourceError(f"{files.shown} is a file of no known kind; wanted {SOURCE_KINDS}: convert it or pass its folder")

@@ -24,20 +24,6 @@ from tasks.sources.source import open_source
 Write = Callable[[str, bytes], None]
 
 
-@pytest.fixture(scope="module")
-def s3_options() -> Iterator[dict[str, Any]]:
-    """storage_options of an S3 server with a bucket named listed."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "AKIALISTINGS", "secret": "of listings", "endpoint_url": f"http://{host}:{port}"}
-    fsspec.filesystem("s3", **options, use_listings_cache=False).mkdir("listed")
-    yield options
-    server.stop()
-
-
 @pytest.fixture(params=["local", "memory", *(pytest.param(c, marks=pytest.mark.object_store) for c in ("s3", "gcs"))])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any], Write]:
     """URL of an empty folder, its storage_options, and what writes below it."""

@@ -730,7 +730,7 @@ def test_empty_folder_says_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_file_of_no_known_kind(tmp_path: Path) -> None:
-    assert "no known kind" in str(refuse(write(tmp_path / "images.tar")))
+    assert "no known kind" in str(refuse(write(tmp_path / "images.rar")))
 
 
 def test_unknown_protocol() -> None:

@@ -1,0 +1,154 @@
+"""Shards as sources: .tar files and Parquet files with images in them, one or many."""
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+
+from tasks.errors import SourceError
+from tasks.sources.items import LeftOut, SourceItem, as_unicode, outside
+from tasks.sources.listings import version_of
+from tasks.sources.parquet_images import NoImageColumnError, ParquetShard, SeveralImageColumnsError
+from tasks.sources.shard_index import Member, ShardIndex, remembered_index
+from tasks.sources.storage import StoredFiles, storage_errors
+from tasks.sources.tars import TarShard
+
+SHARD_SUFFIXES = frozenset({".tar", ".parquet"})
+# Addresses of images in shards.
+_IN_TAR = re.compile(r"(?P<shard>.+\.tar)#(?P<place>(?P<number>\d{1,19})\+\d{1,19})", re.IGNORECASE | re.DOTALL)
+_IN_PARQUET = re.compile(r"(?P<shard>.+\.parquet)#(?P<place>[^#]*:(?P<number>\d{1,19}))", re.IGNORECASE | re.DOTALL)
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is looked into."""
+    return posixpath.splitext(path)[1].lower() in SHARD_SUFFIXES
+
+
+def place_in_shard(uri: str) -> tuple[str, int]:
+    """By what images of shards are sorted to be read in the order in which they lie; equal for all others."""
+    match = _address(uri)
+    return (match["shard"], int(match["number"])) if match else ("", 0)
+
+
+def _address(uri: str) -> re.Match[str] | None:
+    return _IN_TAR.fullmatch(uri) or _IN_PARQUET.fullmatch(uri)
+
+
+class Shards:
+    """What is inside shards, for sources that have some."""
+
+    def __init__(self, files: StoredFiles, column: str | None) -> None:
+        self._files = files
+        self._column = column
+        self._tar = TarShard(files)
+        self._parquet = ParquetShard(files, column)
+
+    def items(self, path: str, version: str | None, left_out: LeftOut, *, within: str) -> Iterator[SourceItem]:
+        """The images of one shard in the order of their ids, which begin with `within`.
+
+        Raises:
+            NoImageColumnError, SourceError: as the shard's `index`.
+        """
+        uri = as_unicode(self._files.uri(path))
+        index = self._index(path, uri, version)
+        left_out.other_files.update(index.other_files)
+        left_out.num_hidden += index.num_hidden
+        if index.note:
+            left_out.notes.append(index.note)
+        for member in index:
+            yield SourceItem(within + member.name, f"{uri}#{member.place}", member.problem, version)
+
+    def items_or_problem(
+        self, path: str, version: str | None, left_out: LeftOut, *, within: str
+    ) -> Iterator[SourceItem]:
+        """The same of one shard among others: a damaged one is one bad image, a table without images another file."""
+        try:
+            yield from self.items(path, version, left_out, within=within)
+        except NoImageColumnError:
+            left_out.other_files[posixpath.splitext(path)[1].lower()] += 1
+        except SeveralImageColumnsError:
+            raise
+        except SourceError as error:
+            if error.is_transient:
+                raise
+            left_out.notes.append(str(error))
+            lost = Member.unread_part(str(error))
+            yield SourceItem(within + lost.name, f"{as_unicode(self._files.uri(path))}#{lost.place}", lost.problem)
+
+    def has_images(self, path: str) -> bool:
+        """Whether a Parquet file is a shard of images rather than a manifest."""
+        try:
+            self._parquet.column(path)
+        except NoImageColumnError:
+            return False
+        return True
+
+    def split(self, uri: str) -> tuple[str, str] | None:
+        """Path of the shard and place in it, of an address in one; None for the address of a file."""
+        match = _address(uri)
+        return (self._files.path(match["shard"]), match["place"]) if match else None
+
+    def read(self, path: str, place: str) -> bytes:
+        """The bytes of an image; as the shard's `read`."""
+        return self._reader(path).read(path, place)
+
+    def _index(self, path: str, uri: str, version: str | None) -> ShardIndex:
+        with storage_errors(self._files.secrets.hide(path), self._files.secrets):
+            make = self._reader(path).index
+            column = "" if self._column is None or path.lower().endswith(".tar") else f"#{self._column}"
+            return remembered_index(uri + column, version, lambda: make(path))
+
+    def _reader(self, path: str) -> TarShard | ParquetShard:
+        return self._tar if path.lower().endswith(".tar") else self._parquet
+
+    def close(self) -> None:
+        """Let go of open files."""
+        self._tar.close()
+        self._parquet.close()
+
+
+class ShardFiles:
+    """One shard, or those that a pattern with braces names.
+
+    Ids are the members' names; of several shards with the shard's path before them, from where the names differ.
+    """
+
+    def __init__(self, files: StoredFiles, shards: Shards, paths: Sequence[str], root: str | None = None) -> None:
+        """Shards by their paths; `root` is the folder that ids begin below, None where one shard has no need of it."""
+        self._files = files
+        self._shards = shards
+        self._names = {path: "" if root is None else f"{path.removeprefix(root).lstrip('/')}/" for path in paths}
+        one = posixpath.splitext(paths[0])[1].lower().lstrip(".")
+        self.kind = one if root is None else "shards"
+
+    def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
+        versions = self._versions()
+        for path, within in sorted(self._names.items(), key=lambda named: named[1]):
+            if within:
+                yield from self._shards.items_or_problem(path, versions[path], left_out, within=within)
+            else:
+                yield from self._shards.items(path, versions[path], left_out, within="")
+
+    def _versions(self) -> dict[str, str | None]:
+        versions, missing = {}, []
+        with storage_errors(self._files.shown, self._files.secrets):
+            for path in self._names:
+                try:
+                    versions[path] = version_of(self._files.fs, path)
+                except FileNotFoundError:
+                    missing.append(path)
+        if missing:
+            shown = self._files.secrets.hide(", ".join(missing[:3]) + (", ..." if len(missing) > 3 else ""))
+            raise SourceError(
+                f"{len(missing)} of the {len(self._names)} shards that {self._files.shown} names are not there "
+                f"({shown}), all were wanted: copy them, or name those that are"
+            )
+        return versions
+
+    def read(self, uri: str) -> bytes:
+        found = self._shards.split(uri)
+        if found is None or found[0] not in self._names:
+            raise outside(uri, self._files.shown)
+        return self._shards.read(*found)
+
+    def close(self) -> None:
+        self._shards.close()
