@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3_options() -> Iterator[dict[str, Any]]:
     """storage_options of an S3 server with a bucket named listed."""
     from moto.server import ThreadedMotoServer
