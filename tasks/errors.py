@@ -30,11 +30,14 @@ class OutOfMemoryError(TaskError, MemoryError):
 
 
 def memory_told(error: BaseException | None) -> str | None:
-    """A sentence about memory where an error, or what caused it, is that there was none left; else None."""
+    """A sentence about memory where an error, or what caused it, is that there was none left; else None.
+
+    What says already what helps, such as of a worker that was killed, stays as it is: with its figures.
+    """
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
-        if isinstance(error, OutOfMemoryError):
+        if isinstance(error, OutOfMemoryError) or LESS_MEMORY in str(error):
             return str(error)
         if isinstance(error, MemoryError) or _RAN_OUT.search(f"{type(error).__name__}: {error}"):
             asked = _ASKED.search(str(error))

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _done(arguments: Sequence[str], ending: Ending | None) -> tuple[int, str, bool]:
     """Run a command; returns its exit code, what to say last, and whether the Prefect server does not answer."""
+    is_debugged = False
     try:
         from flows.commands.output import log_to_stderr
         from flows.commands.parser import WrongWordsError, command_parser
@@ -62,26 +63,32 @@ def _done(arguments: Sequence[str], ending: Ending | None) -> tuple[int, str, bo
         except SystemExit:  # help was asked for, and shown
             return DONE, "", False
         if ending is not None:
-            log_to_stderr()
+            log_to_stderr(tracebacks=parsed.debug)
             ending.own_scratch()
+        is_debugged = parsed.debug
         return parsed.command(parsed), "", False
     except Exception as error:
-        return _failure(error)
+        return _failure(error, is_debugged)
     except BaseException:  # Ctrl-C where signals are not ours; what Prefect and Ray make of SIGTERM where they had it
         if ending is not None:
             ending.interrupt()
         return FAILED, INTERRUPTED, False
 
 
-def _failure(error: Exception) -> tuple[int, str, bool]:
-    import logging
+def _failure(error: Exception, is_debugged: bool) -> tuple[int, str, bool]:
+    try:
+        from flows.commands.exit_codes import is_wrong_request, told
+        from flows.running.server import is_gone
+    except Exception:  # a library does not even import: it is what failed, or why nothing better can be said of it
+        return FAILED, _sentence(f"{type(error).__name__}: {error}"), False
 
-    from flows.commands.exit_codes import is_server_gone, is_wrong_request, told
+    if is_debugged:
+        from flows.commands.output import show_traceback
 
+        show_traceback(error)
     if is_wrong_request(error):
         return ASKED_WRONGLY, _sentence(str(error)), False
-    logging.getLogger("lsap").debug("failed", exc_info=True)
-    return FAILED, _sentence(told(error)), is_server_gone(error)
+    return FAILED, _sentence(told(error)), is_gone(error)
 
 
 def _sentence(text: str) -> str:

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -52,11 +53,15 @@ def lines_of(document: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 class OneLine(logging.Formatter):
-    """A record as one visible line; where the error came from is shown to those who ask for everything."""
+    """A record as one visible line; where the error came from is shown to those who ask for it, or for everything."""
+
+    def __init__(self, *, tracebacks: bool = False) -> None:
+        super().__init__()
+        self._tracebacks = tracebacks
 
     def format(self, record: logging.LogRecord) -> str:
         lines = [f"{record.levelname} {record.name}: {record.getMessage()}"]
-        if record.exc_info and logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+        if record.exc_info and (self._tracebacks or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)):
             lines += self.formatException(record.exc_info).split("\n")
         return "\n".join(visible(self._secrets.hide(line)) for line in lines)
 
@@ -67,16 +72,45 @@ class OneLine(logging.Formatter):
         return Secrets()
 
 
-def log_to_stderr() -> None:
+def show_traceback(error: BaseException) -> None:
+    """Where an error came from, on stderr, line by line as visible text."""
+    shown = logging.makeLogRecord(
+        {"name": "lsap", "levelname": "ERROR", "msg": "failed", "exc_info": (type(error), error, error.__traceback__)}
+    )
+    print(OneLine(tracebacks=True).format(shown), file=sys.stderr)
+
+
+def log_to_stderr(*, tracebacks: bool = False) -> None:
     """Show what libraries log, and their warnings, on stderr.
 
     Prefect's loggers are among them, at the level that `PREFECT_LOGGING_LEVEL` says; at DEBUG with tracebacks.
+
+    Args:
+        tracebacks: whether to show where logged errors came from at any level.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine())
+    handler.setFormatter(OneLine(tracebacks=tracebacks))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
     warnings.formatwarning = _warning
+    threading.excepthook = _thread_failed
+    sys.unraisablehook = _could_not_raise
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Python itself would write the traceback of an error that nobody in its thread caught."""
+    _log_uncaught(f"a thread ({failed.thread.name if failed.thread else 'gone'}) failed", failed.exc_value)
+
+
+def _could_not_raise(failed: sys.UnraisableHookArgs) -> None:
+    """Likewise of an error where there was no caller, as when an object is thrown away."""
+    _log_uncaught(failed.err_msg or "an object could not be thrown away", failed.exc_value)
+
+
+def _log_uncaught(what: str, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, SystemExit):
+        shown = (type(error), error, error.__traceback__)
+        logging.getLogger("lsap").error("%s: %s: %s", what, type(error).__name__, error, exc_info=shown)
 
 
 def _warning(

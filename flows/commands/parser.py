@@ -107,4 +107,5 @@ def _finish_flow(parser: argparse.ArgumentParser, command: Callable[[argparse.Na
 
 def _finish(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--debug", action="store_true", help="where it fails, show in which lines of the program")
     parser.set_defaults(command=command)

@@ -128,8 +128,14 @@ def check_writable(run: Any) -> None:
 def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
     """Run a flow and print its report."""
     from flows.running.results import check_place
+    from flows.running.server import check_home
+    from tasks.settings import Settings
+    from tasks.workers.own_ray import check_scratch_folder
 
     check_place()
+    check_home()
+    if Settings.from_environment().is_alone:
+        check_scratch_folder()
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
         report = do(run)
     print_result(report.to_dict(), parsed.json, report.lines())

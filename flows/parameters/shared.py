@@ -11,8 +11,9 @@ from domains.domain import Domain
 from flows.parameters.numbers import MANY_PROCESSES, Count, Number, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from tasks.inversion.run_planner import RUN_IMAGES
+from tasks.machine_memory import in_words
 from tasks.settings import Settings
-from tasks.weights.devices import check_device, in_words, memory_of, num_gpus
+from tasks.weights.devices import check_device, memory_of, num_gpus
 from tasks.weights.generators import GeneratorFile
 from tasks.weights.of_domains import open_domain
 

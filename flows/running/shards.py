@@ -27,6 +27,7 @@ from tasks.stage import Job, Shard, ShardOutcome, Stage
 from tasks.workers.pool import NoWorkerLeftError, Pool, WorkerLostError
 
 MAX_WAITING_SHARDS = 64  # tasks that wait for a worker at the same time
+MAX_DEATHS_IN_A_ROW = 3  # of workers for want of memory, with the smallest batches and without a shard done meanwhile
 
 
 def work_through(stage: Stage, workers: PoolWhenNeeded, *, retries: int) -> Worked:
@@ -61,20 +62,27 @@ def work_through(stage: Stage, workers: PoolWhenNeeded, *, retries: int) -> Work
 
 @dataclass
 class Halvings:
-    """How often batches are halved in the rest of a command, because memory ran out.
+    """How often batches are halved in the rest of a command, because memory ran out; and what if that did not help.
 
     Attributes:
         count: so often.
         batch_size: what is halved.
+        deaths: of workers for want of memory with the smallest batches, since a shard was done.
     """
 
     batch_size: int
     count: int = 0
+    deaths: int = 0
 
     def halve(self, shard: Shard) -> bool:
         """A worker's process was ended with a shard; whether smaller batches are left. Two at once count once."""
         self.count = max(self.count, shard.halvings + 1)
         return self.batch_size >> shard.halvings > 1
+
+    def is_in_vain(self) -> bool:
+        """A worker's process was ended with the smallest batch; whether to leave it at that."""
+        self.deaths += 1
+        return self.deaths >= MAX_DEATHS_IN_A_ROW
 
 
 @dataclass
@@ -176,11 +184,18 @@ def work_on(pool: Pool, verb: str, shard: Shard, advance: Callable[[int], None],
         try:
             outcome: ShardOutcome = pool.call("__call__", asked, about=about)
         except WorkerLostError as error:
-            if not error.is_for_memory or not halvings.halve(asked):
+            if not error.is_for_memory:
+                raise
+            if not halvings.halve(asked):
+                if halvings.is_in_vain():  # every other shard would end likewise, one after the other
+                    why = f"workers were ended {halvings.deaths} times in a row because memory ran out; {error}"
+                    pool.give_up(why)
+                    raise NoWorkerLeftError(why) from error
                 raise
             get_run_logger().warning("%s: once more, and from now on, with batches half as large (%s)", about, error)
             continue
         break
+    halvings.deaths = 0
     advance(shard.num_images)
     get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, shard.index, outcome.by_status, outcome.seconds)
     return outcome

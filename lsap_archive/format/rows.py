@@ -270,7 +270,7 @@ def _check_status(table: Any, where: str) -> None:
         bad = table.filter(pc.and_(pc.equal(table.column("status"), status), pc.is_null(table.column(column))))
         if bad.num_rows:
             raise ArchiveMismatchError(
-                f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {column}: give one"
+                f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {column}; wanted one"
             )
 
 

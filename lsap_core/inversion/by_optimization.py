@@ -268,8 +268,8 @@ class OptimizationEmbedder:
             if codes is None:
                 if self.encoder is None or target is None:
                     raise ConfigError(
-                        'start is "encoder" and no codes were given: pass those of `EncoderEmbedder.codes` to `start`, '
-                        "or an encoder to the embedder and the target to `start`"
+                        'start is "encoder", and there are neither codes nor an encoder with the images: name the '
+                        "encoder, or set start to mean"
                     )
                 codes = self.encoder.codes(target)
             if self.settings.space == "w" and codes.shape == (len(seeds), config.num_ws, config.w_dim):

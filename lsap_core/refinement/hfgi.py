@@ -58,7 +58,7 @@ class HfgiSettings:
         """
         if not isinstance(parts.networks, HfgiNetworks):
             found = "none" if parts.networks is None else type(parts.networks).__name__
-            raise ConfigError(f"HFGI needs its networks, found {found}: pass `HfgiNetworks`")
+            raise ConfigError(f"HFGI needs its networks, found {found}: name their file in refiner_networks")
         return HfgiRefiner(parts.generator, networks=parts.networks, settings=self)
 
     def state_arrays(self, generator: GeneratorConfig) -> tuple[StateArray, ...]:

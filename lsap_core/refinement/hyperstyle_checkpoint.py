@@ -72,7 +72,9 @@ def from_hyperstyle_document(
     decoder = _read_decoder(decoder_state, latent_avg)
     generator = generator_config or (decoder.config if decoder else None)
     if generator is None:
-        raise CheckpointError(f"{WHAT}: no generator is in the file, so its sizes are not known: pass generator_config")
+        raise CheckpointError(
+            f"{WHAT}: no generator is in the file, so its sizes are not known: name the generator too"
+        )
     layers = sorted({int(match[1]) for match in map(HEAD.fullmatch, hypernet) if match})
     try:
         config = HyperStyleConfig(

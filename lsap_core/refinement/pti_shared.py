@@ -52,7 +52,7 @@ class SharedPtiSettings:
         """
         if not isinstance(parts.networks, SharedWeights):
             found = "none" if parts.networks is None else type(parts.networks).__name__
-            raise ConfigError(f"PTI with shared weights needs them, found {found}: pass `SharedWeights`")
+            raise ConfigError(f"PTI with shared weights needs them, found {found}: name their file in refiner_networks")
         return SharedPtiRefiner(parts.generator, weights=parts.networks, settings=self)
 
     def state_arrays(self, generator: GeneratorConfig) -> tuple[StateArray, ...]:

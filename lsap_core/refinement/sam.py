@@ -295,11 +295,13 @@ class SamRefiner:
         if self.settings.only is not None:
             return self.everywhere(self.settings.only, len(target))
         if self.predictor is None:
-            raise ConfigError("nothing predicts errors: pass a predictor, or a `choice` to `start`")
+            raise ConfigError(
+                "nothing predicts errors: name a predictor in refiner_networks, or take a choice that is made already"
+            )
         view = view_of(target, self.generator.config, self.settings.predicted_on)
         if segments is None:
             if self.segment is None:
-                raise ConfigError("nothing finds segments: pass a segmenter, or `segments` to `choose`")
+                raise ConfigError("nothing finds segments: name a segmenter, or take segments that are found already")
             segments = torch.cat([self.segment(image) for image in view.split(1)])
         columns = [self.predictor.spaces.index(name) for name in self._names]
         errors = torch.cat([self.predictor(image) for image in view.split(1)])[:, columns]

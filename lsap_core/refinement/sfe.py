@@ -52,8 +52,8 @@ class SfeSettings:
         """
         if not isinstance(parts.networks, SfeNetworks):
             raise ConfigError(
-                f"the networks are {type(parts.networks).__name__}; wanted those of StyleFeatureEditor: pass its "
-                "checkpoint as the refiner's networks"
+                f"the networks are {type(parts.networks).__name__}; wanted those of StyleFeatureEditor: name its "
+                "file in refiner_networks"
             )
         return SfeRefiner(parts.generator, networks=parts.networks, settings=self)
 
@@ -233,12 +233,12 @@ class SfeRefiner:
         if networks.editor is None:
             raise ConfigError(
                 "these networks of StyleFeatureEditor have no Feature Editor: they are of the first phase of training; "
-                "pass the networks of the second"
+                "name those of the second in refiner_networks"
             )
         if not generator.has_w_avg:
             raise ConfigError(
-                "the generator has no mean code, from which StyleFeatureEditor's codes start: estimate it, or pass a "
-                "checkpoint that has it"
+                "the generator has no mean code, from which StyleFeatureEditor's codes start: take a "
+                "generator file that has it (w_avg, latent_avg)"
             )
         self.generator = generator.eval()
         self.networks = networks.eval()

@@ -473,7 +473,8 @@ def _check_parts(
         raise ConfigError("the generator has weights that want a gradient; wanted a frozen one: call `freeze`")
     if settings.identity_weight > 0 and identity is None:
         raise ConfigError(
-            f"identity_weight is {settings.identity_weight} without an identity network; pass one, or set it to 0"
+            f"identity_weight is {settings.identity_weight} without an identity network: name one as identity, or set "
+            "identity_weight to 0"
         )
     if settings.sncd_weight > 0 and anchor.style_set == "full":
         raise ConfigError(

@@ -68,7 +68,8 @@ class HfgiTraining:
             raise ConfigError(problem)
         if identity is None and settings.identity_weight > 0:
             raise ConfigError(
-                f"identity_weight is {settings.identity_weight} and there is no identity network: pass one, or 0"
+                f"identity_weight is {settings.identity_weight} and there is no identity network: name one as "
+                "identity, or set it to 0"
             )
         if num_workers() > 1:
             raise ConfigError(f"{num_workers()} workers; HFGI's networks are trained by one")

@@ -130,7 +130,8 @@ class HyperStyleTraining:
             )
         if settings.identity_weight > 0 and identity is None:
             raise ConfigError(
-                f"identity_weight is {settings.identity_weight} without an identity network; pass one, or set it to 0"
+                f"identity_weight is {settings.identity_weight} without an identity network: name one as identity, or "
+                "set identity_weight to 0"
             )
         self.network = network
         self.generator = generator.eval()

@@ -176,9 +176,11 @@ def _check_parts(parts: SfeTrainingParts, settings: SfeTrainingSettings) -> None
         raise ConfigError("the generator has no mean code, from which codes start: estimate it first")
     if settings.identity_weight > 0 and parts.identity is None:
         raise ConfigError(
-            f"identity_weight is {settings.identity_weight} without an identity network; pass one, or set it to 0"
+            f"identity_weight is {settings.identity_weight} without an identity network: name one as identity, or set "
+            "identity_weight to 0"
         )
     if settings.adversarial_weight > 0 and parts.discriminator is None:
         raise ConfigError(
-            f"adversarial_weight is {settings.adversarial_weight} without a discriminator; pass one, or set it to 0"
+            f"adversarial_weight is {settings.adversarial_weight} without a discriminator: name its file, or set "
+            "adversarial_weight to 0"
         )

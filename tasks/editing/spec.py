@@ -233,7 +233,10 @@ def build_edit(
         return _towards_another(spec, codes_of, image_ids)
     far = spec.strength if strength is None else strength
     if far is None:
-        raise ConfigError(f'edit "{spec.name}" is calibrated to equal effect: pass the strength that was found')
+        raise ConfigError(
+            f'edit "{spec.name}" is calibrated to equal effect, and no strength was found yet: set strength, or '
+            "run the edit first"
+        )
     return _along(spec, far, config=config, generator_digest=generator_digest)
 
 

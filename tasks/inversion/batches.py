@@ -19,8 +19,9 @@ from tasks.errors import LESS_MEMORY, OutOfMemoryError
 from tasks.inversion.methods import kept_arrays
 from tasks.inversion.probe import Probed, probe, probe_here
 from tasks.inversion.request import InversionRequest
+from tasks.machine_memory import in_words
 from tasks.remembered import Remembered
-from tasks.weights.devices import bytes_of_image, free_memory, in_words, probe_device
+from tasks.weights.devices import bytes_of_image, free_memory, probe_device
 
 logger = logging.getLogger(__name__)
 

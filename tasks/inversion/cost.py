@@ -15,8 +15,8 @@ from tasks.inversion.batches import footprint_of, is_certain, room_of_worker, to
 from tasks.inversion.methods import kept_arrays
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
+from tasks.machine_memory import in_words
 from tasks.settings import Settings
-from tasks.weights.devices import in_words
 
 
 def dry_run(request: InversionRequest) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from lsap_core.inversion.inversion import Embedder, Parts
 from lsap_core.presets import Method, encoder_settings
 from tasks.errors import memory_told
 from tasks.inversion.request import InversionRequest
+from tasks.machine_memory import in_words
 from tasks.measuring.of_inversions import measure
-from tasks.weights.devices import free_memory, in_words, memory_held, place, probe_device
+from tasks.weights.devices import free_memory, memory_held, place, probe_device
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import Networks, load_networks
 

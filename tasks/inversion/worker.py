@@ -41,10 +41,11 @@ from tasks.inversion.finding import ShardCodes
 from tasks.inversion.reading import READ_TOGETHER, Row, ShardReader
 from tasks.inversion.refilling import RefilledRows
 from tasks.inversion.request import InversionRequest
+from tasks.machine_memory import in_words
 from tasks.measuring.of_inversions import measure
 from tasks.sources.source import open_source
 from tasks.stage import Shard, ShardOutcome
-from tasks.weights.devices import in_words, memory_held, module_device, place
+from tasks.weights.devices import memory_held, module_device, place
 from tasks.weights.encoders import load_encoder
 from tasks.weights.networks import load_networks
 

@@ -13,11 +13,11 @@ from tasks.archived.opening import open_writer
 from tasks.archived.places import known_places, with_places
 from tasks.archived.runs import id_part, title_of
 from tasks.digests import digest_of
+from tasks.machine_memory import in_words
 from tasks.refinement.chosen import RefinedMethod, check_state_fits, choose_refinements, digests_of_networks
 from tasks.refinement.request import RefinementRequest
 from tasks.refinement.worker import RefineWorker
 from tasks.stage import Job
-from tasks.weights.devices import in_words
 
 
 class RefinementStage:

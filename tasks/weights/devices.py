@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -14,6 +13,7 @@ from domains.yaml_values import shown
 from lsap_core.convolution import fastest_layout
 from lsap_core.errors import ConfigError
 from lsap_core.generators.config import GeneratorConfig
+from tasks.machine_memory import LARGEST_MEMORY, free_memory_of_machine, in_words, memory_of_machine
 from tasks.settings import Settings
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -21,14 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 FLOAT_BYTES = 4
 KEPT_TENSORS, MADE_TENSORS = 6, 4
 """Of the size of what a convolution gives: 10 and 6 were measured with the digits on a CPU, the rest is to spare."""
-LARGEST_MEMORY = 2**45
-"""Of a machine that nobody here can look at, as those of a cluster; 32 TiB."""
 _MANY_DEVICES = 64  # of one kind in one machine, whatever it is
-_CGROUP_USE = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-_CGROUP_LIMITS = tuple(limit for limit, _ in _CGROUP_USE)
 
 
 def _num_mps() -> int:
@@ -108,20 +101,14 @@ def memory_of(device: str) -> int:
     found = module_device(device)
     if found.type == "cuda":
         return int(torch.cuda.get_device_properties(found).total_memory)
-    texts = [Path(path).read_text().strip() for path in _CGROUP_LIMITS if Path(path).is_file()]
-    limits = [int(text) for text in texts if text.isdigit()]  # else "max"
-    return min(int(psutil.virtual_memory().total), *limits, LARGEST_MEMORY)
+    return memory_of_machine()
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes of a device of this machine that nobody uses; of the CPU as many as its container may still take."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    left = [int(psutil.virtual_memory().available)]
-    for limit, used in _CGROUP_USE:
-        if Path(limit).is_file() and Path(used).is_file() and (text := Path(limit).read_text().strip()).isdigit():
-            left.append(int(text) - int(Path(used).read_text()))
-    return max(0, min(left))
+    return free_memory_of_machine()
 
 
 def memory_held(device: torch.device) -> int:
@@ -162,16 +149,6 @@ def check_room(field: str, number: int, bytes_each: int, device: str) -> None:
             f"{field}: {number} together take {wants} of memory at least, and {place} has {in_words(has)}; "
             f"wanted at most {has // bytes_each}, and much less to leave room for the rest"
         )
-
-
-def in_words(num_bytes: int) -> str:
-    """A number of bytes for people.
-
-    Example:
-        >>> in_words(3 * 2**30), in_words(2**80)
-        ('3.0 GiB', '1125899906842624.0 GiB')
-    """
-    return f"{num_bytes / 2**30:.1f} GiB"
 
 
 def place(network: Network, device: torch.device) -> Network:

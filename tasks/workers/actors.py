@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from tasks.errors import memory_errors
-from tasks.workers.deaths import num_killed_for_memory
+from tasks.machine_memory import held_by, num_killed_for_memory
 
 WorkerFactory = Callable[[], Any]
 
@@ -116,6 +116,7 @@ class Seat:
         is_built: whether its worker can be lent.
         is_lost: whether another actor has to take the place.
         pulse: of the piece of work that it was lent for.
+        held_bytes: what its process had of memory when it was last looked at; 0 where that was not seen.
         answer: to what it was asked last.
         deadline: until when it has to be answered.
     """
@@ -132,7 +133,8 @@ class Seat:
         self.place: Place | None = None
         self.is_built = self.is_lost = self._was_built = False
         self.pulse = Pulse(self.actor)
-        self._num_killed_before = 0
+        self.held_bytes = 0
+        self._num_killed_before = num_killed_for_memory()
         self.answer: Any = None
         self.deadline = math.inf
 
@@ -164,11 +166,20 @@ class Seat:
         self.pulse = Pulse(self.actor)
         self._num_killed_before = num_killed_for_memory()
 
+    def look_at_memory(self) -> None:
+        """Note what its process has of memory, where that can be seen from here."""
+        if self._is_here and self.place is not None:
+            self.held_bytes = held_by(self.place.process) or self.held_bytes
+
     @property
     def is_killed_for_memory(self) -> bool:
-        """Whether the system has killed for want of memory since then, where that can be seen from here."""
-        is_here = self.place is not None and self.place.node == ray.util.get_node_ip_address()
-        return is_here and num_killed_for_memory() > self._num_killed_before
+        """Whether the system has killed for want of memory since it was begun, where that can be seen from here."""
+        return self._is_here and num_killed_for_memory() > self._num_killed_before
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether its process is one of this machine."""
+        return self.place is not None and self.place.node == ray.util.get_node_ip_address()
 
     def doubt(self, deadline: float) -> None:
         """It did not answer at once: ask again, and wait until then."""

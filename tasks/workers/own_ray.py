@@ -145,13 +145,28 @@ def scratch_folder() -> str:
     Raises:
         ClusterUnavailableError: none does, or may be written to.
     """
+    folder, problems = _first_folder()
+    if problems:
+        logger.warning("Ray's sockets are below %s, because %s", folder, "; ".join(problems))
+    return folder
+
+
+def check_scratch_folder() -> None:
+    """Make sure that there is a folder for Ray's sockets, before any work is done.
+
+    Raises:
+        ClusterUnavailableError: there is none.
+    """
+    _first_folder()
+
+
+def _first_folder() -> tuple[str, list[str]]:
+    """The first folder that can hold Ray's sockets, and what keeps those before it from that, in words."""
     problems: list[str] = []
     for folder in filter(None, (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp")):
         problem = _problem_of(os.path.abspath(folder))
         if problem is None:
-            if problems:
-                logger.warning("Ray's sockets are below %s, because %s", folder, "; ".join(problems))
-            return folder
+            return folder, problems
         if problem not in problems:
             problems.append(problem)
     raise ClusterUnavailableError(

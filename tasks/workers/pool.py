@@ -27,6 +27,7 @@ from ray.exceptions import (
 )
 
 from tasks.errors import TaskError, memory_errors
+from tasks.machine_memory import num_killed_for_memory
 from tasks.workers.actors import Host, Seat, WorkerFactory
 from tasks.workers.cluster import (
     LOCAL,
@@ -37,7 +38,7 @@ from tasks.workers.cluster import (
     share_of_gpus,
     worker_environment,
 )
-from tasks.workers.deaths import cause_of_death, is_for_memory, last_line
+from tasks.workers.deaths import WAY_OUT, cause_of_death, free_here, is_for_memory, last_line, shares
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ IDLE_SECONDS = 120.0  # after which workers that nobody needs are ended; the lon
 TELL_SECONDS = 30.0  # after which workers that wait for room are told of
 POLL_SECONDS = 2.0
 TEND_SECONDS = 0.5
-MAX_DEATHS = 3  # of a worker's process while it gets ready
+MAX_DEATHS = 3  # of a worker's process while it gets ready, or of any for want of memory before one gets that far
 
 
 class WorkerLostError(TaskError, RuntimeError):
@@ -95,6 +96,10 @@ class Pool(Protocol):
         """Work under way, in pieces: the sum of what busy workers have done of their present piece."""
         ...
 
+    def give_up(self, why: str) -> None:
+        """Begin nothing any more: who waits for a worker, or asks for one, is told why by `NoWorkerLeftError`."""
+        ...
+
     def close(self) -> None:
         """Give everything back."""
         ...
@@ -111,15 +116,22 @@ class LocalPool:
     def __init__(self, factory: WorkerFactory):
         self._worker = factory()
         self._lock = threading.Lock()
+        self._given_up: str | None = None
 
     def call(self, method: str, *arguments: Any, about: str = "") -> Any:
         """The result of the worker's method."""
         with self._lock, memory_errors():
+            if self._given_up is not None:
+                raise NoWorkerLeftError(self._given_up)
             return getattr(self._worker, method)(*arguments)
 
     def progress(self) -> float:
         """What the worker has done of its present piece; 0 when it has none."""
         return float(self._worker.progress()) if self._lock.locked() else 0.0
+
+    def give_up(self, why: str) -> None:
+        """Begin nothing any more."""
+        self._given_up = why
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -192,6 +204,7 @@ class RayPool:
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._surplus_since = self._crowded_since = self._homeless_since = math.inf
+        self._num_killed_before = num_killed_for_memory()  # when a worker had a place last
         self._has_told = False
         self._tender: threading.Thread | None = None
         self._is_local = address == LOCAL
@@ -220,7 +233,7 @@ class RayPool:
                 raise error.cause from error  # as it was raised; what Ray makes of it has a traceback for a message
             except RayError as error:
                 has_killed = seat.is_killed_for_memory
-                why = cause_of_death(error, has_killed_for_memory=has_killed)
+                why = self._cause_of_death(seat, error)
                 ran_out = is_for_memory(error, has_killed_for_memory=has_killed)
                 told = f"the process of a worker died during {what}: {why}"
                 raise WorkerLostError(told, is_for_memory=ran_out) from error
@@ -238,6 +251,10 @@ class RayPool:
         for pulse in pulses:
             pulse.look()
         return sum(pulse.pieces for pulse in pulses)
+
+    def give_up(self, why: str) -> None:
+        """Begin nothing any more."""
+        self._break(why)
 
     def close(self) -> None:
         """End the actors; leave the cluster, or end it, if this pool joined or started it."""
@@ -283,11 +300,13 @@ class RayPool:
 
     def _first_free(self) -> Seat:
         with self._changed:
-            while not self._free:
+            while True:
                 if self._closed.is_set():  # such as by Ctrl-C, while others still wait in their threads
                     raise NoWorkerLeftError("the pool was closed")
                 if self._broken is not None:
                     raise NoWorkerLeftError(self._broken)
+                if self._free:
+                    break
                 self._changed.wait()
             seat = self._free.popleft()
             seat.begin()
@@ -317,6 +336,7 @@ class RayPool:
                 raise NoWorkerLeftError("the pool was closed")
             pulse.question()
             pulse.look()
+            seat.look_at_memory()
             patience = max(self._patience, PATIENCE_FACTOR * self._slowest[method])
             silence = f"{what} has made no step for {in_words(pulse.silent_seconds)} on {seat.place}"
             if pulse.silent_seconds > patience:
@@ -376,7 +396,7 @@ class RayPool:
             seat.ask_again(POLL_SECONDS)
         except (RayActorError, OutOfMemoryError) as error:
             if (deaths := seat.die()) >= MAX_DEATHS:
-                problem = f"its process died {deaths} times while it got ready: {cause_of_death(error)}"
+                problem = f"its process died {deaths} times while it got ready: {self._cause_of_death(seat, error)}"
                 self._give_up(seat, problem)
             else:
                 self._replace(seat, POLL_SECONDS)
@@ -397,6 +417,14 @@ class RayPool:
                 seat.be_built()
                 self._free.append(seat)
                 self._changed.notify_all()
+
+    def _cause_of_death(self, seat: Seat, error: RayError) -> str:
+        return cause_of_death(
+            error,
+            has_killed_for_memory=seat.is_killed_for_memory,
+            held_bytes=seat.held_bytes,
+            num_workers=self._max if self._is_local else 1,
+        )
 
     def _replace(self, seat: Seat, seconds: float = 0.0) -> None:
         """Have another actor take the place."""
@@ -444,11 +472,18 @@ class RayPool:
         with self._changed:
             num_seats, num_callers = len(self._seats), self._num_callers
             num_placed = sum(1 for seat in self._seats if seat.place is not None)
+        num_killed = num_killed_for_memory()
+        if num_placed or not num_seats:
+            self._num_killed_before = num_killed
+        elif self._is_local and num_killed - self._num_killed_before >= MAX_DEATHS:
+            self._break(self._no_memory(num_killed))  # Ray starts processes again and again, without a word
         self._crowded_since = _since(num_placed < num_seats, self._crowded_since)
         is_crowded = time.monotonic() - self._crowded_since > TELL_SECONDS
         if is_crowded and not self._has_told:
             if self._is_local and not has_node_for(*self._wants):
-                self._break("Ray's own processes on this machine do not answer any more: run the same command again")
+                has_killed = num_killed > self._num_killed_before
+                died = "Ray's own processes on this machine do not answer any more: run the same command again"
+                self._break(self._no_memory(num_killed) if has_killed else died)
             else:
                 logger.warning(self._no_room(f"{num_seats - num_placed} of {num_seats} workers wait for room"))
         self._has_told = is_crowded
@@ -456,8 +491,21 @@ class RayPool:
         if time.monotonic() - self._homeless_since > ROOM_TIMEOUT_SECONDS:
             self._break(self._no_room(f"no worker could be placed within {ROOM_TIMEOUT_SECONDS:.0f} s"))
 
+    def _no_memory(self, num_killed: int) -> str:
+        """That the system kills processes for want of memory before any worker has one."""
+        return (
+            f"memory ran out: the system has killed {num_killed - self._num_killed_before} processes of this machine "
+            f"before a worker was there ({shares(0, self._max)}; {free_here()} now): {WAY_OUT}"
+        )
+
     def _no_room(self, what: str) -> str:
         wanted = f"{self._wants[1]:g} GPU" if self._wants[1] else f"{self._wants[0]:g} CPU"
+        if self._is_local:
+            return (
+                f"{what}: Ray has {described_cluster()} here, {free_here()}, and each worker wants "
+                f"{wanted}: end what else takes memory or devices here, or change workers.count, workers.gpus_each or "
+                "workers.device"
+            )
         return (
             f"{what}: the cluster has {described_cluster()}, and each worker wants {wanted}: start nodes that have it, "
             "or change workers.gpus_each or workers.device"

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import safetensors.torch
 import torch
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.commands.cli import main
 from flows.parameters.invert import InvertRun
@@ -242,6 +243,49 @@ def test_a_missing_file_is_one_sentence(lsap_here: Callable[..., Answer]) -> Non
     answer = lsap_here("run", "invert", "nowhere.yaml")
     assert answer.code == ASKED_WRONGLY
     assert "nowhere.yaml does not exist" in answer.error_line
+
+
+def test_where_it_failed_is_shown_to_those_who_ask(lsap_here: Callable[..., Answer]) -> None:
+    quiet = lsap_here("generator", "describe", "nowhere.pt")
+    assert quiet.code == ASKED_WRONGLY and "nowhere.pt" in quiet.error_line
+    told = lsap_here("generator", "describe", "nowhere.pt", "--debug")
+    assert told.code == ASKED_WRONGLY and "Traceback (most recent call last):" in told.err
+    assert told.err.splitlines()[-1] == quiet.error_line
+
+
+def test_a_place_of_prefect_that_may_not_be_written_is_told_before_any_work(
+    invert: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with temporary_settings({PREFECT_HOME: tmp_path / "file" / "home"}, restore_defaults={PREFECT_API_URL}):
+        answer = invert(methods="[psp]")
+    assert answer.code == ASKED_WRONGLY
+    assert f"keeps its database in {tmp_path / 'file' / 'home'}" in answer.error_line
+    assert "set PREFECT_HOME to a folder that may be written to" in answer.error_line
+
+
+def test_an_error_that_nobody_catches_is_one_line(tmp_path: Path) -> None:
+    """In a thread, or where an object is thrown away: Python would write tracebacks."""
+    script = """
+import sys, threading
+from flows.commands.output import log_to_stderr
+
+class Thing:
+    def __del__(self):
+        raise OSError("cannot\\nbe closed")
+
+log_to_stderr(tracebacks="--debug" in sys.argv)
+thing = Thing()
+del thing
+thread = threading.Thread(target=int, args=("x",), name="counter")
+thread.start()
+thread.join()
+"""
+    for flags, has_traceback in (([], False), (["--debug"], True)):
+        ended = subprocess.run([sys.executable, "-c", script, *flags], capture_output=True, text=True, timeout=200)
+        assert "OSError: cannot\\nbe closed" in ended.stderr
+        assert "ERROR lsap: a thread (counter) failed: ValueError: invalid literal" in ended.stderr
+        assert ("Traceback" in ended.stderr) is has_traceback and (has_traceback or ended.stderr.count("\n") == 2)
 
 
 def test_a_change_without_a_value_is_one_sentence(invert: Callable[..., Answer]) -> None:

@@ -12,10 +12,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.running.outcome import UnfinishedError, Worked
-from flows.running.shards import work_through
+from flows.running.shards import MAX_DEATHS_IN_A_ROW, work_through
 from tasks.errors import SourceError
 from tasks.stage import Job, Shard, ShardOutcome, Worker
-from tasks.workers.pool import WorkerLostError
+from tasks.workers.pool import NoWorkerLeftError, WorkerLostError
 
 
 def job(name: str, number: int, seconds: Sequence[float]) -> Job:
@@ -82,6 +82,9 @@ class InThreads:
     def progress(self) -> float:
         return 0.0
 
+    def give_up(self, why: str) -> None:
+        raise AssertionError(why)
+
 
 class Crowded(InThreads):
     """Workers that only have room for batches of so many images, of eight."""
@@ -90,8 +93,14 @@ class Crowded(InThreads):
         super().__init__()
         self.tried: list[tuple[int, int]] = []  # shard and batch
         self._room = room
+        self._given_up: str | None = None
+
+    def give_up(self, why: str) -> None:
+        self._given_up = why
 
     def call(self, method: str, *arguments: Any, about: str = "") -> Any:
+        if self._given_up is not None:
+            raise NoWorkerLeftError(self._given_up)
         (shard,) = arguments
         self.tried.append((shard.index, 8 >> shard.halvings))
         if 8 >> shard.halvings > self._room:
@@ -132,6 +141,13 @@ def test_where_memory_runs_out_batches_are_halved_for_the_rest_of_the_command(wo
     worked = work(ListedJobs([job("b", 1, [0.0])]), workers := Crowded(0))
     assert [batch for _, batch in workers.tried] == [8, 4, 2, 1]  # then Prefect's retries would be tried
     assert worked.problems == ["shard 0 of b-1: the system killed it"]
+
+
+def test_where_smaller_batches_do_not_help_the_work_is_given_up_after_a_few_deaths(work: Callable[..., Worked]) -> None:
+    worked = work(ListedJobs([job("a", 1, [0.0] * 40)]), workers := Crowded(-1))
+    assert len(workers.tried) <= 3 + MAX_DEATHS_IN_A_ROW + 8, "those under way at once may die too"
+    assert len(worked.problems) == 40 and all("the system killed it" in one for one in worked.problems)
+    assert "workers were ended 3 times in a row because memory ran out" in worked.problems[-1]
 
 
 def test_a_job_that_failed_is_not_published_and_keeps_nobody_waiting(work: Callable[[ListedJobs], Worked]) -> None:

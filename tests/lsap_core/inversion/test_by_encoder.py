@@ -183,7 +183,7 @@ def test_an_optimization_starts_at_the_encoders_codes(generator: Generator, targ
     embedder.advance(state, target)
     assert embedder.finish(state).w_plus.shape == codes.shape
     for call in (lambda: embedder.start((0, 1, 2)), lambda: embedder(target, (0, 1, 2))):
-        with pytest.raises(ConfigError, match='start is "encoder" and no codes were given'):
+        with pytest.raises(ConfigError, match='start is "encoder", and there are neither codes nor an encoder'):
             call()
     with pytest.raises(ShapeError, match="first codes are"):
         embedder.start((0, 1, 2), codes=codes[:2])

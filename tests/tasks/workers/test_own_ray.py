@@ -9,7 +9,7 @@ import psutil
 import pytest
 import ray
 
-from tasks.workers.own_ray import LONGEST_FOLDER, ClusterUnavailableError, own_ray, scratch_folder
+from tasks.workers.own_ray import LONGEST_FOLDER, ClusterUnavailableError, check_scratch_folder, own_ray, scratch_folder
 
 
 @pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
@@ -30,6 +30,8 @@ def test_no_folder_at_all_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("tasks.workers.own_ray.LONGEST_FOLDER", 3)
     with pytest.raises(ClusterUnavailableError, match=r"/tmp is 4 bytes long.*set RAY_TMPDIR to one with a short name"):
         scratch_folder()
+    with pytest.raises(ClusterUnavailableError, match="RAY_TMPDIR=/tmp"):
+        check_scratch_folder()
 
 
 @pytest.mark.ray

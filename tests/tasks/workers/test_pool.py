@@ -362,8 +362,32 @@ def test_workers_without_room_wait_for_it_while_others_work(two_actors: RayPool)
 
 @pytest.mark.ray
 def test_this_machine_refuses_at_once_what_it_can_never_hold(two_actors: RayPool) -> None:
-    with pytest.raises(NoWorkerLeftError, match=r"the cluster has 1 node with 3 CPUs and 1 GPUs .* wants 2 GPU: start"):
+    with pytest.raises(NoWorkerLeftError, match=r"Ray has 1 node with 3 CPUs and 1 GPUs .* wants 2 GPU: end what"):
         RayPool(Clerk, num_workers=1, gpus_per_worker=2.0)
+
+
+@pytest.mark.ray
+def test_where_the_system_kills_for_memory_whatever_starts_memory_is_told_soon(
+    two_actors: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would start processes again and again, and the pool wait for room for a quarter of an hour."""
+    kills = itertools.count()
+    first = RayPool(Clerk, num_workers=1, gpus_per_worker=1.0)  # there is one GPU
+    try:
+        assert first.call("divide", 6, 2) == 3
+        monkeypatch.setattr(pool_module, "num_killed_for_memory", lambda: next(kills))
+        second = RayPool(Clerk, num_workers=1, gpus_per_worker=1.0)
+        try:
+            told = r"memory ran out: the system has killed \d+ processes .* GiB of memory are free now\): make "
+            with pytest.raises(NoWorkerLeftError, match=told):
+                within_patience(lambda: second.call("divide", 6, 2))
+        finally:
+            second.close()
+        first.give_up("enough")
+        with pytest.raises(NoWorkerLeftError, match="enough"):
+            within_patience(lambda: [first.call("divide", 6, 2) for _ in range(2)])
+    finally:
+        first.close()
 
 
 @pytest.mark.ray
