@@ -32,7 +32,7 @@ class Manifest:
         self._folder = posixpath.dirname(path)
         rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
         self._num_guessed = 0
-        self._rows = [(self._as_text(image_id), self._as_text(uri)) for image_id, place in rows]
+        self._rows = [(self._as_text(image_id), self._as_text(uri)) for image_id, uri in rows]
 
     def _as_text(self, cell: Any) -> Any:
         """A cell, decoded where it is bytes: columns of binary strings, and tables that are no UTF-8."""
