@@ -2,9 +2,11 @@
 
 import posixpath
 import re
+import threading
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote, unquote
 
-from tasks.errors import SourceError
+from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import LeftOut, SourceItem, as_unicode, outside
 from tasks.sources.listings import version_of
 from tasks.sources.parquet_images import NoImageColumnError, ParquetShard, SeveralImageColumnsError
@@ -15,6 +17,7 @@ from tasks.sources.tars import TarShard
 SHARD_SUFFIXES = frozenset({".tar", ".parquet"})
 # Addresses of images in shards.
 _IN_TAR = re.compile(r"(?P<shard>.+\.tar)#(?P<place>(?P<number>\d{1,19})\+\d{1,19})", re.IGNORECASE | re.DOTALL)
+_BAD = re.compile(r"(?P<shard>.+\.(?:tar|parquet))#(?P<place>!(?P<name>[^#]*))", re.IGNORECASE | re.DOTALL)
 _IN_PARQUET = re.compile(r"(?P<shard>.+\.parquet)#(?P<place>[^#]*:(?P<number>\d{1,19}))", re.IGNORECASE | re.DOTALL)
 
 
@@ -26,11 +29,16 @@ def is_shard(path: str) -> bool:
 def place_in_shard(uri: str) -> tuple[str, int]:
     """By what images of shards are sorted to be read in the order in which they lie; equal for all others."""
     match = _address(uri)
-    return (match["shard"], int(match["number"])) if match else ("", 0)
+    return (match["shard"], int(match.groupdict().get("number", 0))) if match else ("", 0)
 
 
 def _address(uri: str) -> re.Match[str] | None:
-    return _IN_TAR.fullmatch(uri) or _IN_PARQUET.fullmatch(uri)
+    return _IN_TAR.fullmatch(uri) or _BAD.fullmatch(uri) or _IN_PARQUET.fullmatch(uri)
+
+
+def _bad_place(name: str) -> str:
+    """Stands in an address where an image has no place of its own: its name, by which its problem is found again."""
+    return f"!{quote(name)}"
 
 
 class Shards:
@@ -41,6 +49,8 @@ class Shards:
         self._column = column
         self._tar = TarShard(files)
         self._parquet = ParquetShard(files, column)
+        self._lock = threading.Lock()
+        self._problems: dict[tuple[str, str | None], dict[str, BadImageError]] = {}
 
     def items(self, path: str, version: str | None, left_out: LeftOut, *, within: str) -> Iterator[SourceItem]:
         """The images of one shard in the order of their ids, which begin with `within`.
@@ -55,7 +65,8 @@ class Shards:
         if index.note:
             left_out.notes.append(index.note)
         for member in index:
-            yield SourceItem(within + member.name, f"{uri}#{member.place}", member.problem, version)
+            place = _bad_place(member.name) if member.problem else member.place
+            yield SourceItem(within + member.name, f"{uri}#{place}", member.problem, version)
 
     def items_or_problem(
         self, path: str, version: str | None, left_out: LeftOut, *, within: str
@@ -72,7 +83,8 @@ class Shards:
                 raise
             left_out.notes.append(str(error))
             lost = Member.unread_part(str(error))
-            yield SourceItem(within + lost.name, f"{as_unicode(self._files.uri(path))}#{lost.place}", lost.problem)
+            uri = f"{as_unicode(self._files.uri(path))}#{_bad_place(lost.name)}"
+            yield SourceItem(within + lost.name, uri, lost.problem)
 
     def has_images(self, path: str) -> bool:
         """Whether a Parquet file is a shard of images rather than a manifest."""
@@ -88,8 +100,27 @@ class Shards:
         return (self._files.path(match["shard"]), match["place"]) if match else None
 
     def read(self, path: str, place: str) -> bytes:
-        """The bytes of an image; as the shard's `read`."""
+        """The bytes of an image; as the shard's `read`. A bad one, which has no place, is bad for its reason again."""
+        if place.startswith("!"):
+            raise self._problem_of(path, unquote(place[1:]))
         return self._reader(path).read(path, place)
+
+    def _problem_of(self, path: str, name: str) -> BadImageError:
+        with self._files.reading(path):
+            version = version_of(self._files.fs, path)
+        with self._lock:
+            if (path, version) not in self._problems:
+                try:
+                    index = self._index(path, as_unicode(self._files.uri(path)), version)
+                    problems = {member.name: member.problem for member in index if member.problem}
+                except SourceError as error:
+                    if error.is_transient:
+                        raise
+                    lost = Member.unread_part(str(error))
+                    problems = {lost.name: lost.problem} if lost.problem else {}
+                self._problems = {(path, version): problems}  # of one shard at a time
+            problem = self._problems[path, version].get(name)
+        return problem or BadImageError("unreadable", f"{name!r} is not what it was in {path}: plan the run anew")
 
     def _index(self, path: str, uri: str, version: str | None) -> ShardIndex:
         with storage_errors(self._files.secrets.hide(path), self._files.secrets):

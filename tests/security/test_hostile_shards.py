@@ -56,7 +56,7 @@ def found(path: Path, **options: int) -> dict[str, bytes | str]:
     with open_source(str(path), **options) as source:  # type: ignore[arg-type]
         for item in source.items():
             try:
-                read[item.image_id] = source.read(item)
+                read[item.image_id] = source.read(SourceItem(item.image_id, item.uri))  # as a worker does
             except BadImageError as error:
                 read[item.image_id] = error.reason
     return read

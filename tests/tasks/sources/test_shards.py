@@ -91,9 +91,11 @@ def contents(spec: str | Path, **options: Any) -> dict[str, bytes | str]:
         assert [item.image_id for item in items] == sorted(item.image_id for item in items)
         for item in items:
             try:
-                found[item.image_id] = source.read(SourceItem(item.image_id, item.uri, item.problem))
+                found[item.image_id] = source.read(SourceItem(item.image_id, item.uri))  # as a worker does
+                assert item.problem is None
             except BadImageError as error:
                 found[item.image_id] = error.reason
+                assert item.problem is None or str(item.problem) == str(error)
     return found
 
 
