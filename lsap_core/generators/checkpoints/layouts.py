@@ -28,7 +28,7 @@ from lsap_core.generators.checkpoints.tensorflow import from_tensorflow_document
 from lsap_core.generators.checkpoints.unpickling import PersistentNode
 
 MAX_DEPTH = 6
-AVERAGED = re.compile(r"ema|smooth|averag|^gs$")
+AVERAGED = re.compile(r"(?:^|[\W_])ema(?:$|[\W_])|smooth|averag|^gs$")
 """Names of entries and modules under which programs keep the average of a generator's weights."""
 RAW = frozenset({"g", "netg"})
 """Names of generators in the middle of a training, whose average is what is wanted."""

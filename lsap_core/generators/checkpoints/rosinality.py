@@ -135,9 +135,9 @@ def describe_torch_document(document: object) -> str:
     if keys & {"g", "G"}:
         return "a training checkpoint with g but without its average g_ema"
     if "input.input" in keys:
-        return 'the bare weights of a generator: save them as {"g_ema": weights}'
+        return "the bare weights of a generator: pass the file as one"
     if "synthesis.b4.const" in keys:
-        return "the bare weights of an NVlabs generator: pass the .pkl file they come from"
+        return "the bare weights of an NVlabs generator: pass the file as one"
     if "synthesis.const" in keys:
         return "the bare weights of this library's generator: save them with `save_generator`"
     return f"a dictionary with the entries {', '.join(sorted(keys)[:6]) or '(none)'}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from lsap_core.encoders.checkpoints.published import HEADS_OF_METHOD, HEADS_OF_TYPE
+from lsap_core.encoders.config import Heads
 from lsap_core.errors import CheckpointError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.generators.checkpoints import (
@@ -177,3 +180,20 @@ def test_labels_that_mean_nothing_are_refused() -> None:
     del state["mapping.embed.bias"]
     with pytest.raises(CheckpointError, match="the layers that read its label are not all there"):
         from_nvlabs(state)
+
+
+# --- what is said of it ----------------------------------------------------------------------------------
+
+
+def test_the_page_on_files_of_weights_says_what_the_tables_say() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "weights.md").read_text()
+    signs: dict[tuple[str, str], list[str]] = {}
+    for layout in LAYOUTS:
+        names = (layout.sign, *(f"{begin}*" for begin in layout.others))
+        signs.setdefault((layout.program, layout.way_out), []).append(" with ".join(f"`{name}`" for name in names))
+    for (program, way_out), known in signs.items():
+        assert f"| {program} | {' or '.join(known)} | {f'no: {way_out}' if way_out else 'yes'} |" in page
+    for heads in get_args(Heads):
+        types = ", ".join(f"`{name}`" for name, its in HEADS_OF_TYPE.items() if its == heads)
+        methods = ", ".join(f"`{name}`" for name, its in HEADS_OF_METHOD.items() if its == heads)
+        assert f"| `{heads}` | {types} | {methods or '-'} |" in page
