@@ -75,7 +75,9 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     _add_generator(apply)
     apply.add_argument("--method", required=True, help="whose codes")
     apply.add_argument("--image", nargs="+", required=True, metavar="ID", help="image ids")
-    apply.add_argument("--direction", required=True, metavar="NAME_OR_FILE", help="the domain's, a file, or FILE#NAME")
+    along = apply.add_mutually_exclusive_group(required=True)
+    along.add_argument("--direction", metavar="NAME_OR_FILE", help="the domain's, a file, or FILE#NAME")
+    along.add_argument("--style-channel", type=int, nargs=2, metavar=("LAYER", "CHANNEL"), help="one channel of S")
     apply.add_argument("--component", type=int, metavar="INDEX", help="which one, of a file of components")
     apply.add_argument("--mode", choices=["absolute", "offset"], help="what a component's strength means")
     apply.add_argument("--strength", type=float, nargs="+", required=True, metavar="S")
@@ -284,6 +286,10 @@ def _directions(domain: Domain | None) -> dict[str, str]:
 def _edit_document(parsed: argparse.Namespace, strength: float) -> dict[str, Any]:
     if not math.isfinite(strength):
         raise _wrong(f"--strength is {strength}; wanted finite numbers")
+    if parsed.style_channel is not None:
+        if parsed.component is not None or parsed.mode or parsed.layers:
+            raise _wrong("--component, --mode and --layers belong to directions: leave them out with --style-channel")
+        return {"style_channel": parsed.style_channel, "strength": strength}
     document: dict[str, Any] = {"strength": strength, "layers": parsed.layers, "any_generator": parsed.any_generator}
     if parsed.component is None:
         if parsed.mode:

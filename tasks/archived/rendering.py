@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from lsap_archive import OK, Archive, RunReader
+from lsap_archive import OK, Archive, RunReader, typed
 from lsap_core.editing import Edit, add_shifts, style_shift
 from lsap_core.errors import ConfigError
 from lsap_core.generators.generator import Generator, Noise, StyleShift
@@ -256,6 +257,39 @@ STYLE_SHIFT = "style_shift"
 """What the configuration of an edit in S says that it adds to styles: see `told_shift`."""
 
 
+WIDEST_STYLE, MOST_STYLES = 2**16, 2**8  # far beyond any generator; who may write an archive may write any number
+
+
+@dataclass(frozen=True)
+class _ShiftedStyle:
+    """What is added to one layer's style vector; what has been written by others is read as this.
+
+    Attributes:
+        channels: that change, from 0.
+        values: what is added to each.
+        width: of the vector.
+    """
+
+    channels: Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(max_length=WIDEST_STYLE)]
+    values: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=WIDEST_STYLE)]
+    width: Annotated[int, Field(strict=True, ge=1, le=WIDEST_STYLE)]
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.values) or max(self.channels, default=0) >= self.width:
+            raise ValueError("channels, values and width do not go together")
+
+    def vector(self) -> Tensor:
+        """What is added, [1, width]."""
+        added = torch.zeros(1, self.width)
+        added[0, self.channels] = torch.tensor(self.values)
+        return added
+
+
+_ShiftedStyles = Annotated[
+    dict[Annotated[int, Field(ge=0, lt=MOST_STYLES)], _ShiftedStyle], Field(max_length=MOST_STYLES)
+]
+
+
 def told_shift(shift: StyleShift) -> dict[str, Any]:
     """A shift of styles in values that JSON has: of each layer the channels that change, and by how much.
 
@@ -270,12 +304,13 @@ def told_shift(shift: StyleShift) -> dict[str, Any]:
 
 
 def shift_of(config: Mapping[str, Any]) -> dict[int, Tensor]:
-    """What an edit in S adds to the styles of its images, by layer, [1, width]; empty for any other run."""
-    shift = {}
-    for at, told in config.get(STYLE_SHIFT, {}).items():
-        shift[int(at)] = torch.zeros(1, told["width"])
-        shift[int(at)][0, told["channels"]] = torch.tensor(told["values"])
-    return shift
+    """What an edit in S adds to the styles of its images, by layer, [1, width]; empty for any other run.
+
+    Raises:
+        CorruptArchiveError: the configuration makes no sense.
+    """
+    found: dict[int, _ShiftedStyle] = typed(_ShiftedStyles, config.get(STYLE_SHIFT, {}), "the style shift of an edit")
+    return {at: one.vector() for at, one in found.items()}
 
 
 def noise_of(config: Mapping[str, Any]) -> str:

@@ -98,7 +98,7 @@ class Foreign:
         if self.array.ndim == 0 or len(shape) > 1:
             raise ShapeError(
                 f'"{self.name}" is {list(self.array.shape)}; wanted [D], [1, D], [K, D], [1, K, D] or [1, K * D], or '
-                "style vectors in a list"
+                "style vectors in a list; of many in one array name one, FILE#INDEX"
             )
         return self.array.reshape(-1, self.array.shape[-1])
 

@@ -198,6 +198,16 @@ def test_a_strip_shows_the_inversion_and_its_edits(
     width = 96 + 4
     columns = [pixels[20:, pixels.shape[1] - (4 - column) * width :][:, :96] for column in range(4)]
     assert np.array_equal(columns[0], columns[2]) and not np.array_equal(columns[0], columns[3])
+    channel = (*apply, "--image", "bert", "--style-channel", 4, 7, "--strength", 0, 9, "--out", sheet)
+    edits = lsap_here(*channel).document["edits"]
+    assert [(edit["direction"], edit["space"], edit["strength"]) for edit in edits] == [
+        ("4_7", "s", 0.0),
+        ("4_7", "s", 9.0),
+    ]
+    pixels = np.asarray(Image.open(sheet))[20:]
+    columns = [pixels[:, pixels.shape[1] - (3 - column) * width :][:, :96] for column in range(3)]
+    assert np.array_equal(columns[0], columns[1]) and not np.array_equal(columns[0], columns[2])
+    assert lsap_here(*channel, "--layers", 0, 4).is_refused("leave them out with --style-channel")
 
 
 def test_a_strip_along_a_component(

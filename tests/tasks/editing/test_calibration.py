@@ -16,6 +16,7 @@ from domains.embedded import Attribute
 from lsap_archive import CorruptArchiveError, open_archive, repair_archive, verify_archive
 from lsap_core.errors import ConfigError
 from tasks.archived.opening import open_writer
+from tasks.archived.rendering import shift_of
 from tasks.editing.calibration import CalibrationOptions, find_spread, find_strength, part_size
 from tasks.editing.chosen import choose_edits, missing_calibrations, with_deviation
 from tasks.editing.cost import dry_run
@@ -56,6 +57,18 @@ def test_the_strength_changes_the_attribute_by_so_many_standard_deviations(desk:
     moved = archive.codes(ids, f"{OPTIMIZED}/equal") - archive.codes(ids, OPTIMIZED)
     np.testing.assert_allclose(moved[..., 0], calibration["strength"], rtol=1e-4)
     assert {row["strength"] for row in archive.rows().to_pylist() if row["edit"]} == {calibration["strength"]}
+
+
+def test_a_channel_of_s_is_calibrated_by_what_it_does_to_images(desk: Any) -> None:
+    desk.laboratory.fill(4)
+    desk.laboratory.invert()
+    equal = {"style_channel": [10, 2], "equal_effect": {"attribute": "brightness", "change": 0.1}}
+    archive, _ = desk.edit({"equal": equal}, keep_images=True)
+    (run,) = (run for run in archive.runs if run.subject is not None)
+    calibration = run.config["calibration"]
+    assert calibration["response"] == pytest.approx(0.1, abs=calibration["tolerance"]) and calibration["strength"] != 0
+    shift = shift_of(run.config)
+    assert list(shift) == [10] and shift[10][0, 2].item() == pytest.approx(calibration["strength"], rel=1e-6)
 
 
 def test_a_kept_strength_stays_also_when_images_are_added(desk: Any) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from lsap_archive import (
     ArchiveKeyError,
     ArchiveMismatchError,
+    CorruptArchiveError,
     IncompleteRunError,
     RunWriter,
     give_up_unfinished,
@@ -26,7 +27,7 @@ from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.generators import Generator
 from lsap_core.images import to_uint8
 from lsap_core.presets import method
-from tasks.archived.rendering import Renderer, Stored
+from tasks.archived.rendering import Renderer, Stored, shift_of
 from tasks.editing.chosen import check_edits
 from tasks.editing.plan import EditingStage
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
@@ -75,6 +76,25 @@ def test_an_edit_in_s_changes_images_and_not_codes(desk: Any) -> None:
         stored = Stored.of_images(Renderer(generator), archive, ids, f"{OPTIMIZED}/{edit}")
         assert torch.equal(stored.render(), wanted)
     assert verify_archive(desk.laboratory.archive).is_sound
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"4": {"channels": [8], "values": [1.0], "width": 8}},
+        {"4": {"channels": [-1], "values": [1.0], "width": 8}},
+        {"4": {"channels": [0], "values": [], "width": 8}},
+        {"4": {"channels": [0], "values": [1.0], "width": 10**12}},
+        {"four": {"channels": [0], "values": [1.0], "width": 8}},
+        {"4": {"channels": [0], "values": ["far"], "width": 8}},
+        {"4": [0, 1.0]},
+        [4],
+    ],
+    ids=str,
+)
+def test_a_shift_that_makes_no_sense_is_refused_before_anything_is_made_of_it(told: Any) -> None:
+    with pytest.raises(CorruptArchiveError, match="the style shift of an edit makes no sense"):
+        shift_of({"style_shift": told})
 
 
 def test_what_has_no_code_of_its_own_is_told_in_its_row(desk: Any) -> None:

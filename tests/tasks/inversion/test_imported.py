@@ -168,6 +168,25 @@ def test_imported_codes_are_edited_measured_and_queried(desk: Any, request_of: A
         import_codes(request_of(other, source=str(laboratory.source)))
 
 
+def test_inversions_of_the_same_images_lie_beside_imported_ones(
+    laboratory: Any, request_of: Any, tmp_path: Path
+) -> None:
+    """Neither takes the other's images for its own, and SNCD is by one anchor."""
+    laboratory.fill(2)
+    place = saved(tmp_path / "latents.pt", numbers(2, 8, 8))
+    import_codes(request_of(place, source=str(laboratory.source)))
+    archive = laboratory.invert()
+    assert archive.methods == ["projected", "stylegan2_w_plus"]
+    laboratory.fill(3)
+    third = saved(tmp_path / "third.npy", numbers(1, 8, 8, seed=1))
+    asked = {"source": str(laboratory.source), "image_ids": ("2.png",), "anchor": AnchorOptions(num_samples=99)}
+    assert import_codes(request_of(third, **asked)).by_status == {"ok": 1}
+    archive = laboratory.invert()
+    counted = archive.sql("select method, count(*) as n from latest where status = 'ok' group by method").to_pylist()
+    assert {row["method"]: row["n"] for row in counted} == {"projected": 3, "stylegan2_w_plus": 3}
+    assert len({run.config["anchor"] for run in archive.runs}) == 1
+
+
 def _pixels(laboratory: Any, number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (32, 32)).astype(np.uint8).astype(np.float64)
 
