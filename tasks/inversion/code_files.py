@@ -51,7 +51,8 @@ def read_codes(path_or_url: str, config: GeneratorConfig, *, space: CodeSpace | 
         path_or_url: with one array [D], [N, D], [N, 1, D], [K, D], [N, K, D] or [N, K * D]; or with many by the names
             of their images; beside other things under one of `OF_CODES`.
         config: sizes of the generator.
-        space: of the codes; needed where K codes of W and one of W+ have the same shape.
+        space: of the codes; needed where K codes of W and one of W+ have the same shape, and no name says that it is
+            one.
 
     Raises:
         CheckpointError: no such file, or no codes in it.
@@ -157,7 +158,7 @@ def _fitted(
     num_ws, w_dim = config.num_ws, config.w_dim
     shape = list(values.shape)
     what = "codes" if name is None else f'the code of "{name}"'
-    if shape == [num_ws, w_dim] and space is None and not _is_one_code_of(values):
+    if shape == [num_ws, w_dim] and space is None and name is None and not _is_one_code_of(values):
         raise ShapeError(
             f"{what} [{num_ws}, {w_dim}] may be one of W+, or {num_ws} of W: say which, --space w_plus or --space w"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -47,8 +47,6 @@ from tasks.sources.items import SourceItem
 from tasks.sources.source import PlannedImage, Source, digest_bytes, open_source, plan_items
 from tasks.weights.devices import module_device, place
 from tasks.weights.generators import GeneratorFile, LoadedGenerator
-
-logger = logging.getLogger(__name__)
 
 NOT_FINITE = "non_finite_code"
 
@@ -324,24 +322,27 @@ class _Import:
         run = writer.run(plan.run_id) if writer.is_planned(plan.run_id) else writer.start_run(plan)
         counts: Counter[str] = Counter()
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
-        for shard in run.missing_shards():
-            some = [codes[row] for row in run.rows_of(shard)]
-            records = self._records(some)
-            w_plus = torch.stack([code.w_plus for code in some]).numpy()
-            table = pa.Table.from_pylist(records, schema=schema)
-            run.write_shard(shard, {"w_plus": w_plus}, table, f"import-{plan.run_id[-16:]}")
-            counts.update(record["status"] for record in records)
+        with contextlib.ExitStack() as opened:
+            spec = self.request.source
+            source = None if spec is None else opened.enter_context(open_source(spec))
+            for shard in run.missing_shards():
+                some = [codes[row] for row in run.rows_of(shard)]
+                records = self._records(some, source)
+                w_plus = torch.stack([code.w_plus for code in some]).numpy()
+                table = pa.Table.from_pylist(records, schema=schema)
+                run.write_shard(shard, {"w_plus": w_plus}, table, f"import-{plan.run_id[-16:]}")
+                counts.update(record["status"] for record in records)
         publish_made(self.request.archive, plan.run_id)
         return dict(counts)
 
-    def _records(self, codes: Sequence[_Code]) -> list[dict[str, Any]]:
+    def _records(self, codes: Sequence[_Code], source: Source | None) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []
         for start in range(0, len(codes), self.request.batch_size):
-            records += self._measured(codes[start : start + self.request.batch_size])
+            records += self._measured(codes[start : start + self.request.batch_size], source)
         return records
 
     @torch.no_grad()
-    def _measured(self, codes: Sequence[_Code]) -> list[dict[str, Any]]:
+    def _measured(self, codes: Sequence[_Code], source: Source | None) -> list[dict[str, Any]]:
         """Rows of some codes, each with what can be measured of it."""
         records = [dict.fromkeys(_COLUMNS) | {"image_id": code.image.image_id, "status": OK} for code in codes]
         w_plus = torch.stack([code.w_plus for code in codes]).to(self.device)
@@ -356,7 +357,7 @@ class _Import:
         if good:
             batch = Batch(self.generator, w_plus[good], anchor=self.anchor)
             self._fill(records, good, batch, ("sncd", "w_distance"))
-        originals = self._originals(codes, records, good)
+        originals = {} if source is None else self._originals(source, codes, records, good)
         if originals:
             places = list(originals)
             target = from_uint8(np.stack([originals[at] for at in places])).to(self.device)
@@ -370,22 +371,19 @@ class _Import:
                 records[at][name] = value
 
     def _originals(
-        self, codes: Sequence[_Code], records: list[dict[str, Any]], good: Sequence[int]
+        self, source: Source, codes: Sequence[_Code], records: list[dict[str, Any]], good: Sequence[int]
     ) -> dict[int, np.ndarray]:
         """Pixels of the originals that can be compared with, by place."""
-        if self.request.source is None:
-            return {}
         config, found = self.generator.config, dict[int, np.ndarray]()
-        with open_source(self.request.source) as source:
-            for at in good:
-                try:
-                    image = self._decoded(source, codes[at].image)
-                except BadImageError as error:
-                    self.without_mse[error.reason] += 1
-                    continue
-                notes = BETWEEN_WORDS.join(image.notes)
-                records[at] |= {"width": image.width, "height": image.height, "altered": notes}
-                found[at] = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+        for at in good:
+            try:
+                image = self._decoded(source, codes[at].image)
+            except BadImageError as error:
+                self.without_mse[error.reason] += 1
+                continue
+            notes = BETWEEN_WORDS.join(image.notes)
+            records[at] |= {"width": image.width, "height": image.height, "altered": notes}
+            found[at] = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
         return found
 
     def _decoded(self, source: Source, planned: PlannedImage) -> DecodedImage:

@@ -226,12 +226,12 @@ def _entries(document: Any, name: str, sha256: str) -> Foreign | Several:
 
 
 def _arrays_in(document: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Arrays, and lists of them, by name; those of mappings inside by "outer.inner". Texts and numbers are company."""
+    """Arrays, and lists of them, by name; those of mappings inside by "outer.inner". One number is company of them."""
     found: list[tuple[str, Any]] = []
     for key, value in document.items():
         if isinstance(value, Mapping):
             found += _arrays_in(value, f"{prefix}{key}.")
-        elif (isinstance(value, np.ndarray | Tensor) and value.ndim) or _is_list_of_arrays(value):
+        elif (isinstance(value, np.ndarray | Tensor) and _size(value) > 1) or _is_list_of_arrays(value):
             found.append((f"{prefix}{key}", value))
     return found
 

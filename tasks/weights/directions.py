@@ -167,7 +167,7 @@ def describe_direction(path_or_url: str, config: GeneratorConfig | None = None) 
         if isinstance(found, Components):
             return {**common, **_about_components(found)}
         if isinstance(found, Several):
-            about = {name: _about_one(one, config) for name, one in found.entries.items()}
+            about = {name: _about_one_of_many(one, config) for name, one in found.entries.items()}
             return {**common, "kind": "directions", "choose_by": "FILE#NAME", "directions": about}
         return {**common, **_about_one(found, config)}
     except LsapError as error:
@@ -212,6 +212,14 @@ def _about_one(found: Direction | Foreign, config: GeneratorConfig | None) -> di
             return _about_styles(found_in_space)
         found = found_in_space
     return _about_direction(found)
+
+
+def _about_one_of_many(found: Foreign, config: GeneratorConfig | None) -> dict[str, Any]:
+    """What one entry of a file is, or why it is no direction, which the others may be."""
+    try:
+        return _about_one(found, config)
+    except LsapError as error:
+        return {"problem": str(error)}
 
 
 def _about_styles(direction: StyleDirection) -> dict[str, Any]:

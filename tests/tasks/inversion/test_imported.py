@@ -73,9 +73,7 @@ def test_codes_are_read_from_what_programs_leave(
 def test_codes_by_the_names_of_their_images(tmp_path: Path) -> None:
     by_name = {"b.png": numbers(K, D), "a.png": numbers(1, K, D, seed=1)}
     for place in (saved(tmp_path / "a.pt", by_name), saved(tmp_path / "a.npz", by_name)):
-        with pytest.raises(ShapeError, match=rf'the code of "b.png" \[{K}, {D}\] may be one of W\+, or {K} of W'):
-            read_codes(place, CONFIG)
-        found = read_codes(place, CONFIG, space="w_plus")
+        found = read_codes(place, CONFIG)
         assert found.names == ("b.png", "a.png") and torch.equal(found.w_plus[1], by_name["a.png"][0])
     projected = {
         f"in/{name}.jpg": {"img": numbers(1, 3, 4, 4), "latent": numbers(D, seed=at), "noise": [numbers(1, 1, 4, 4)]}
@@ -84,6 +82,14 @@ def test_codes_by_the_names_of_their_images(tmp_path: Path) -> None:
     found = read_codes(saved(tmp_path / "rosinality.pt", projected), CONFIG)
     assert found.names == ("in/a.jpg", "in/b.jpg") and found.left_out == ("noise maps",) and found.space == "w"
     assert torch.equal(found.w_plus[1], numbers(D, seed=1).expand(K, -1))
+
+
+def test_a_code_that_may_be_many_has_to_be_told(tmp_path: Path) -> None:
+    place = saved(tmp_path / "c.npy", numbers(K, D))
+    with pytest.raises(ShapeError, match=rf"codes \[{K}, {D}\] may be one of W\+, or {K} of W: .*--space"):
+        read_codes(place, CONFIG)
+    assert len(read_codes(place, CONFIG, space="w_plus").w_plus) == 1
+    assert len(read_codes(place, CONFIG, space="w").w_plus) == K
 
 
 def test_one_code_whose_rows_are_alike_needs_no_word(tmp_path: Path) -> None:

@@ -281,6 +281,15 @@ def test_one_of_many_directions_is_chosen_by_name(tmp_path: Path) -> None:
     assert told["directions"]["smile"]["digest"] == load(f"{tmp_path}/many.npz#smile").digest
 
 
+def test_company_of_a_direction_is_no_other_direction(tmp_path: Path) -> None:
+    boundary = numbers(1, 8)
+    torch.save({"boundary": boundary, "bias": torch.ones(1), "accuracy": 0.9, "name": "age"}, tmp_path / "svm.pt")
+    assert torch.equal(load(tmp_path / "svm.pt").vectors, boundary)
+    np.savez(tmp_path / "mixed.npz", age=boundary.numpy(), relevance=numbers(6048, 8).numpy())
+    told = describe_direction(str(tmp_path / "mixed.npz"))["directions"]
+    assert told["age"]["shape"] == [1, 8] and "no generator has 6048 rows" in told["relevance"]["problem"]
+
+
 def test_one_of_many_directions_in_an_array_is_chosen_by_its_index(tmp_path: Path) -> None:
     values = numbers(25, 8)
     path = _numpy(values, tmp_path / "found")
