@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import yaml
@@ -23,6 +23,7 @@ from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from tasks.archived.jobs import stored_bytes
 from tasks.inversion.plan import InversionFacts, InversionStage
 from tasks.inversion.request import InversionRequest
+from tasks.pictures.decoding import ALTERATIONS
 from tasks.reports.inversion.write import Report, ReportRequest, kept_report, write_report
 from tasks.settings import Settings
 
@@ -42,6 +43,7 @@ class RunReport:
         embedded: image-method pairs embedded by this command.
         by_status: image-method pairs of this command by status.
         by_reason: failed ones by reason.
+        by_alteration: the others by what was done to their pixels beyond decoding and shrinking.
         seconds: wall time of this command.
         images_per_second: image-method pairs embedded per second of embedding.
         table: the comparison table, Markdown.
@@ -60,6 +62,7 @@ class RunReport:
     table: str
     stored_bytes: int = 0
     notes: tuple[str, ...] = ()
+    by_alteration: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -75,6 +78,9 @@ class RunReport:
         """For people."""
         lines = [*self.table.split("\n"), "", self.outcome]
         lines += [f"  failed: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
+        for word, count in sorted(self.by_alteration.items()):
+            meaning = ALTERATIONS.get(word, word)
+            lines.append(f"  altered: {count} {word}" + (f" ({meaning})" if meaning != word else ""))
         lines += [f"  {note}" for note in self.notes]
         if self.embedded:
             lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
@@ -110,6 +116,7 @@ def invert(run: InvertRun) -> RunReport:
         table=written.table,
         stored_bytes=stored_bytes(run.archive, sorted({outcome.job_id for outcome in worked.outcomes})),
         notes=tuple(stage.notes),
+        by_alteration=worked.by_alteration,
     )
     publish_artifacts(
         "inversion",

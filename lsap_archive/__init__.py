@@ -38,6 +38,7 @@ from lsap_archive.format.rows import (
     SCHEMA_VERSION,
     STATUSES,
     UNSETTLED,
+    count_alterations,
     hangs_on_fit,
     to_parquet,
 )
@@ -73,6 +74,7 @@ from lsap_archive.writing.overlaps import Overlaps
 from lsap_archive.writing.planned_images import (
     NUM_UNSETTLED,
     PlannedImages,
+    committed_rows,
     num_unsettled,
     planned_images,
     published_rows,
@@ -131,6 +133,8 @@ __all__ = [
     "Trace",
     "VerifyReport",
     "code_arrays",
+    "committed_rows",
+    "count_alterations",
     "credential_in",
     "decode_document",
     "encode_document",

@@ -72,6 +72,8 @@ class ShardOutcome:
         worker: which process did it, "host:pid".
         began: when, in seconds of that machine's clock since 1970.
         num_known: images that an earlier attempt had finished and kept.
+        by_alteration: images with a result, also as copies, by what was done to their pixels; see ALTERATIONS of
+            tasks/pictures/decoding.py. An image may be counted for several.
     """
 
     job_id: str
@@ -85,6 +87,7 @@ class ShardOutcome:
     worker: str = ""
     began: float = 0.0
     num_known: int = 0
+    by_alteration: Mapping[str, int] = field(default_factory=dict)
 
 
 class Worker(Protocol):

@@ -38,6 +38,11 @@ class Worked:
         return _total(outcome.by_reason for outcome in self.outcomes)
 
     @property
+    def by_alteration(self) -> dict[str, int]:
+        """Those that have one by what was done to their pixels."""
+        return _total(outcome.by_alteration for outcome in self.outcomes)
+
+    @property
     def num_ok(self) -> int:
         """Those that have a result now."""
         return self.by_status.get("ok", 0)

@@ -197,7 +197,10 @@ def work_on(pool: Pool, verb: str, shard: Shard, advance: Callable[[int], None],
         break
     halvings.deaths = 0
     advance(shard.num_images)
-    get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, shard.index, outcome.by_status, outcome.seconds)
+    altered = f" (altered: {dict(outcome.by_alteration)})" if outcome.by_alteration else ""
+    get_run_logger().info(
+        "%s shard %d: %s%s in %.1f s", shard.name, shard.index, outcome.by_status, altered, outcome.seconds
+    )
     return outcome
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -118,6 +119,21 @@ def hangs_on_fit(row: Mapping[str, Any]) -> bool | None:
     if row["width"] is None:  # no fit takes it
         return False
     return None if row["altered"] is None else not set(FITTED).isdisjoint(row["altered"].split(BETWEEN_WORDS))
+
+
+def count_alterations(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many images that have a code, also as copies, were altered in each way; an image may count for several.
+
+    Args:
+        rows: with status and altered.
+
+    Example:
+        >>> rows = [{"status": "ok", "altered": "cmyk_to_rgb,cropped"}, {"status": "duplicate", "altered": "cropped"}]
+        >>> count_alterations([*rows, {"status": "failed", "altered": None}])
+        {'cmyk_to_rgb': 1, 'cropped': 2}
+    """
+    told = (row.get("altered") for row in rows if row["status"] != FAILED)
+    return dict(Counter(word for words in told if words for word in words.split(BETWEEN_WORDS)))
 
 
 def conform_rows(

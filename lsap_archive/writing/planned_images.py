@@ -91,6 +91,23 @@ def published_rows(run: RunWriter, columns: list[str]) -> Iterator[pa.Table]:
         yield from read_row_files(run.store, run.run_id, files[start : start + _SHARDS_TOGETHER], columns)
 
 
+def committed_rows(run: RunWriter, commit: ShardCommit, columns: list[str]) -> pa.Table:
+    """Rows of a committed shard as they were written, whether or not their run is published.
+
+    Args:
+        run: the run.
+        commit: of the shard.
+        columns: names from ROW_SCHEMA.
+
+    Raises:
+        CorruptArchiveError: the file is missing or altered.
+    """
+    (stored,) = (one for one in commit.objects if one.name == rows_name(commit.shard))
+    key, staged = (f"{run_prefix(run.run_id)}/{name}" for name in (stored.name, stored.staged))
+    where = key if run.store.exists(key) else staged  # a kill may have left it there
+    return read_checked_table(run.store, where, stored, ROW_SCHEMA, columns)
+
+
 def num_unsettled(run: RunWriter) -> int:
     """How many rows of a fully committed run are unsettled; for the summary that it is published with."""
     commits = in_threads(run.commit_of, run.own_shards)
@@ -102,16 +119,10 @@ def num_unsettled(run: RunWriter) -> int:
 def unfitted(run: RunWriter) -> frozenset[str]:
     """Ids of images that became what they would with any `fit`, as far as the committed shards of a run tell."""
     columns = ["image_id", "digest", "width", "reason", "altered"]
-
-    def rows_of(commit: ShardCommit) -> pa.Table:
-        (stored,) = (one for one in commit.objects if one.name == rows_name(commit.shard))
-        key, staged = (f"{run_prefix(run.run_id)}/{name}" for name in (stored.name, stored.staged))
-        where = key if run.store.exists(key) else staged  # a kill may have left it there
-        return read_checked_table(run.store, where, stored, ROW_SCHEMA, columns)
-
     may_be_fitted = run.plan["config"].get("fit") != "refuse"  # where rows do not tell
     commits = in_threads(run.commit_of, sorted(run.committed_shards()))
-    rows = [row for table in in_threads(rows_of, commits) for row in table.to_pylist()]
+    tables = in_threads(lambda commit: committed_rows(run, commit, columns), commits)
+    rows = [row for table in tables for row in table.to_pylist()]
     told = [hangs_on_fit(row) for row in rows]
     fitted = {
         row["digest"] for row, is_so in zip(rows, told, strict=True) if is_so or (is_so is None and may_be_fitted)

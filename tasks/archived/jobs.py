@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lsap_archive import NUM_UNSETTLED, ArchiveWriter, Provenance, RunPlan, RunWriter, num_unsettled, retired_of
+from lsap_archive import (
+    FAILED,
+    NUM_UNSETTLED,
+    ArchiveWriter,
+    Provenance,
+    RunPlan,
+    RunWriter,
+    committed_rows,
+    count_alterations,
+    num_unsettled,
+    retired_of,
+)
 from tasks.stage import Shard, ShardOutcome
 
 PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
@@ -115,6 +127,15 @@ def goes_on_in_shards_of(kind: str, name: str, *, begun: int, asked: int, archiv
 def outcome_of_committed(run: RunWriter, shard: Shard, seconds: float) -> ShardOutcome:
     """The outcome of a shard that is in the archive: of an earlier try of this command, or of another command."""
     commit = run.commit_of(shard.index)
-    is_own = commit.attempt.startswith(f"{shard.command}-")
-    counts = {status: count for status, count in commit.rows_by_status.items() if count} if is_own else {}
-    return ShardOutcome(shard.job_id, shard.index, is_own, counts, {}, seconds)
+    if not commit.attempt.startswith(f"{shard.command}-"):
+        return ShardOutcome(shard.job_id, shard.index, False, {}, {}, seconds)
+    rows = committed_rows(run, commit, ["status", "reason", "altered"]).to_pylist()
+    return ShardOutcome(
+        shard.job_id,
+        shard.index,
+        True,
+        dict(Counter(row["status"] for row in rows)),
+        dict(Counter(row["reason"] for row in rows if row["status"] == FAILED)),
+        seconds,
+        by_alteration=count_alterations(rows),
+    )

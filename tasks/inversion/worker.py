@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, open_archive
+from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, count_alterations, open_archive
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
 from lsap_core.images import from_uint8, to_uint8
@@ -127,6 +127,7 @@ class EmbedWorker:
             f"{socket.gethostname()}:{os.getpid()}",
             began,
             codes.num_known,
+            count_alterations(row.columns for row in rows),
         )
 
     def preview(self, images_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Preview]]:

@@ -44,6 +44,7 @@ FAILED = {
     "zero.png": "empty",
 }
 DUPLICATES = {"good again.png.png": "good again.png"}  # the first name in order is the one that is embedded
+ALTERED = {"16_bit_to_8_bit": 1, "alpha_over_white": 1, "cmyk_to_rgb": 1, "rotated_by_exif": 1}
 NUM_IMAGES = len(OK) + len(FAILED) + 2
 
 
@@ -123,6 +124,8 @@ def test_every_file_gets_its_row_whatever_the_limit_of_failures(
         told = json.loads(finished.out)
         assert (told["num_images"], told["by_status"]) == (NUM_IMAGES, counts)
         assert told["by_reason"] == Counter(FAILED.values())
+        assert told["by_alteration"] == ALTERED
+        assert "1 CMYK converted" in (archive / "reports" / "invert.html").read_text()
     else:
         assert finished.out == ""
         last = finished.err.splitlines()[-1]

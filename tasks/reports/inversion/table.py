@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsap_archive import BETWEEN_WORDS, FITTED, OK
+from tasks.pictures.decoding import ALTERATIONS
 from tasks.reports.inversion.data import ReportData
 from tasks.reports.inversion.summaries import MethodSummary, summarize_rows
 from tasks.reports.statistics import image_ids, newest_rows, with_status
@@ -89,11 +90,20 @@ def _notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[str]:
                     f"{method.title}: {missing:,} of {summary.num_ok:,} ok images have no finite {label}; "
                     "its mean leaves them out."
                 )
-        fitted = _fitted(with_status(newest_rows(data.rows, method.name), OK).column("altered"))
-        if fitted:
+        altered = _alterations(with_status(newest_rows(data.rows, method.name), OK))
+        if fitted := [
+            f"{altered[word]:,} {'was' if altered[word] == 1 else 'were'} {word}" for word in FITTED if altered[word]
+        ]:
             notes.append(
                 f"{method.title}: of {summary.num_ok:,} ok images {listed(fitted)}, because they have not the "
                 "generator's shape; `altered` in the rows tells which."
+            )
+        if told := [
+            f"{count:,} {ALTERATIONS.get(word, word)}" for word, count in sorted(altered.items()) if word not in FITTED
+        ]:
+            notes.append(
+                f"{method.title}: what was done to the files of ok images: {'; '.join(told)}. `altered` in the rows "
+                "tells which."
             )
         if not summary.num_ok:
             notes.append(f"{method.title}: no image was inverted, so there is nothing to average.")
@@ -116,13 +126,12 @@ def _notes(data: ReportData, summaries: Sequence[MethodSummary]) -> list[str]:
     return notes
 
 
-def _fitted(altered: pa.ChunkedArray) -> list[str]:
-    """How many images were cropped, letterboxed or stretched, in words."""
+def _alterations(rows: pa.Table) -> Counter[str]:
+    """How many of these images were altered in each way."""
     counts: Counter[str] = Counter()
-    for told in pc.value_counts(altered).to_pylist():
-        words = (told["values"] or "").split(BETWEEN_WORDS)
-        counts.update({word: told["counts"] for word in words if word in FITTED})
-    return [f"{counts[word]:,} {'was' if counts[word] == 1 else 'were'} {word}" for word in FITTED if counts[word]]
+    for told in pc.value_counts(rows.column("altered")).to_pylist():
+        counts.update({word: told["counts"] for word in (told["values"] or "").split(BETWEEN_WORDS) if word})
+    return counts
 
 
 def render_markdown_table(data: ReportData) -> str:

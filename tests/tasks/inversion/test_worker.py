@@ -142,6 +142,22 @@ def test_each_image_gets_the_row_that_it_deserves(laboratory: Any) -> None:
     assert not np.allclose(codes[0], codes[2], atol=1e-3)
 
 
+def test_what_was_done_to_pixels_is_counted_also_by_a_try_that_was_not_heard_of(laboratory: Any) -> None:
+    clear = io.BytesIO()
+    Image.new("RGBA", (48, 48), (9, 9, 9, 128)).save(clear, "PNG")
+    for name in ("a.png", "b.png"):  # one and its copy
+        laboratory.put(name, clear.getvalue())
+    laboratory.put("c.png", laboratory.picture(1, 16, 16))
+    laboratory.put("d.png", b"this is no picture")
+    prepared = laboratory.prepare(shard_rows=4)
+    for _ in range(2):
+        (outcome,) = laboratory.embed(prepared)
+        assert outcome.by_alteration == {"alpha_over_white": 2, "upsampled": 1}
+        assert (outcome.by_status["failed"], outcome.by_reason) == (1, {"not_an_image": 1})
+    altered = {name: row["altered"] for name, row in rows_of(laboratory.publish(prepared)).items()}
+    assert altered == {"a.png": "alpha_over_white", "b.png": "alpha_over_white", "c.png": "upsampled", "d.png": None}
+
+
 def failed_as(rows: dict[str, dict[str, Any]], *ids: str) -> set[tuple[str, str, bool]]:
     return {(rows[name]["status"], rows[name]["reason"], bool(rows[name]["message"])) for name in ids}
 
