@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from domains.embedded import embedded_folders
-from flows.commands import archives, domains, weights
+from flows.commands import archives, domains, formats, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
 from flows.commands.reproductions import add_reproduce_commands, add_weights_command
@@ -95,6 +95,10 @@ def command_parser() -> argparse.ArgumentParser:
     _finish(quality, domains.measure_domain)
     add_weights_command(domain, _finish)
     add_image_commands(groups, _finish)
+
+    read = groups.add_parser("formats", help="which files are read: pictures, containers, weights, directions")
+    read.add_argument("--markdown", action="store_true", help="as a page of the documentation")
+    _finish(read, formats.show_formats)
     return parser
 
 

@@ -458,7 +458,7 @@ def test_parts_that_do_not_fit_are_refused(
         make(predictor=KnownErrors(("W+", "F2")))
     with pytest.raises(ConfigError, match="wanted SamNetworks"):
         SHORT.refiner(RefinementParts(generator, perceptual, perceptual))
-    with pytest.raises(ConfigError, match="pass a segmenter"):
+    with pytest.raises(ConfigError, match="name a segmenter"):
         make(segment=None).start(embedded, target, SEEDS)
     refiner = make()
     with pytest.raises(ShapeError, match="target images"):
