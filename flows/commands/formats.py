@@ -25,20 +25,24 @@ def what_is_read() -> Mapping[str, str]:
     """Every kind of file that a command takes, and of each what is read, in words."""
     from lsap_core.encoders.checkpoints.published import HEADS_OF_TYPE
     from tasks.faces.landmarks import LANDMARK_KINDS
-    from tasks.pictures.decoding import FORMATS
+    from tasks.inversion import code_files
+    from tasks.pictures.formats import PICTURE_FORMATS
     from tasks.sources.items import IMAGE_SUFFIXES
     from tasks.sources.storage import SOURCE_KINDS
-    from tasks.weights import directions, encoders, generators, refiners
+    from tasks.weights import direction_files, encoders, generators, refiners
 
     return {
-        "pictures": ", ".join(FORMATS),
+        "pictures": ", ".join(
+            one.name + (f" ({one.needs})" if one.needs.startswith("lsap") else "") for one in PICTURE_FORMATS
+        ),
         "pictures, names in folders and containers": " ".join(sorted(IMAGE_SUFFIXES)),
         "containers (source)": SOURCE_KINDS,
         "generators (generator)": generators.KINDS,
         "encoders (encoders)": encoders.KINDS,
         "encoders, classes of released files": ", ".join(f"{name} ({heads})" for name, heads in HEADS_OF_TYPE.items()),
         "refiners (refiner_networks)": refiners.KINDS,
-        "directions and components (edits)": directions.KINDS,
+        "directions and components (edits)": direction_files.KINDS,
+        "codes (lsap archive import)": code_files.KINDS,
         "landmarks (lsap image align)": LANDMARK_KINDS,
     }
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows.commands.cli import main
 from flows.commands.formats import as_markdown, what_is_read
-from tasks.pictures.decoding import FORMATS
+from tasks.pictures.formats import PICTURE_FORMATS
 from tasks.sources.items import IMAGE_SUFFIXES
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
@@ -24,7 +24,7 @@ def test_every_line_comes_from_the_readers(capsys: pytest.CaptureFixture[str]) -
     assert main(["formats", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == what_is_read()
-    assert all(name in told["pictures"] for name in FORMATS)
+    assert all(one.name in told["pictures"] for one in PICTURE_FORMATS)
     assert set(told["pictures, names in folders and containers"].split()) == IMAGE_SUFFIXES
 
 
