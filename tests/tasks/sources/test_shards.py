@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -591,3 +594,65 @@ def test_a_storage_that_fails_is_not_booked_on_images(requests: tuple[Requests, 
             source.read(items[name])
         assert caught.value.is_transient
         source.close()
+
+
+@pytest.fixture(params=[True, False], ids=["ranges", "whole files"])
+def web(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, bool]]:
+    """A web server of the files in a folder, which gives parts of them or not."""
+    gives_parts = request.param
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(is_asked=False)
+
+        def do_GET(self) -> None:
+            self.answer(is_asked=True)
+
+        def answer(self, *, is_asked: bool) -> None:
+            path = tmp_path / self.path.lstrip("/")
+            if not path.is_file():
+                self.send_error(404)
+                return
+            data = path.read_bytes()
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            is_part = gives_parts and wanted is not None
+            self.send_response(206 if is_part else 200)
+            if gives_parts:
+                self.send_header("Accept-Ranges", "bytes")
+            if is_part and wanted is not None:
+                start, end = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+                data = data[start : end + 1]
+            self.send_header("ETag", '"one"')
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if is_asked:
+                self.wfile.write(data)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", gives_parts
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_shards_on_a_web_server(tmp_path: Path, web: tuple[str, bool]) -> None:
+    url, gives_parts = web
+    for shard in range(2):
+        write(tmp_path / f"{shard:03d}.tar", tar_of([("a.png", png(shard)), ("b.png", os.urandom(300_000))]))
+        rows = images_of([(png(shard), "a.png"), (os.urandom(300_000), "b.png")])
+        write(tmp_path / f"{shard:03d}.parquet", parquet_of({"image": rows}))
+    for kind in ("tar", "parquet"):
+        if gives_parts:
+            assert contents(f"{url}/000.{kind}")["a.png"] == png(0)
+            found = contents(f"{url}/{{000..001}}.{kind}")
+            assert found[f"000.{kind}/a.png"] == png(0) and found[f"001.{kind}/a.png"] == png(1) and len(found) == 4
+        else:
+            told = {"tar": "gives whole files alone", "parquet": "support range requests"}[kind]
+            assert told in str(refuse(f"{url}/000.{kind}"))
+    assert "1 of the 3 shards" in str(refuse(f"{url}/{{000..002}}.tar"))
