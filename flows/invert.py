@@ -48,7 +48,8 @@ class RunReport:
         images_per_second: image-method pairs embedded per second of embedding.
         table: the comparison table, Markdown.
         stored_bytes: of the runs that this command has finished, as they lie in the archive.
-        notes: what whoever asked should know of runs that were begun before or by others, a sentence each.
+        notes: what whoever asked should know of files of weights, and of runs that were begun before or by others, a
+            sentence each.
     """
 
     archive: str
@@ -115,7 +116,7 @@ def invert(run: InvertRun) -> RunReport:
         images_per_second=worked.num_ok / worked.seconds if worked.num_ok else 0.0,
         table=written.table,
         stored_bytes=stored_bytes(run.archive, sorted({outcome.job_id for outcome in worked.outcomes})),
-        notes=tuple(stage.notes),
+        notes=(*stage.facts.notes, *stage.notes),
         by_alteration=worked.by_alteration,
     )
     publish_artifacts(

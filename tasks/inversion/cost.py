@@ -55,6 +55,7 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
         "device hours on this machine, one worker": round(
             sum(left[name] * cost.image_seconds for name, cost in costs.items()) / 3600, 4
         ),
+        **({"of files of weights": list(stage.facts.notes)} if stage.facts.notes else {}),
     }
 
 

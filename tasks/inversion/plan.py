@@ -93,7 +93,7 @@ class InversionStage:
         loaded, self.facts = _checked(request)
         self.build_worker = functools.partial(EmbedWorker, request)
         self.batch_size = request.batch_size
-        self.notes: list[str] = list(self.facts.notes)
+        self.notes: list[str] = []
         self._start = start
         self._request = request
         self._left: set[str] = set()  # jobs that were handed out and are not published
