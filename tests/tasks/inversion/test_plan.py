@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lsap_archive import ArchiveMismatchError, ArchiveWriter, Geometry, RunWriter
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
+from lsap_core.generators.checkpoints import to_nvlabs
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.presets import METHODS as METHODS_BY_NAME
@@ -40,6 +43,23 @@ def test_a_new_archive_gets_its_anchor_and_a_run_for_every_method(laboratory: An
     assert [run.plan["method"] for run in runs] == [each.name for each in METHODS]
     assert {run.plan["config"]["anchor"] for run in runs} == {prepared.facts.anchor}
     assert {run.plan["config"]["generator"] for run in runs} == {load_generator(laboratory.generator).digest}
+
+
+def test_what_a_file_of_weights_cannot_say_is_told(laboratory: Any, tmp_path: Path) -> None:
+    laboratory.fill(1)
+    loaded = load_generator(laboratory.generator)
+    state = to_nvlabs(loaded.config, {name: one.detach() for name, one in loaded.generator.state_dict().items()})
+    torch.save({"G_ema": state, "cfg": tmp_path}, tmp_path / "bare.pt")
+    facts = laboratory.prepare(generator=GeneratorFile(str(tmp_path / "bare.pt"))).facts
+    assert any(note.startswith("generator: assumed, as the file cannot say it: no conv_clamp") for note in facts.notes)
+
+
+def test_a_generator_of_images_with_an_alpha_channel_is_refused_in_a_sentence(laboratory: Any, tmp_path: Path) -> None:
+    laboratory.fill(1)
+    config = replace(load_generator(laboratory.generator).config, image_channels=4)
+    save_generator(Generator(config), str(tmp_path / "rgba.safetensors"))
+    with pytest.raises(ConfigError, match=r"rgba\.safetensors makes images of 4 channels, and pictures are read with"):
+        laboratory.prepare(generator=GeneratorFile(str(tmp_path / "rgba.safetensors")))
 
 
 def test_an_anchor_that_is_kept_is_not_estimated_again(laboratory: Any) -> None:
