@@ -23,7 +23,7 @@ from lsap_core.generators.checkpoints.canonical import (
     first_size,
     largest_index,
 )
-from lsap_core.generators.checkpoints.layouts import plain_name
+from lsap_core.generators.checkpoints.layouts import describe_generator_in, plain_name
 from lsap_core.generators.checkpoints.rosinality import describe_torch_document, from_rosinality
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import COMPARISON_SIDE
@@ -245,7 +245,7 @@ def _describe(document: object) -> str:
             return "the face recognition network that encoders start from (ArcFace): pass it as the backbone"
         if {"input_layer", "body"} <= keys or {"conv1", "body"} <= keys:
             return 'the bare weights of an encoder: save them as {"state_dict": {"encoder." + name: tensor}, ...}'
-    return describe_torch_document(document)
+    return describe_generator_in(document) or describe_torch_document(document)
 
 
 def _read_options(options: object) -> dict[str, Any]:

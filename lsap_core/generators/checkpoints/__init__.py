@@ -19,7 +19,6 @@ from lsap_core.generators.checkpoints.layouts import (
     Layout,
     from_generator_document,
     plain_name,
-    unread_network,
 )
 from lsap_core.generators.checkpoints.nvlabs import from_nvlabs, from_nvlabs_document, to_nvlabs
 from lsap_core.generators.checkpoints.rosinality import (
@@ -58,5 +57,4 @@ __all__ = [
     "to_nvlabs_discriminator",
     "to_rosinality",
     "to_rosinality_document",
-    "unread_network",
 ]

@@ -150,11 +150,11 @@ def find_networks(document: object) -> list[FoundNetwork]:
     return list(_walk(document, "", None, None, MAX_DEPTH))
 
 
-def unread_network(document: object) -> str | None:
-    """What a document holds of a program whose files cannot be read, and the way out; None where nothing is known."""
+def describe_generator_in(document: object) -> str | None:
+    """What generator a document holds, in words, for whoever passed it as something else; None where none is known."""
     for network in find_networks(document):
-        if network.layout.way_out:
-            return f"the weights of {network.layout.program}: {network.layout.way_out}"
+        way_out = network.layout.way_out or "pass the file as the generator"
+        return f"the weights of a generator of {network.layout.program}: {way_out}"
     return None
 
 

@@ -464,6 +464,11 @@ def test_weights_that_are_no_numbers_are_refused(table: Table) -> None:
         ({"state_dict": {"encoder.convs.0.weight": 0, "inverter.a.b": 0}}, r"a StyleFeatureEditor .*networks\.sfe"),
         ({"state_dict": {"encoder.a": 0, "e4e_encoder.a.b": 0}, "encoder_opt": {}}, "a StyleFeatureEditor"),
         ({"state_dict": {"module.encoder_q.conv1.weight": 0}}, "a state_dict of another network"),
+        (
+            {"G_ema": {"synthesis.b4.const": torch.zeros(1)}},
+            "the weights of a generator of NVlabs.*pass the file as the",
+        ),
+        ({"state_dict": {"generator.constant_input.const": torch.zeros(1)}}, "the weights of a generator of MMGen"),
         ({"anything": 1}, "a dictionary with the entries anything"),
         ([1, 2], "a single list"),
     ],
