@@ -22,7 +22,7 @@ def add_image_commands(groups: Any, finish: Finish) -> None:
         dest="verb", required=True
     )
     align = image.add_parser("align", help="cut out faces as FFHQ's were")
-    align.add_argument("source", help="photos: a folder, a glob, an image, a .zip, a .csv or .parquet manifest")
+    align.add_argument("source", help="photos: a folder, a glob, an image, a .zip, .tar or .parquet shards, a manifest")
     align.add_argument("--out", required=True, metavar="DIR", help="folder for the faces and report.json")
     where = align.add_mutually_exclusive_group(required=True)
     where.add_argument("--landmarks", metavar="FILE", help="68 or 5 points by image_id: .json, .csv, .npz, .pts")

@@ -37,7 +37,7 @@ from tasks.weights.of_domains import published_of
 class InvertRun(Parameters):
     """Invert a set of images with one or more methods into an archive."""
 
-    source: str = Field(description="folder, glob, .zip, .npy, .csv or .parquet manifest, or digits:test")
+    source: str = Field(description="folder, glob, .zip, .npy, .tar or .parquet shards, manifest, or digits:test")
     archive: str = Field(description="path or URL of the archive")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights, .pt, .pkl or .safetensors; the domain's by default")

@@ -48,7 +48,9 @@ class TrainingWorkerParameters(PlaceParameters):
 class TrainingRun(Parameters):
     """What is trained on, where it is kept, and how often what is done."""
 
-    source: str = Field(description="images to train on: folder, glob, .zip, .npy, manifest, or digits:train")
+    source: str = Field(
+        description="images to train on: folder, glob, .zip, .npy, .tar or .parquet shards, manifest, or digits:train"
+    )
     output: str = Field(description="path or URL of the training's folder; the same command goes on there")
     validation_source: str | None = Field(None, description="held-out images; by default some of the source's")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
