@@ -2,14 +2,18 @@
 
 import posixpath
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import IO, Any, cast
 
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, check_name
 from tasks.sources.names import DecodedName, name_of_member
 from tasks.sources.storage import StoredFiles
+
+_IS_UTF_8 = 0x08  # in the second byte of the flags
 
 # Others may ask for gigabytes to unpack a byte, and fail as storage that does not answer does.
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -24,7 +28,7 @@ class Zip:
         # Small blocks: on an object store a member is one short request, not 50 MB of its neighbours.
         file = files.fs.open(path, "rb", block_size=2**20)
         try:
-            self._archive = zipfile.ZipFile(file)
+            self._archive = _open_zip(file)
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
             file.close()
             raise SourceError(
@@ -94,6 +98,37 @@ class Zip:
     def close(self) -> None:
         self._archive.close()
         self._file.close()
+
+
+def _open_zip(file: IO[bytes]) -> zipfile.ZipFile:
+    """The zip; where a name is said to be UTF-8 and is not, without what it says of its names."""
+    try:
+        return zipfile.ZipFile(file)
+    except UnicodeDecodeError:
+        file.seek(0)
+        return zipfile.ZipFile(cast(IO[bytes], _WithoutWordOfNames(file)))
+
+
+class _WithoutWordOfNames:
+    """A zip's file in which no header has the flag that its name is UTF-8: all names are kept as bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if data.startswith(b"PK\3\4") and len(data) == 30:  # the header of one member
+            return data[:7] + bytes([data[7] & ~_IS_UTF_8]) + data[8:]
+        if not data.startswith(b"PK\1\2"):
+            return data
+        directory, start = bytearray(data), 0
+        while directory.startswith(b"PK\1\2", start) and start + 46 <= len(directory):
+            directory[start + 9] &= ~_IS_UTF_8
+            start += 46 + sum(struct.unpack_from("<3H", directory, start + 28))  # name, extra fields and comment
+        return bytes(directory)
 
 
 def _is_hidden(name: DecodedName) -> bool:

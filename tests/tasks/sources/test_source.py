@@ -283,6 +283,14 @@ def test_a_zip_may_tell_the_name_in_unicode_beside_the_bytes(tmp_path: Path) -> 
             assert source.describe().num_guessed == (name != "表.png")
 
 
+def test_a_name_that_is_said_to_be_utf_8_and_is_not_costs_no_other_member(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"été.png": png(1), "Ω.png": png(2), "plain.png": png(3)})
+    path.write_bytes(path.read_bytes().replace("Ω".encode(), b"\xe9\xe9"))
+    with open_source(str(path)) as source:
+        assert ids_and_images(source) == {"été.png": png(1), "plain.png": png(3), "ΘΘ.png": png(2)}
+        assert source.describe().num_guessed == 1
+
+
 def test_what_is_hidden_in_a_zip_is_told_by_its_parts(tmp_path: Path) -> None:
     path = write_zip_of_bytes(tmp_path / "x.zip", b".a.png", b"b\\.c.png", b"\xe9/.d.png", b"\xe9.e.png")
     with open_source(str(path)) as source:
