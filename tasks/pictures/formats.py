@@ -138,11 +138,13 @@ def jpeg_2000_sizes(data: bytes) -> tuple[int, int, int] | None:
 
 def _not_installed(one: PictureFormat) -> BadImageError:
     if one.needs == "lsap[heic]":
-        way = "install the package pillow-heif (`pip install 'lsap[heic]'`), or save it as JPEG or PNG"
+        way = "install the package pillow-heif (`pip install 'lsap[heic]'`)"
     else:
-        way = f"install a Pillow that has it (features.check({one.needs!r})), or save it as JPEG or PNG"
+        way = f"install a Pillow that has it (features.check({one.needs!r}))"
     return BadImageError(
-        "unsupported_format", f"the file is a picture in {one.name}, whose reader is not installed: {way}"
+        "unsupported_format",
+        f"the file is a picture in {one.name}, whose reader is not installed: save it as JPEG or PNG; or {way} "
+        "and take a new archive, because images that one has as failed are tried again only when they change",
     )
 
 
