@@ -80,6 +80,7 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
     """`lsap archive import`."""
     from flows.parameters.run_file import ParameterError
     from lsap_archive import read_file
+    from lsap_core.errors import ShapeError
     from tasks.archived.anchors import AnchorOptions
     from tasks.inversion.imported import ImportRequest, import_codes
     from tasks.settings import Settings
@@ -109,5 +110,8 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
         batch_size=parsed.batch_size,
         device=parsed.device,
     )
-    found = dataclasses.asdict(import_codes(request))
+    try:
+        found = dataclasses.asdict(import_codes(request))
+    except ShapeError as error:  # codes of another generator, or of a space that nobody has said
+        raise ParameterError(str(error)) from error
     return show({"archive": parsed.url, "method": parsed.method, **found}, parsed)

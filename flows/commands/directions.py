@@ -206,13 +206,17 @@ def apply_direction(parsed: argparse.Namespace) -> int:
 
 def describe_file(parsed: argparse.Namespace) -> int:
     """`lsap direction describe`."""
+    from lsap_core.errors import ShapeError
     from tasks.weights.directions import describe_direction
 
     config = None
     if parsed.domain or parsed.generator:
         loaded, _ = _open(parsed)
         config = loaded.config
-    return show(describe_direction(parsed.path, config), parsed)
+    try:
+        return show(describe_direction(parsed.path, config), parsed)
+    except ShapeError as error:  # what the file holds is no direction, or none of this generator
+        raise _wrong(str(error)) from error
 
 
 # --- arguments ----------------------------------------------------------------------------------------

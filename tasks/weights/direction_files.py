@@ -122,8 +122,8 @@ class Several:
         if entry is not None and entry in self.entries:
             return self.entries[entry]
         names = ", ".join(list(self.entries)[:_MOST_NAMES]) + (", ..." if len(self.entries) > _MOST_NAMES else "")
-        asked = "choose one" if entry is None else f'there is no "{entry}"'
-        raise CheckpointError(f"it holds {len(self.entries)} directions ({names}): {asked}, as FILE#NAME")
+        missing = "" if entry is None else f', and none is "{entry}"'
+        raise CheckpointError(f"it holds {len(self.entries)} directions ({names}){missing}: choose one, as FILE#NAME")
 
 
 def split_place(asked: str) -> tuple[str, str | None]:

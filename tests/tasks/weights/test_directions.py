@@ -274,7 +274,7 @@ def test_one_of_many_directions_is_chosen_by_name(tmp_path: Path) -> None:
             assert torch.equal(loaded.vectors, values.reshape(-1, 8)) and loaded.name.endswith(name)
     with pytest.raises(CheckpointError, match=r"3 directions \(age, smile, eyes.open\): choose one, as FILE#NAME"):
         load(tmp_path / "many.npz")
-    with pytest.raises(CheckpointError, match=r'many.npz#pose: .*there is no "pose"'):
+    with pytest.raises(CheckpointError, match=r'many.npz#pose: .*and none is "pose"'):
         load(f"{tmp_path}/many.npz#pose")
     told = describe_direction(str(tmp_path / "many.npz"))
     assert told["kind"] == "directions" and list(told["directions"]) == list(many)
