@@ -387,6 +387,8 @@ def _checked_powers(setting: str, value: Any) -> dict[str, tuple[float, ...]]:
 
 def _checked(setting: str, value: Any, default: Any) -> Any:
     """The value in the type of the setting's default: YAML 1.1 takes 1e-2 for text, and 5 for another than 5.0."""
+    if value is None and default is None:
+        return None
     if isinstance(default, str):
         if not isinstance(value, str | None):
             raise ConfigError(f"{setting} is {shown(value)}; wanted text")

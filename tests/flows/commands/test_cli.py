@@ -323,6 +323,21 @@ def test_an_unreachable_store_is_one_sentence_soon(config: Path, closed_port: in
     assert seconds < MAX_SECONDS_OF_A_DEAD_STORE
 
 
+@pytest.mark.slow
+def test_what_fails_inside_a_flow_ends_with_its_sentence_and_nothing_after_it(
+    config: Path, images: Path, closed_port: int, tmp_path: Path
+) -> None:
+    """A process that has planned into an archive, and then finds no Ray; the leaks of DuckDB would come last."""
+    command = [sys.executable, "-m", "flows.commands.cli", "run", "invert", str(config)]
+    command += ["--set", f"source={images}", "--set", f"archive={tmp_path / 'archive'}", "--set", "methods=[psp]"]
+    environment = {**os.environ, "LSAP_RAY_ADDRESS": f"127.0.0.1:{closed_port}"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == FAILED and ended.stdout == "", ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("lsap: ") and f"the Ray cluster at 127.0.0.1:{closed_port} cannot be joined" in last
+    assert not any(noise in ended.stderr for noise in ("Traceback", "nanobind", "Exception ignored"))
+
+
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A bucket that may be read and not written; gives the requests that it was asked."""

@@ -116,5 +116,5 @@ def test_components_without_what_their_kind_needs_are_refused(numbers: Numbers) 
         Components("pca", numbers(3, 6))
     with pytest.raises(ShapeError, match=r"mean are \[5\]; wanted \[6\]"):
         Components("pca", numbers(3, 6), deviations=torch.ones(3), mean=torch.ones(5))
-    with pytest.raises(ConfigError, match="which layers"):
-        Components("sefa", numbers(3, 6), eigenvalues=torch.ones(3))
+    with pytest.raises(ConfigError, match="drive no layer"):
+        Components("sefa", numbers(3, 6), eigenvalues=torch.ones(3), layers=())
