@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from lsap_archive import Secrets, credential_in
 from tasks.errors import BadImageError
+from tasks.sources.names import ZIP_GUESS, DecodedName, decode_name
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -88,12 +89,10 @@ def outside(uri: str, source: str) -> BadImageError:
     )
 
 
-def stored_name(name: bytes, what: str) -> tuple[str, BadImageError | None]:
-    """A name inside a container, which is opened by its place there: as text, and its problem or None.
-
-    What is no UTF-8 stands as \\xNN, and is no problem: no file has to be found by it.
-    """
-    return name.decode("utf-8", "backslashreplace"), check_name(name.decode("utf-8", "replace"), what)
+def stored_name(name: bytes, what: str) -> tuple[DecodedName, BadImageError | None]:
+    """A name inside a shard, whose members are opened by their places there, and its problem or None."""
+    decoded = decode_name(name, ZIP_GUESS)
+    return decoded, check_name(decoded.text, what)
 
 
 def as_unicode(name: str) -> str:

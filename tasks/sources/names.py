@@ -1,5 +1,6 @@
 """Names that a container keeps as bytes: UTF-8 where they are, else what the container declares, else a guess."""
 
+import re
 import struct
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ ZIP_GUESS = "cp437"
 """What a zip means that says nothing (APPNOTE.TXT, appendix D). Every byte has a character, so names stay apart."""
 TABLE_GUESS = "latin-1"
 """What programs of Western Windows write into tables, but for quotation marks. Every byte has a character."""
-GUESSES = "CP437 (zips) or Latin-1 (tables)"
+GUESSES = "CP437 (zips and shards) or Latin-1 (tables)"
 
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field (APPNOTE.TXT, section 4.6.9)
 
@@ -38,6 +39,16 @@ def decode_name(raw: bytes, guess: str, declared: str | None = None) -> DecodedN
         return DecodedName(raw.decode())
     except UnicodeDecodeError:
         return DecodedName(raw.decode(guess), True) if declared is None else DecodedName(declared)
+
+
+def is_hidden(name: DecodedName) -> bool:
+    """Whether a part of a name begins with a dot.
+
+    Programs of Windows have parted names by backslashes. In a name that is guessed, that byte may be the half of a
+    character (Shift JIS, Big5, GBK), so only slashes part it.
+    """
+    parts = name.text.split("/") if name.is_guessed else re.split(r"[/\\]", name.text)
+    return any(part.startswith(".") and part != ".." for part in parts)
 
 
 def name_of_member(info: zipfile.ZipInfo) -> DecodedName:

@@ -167,7 +167,7 @@ class ParquetShard:
         column = quote(file.column.name, safe="")
         for row, written in enumerate(file.paths()):
             name, problem = stored_name(written or f"{stem}-{row:06d}".encode(), "path")
-            yield Member(name, f"{column}:{row}", problem)
+            yield Member(name.text, f"{column}:{row}", problem, is_guessed=name.is_guessed)
 
     def read(self, path: str, place: str) -> bytes:
         """The bytes in a row.

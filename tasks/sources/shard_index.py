@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from tasks.errors import BadImageError
 from tasks.settings import Settings
+from tasks.sources.names import ZIP_GUESS
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "1"  # of what is remembered
+_FORMAT = "2"  # of what is remembered
 _SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
@@ -41,11 +42,13 @@ class Member:
         name: its name in the shard, or one made for it.
         place: where it is there, as its reader understands it.
         problem: why it is not to be opened, or None.
+        is_guessed: whether its name is bytes that do not say how they are to be read.
     """
 
     name: str
     place: str
     problem: BadImageError | None = None
+    is_guessed: bool = False
 
     @classmethod
     def unread_part(cls, message: str) -> Self:
@@ -61,7 +64,7 @@ class ShardIndex:
         table: name, place, reason and message of each, in the order of the names, which are unique.
         other_files: how many members are no images, by suffix.
         num_hidden: members left out because their name begins with a dot.
-        note: what is to be told of the shard: that it is cut short; "" for nothing.
+        note: what is to be told of the shard: that it is cut short, that names were guessed; "" for nothing.
     """
 
     table: pa.Table
@@ -82,7 +85,18 @@ def index_of(
 
     Where several have one name, all after the first get "#2", "#3", ... behind it, in the order of the shard.
     """
-    table = _table_of(members)
+    guessed = 0
+
+    def counted() -> Iterator[Member]:
+        nonlocal guessed
+        for member in members:
+            guessed += member.is_guessed
+            yield member
+
+    table = _table_of(counted())
+    if guessed:
+        told = f"{guessed} names are no UTF-8 and were read as {ZIP_GUESS.upper()}"
+        note = f"{note}; {told}" if note else told
     if pc.count_distinct(table["name"]).as_py() < len(table):
         seen: Counter[str] = Counter()
         names = []

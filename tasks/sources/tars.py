@@ -9,6 +9,7 @@ from typing import Final
 
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import IMAGE_SUFFIXES, as_unicode, stored_name
+from tasks.sources.names import is_hidden
 from tasks.sources.ranges import Pieces, fetch
 from tasks.sources.shard_index import Member, ShardIndex, index_of
 from tasks.sources.storage import StoredFiles
@@ -188,17 +189,19 @@ class _Listing:
         raw = member.name.encode("utf-8", "surrogateescape")
         while raw.startswith(b"./"):  # as `tar cf shard.tar .` writes them
             raw = raw[2:].lstrip(b"/")
-        name, problem = stored_name(raw, "member")
+        decoded, problem = stored_name(raw, "member")
+        name = decoded.text
         suffix = posixpath.splitext(name)[1].lower()
         if member.isdir() or not name:
             return
-        if any(part.startswith(".") and part != ".." for part in re.split(r"[/\\]", name)):
+        if is_hidden(decoded):
             self._num_hidden += 1
         elif suffix not in IMAGE_SUFFIXES:
             self._other_files[suffix] += 1
         else:
             problem = problem or _problem_of(name, member, is_whole=is_whole)
-            self._members.append(Member(name, f"{member.offset_data}+{member.size}", problem))
+            place = f"{member.offset_data}+{member.size}"
+            self._members.append(Member(name, place, problem, is_guessed=decoded.is_guessed))
 
     def _appended_at(self, offset: int) -> int | None:
         """Where the next archive begins, of several that were written one behind the other; None for none."""

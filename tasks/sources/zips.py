@@ -1,7 +1,6 @@
 """A zip of images as a source."""
 
 import posixpath
-import re
 import struct
 import zipfile
 import zlib
@@ -10,7 +9,7 @@ from typing import IO, Any, cast
 
 from tasks.errors import BadImageError, SourceError
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, check_name
-from tasks.sources.names import DecodedName, name_of_member
+from tasks.sources.names import is_hidden, name_of_member
 from tasks.sources.storage import StoredFiles
 
 _IS_UTF_8 = 0x08  # in the second byte of the flags
@@ -44,7 +43,7 @@ class Zip:
             suffix = posixpath.splitext(name)[1].lower()
             if name.endswith("/"):
                 continue
-            if _is_hidden(decoded):
+            if is_hidden(decoded):
                 left_out.num_hidden += 1
             elif suffix not in IMAGE_SUFFIXES:
                 left_out.other_files[suffix] += 1
@@ -129,13 +128,3 @@ class _WithoutWordOfNames:
             directory[start + 9] &= ~_IS_UTF_8
             start += 46 + sum(struct.unpack_from("<3H", directory, start + 28))  # name, extra fields and comment
         return bytes(directory)
-
-
-def _is_hidden(name: DecodedName) -> bool:
-    """Whether a part of a name begins with a dot.
-
-    Programs of Windows have parted names by backslashes. In a name that is guessed, that byte may be the half of a
-    character (Shift JIS, Big5, GBK), so only slashes part it.
-    """
-    parts = name.text.split("/") if name.is_guessed else re.split(r"[/\\]", name.text)
-    return any(part.startswith(".") and part != ".." for part in parts)

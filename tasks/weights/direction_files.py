@@ -17,11 +17,18 @@ from torch import Tensor
 
 from lsap_core.editing import Components, Direction
 from lsap_core.errors import CheckpointError, ShapeError
-from lsap_core.generators.checkpoints import read_torch
+from lsap_core.generators.checkpoints import read_pickle, read_torch
 from tasks.array_files import ArrayFileError, read_npy, read_npz
-from tasks.weights.files import check_torch_zip, describe_other, is_safetensors, is_torch_file, read_safetensors
+from tasks.weights.files import (
+    check_torch_zip,
+    describe_other,
+    is_pickle,
+    is_safetensors,
+    is_torch_file,
+    read_safetensors,
+)
 
-KINDS = "a .safetensors of this project, or an array in a .pt, .npy or .npz file"
+KINDS = "a .safetensors of this project, or an array in a .pt, .npy, .npz or .pkl file"
 DIRECTION, COMPONENTS = "direction", "components"
 FORMAT_VERSION = "1"
 TENSORS = ("vectors", "deviations", "eigenvalues", "mean")
@@ -207,6 +214,8 @@ def read_document(data: bytes) -> Any:
         return read_torch(data)
     if is_safetensors(data):
         return read_safetensors(data)
+    if is_pickle(data):
+        return read_pickle(data)
     raise CheckpointError(f"it is {describe_other(data)}; wanted {KINDS}")
 
 

@@ -168,13 +168,17 @@ def test_long_and_foreign_names(tmp_path: Path, form: int) -> None:
     assert contents(path) == {name.removeprefix("./"): png(i) for i, name in enumerate(names)}
 
 
-def test_names_that_are_no_utf8_are_told_as_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("encoding", "name"), [("cp1252", "é.png"), ("shift_jis", "表/表.png")])
+def test_names_that_are_no_utf8_are_guessed_as_in_zips_and_told(tmp_path: Path, encoding: str, name: str) -> None:
+    """Half of a character may be a backslash, behind which ".png" is no hidden file."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", encoding="cp1252", format=tarfile.GNU_FORMAT) as tar:
-        entry = tarfile.TarInfo("é.png")
+    with tarfile.open(fileobj=file, mode="w", encoding=encoding, format=tarfile.GNU_FORMAT) as tar:
+        entry = tarfile.TarInfo(name)
         entry.size = len(png())
         tar.addfile(entry, io.BytesIO(png()))
-    assert contents(write(tmp_path / "x.tar", file.getvalue())) == {"\\xe9.png": png()}
+    path = write(tmp_path / "x.tar", file.getvalue())
+    assert contents(path) == {name.encode(encoding).decode("cp437"): png()}
+    assert "1 names are no UTF-8 and were read as CP437" in described(path)
 
 
 def test_a_name_twice_is_two_images(tmp_path: Path) -> None:
