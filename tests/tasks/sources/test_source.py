@@ -588,7 +588,9 @@ def test_what_is_no_utf_8_in_a_table_is_guessed_cell_by_cell_and_told(suffix: st
         pq.write_table(pa.table({"uri": ["é.png"] * 2, "image_id": pa.array(ids_as_bytes)}), path)
     with open_source(str(path)) as source:
         assert ids_and_images(source) == {"ü": png(), "ü!": png()}
-        assert "1 names are no UTF-8 and were read as CP437 (zips and shards) or Latin-1 (tables)" in str(source.describe())
+        assert "1 names are no UTF-8 and were read as CP437 (zips and shards) or Latin-1 (tables)" in str(
+            source.describe()
+        )
 
 
 @pytest.mark.parametrize(
