@@ -1,4 +1,4 @@
-"""A manifest as a source: a .csv or .parquet table of addresses."""
+"""A manifest as a source: a .csv, .jsonl or .parquet table of addresses."""
 
 import codecs
 import csv
@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
@@ -19,6 +20,7 @@ from tasks.sources.items import LeftOut, SourceItem, check_name, without_credent
 from tasks.sources.names import TABLE_GUESS, decode_name
 from tasks.sources.storage import StoredFiles
 
+URI_COLUMNS = ("uri", "file_name")
 SCHEMES = ("file", "memory", "s3", "gs", "az", "http", "https")  # what a row may name beside the manifest's own
 
 
@@ -30,7 +32,7 @@ class Manifest:
     def __init__(self, files: StoredFiles, path: str) -> None:
         self._files = files
         self._folder = posixpath.dirname(path)
-        rows = _read_csv(files, path) if path.lower().endswith(".csv") else _read_parquet(files, path)
+        rows = MANIFESTS[posixpath.splitext(path)[1].lower()](files, path)
         self._num_guessed = 0
         self._rows = [(self._as_text(image_id), self._as_text(uri)) for image_id, uri in rows]
 
@@ -145,9 +147,29 @@ def _read_parquet(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
     return list(zip(columns.get("image_id", [None] * len(uris)), uris, strict=True))
 
 
+def _read_jsonl(files: StoredFiles, path: str) -> list[tuple[Any, Any]]:
+    """One object a line; other fields than those of addresses may hold anything, such as captions and boxes."""
+    data = files.fs.cat_file(path)
+    wanted = pa.schema([(name, pa.binary()) for name in ("image_id", *URI_COLUMNS)])  # bytes: decoded cell by cell
+    parsing = pyarrow.json.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
+    try:
+        table = pyarrow.json.read_json(io.BytesIO(data), parse_options=parsing)
+    except pa.ArrowException as error:
+        raise SourceError(
+            f"{files.shown} is no table of one JSON object a line with texts as addresses ({error}): export it again"
+        ) from error
+    names = [name for name in table.column_names if table[name].null_count < len(table)]
+    uri = _uri_column(files, names)
+    return list(zip(table["image_id"].to_pylist(), table[uri].to_pylist(), strict=True))
+
+
+MANIFESTS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+"""By suffix: how rows (image_id, uri) are read."""
+
+
 def _uri_column(files: StoredFiles, names: list[str]) -> str:
     """`uri`, or `file_name` as the tables of an imagefolder call it."""
-    found = next((name for name in ("uri", "file_name") if name in names), None)
+    found = next((name for name in URI_COLUMNS if name in names), None)
     if found is None:
         raise SourceError(
             f"the manifest {files.shown} has the columns {names}, `uri` and perhaps `image_id` were wanted, or in "

@@ -16,7 +16,7 @@ from tasks.errors import BadImageError, SourceError
 from tasks.sources.arrays import BUILTIN_SOURCES, ArrayFile, ArrayInMemory
 from tasks.sources.folders import FolderOrGlob, OneImage
 from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, without_credential
-from tasks.sources.manifests import Manifest
+from tasks.sources.manifests import MANIFESTS, Manifest
 from tasks.sources.names import GUESSES
 from tasks.sources.patterns import GLOB_CHARACTERS, expand_braces
 from tasks.sources.shards import ShardFiles, Shards, is_shard
@@ -190,7 +190,7 @@ def open_source(
             `datasets` writes it, or bytes); folders and globs look into such shards as into folders;
             a pattern with braces, "s3://bucket/train-{000..127}.tar", whose shards all have to be there;
             a .npy array, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3; ids are "000000", "000001", ...;
-            a .csv or .parquet manifest with the column `uri` (relative to the manifest's folder) and perhaps
+            a .csv, .jsonl or .parquet manifest with the column `uri` (relative to the manifest's folder) and perhaps
             `image_id` (else the uri as written; `file_name`, as `imagefolder` writes it, stands for `uri`), texts or
             bytes: UTF-8 where valid, else Latin-1;
             a built-in name, perhaps with a slice: "digits:test[:256]".
@@ -279,7 +279,7 @@ def _open_file(files: StoredFiles, shards: Shards, path: str, column: str | None
         return ArrayFile(files, path)
     if suffix == ".tar" or (suffix == ".parquet" and (column is not None or shards.has_images(path))):
         return ShardFiles(files, shards, [path])
-    if suffix in (".csv", ".parquet"):
+    if suffix in MANIFESTS:
         return Manifest(files, path)
     if match := _COMPRESSED_TAR.fullmatch(path):
         raise SourceError(compressed(files.shown, match[1]))

@@ -10,8 +10,8 @@ from lsap_archive import ArchiveError, ArchiveMismatchError, Secrets, refuse_spe
 from tasks.errors import BadImageError, SourceError, TaskError
 
 SOURCE_KINDS = (
-    "a folder, a glob, an image, a .zip, a .npy array, a .tar or .parquet shard of images, or a .parquet or .csv "
-    "manifest; on disk or at s3://, gs://, az://, memory:// or another fsspec URL"
+    "a folder, a glob, an image, a .zip, a .npy array, a .tar or .parquet shard of images, or a .csv, .jsonl or "
+    ".parquet manifest; on disk or at s3://, gs://, az://, memory:// or another fsspec URL"
 )
 
 

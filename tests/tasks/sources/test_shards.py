@@ -447,12 +447,17 @@ def test_an_imagefolder_is_its_images(tmp_path: Path, metadata: str) -> None:
     for name in ("train/cat/1.png", "train/dog/1.png"):
         write(tmp_path / name, png())
     table = {"file_name": ["cat/1.png", "dog/1.png"], "text": ["a cat", "a dog"]}
-    data = parquet_of(table) if metadata.endswith("parquet") else b"file_name,text\ncat/1.png,a cat\ndog/1.png,a dog\n"
-    path = write(tmp_path / "train" / metadata, data)
+    lines = [json.dumps(dict(zip(table, row, strict=True))) for row in zip(*table.values(), strict=True)]
+    forms = {
+        ".csv": b"file_name,text\ncat/1.png,a cat\ndog/1.png,a dog\n",
+        ".jsonl": "\n".join(lines).encode(),
+        ".parquet": parquet_of(table),
+    }
+    path = tmp_path / "train" / metadata
+    write(path, forms[path.suffix])
     assert list(contents(tmp_path)) == ["train/cat/1.png", "train/dog/1.png"]
     assert f"1 other files left out (1 {path.suffix})" in described(tmp_path)
-    if path.suffix != ".jsonl":
-        assert list(contents(path)) == ["cat/1.png", "dog/1.png"]
+    assert list(contents(path)) == ["cat/1.png", "dog/1.png"]
 
 
 # --- what is read, and what is not read again --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -470,13 +471,18 @@ def write_manifest(path: Path, uris: list[str | None], image_ids: list[str | Non
         columns = {"uri": uris} | ({"image_id": image_ids} if image_ids else {})
         pq.write_table(pa.table(columns), path)
         return path
+    if path.suffix == ".jsonl":
+        boxes = {"objects": {"bbox": [[1, 2, 3, 4]]}, "label": 7}
+        ids = image_ids or [None] * len(uris)
+        lines = [{"uri": uri, "image_id": image_id} | boxes for uri, image_id in zip(uris, ids, strict=True)]
+        return write(path, "\n".join(map(json.dumps, lines)).encode())
     rows = [("uri", "label", "image_id")] if image_ids else [("uri", "label")]
     for row, uri in enumerate(uris):
         rows.append((uri or "", "7", (image_ids[row] or "")) if image_ids else (uri or "", "7"))
     return write_csv(path, *rows)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_manifest_resolves_against_its_folder(tmp_path: Path, suffix: str) -> None:
     near = write(tmp_path / "set/images/b c.png", png(1))
     far = write(tmp_path / "far/a::b.png", png(2))
@@ -489,7 +495,7 @@ def test_manifest_resolves_against_its_folder(tmp_path: Path, suffix: str) -> No
         assert items[2].uri == f"file://{near}"
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_manifest_without_ids_takes_the_uri(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / "b.png")
     path = write_manifest(tmp_path / f"list{suffix}", ["b.png", "a/missing.png", None])
@@ -602,6 +608,12 @@ def test_what_is_no_utf_8_in_a_table_is_guessed_cell_by_cell_and_told(suffix: st
         ("x.csv", b"\xff\xfeu\0r\0i\0\n\0a", r"not a CSV table.*export it again"),
         ("x.csv", b"uri\n", r"no image found"),
         ("x.csv", b"uri,uri\na.png,b.png\n", r"a column twice"),
+        ("x.jsonl", b'{"path": "a.png"}', r"columns \[\].*`uri`"),
+        ("x.jsonl", b'{"uri": "a.png"', r"no table of one JSON object a line.*export it again"),
+        ("x.jsonl", b'{"uri": 3}', r"no table .*/uri. changed from string to number"),
+        ("x.jsonl", b'["a.png"]', r"no table of one JSON object a line"),
+        ("x.jsonl", b'{"x": ' + b"[" * 10**6 + b"]" * 10**6 + b"}", r"columns \[\].*`uri`"),
+        ("x.jsonl", b"", r"no table of one JSON object a line"),
         ("x.parquet", b"PAR1 but no more", r"not a complete Parquet file.*copy it again"),
     ],
 )
