@@ -8,7 +8,7 @@ of the direct form by 1e-6.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -119,3 +119,24 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
 
 
 _winograd.register_autograd(_backward, setup_context=_keep)
+
+
+@_winograd.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, ...], features: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, int]:
+    """Images of one more dimension; where each has weights of its own, the direct form, which has groups for that."""
+    if in_dims[1] is None and in_dims[2] is None:
+        images = features.movedim(cast(int, in_dims[0]), 0)
+        return _winograd(images.flatten(0, 1), weight, bias).unflatten(0, images.shape[:2]), 0
+    count = info.batch_size
+    features, weight = _first(features, in_dims[0], count), _first(weight, in_dims[1], count)
+    biases = None if bias is None else _first(bias, in_dims[2], count).flatten()
+    joined = features.transpose(0, 1).flatten(1, 2)  # [N, count in, H, W]
+    convolved = F.conv2d(joined, weight.flatten(0, 1), biases, padding=1, groups=count)
+    return convolved.unflatten(1, (count, -1)), 1
+
+
+def _first(values: Tensor, dim: int | None, count: int) -> Tensor:
+    """Values with the mapped dimension first, repeated where they are the same for all."""
+    return values.expand(count, *values.shape) if dim is None else values.movedim(dim, 0)

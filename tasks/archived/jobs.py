@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from lsap_archive import (
     FAILED,
     NUM_UNSETTLED,
     ArchiveWriter,
+    CorruptArchiveError,
     Provenance,
     RunPlan,
     RunWriter,
@@ -20,6 +22,8 @@ from lsap_archive import (
     retired_of,
 )
 from tasks.stage import Shard, ShardOutcome
+
+logger = logging.getLogger(__name__)
 
 PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
 
@@ -129,7 +133,12 @@ def outcome_of_committed(run: RunWriter, shard: Shard, seconds: float) -> ShardO
     commit = run.commit_of(shard.index)
     if not commit.attempt.startswith(f"{shard.command}-"):
         return ShardOutcome(shard.job_id, shard.index, False, {}, {}, seconds)
-    rows = committed_rows(run, commit, ["status", "reason", "altered"]).to_pylist()
+    try:
+        rows = committed_rows(run, commit, ["status", "reason", "altered"]).to_pylist()
+    except CorruptArchiveError as error:  # of a run that is given up, or just being published; the marker has counts
+        logger.info("shard %d of %s is told without reasons: %s", shard.index, shard.job_id, error)
+        counts = {status: count for status, count in commit.rows_by_status.items() if count}
+        return ShardOutcome(shard.job_id, shard.index, True, counts, {}, seconds)
     return ShardOutcome(
         shard.job_id,
         shard.index,

@@ -135,3 +135,16 @@ def test_networks_lie_channels_first_where_winograds_form_has_a_part() -> None:
         assert (
             fastest_layout(Generator(GeneratorConfig(side, (wide,) * (side.bit_length() - 2), w_dim=8)), cpu) == layout
         )
+
+
+@has_nnpack
+@pytest.mark.parametrize("in_dims", [(0, None, None), (1, None, None), (0, 0, 0), (None, 0, None)])
+def test_it_is_mapped_over_images_and_weights(operands: tuple[Tensor, ...], in_dims: tuple[int | None, ...]) -> None:
+    """Refiners that tune weights map one image and its weights over a batch."""
+    given = [
+        torch.stack([each, 2 * each], dim=dim or 0) if dim is not None else each
+        for each, dim in zip(operands, in_dims, strict=True)
+    ]
+    found = torch.vmap(convolve_3x3, in_dims)(*given)
+    wanted = torch.vmap(lambda *each: F.conv2d(*each, padding=1), in_dims)(*given)
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()

@@ -210,7 +210,7 @@ def test_a_generator_that_is_too_small_or_too_narrow_is_refused(short: dict[str,
         from_hyperstyle_document(document(short), generator_config=GeneratorConfig.config_f(512))
     with pytest.raises(CheckpointError, match=r"heads\.24\.output\.weight"):
         from_hyperstyle_document(document(short), generator_config=GeneratorConfig.config_e(1024))
-    with pytest.raises(CheckpointError, match="pass generator_config"):
+    with pytest.raises(CheckpointError, match="name the generator too"):
         from_hyperstyle_document(document(short))
 
 
