@@ -10,11 +10,32 @@ import json
 import logging
 import os
 import tempfile
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def put_in_place(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its place whole, at the end of the block; if that fails, nothing of it is left.
+
+    Raises:
+        OSError: its folder cannot be made, or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
 
 
 class Remembered:
@@ -32,16 +53,8 @@ class Remembered:
         """Remember a JSON value."""
         values = self._all() | {key: value}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
-            try:
-                with os.fdopen(descriptor, "w") as file:
-                    json.dump(values, file, indent=1, sort_keys=True)
-                os.replace(temporary, self.path)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(temporary)
-                raise
+            with put_in_place(self.path) as file:
+                file.write(json.dumps(values, indent=1, sort_keys=True).encode())
         except OSError as error:
             logger.warning("%s cannot be written (%s): it is found out again the next time", self.path, error)
 

@@ -1,11 +1,8 @@
 """What is in a shard and where, made once for each version of it and remembered by this machine."""
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.errors import BadImageError
+from tasks.remembered import put_in_place
 from tasks.settings import Settings
 from tasks.sources.names import ZIP_GUESS
 
@@ -157,13 +155,5 @@ def remembered_index(uri: str, version: str | None, make: Callable[[], ShardInde
 
 def _remember(path: Path, index: ShardIndex) -> None:
     told = {"other_files": index.other_files, "num_hidden": index.num_hidden, "note": index.note}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            pq.write_table(index.table.replace_schema_metadata({"lsap": json.dumps(told)}), file, compression="zstd")
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+    with put_in_place(path) as file:
+        pq.write_table(index.table.replace_schema_metadata({"lsap": json.dumps(told)}), file, compression="zstd")
