@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -21,6 +21,7 @@ from flows.running.retries import retried
 from flows.running.shards import MAX_WAITING_SHARDS, work_through
 from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from tasks.archived.jobs import stored_bytes
+from tasks.inversion.failed_copies import with_failed_copies
 from tasks.inversion.plan import InversionFacts, InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.pictures.decoding import ALTERATIONS
@@ -103,6 +104,7 @@ def invert(run: InvertRun) -> RunReport:
         stage = opened.enter_context(plan(request))
         workers = opened.enter_context(pool_when_needed(stage.build_worker, run.workers))
         worked = work_through(stage, workers, retries=run.retries)
+        worked = replace(worked, outcomes=with_failed_copies(run.archive, worked.outcomes))
         get_run_logger().info("%s", stage.describe())
         written = report(run, request, stage.facts, workers, worked)
     result = RunReport(
