@@ -33,6 +33,7 @@ from lsap_archive.format.rows import (
     FAILED,
     FITTED,
     IMAGES_SCHEMA,
+    OF_READER,
     OK,
     ROW_SCHEMA,
     SCHEMA_VERSION,
@@ -72,10 +73,9 @@ from lsap_archive.writing.archive_writer import ArchiveWriter
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
 from lsap_archive.writing.overlaps import Overlaps
 from lsap_archive.writing.planned_images import (
-    NUM_UNSETTLED,
     PlannedImages,
     committed_rows,
-    num_unsettled,
+    count_open,
     planned_images,
     published_rows,
 )
@@ -90,7 +90,7 @@ __all__ = [
     "IMAGES_SCHEMA",
     "MEASURED_COLUMNS",
     "MEASUREMENT_SCHEMA",
-    "NUM_UNSETTLED",
+    "OF_READER",
     "OK",
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
@@ -135,6 +135,7 @@ __all__ = [
     "code_arrays",
     "committed_rows",
     "count_alterations",
+    "count_open",
     "credential_in",
     "decode_document",
     "encode_document",
@@ -145,7 +146,6 @@ __all__ = [
     "item_bytes",
     "noise_arrays",
     "noise_name",
-    "num_unsettled",
     "open_archive",
     "open_file_system",
     "planned_images",

@@ -19,7 +19,15 @@ OK, FAILED, DUPLICATE = "ok", "failed", "duplicate"
 STATUSES = (OK, FAILED, DUPLICATE)
 UNSETTLED = ("changed", "unreadable")
 """Reasons of failed rows that say nothing of the planned content: the image was another one, or gone, at its turn."""
-IS_SETTLED = f"(status <> '{FAILED}' or coalesce(reason, '') not in {UNSETTLED} or starts_with(digest, 'unreadable:'))"
+OF_READER = (
+    *("no_avif_reader", "no_heic_reader", "no_jpeg_2000_reader", "no_webp_reader"),
+    *("unsupported_colour", "unsupported_depth", "unsupported_format"),
+)
+"""Reasons of failed rows that say something of the machine that read, or of the versions there: others may read it."""
+IS_SETTLED = (
+    f"(status <> '{FAILED}' or coalesce(reason, '') not in {UNSETTLED + OF_READER} "
+    "or starts_with(digest, 'unreadable:'))"
+)
 """Whether a row says something of the planned content, in SQL; what could not be read at planning either does."""
 
 BETWEEN_WORDS = ","

@@ -178,7 +178,8 @@ class Overlaps:
             ids, found = (one.images.column(name).to_pylist() for name in ("image_id", "digest"))
             for image_id, digest in zip(ids, found, strict=True):
                 if image_id in digests:
-                    is_same = digest == digests[image_id] and image_id not in one.unsettled
+                    is_open = image_id in one.unsettled or image_id in one.of_reader
+                    is_same = digest == digests[image_id] and not is_open
                     is_same &= alike is None or image_id in alike
                     newest[image_id] = one.run.run_id if is_same else None
         rows = ((row, newest.get(image_id)) for row, image_id in enumerate(digests))

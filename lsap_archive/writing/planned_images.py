@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +11,15 @@ import pyarrow.compute as pc
 from lsap_archive.errors import ArchiveNotFoundError
 from lsap_archive.format.layout import IMAGES_NAME, rows_name, run_prefix
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
-from lsap_archive.format.rows import DUPLICATE, FAILED, IMAGES_SCHEMA, ROW_SCHEMA, UNSETTLED, hangs_on_fit
+from lsap_archive.format.rows import (
+    DUPLICATE,
+    FAILED,
+    IMAGES_SCHEMA,
+    OF_READER,
+    ROW_SCHEMA,
+    UNSETTLED,
+    hangs_on_fit,
+)
 from lsap_archive.reading.checked import read_checked_table, read_row_files
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.stores.concurrency import in_threads
@@ -19,6 +27,8 @@ from lsap_archive.writing.run_writer import RunWriter
 
 NUM_UNSETTLED = "unsettled"
 """In the summary of a manifest: how many rows of the run are unsettled."""
+NUM_OF_READER = "of_reader"
+"""Likewise: how many failed for a reason of `OF_READER`."""
 _SHARDS_TOGETHER = 64  # files of rows that are read at once
 
 
@@ -31,6 +41,7 @@ class PlannedImages:
         is_published: whether readers see it.
         images: what it was planned with, in IMAGES_SCHEMA, without the images of retired shards.
         unsettled: ids of images whose planned content was not there when it was their turn, or was left to such a one.
+        of_reader: image id -> reason, of images that failed for a reason of `OF_READER`.
         order: of a published run: sorts them, the newest last.
     """
 
@@ -38,6 +49,7 @@ class PlannedImages:
     is_published: bool
     images: pa.Table
     unsettled: frozenset[str] = frozenset()
+    of_reader: Mapping[str, str] = field(default_factory=dict)
     order: tuple[int, str, str] = (0, "", "")
 
 
@@ -47,7 +59,15 @@ class _Published:
 
     order: tuple[int, str, str]
     images: StoredObject
-    rows: tuple[StoredObject, ...]  # of runs that have unsettled rows, or may have
+    rows: tuple[StoredObject, ...]  # of runs that have rows to be looked at, or may have
+
+
+@dataclass(frozen=True)
+class _Open:
+    """What is to be tried again, at once or by a machine that reads more; as in PlannedImages."""
+
+    unsettled: frozenset[str]
+    of_reader: Mapping[str, str]
 
 
 def planned_images(runs: list[RunWriter]) -> Iterator[PlannedImages]:
@@ -108,12 +128,13 @@ def committed_rows(run: RunWriter, commit: ShardCommit, columns: list[str]) -> p
     return read_checked_table(run.store, where, stored, ROW_SCHEMA, columns)
 
 
-def num_unsettled(run: RunWriter) -> int:
-    """How many rows of a fully committed run are unsettled; for the summary that it is published with."""
+def count_open(run: RunWriter) -> dict[str, int]:
+    """How many rows of a fully committed run may be tried again; for the summary that it is published with."""
     commits = in_threads(run.commit_of, run.own_shards)
     names = {rows_name(commit.shard) for commit in commits if commit.rows_by_status[FAILED]}
     files = [stored for commit in commits for stored in commit.objects if stored.name in names]
-    return len(_unsettled(run, files))
+    found = _open_of(run, files)
+    return {NUM_UNSETTLED: len(found.unsettled), NUM_OF_READER: len(found.of_reader)}
 
 
 def unfitted(run: RunWriter) -> frozenset[str]:
@@ -139,8 +160,8 @@ def _published(run: RunWriter) -> _Published | None:
 
 
 def _rows_to_look_at(manifest: Manifest) -> tuple[StoredObject, ...]:
-    known = manifest.summary.get(NUM_UNSETTLED)
-    if not manifest.rows_by_status[FAILED] or known == 0:
+    told = [manifest.summary.get(name) for name in (NUM_UNSETTLED, NUM_OF_READER)]
+    if not manifest.rows_by_status[FAILED] or told == [0, 0]:
         return ()
     return tuple(file for file in manifest.files if file.name.startswith("rows/"))
 
@@ -154,28 +175,29 @@ def _of_published(run: RunWriter, published: _Published) -> PlannedImages:
         images = images.filter(pc.invert(pc.is_in(shards, pa.array(sorted(retired), pa.int64()))))
     hidden = {rows_name(shard) for shard in retired}
     files = [file for file in published.rows if file.name not in hidden]
-    return PlannedImages(run, True, images, _unsettled(run, files), published.order)
+    found = _open_of(run, files)
+    return PlannedImages(run, True, images, found.unsettled, found.of_reader, published.order)
 
 
-def _unsettled(run: RunWriter, files: list[StoredObject]) -> frozenset[str]:
-    """Ids of images that could be read when they were planned, and could not, or were others, at their turn.
+def _open_of(run: RunWriter, files: list[StoredObject]) -> _Open:
+    """Images that could be read when they were planned, and could not, or were others, at their turn; or not decoded.
 
-    Those that were left to one of them, because they have the same content, are among them.
+    Those that were left to one that was not there, because they have the same content, are among them.
     """
     found: list[str] = []
+    of_reader: dict[str, str] = {}
     copies: list[pa.Table] = []
     columns = ["image_id", "digest", "status", "reason", "duplicate_of"]
     for table in read_row_files(run.store, run.run_id, files, columns):
-        is_unsettled = pc.and_(
-            pc.equal(table.column("status"), FAILED),
-            pc.and_(
-                pc.is_in(table.column("reason"), pa.array(UNSETTLED)),
-                pc.invert(pc.starts_with(table.column("digest"), "unreadable:")),
-            ),
-        )
-        found += table.filter(is_unsettled).column("image_id").to_pylist()
+        was_read = pc.invert(pc.starts_with(table.column("digest"), "unreadable:"))
+        failed = table.filter(pc.and_(pc.equal(table.column("status"), FAILED), was_read))
+        for image_id, reason in zip(*(failed.column(name).to_pylist() for name in ("image_id", "reason")), strict=True):
+            if reason in UNSETTLED:
+                found.append(image_id)
+            elif reason in OF_READER:
+                of_reader[image_id] = reason
         copies.append(table.filter(pc.equal(table.column("status"), DUPLICATE)))
     originals = pa.array(found, pa.string())
     for table in copies if found else ():
         found += table.filter(pc.is_in(table.column("duplicate_of"), originals)).column("image_id").to_pylist()
-    return frozenset(found)
+    return _Open(frozenset(found), of_reader)

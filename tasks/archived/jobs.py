@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from lsap_archive import (
     FAILED,
-    NUM_UNSETTLED,
     ArchiveWriter,
     CorruptArchiveError,
     Provenance,
@@ -18,7 +17,7 @@ from lsap_archive import (
     RunWriter,
     committed_rows,
     count_alterations,
-    num_unsettled,
+    count_open,
     retired_of,
 )
 from tasks.stage import Shard, ShardOutcome
@@ -28,15 +27,16 @@ logger = logging.getLogger(__name__)
 PROVENANCE_PACKAGES = ("torch", "ray", "prefect", "lpips", "pillow", "safetensors")
 
 
-def provenance_of(generator_digest: str, *packages: str) -> dict[str, Any]:
+def provenance_of(generator_digest: str, *packages: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a plan keeps of its making: versions and digests. The archive notes the time; a plan is always the same.
 
     Args:
         generator_digest: of the generator.
         packages: whose versions count too.
+        settings: what else is worth keeping, JSON values.
     """
     digests = {"generator": generator_digest}
-    provenance = Provenance.collect((*PROVENANCE_PACKAGES, *packages), digests=digests).to_dict()
+    provenance = Provenance.collect((*PROVENANCE_PACKAGES, *packages), digests=digests, settings=settings).to_dict()
     del provenance["created"]
     return provenance
 
@@ -107,9 +107,9 @@ def stored_bytes(archive: str, run_ids: Iterable[str]) -> int:
     return sum(run.manifest().num_bytes for run in runs if run.is_published)
 
 
-def summary_of(run: RunWriter) -> dict[str, Any]:
+def summary_of(run: RunWriter) -> dict[str, int]:
     """What the manifest of a run says that its plan does not; all its shards are committed."""
-    return {NUM_UNSETTLED: num_unsettled(run)}
+    return count_open(run)
 
 
 def goes_on_in_shards_of(kind: str, name: str, *, begun: int, asked: int, archive: str) -> str:

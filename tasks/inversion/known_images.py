@@ -15,6 +15,7 @@ from lsap_archive import PlannedImages, RunWriter, hangs_on_fit, published_rows
 from tasks.archived.originals import fit_of
 from tasks.digests import digest_of
 from tasks.pictures.decoding import Fit, has_aspect
+from tasks.pictures.formats import may_be_read_now
 
 MEMORY_LIMIT = "256MB"  # of the database; what does not fit is on disk
 ROWS_TOGETHER = 10_000
@@ -37,7 +38,8 @@ class Fact(NamedTuple):
         uri: where the image lay.
         digest: of its content.
         version: of the storage, or None.
-        is_settled: False where this content was not there any more when it was the image's turn.
+        is_settled: False where this content was not there any more when it was the image's turn, or was not read for
+            want of a reader that is here now.
         is_fitted: whether the result is that of the run's `fit` alone: with another one it would be another.
     """
 
@@ -127,7 +129,10 @@ class KnownImages:
             last_id=span["max"] or "",
         )
         self.runs.append(known)
-        unsettled = pa.array(sorted(planned.unsettled), pa.string())
+        then = plan["provenance"].get("settings", {}).get("readers", {})
+        now_read = {reason for reason in set(planned.of_reader.values()) if may_be_read_now(reason, then)}
+        again = {image_id for image_id, reason in planned.of_reader.items() if reason in now_read}
+        unsettled = pa.array(sorted(planned.unsettled | again), pa.string())
         self._insert(images, place, pc.invert(pc.is_in(images.column("image_id"), unsettled)))
         if not planned.is_published:
             self._database.register("arrived", images.select(["uri"]))

@@ -23,6 +23,7 @@ from tasks.archived.rendering import CONSTANT_NOISE, FULL_NOISE
 from tasks.digests import digest_of
 from tasks.inversion.listing import UNREADABLE
 from tasks.pictures.decoding import Fit
+from tasks.pictures.formats import readers
 from tasks.sources.source import PlannedImage
 from tasks.stage import Shard
 from tasks.weights.networks import NetworkChoice, network_digest
@@ -168,7 +169,7 @@ def run_plan(
         method=planned.method.name,
         method_digest=joined,
         config=planned.config,
-        provenance=provenance_of(planned.config["generator"]),
+        provenance=provenance_of(planned.config["generator"], settings={"readers": readers()}),
         rows=rows,
         arrays=planned.arrays,
         shard_rows=shard_rows,

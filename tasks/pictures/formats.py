@@ -1,10 +1,13 @@
 """Which files are pictures: the formats that are read, chosen by their first bytes, and those that are only named."""
 
+import contextlib
 import importlib.util
 import io
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 
 from PIL import (
     AvifImagePlugin,
@@ -26,6 +29,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000: the start of an image, and its sizes
 HEIC_PACKAGE = "pillow_heif"
+READERS_VERSION = 1
+"""Raised whenever this room reads what it refused before as `unsupported_*`: such images are then tried again."""
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _HEIF_BRANDS = frozenset({b"mif1", b"mif2", b"msf1"})  # containers, of AVIF too
@@ -52,6 +57,11 @@ class PictureFormat:
     needs: str = ""
 
     @property
+    def reason(self) -> str:
+        """Why a file of this format fails where its reader is not installed; one of `OF_READER` of lsap_archive."""
+        return f"no_{self.name.lower().replace(' ', '_')}_reader"
+
+    @property
     def is_installed(self) -> bool:
         if self.needs == "lsap[heic]":
             return importlib.util.find_spec(HEIC_PACKAGE) is not None
@@ -68,7 +78,8 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
         data: the whole file.
 
     Raises:
-        BadImageError: "not_an_image", or "unsupported_format" where the file is a picture that is not read here.
+        BadImageError: "not_an_image"; "unsupported_format" where the file is a picture that is not read here; or the
+            format's own reason where its reader is not installed.
     """
     for one in PICTURE_FORMATS:
         if one.accepts(data):
@@ -85,6 +96,32 @@ def open_header(data: bytes) -> ImageFile.ImageFile:
         f"the file begins with {data[:8]!r}, the start of {', '.join(FORMATS)} was wanted: "
         "convert it to one of these, or take it out of the source",
     )
+
+
+def readers() -> dict[str, str]:
+    """What pictures are read with here, by name, in versions; what is not installed is left out."""
+    found = {"lsap": str(READERS_VERSION)}
+    for package in ("pillow", "pillow-heif"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def may_be_read_now(reason: str, then: Mapping[str, str]) -> bool:
+    """Whether this machine may read what another one, or this one before, did not.
+
+    Args:
+        reason: one of `OF_READER` of lsap_archive.
+        then: `readers` of that time; empty where nobody noted them.
+    """
+    for one in PICTURE_FORMATS:
+        if one.reason == reason:
+            return one.is_installed
+    return any(_numbers(version) > _numbers(then.get(name, "")) for name, version in readers().items())
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def brands_of(data: bytes) -> frozenset[bytes]:
@@ -142,9 +179,9 @@ def _not_installed(one: PictureFormat) -> BadImageError:
     else:
         way = f"install a Pillow that has it (features.check({one.needs!r}))"
     return BadImageError(
-        "unsupported_format",
-        f"the file is a picture in {one.name}, whose reader is not installed: save it as JPEG or PNG; or {way} "
-        "and take a new archive, because images that one has as failed are tried again only when they change",
+        one.reason,
+        f"the file is a picture in {one.name}, whose reader is not installed: save it as JPEG or PNG; or {way} on "
+        "every machine that reads images, and run the same command again, which then tries this one again",
     )
 
 

@@ -12,12 +12,11 @@ import pyarrow as pa
 import pytest
 
 from lsap_archive import (
-    NUM_UNSETTLED,
     ArchiveWriter,
     Geometry,
     RunPlan,
     RunWriter,
-    num_unsettled,
+    count_open,
     open_archive,
     planned_images,
     scratch_key,
@@ -113,7 +112,7 @@ class Desk:
         for run in runs:
             for shard in run.missing_shards():
                 write(run, shard, changed)
-            assert run.publish({NUM_UNSETTLED: num_unsettled(run)} if told else {})
+            assert run.publish(count_open(run) if told else {})
 
 
 def write(run: RunWriter, shard: int, changed: Sequence[str] = ()) -> None:

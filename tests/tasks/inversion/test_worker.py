@@ -26,7 +26,9 @@ from lsap_core.perceptual.features import FeatureDistance
 from lsap_core.presets import METHODS, Method, method
 from tasks.archived.anchors import AnchorOptions
 from tasks.archived.image_seeds import image_seed
+from tasks.inversion.failed_copies import with_failed_copies
 from tasks.inversion.worker import EmbedWorker
+from tasks.pictures.formats import READERS_VERSION, PictureFormat
 from tasks.stage import Shard
 from tasks.weights.encoders import load_encoder
 from tasks.weights.generators import load_generator, save_generator
@@ -214,6 +216,77 @@ def test_copies_of_an_image_whose_loss_is_not_finite_fail_with_it(laboratory: An
     laboratory.put("1.png", laboratory.picture(0))
     archive = laboratory.invert(methods=(method("stylegan2_w_plus", num_steps=4, learning_rate=1e37),))
     assert failed_as(rows_of(archive), "0.png", "1.png") == {("failed", "non_finite_loss", True)}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_copies_in_other_shards_count_as_failed_with_their_original(laboratory: Any, order: int) -> None:
+    for name in ("0.png", "1.png", "2.png"):
+        laboratory.put(name, laboratory.picture(0))
+    laboratory.put("3.png", b"no picture")
+    methods = (method("stylegan2_w_plus", num_steps=4, learning_rate=1e37),)
+    prepared = laboratory.prepare(methods=methods, shard_rows=2)
+    worker = laboratory.worker(prepared)
+    written = [worker(shard) for shard in prepared.shards[::order]][::order]
+    assert [one.by_status for one in written] == [{"failed": 2}, {"duplicate": 1, "failed": 1}]
+    first, other = with_failed_copies(laboratory.archive, written)
+    assert first == written[0]
+    assert (other.by_status, other.by_reason) == ({"failed": 2}, {"non_finite_loss": 1, "not_an_image": 1})
+    archive = laboratory.publish(prepared)
+    assert with_failed_copies(laboratory.archive, written) == [first, other]
+    assert failed_as(rows_of(archive), "2.png") == {("failed", "non_finite_loss", True)}
+
+
+def test_copies_of_good_images_in_other_shards_stay_copies(laboratory: Any) -> None:
+    laboratory.put("0.png", laboratory.picture(0))
+    laboratory.put("1.png", b"no picture")
+    laboratory.put("2.png", laboratory.picture(0))
+    prepared = laboratory.prepare(shard_rows=2)
+    written = laboratory.embed(prepared)
+    assert with_failed_copies(laboratory.archive, written) == written
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+def test_what_no_reader_was_installed_for_is_tried_again_once_there_is_one(
+    laboratory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.put("a.heic", HEIC)
+    laboratory.put("b.png", b"no picture")
+    with monkeypatch.context() as bare:
+        bare.setattr(PictureFormat, "is_installed", False)
+        rows = rows_of(laboratory.invert())
+        assert [row["reason"] for row in rows.values()] == ["no_heic_reader", "not_an_image"]
+        assert "run the same command again" in rows["a.heic"]["message"]
+        assert laboratory.prepare().runs == ()
+    monkeypatch.setattr(PictureFormat, "is_installed", True)
+    again = laboratory.prepare()
+    assert [shard.num_images for shard in again.shards] == [1]
+    laboratory.embed(again)
+    rows = rows_of(laboratory.publish(again))
+    assert rows["a.heic"]["reason"] in ("corrupt", "truncated")
+    assert laboratory.prepare().runs == ()
+
+
+def test_what_was_not_read_is_tried_again_once_by_a_reader_that_reads_more(
+    laboratory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory.put("a.jxl", b"\xff\x0a" + bytes(50))
+    laboratory.put("b.png", b"no picture")
+    laboratory.put("c.png", laboratory.picture(0))
+    assert [row["reason"] for row in rows_of(laboratory.invert()).values()] == [
+        "unsupported_format",
+        "not_an_image",
+        None,
+    ]
+    assert laboratory.prepare().runs == ()
+    monkeypatch.setattr("tasks.pictures.formats.READERS_VERSION", READERS_VERSION + 1)
+    again = laboratory.prepare()
+    assert [shard.num_images for shard in again.shards] == [1]
+    laboratory.embed(again)
+    archive = laboratory.publish(again)
+    assert [row["image_id"] for row in archive.rows().to_pylist()] == ["a.jxl", "b.png", "c.png", "a.jxl"]
+    assert laboratory.prepare().runs == ()
 
 
 def test_a_shard_of_bad_images_alone_is_written(laboratory: Any) -> None:

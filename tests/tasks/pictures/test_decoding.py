@@ -12,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from lsap_archive import OF_READER
 from tasks.errors import BadImageError, TaskError
 from tasks.pictures.decoding import DecodedImage, decode_image, decode_labels, place_content
+from tasks.pictures.formats import PICTURE_FORMATS, may_be_read_now
 
 # Made with PIL and torchvision, as the published encoders and projector preprocess (see tests/reference).
 REFERENCE = Path(__file__).parents[2] / "reference" / "preprocess.npz"
@@ -398,9 +400,25 @@ def test_heic_names_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heix", b"msf1\0\0\0\0hevcmsf1"):
         error = refuse(struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(200))
-        assert error.reason == "unsupported_format"
+        assert error.reason == "no_heic_reader"
         for part in ("HEIC", "pillow-heif", "lsap[heic]", "save it as JPEG or PNG"):
             assert part in error.message
+
+
+def test_reasons_of_readers_that_are_missing_are_those_that_archives_try_again() -> None:
+    missing = {one.reason for one in PICTURE_FORMATS if one.needs}
+    assert missing == {reason for reason in OF_READER if reason.startswith("no_")}
+
+
+@pytest.mark.parametrize(
+    ("then", "is_tried"),
+    [({}, True), ({"pillow": "11.9"}, True), ({"pillow": "12.0.10"}, False), ({"pillow": "13.0"}, False)],
+)
+def test_what_was_not_read_is_tried_again_by_newer_versions_alone(
+    then: dict[str, str], is_tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.pictures.formats.readers", lambda: {"pillow": "12.0.9"})
+    assert may_be_read_now("unsupported_format", then) == is_tried
 
 
 def test_heic_is_read_where_its_package_is_installed() -> None:
