@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, as_unicode, check_name, outside
+from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, check_name, outside
 from tasks.sources.listings import Entry, list_below, list_folder, version_of
+from tasks.sources.names import file_name
 from tasks.sources.shards import SHARD_SUFFIXES, Shards
 from tasks.sources.storage import StoredFiles, storage_errors
 
@@ -27,11 +28,11 @@ class OneImage:
         self._path = path
 
     def items(self, left_out: LeftOut) -> Iterator[SourceItem]:
-        name = posixpath.basename(self._path)
+        name, is_guessed = file_name(posixpath.basename(self._path))
+        left_out.num_guessed += is_guessed
         with storage_errors(self._files.shown, self._files.secrets):
             version = version_of(self._files.fs, self._path)
-        uri = as_unicode(self._files.uri(self._path))
-        yield SourceItem(as_unicode(name), uri, check_name(name, "file name"), version)
+        yield SourceItem(name, self._files.uri(self._path), check_name(name, "file name"), version)
 
     def read(self, uri: str) -> bytes:
         path = self._files.path(uri)
@@ -127,12 +128,15 @@ class FolderOrGlob:
             return
         suffix = posixpath.splitext(entry.path)[1].lower()
         problem = check_name(image_id, "file name")
+        is_guessed = file_name(entry.path.removeprefix(self._root)).is_guessed
         if entry.kind == "file" and suffix in SHARD_SUFFIXES and problem is None:
+            left_out.num_guessed += is_guessed
             yield _Shard(image_id, entry.path, entry.version)
         elif suffix not in IMAGE_SUFFIXES | SHARD_SUFFIXES or entry.kind != "file":
             left_out.other_files[suffix] += 1
         else:
-            yield SourceItem(as_unicode(image_id), as_unicode(self._files.uri(entry.path)), problem, entry.version)
+            left_out.num_guessed += is_guessed
+            yield SourceItem(image_id, self._files.uri(entry.path), problem, entry.version)
 
     def _identify(self, folder: str) -> str:
         return os.path.realpath(folder) if isinstance(self._files.fs, LocalFileSystem) else folder
@@ -142,7 +146,7 @@ class FolderOrGlob:
         path = in_shard[0] if in_shard else self._files.path(uri)
         if not path.startswith(self._root + "/"):  # another bucket's keys begin as relative paths do
             raise outside(uri, self._files.shown)
-        problem = check_name(path.removeprefix(self._root + "/"), "path")
+        problem = check_name(file_name(path.removeprefix(self._root + "/")).text, "path")
         if problem is not None:
             raise problem
         return self._shards.read(*in_shard) if in_shard else self._files.read(path)

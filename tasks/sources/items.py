@@ -93,8 +93,3 @@ def stored_name(name: bytes, what: str) -> tuple[DecodedName, BadImageError | No
     """A name inside a shard, whose members are opened by their places there, and its problem or None."""
     decoded = decode_name(name, ZIP_GUESS)
     return decoded, check_name(decoded.text, what)
-
-
-def as_unicode(name: str) -> str:
-    """The name itself, or, where a file system gave bytes that are no UTF-8, those bytes as \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

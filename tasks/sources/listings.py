@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.errors import SourceError
+from tasks.sources.names import file_name
 
 
 class Entry(NamedTuple):
     """A file or folder: its name below what was listed, its path, and what the listing tells of its content.
 
+    A name that is no UTF-8 is decoded as `names.file_name` does; its path is what the file system gave.
     `kind` is "directory", "file" or "other": a pipe, which would block. `version` is as in a SourceItem.
     """
 
@@ -27,7 +29,7 @@ class Entry(NamedTuple):
 def list_folder(fs: Any, folder: str) -> Iterator[Entry]:
     """Files and folders directly in a folder, ordered as their names with "/" added to folders."""
     if isinstance(fs, LocalFileSystem):
-        return _in_order(_local_entry(entry) for entry in os.scandir(folder))
+        return _in_order(_local_entries(folder))
     if pages := _pages_of(fs):
         return _list_pages(pages, fs, folder, delimiter="/")
     listed = fs.ls(folder, detail=True)
@@ -50,14 +52,28 @@ def _in_order(entries: Iterator[Entry]) -> Iterator[Entry]:
     return iter(sorted(entries, key=lambda entry: entry.name + "/" * (entry.kind == "directory")))
 
 
-def _local_entry(entry: os.DirEntry[str]) -> Entry:
+def _local_entries(folder: str) -> Iterator[Entry]:
+    """Entries of a folder on disk; of several whose names are decoded alike all but one get "#2", "#3", ..."""
+    entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        name = decoded = file_name(entry.name).text
+        if name != entry.name:
+            numbers = itertools.count(2)
+            while name in names:
+                name = f"{decoded}#{next(numbers)}"
+            names.add(name)
+        yield _local_entry(entry, name)
+
+
+def _local_entry(entry: os.DirEntry[str], name: str) -> Entry:
     try:
         found = entry.stat()
     except OSError:  # a link that leads nowhere, or in a circle: a file that cannot be read
-        return Entry(entry.name, entry.path, "file")
+        return Entry(name, entry.path, "file")
     if stat.S_ISDIR(found.st_mode):
-        return Entry(entry.name, entry.path, "directory")
-    return Entry(entry.name, entry.path, "file" if stat.S_ISREG(found.st_mode) else "other", _local_version(found))
+        return Entry(name, entry.path, "directory")
+    return Entry(name, entry.path, "file" if stat.S_ISREG(found.st_mode) else "other", _local_version(found))
 
 
 def _local_version(found: os.stat_result) -> str:

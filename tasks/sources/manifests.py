@@ -69,6 +69,8 @@ class Manifest:
 
     def _is_own(self, uri: str) -> bool:
         own = self._files.fs.protocol
+        if self._files.is_in_percents(uri):
+            return True
         return (fsspec.core.split_protocol(uri)[0] or "file") in ((own,) if isinstance(own, str) else own)
 
     def _check_address(self, uri: str) -> BadImageError | None:

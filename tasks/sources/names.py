@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 ZIP_GUESS = "cp437"
-"""What a zip means that says nothing (APPNOTE.TXT, appendix D). Every byte has a character, so names stay apart."""
+"""What a zip means that says nothing (APPNOTE.TXT, appendix D), and folders likewise. Every byte has a character."""
 TABLE_GUESS = "latin-1"
 """What programs of Western Windows write into tables, but for quotation marks. Every byte has a character."""
-GUESSES = "CP437 (zips and shards) or Latin-1 (tables)"
+GUESSES = "CP437 (folders, zips and shards) or Latin-1 (tables)"
 
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field (APPNOTE.TXT, section 4.6.9)
 
@@ -39,6 +39,15 @@ def decode_name(raw: bytes, guess: str, declared: str | None = None) -> DecodedN
         return DecodedName(raw.decode())
     except UnicodeDecodeError:
         return DecodedName(raw.decode(guess), True) if declared is None else DecodedName(declared)
+
+
+def file_name(name: str) -> DecodedName:
+    """The name of a file as a file system gave it, which is bytes on some: bytes that are no UTF-8 are guessed."""
+    try:
+        raw = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no file system has given it
+        return DecodedName(name)
+    return decode_name(raw, ZIP_GUESS)
 
 
 def is_hidden(name: DecodedName) -> bool:

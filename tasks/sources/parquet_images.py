@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.errors import BadImageError, SourceError
-from tasks.sources.items import as_unicode, stored_name
+from tasks.sources.items import stored_name
+from tasks.sources.names import file_name
 from tasks.sources.shard_index import Member, ShardIndex, index_of
 from tasks.sources.storage import StoredFiles, storage_errors
 
@@ -161,7 +162,7 @@ class ParquetShard:
         with self._lock:
             file = self._file(path)
             stem = posixpath.splitext(posixpath.basename(path))[0]
-            return index_of(self._members(file, as_unicode(stem)), {})
+            return index_of(self._members(file, file_name(stem).text), {})
 
     def _members(self, file: "_File", stem: str) -> Iterator[Member]:
         column = quote(file.column.name, safe="")

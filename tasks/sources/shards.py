@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote, unquote
 
 from tasks.errors import BadImageError, SourceError
-from tasks.sources.items import LeftOut, SourceItem, as_unicode, outside
+from tasks.sources.items import LeftOut, SourceItem, outside
 from tasks.sources.listings import version_of
 from tasks.sources.parquet_images import NoImageColumnError, ParquetShard, SeveralImageColumnsError
 from tasks.sources.shard_index import Member, ShardIndex, remembered_index
@@ -58,7 +58,7 @@ class Shards:
         Raises:
             NoImageColumnError, SourceError: as the shard's `index`.
         """
-        uri = as_unicode(self._files.uri(path))
+        uri = self._files.uri(path)
         index = self._index(path, uri, version)
         left_out.other_files.update(index.other_files)
         left_out.num_hidden += index.num_hidden
@@ -83,7 +83,7 @@ class Shards:
                 raise
             left_out.notes.append(str(error))
             lost = Member.unread_part(str(error))
-            uri = f"{as_unicode(self._files.uri(path))}#{_bad_place(lost.name)}"
+            uri = f"{self._files.uri(path)}#{_bad_place(lost.name)}"
             yield SourceItem(within + lost.name, uri, lost.problem)
 
     def has_images(self, path: str) -> bool:
@@ -111,7 +111,7 @@ class Shards:
         with self._lock:
             if (path, version) not in self._problems:
                 try:
-                    index = self._index(path, as_unicode(self._files.uri(path)), version)
+                    index = self._index(path, self._files.uri(path), version)
                     problems = {member.name: member.problem for member in index if member.problem}
                 except SourceError as error:
                     if error.is_transient:

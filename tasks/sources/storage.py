@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from fsspec.implementations.local import LocalFileSystem
 
 from lsap_archive import ArchiveError, ArchiveMismatchError, Secrets, refuse_special_file
 from tasks.errors import BadImageError, SourceError, TaskError
@@ -13,6 +16,9 @@ SOURCE_KINDS = (
     "a folder, a glob, an image, a .zip, a .npy array, a .tar or .parquet shard of images, or a .csv, .jsonl or "
     ".parquet manifest; on disk or at s3://, gs://, az://, memory:// or another fsspec URL"
 )
+
+PERCENT = "file+percent://"
+"""What addresses begin with of files on disks whose paths are no UTF-8."""
 
 
 @contextmanager
@@ -61,10 +67,22 @@ class StoredFiles:
     max_bytes: int
 
     def uri(self, path: str) -> str:
+        """The address of a file; where its path is no UTF-8, its bytes in percents, so that it can be written down."""
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return PERCENT + quote(path.encode("utf-8", "surrogateescape"))
         return str(self.fs.unstrip_protocol(path))
 
     def path(self, uri: str) -> str:
+        """The path at an address."""
+        if self.is_in_percents(uri):
+            return unquote_to_bytes(uri.removeprefix(PERCENT)).decode("utf-8", "surrogateescape")
         return str(self.fs._strip_protocol(uri))
+
+    def is_in_percents(self, uri: str) -> bool:
+        """Whether an address of this file system has bytes in percents."""
+        return uri.startswith(PERCENT) and isinstance(self.fs, LocalFileSystem)
 
     def read(self, path: str) -> bytes:
         if problem := self.special_file(path):

@@ -8,8 +8,8 @@ from collections import Counter
 from typing import Final
 
 from tasks.errors import BadImageError, SourceError
-from tasks.sources.items import IMAGE_SUFFIXES, as_unicode, stored_name
-from tasks.sources.names import is_hidden
+from tasks.sources.items import IMAGE_SUFFIXES, stored_name
+from tasks.sources.names import file_name, is_hidden
 from tasks.sources.ranges import Pieces, fetch
 from tasks.sources.shard_index import Member, ShardIndex, index_of
 from tasks.sources.storage import StoredFiles
@@ -177,7 +177,7 @@ class _Listing:
             is_whole = not member.isreg() or member.issparse() or member.offset_data + member.size <= self._size
             self._take(member, is_whole=is_whole)
             if not is_whole or end > self._size + tarfile.BLOCKSIZE:
-                lost = f"ends at byte {self._size}, inside the member {as_unicode(member.name)!r}"
+                lost = f"ends at byte {self._size}, inside the member {file_name(member.name).text!r}"
                 break
             offset = end
         if lost:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 import threading
 import zipfile
 import zlib
@@ -39,6 +40,15 @@ def write(path: Path, data: bytes = png()) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def tar_of(name: str, data: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
 
 
 def ids(source: Source) -> list[str]:
@@ -142,14 +152,37 @@ def test_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
         assert ids(source) == ["x.png/y.png"]
 
 
-def test_name_that_is_no_unicode_is_a_bad_image(tmp_path: Path) -> None:
-    write(tmp_path / "ok.png")
-    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
-        file.write(png())
-    with open_source(str(tmp_path)) as source:
+def test_names_in_a_folder_that_are_no_utf_8_are_guessed_as_in_zips_and_told(tmp_path: Path) -> None:
+    contents = {
+        b"caf\x82/\x82t\x82.png": ("café/été.png", png(1)),
+        b"caf\xc3\xa9/a.png": ("café/a.png", png(2)),  # another folder, which has that name
+        b"\x82t\x82.png": ("été.png#2", png(3)),
+        "été.png".encode(): ("été.png", png(4)),
+        b"z\x82.tar": ("zé.tar/0.png", png(5)),
+    }
+    for name, (_, data) in contents.items():
+        path = os.fsencode(tmp_path / "in") + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(tar_of("0.png", data) if name.endswith(b".tar") else data)
+    with open_source(str(tmp_path / "in")) as source:
         items = list(source.items())
-    assert problems(source) == {"\\xff.png": "unsafe_name"}
-    assert [item.image_id.encode() for item in items] == [b"ok.png", b"\\xff.png"]
+        assert [item.image_id for item in items] == sorted(item.image_id for item in items)
+        json.dumps([item.uri for item in items], ensure_ascii=False).encode()  # can be written down
+        found = {item.image_id: source.read(SourceItem(item.image_id, item.uri)) for item in items}
+        assert "3 names are no UTF-8 and were read as CP437" in str(source.describe())
+    wanted = dict(contents.values())
+    wanted["café#2/été.png"] = wanted.pop("café/été.png")
+    assert found == wanted
+
+
+def test_a_percent_address_leads_nowhere_else(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.png")
+    write(tmp_path / "secret.png")
+    with open_source(str(tmp_path / "in")) as source:
+        for address in (f"file+percent://{tmp_path}/secret.png", f"file+percent://{tmp_path}/in/%2e%2e/secret.png"):
+            with pytest.raises(BadImageError) as caught:
+                source.read(SourceItem("x.png", address))
+            assert caught.value.reason == "unsafe_name"
 
 
 def test_vanished_file_is_a_bad_image(tmp_path: Path) -> None:
@@ -594,7 +627,7 @@ def test_what_is_no_utf_8_in_a_table_is_guessed_cell_by_cell_and_told(suffix: st
         pq.write_table(pa.table({"uri": ["é.png"] * 2, "image_id": pa.array(ids_as_bytes)}), path)
     with open_source(str(path)) as source:
         assert ids_and_images(source) == {"ü": png(), "ü!": png()}
-        assert "1 names are no UTF-8 and were read as CP437 (zips and shards) or Latin-1 (tables)" in str(
+        assert "1 names are no UTF-8 and were read as CP437 (folders, zips and shards) or Latin-1 (tables)" in str(
             source.describe()
         )
 
