@@ -1,137 +1,41 @@
 """Images inside Parquet, as `datasets` of Hugging Face keeps them: a column of {bytes, path}, or of bytes."""
 
-import io
 import itertools
-import json
 import posixpath
-import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.errors import BadImageError, SourceError
+from tasks.sources.image_columns import (
+    LONGEST_NAME,
+    MAX_ROWS,
+    ImageColumn,
+    byte_columns,
+    image_column,
+    may_be_images,
+    no_bytes,
+    too_many_bytes,
+    values_of,
+)
 from tasks.sources.items import stored_name
 from tasks.sources.names import file_name
 from tasks.sources.shard_index import Member, ShardIndex, index_of
 from tasks.sources.storage import StoredFiles, storage_errors
+from tasks.sources.watched_files import WatchedFile
 
 KEPT_BYTES = 128 * 2**20  # of images unpacked last: those of a row group of usual size
-MAX_ROWS = 10_000_000  # of a file; a footer alone can tell of any number
 _ROWS_AT_ONCE = 16  # unpacked together
 _OPEN_FILES = 4
 _BLOCK_BYTES = 2 * 2**20  # of a request
-_LONGEST_NAME = 4096  # bytes; longer paths are none
-# PNG, JPEG, GIF, WebP, BMP, TIFF, PNM, AVIF and HEIC, JPEG 2000, JPEG XL
-_BEGINNING = re.compile(
-    rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*|P[1-7]\s|....ftyp"
-    rb"|\0\0\0\x0c(?:jP  |JXL )|\xff[\x4f\x0a]",
-    re.DOTALL,
-)
-
-
-class NoImageColumnError(SourceError):
-    """A Parquet file that is no shard of images, but perhaps a manifest or a table beside images."""
-
-
-class SeveralImageColumnsError(SourceError):
-    """A Parquet file of which nobody said which column is meant."""
-
-
-@dataclass(frozen=True)
-class ImageColumn:
-    """Where the images of a file are.
-
-    Attributes:
-        name: of the column.
-        content: dotted path of its bytes.
-        path: dotted path of the names that files had, or None.
-    """
-
-    name: str
-    content: str
-    path: str | None
-
-
-def image_column(
-    schema: pa.Schema, wanted: str | None, shown: str, begins_as_images: Callable[[ImageColumn], bool]
-) -> ImageColumn:
-    """The column of images, by its type: {bytes, path}, else bytes that begin as those of images do.
-
-    Where a file says which of its columns are images, as those of `datasets` do, no others are looked at. One with a
-    column `uri` is a manifest, unless a column is wanted.
-
-    Args:
-        schema: of the file.
-        wanted: a name, or None to find it.
-        shown: how the file is called in messages.
-        begins_as_images: whether the first values of a column may be image files.
-
-    Raises:
-        NoImageColumnError: there is none.
-        SourceError: there are several and none is wanted, or the wanted one is none of images.
-    """
-    found = byte_columns(schema)
-    told = f"{shown} has the columns {', '.join(f'{field.name} ({_kind_of(field)})' for field in schema)}"
-    if wanted is not None:
-        if wanted not in found:
-            raise SourceError(f"{told}; {wanted!r} was wanted as images, bytes or {{bytes, path}}: name another column")
-        return found[wanted]
-    declared = [name for name in _declared_images(schema) if name in found]
-    structs = [name for name, column in found.items() if column.path is not None]
-    names = declared or structs or [name for name, column in found.items() if begins_as_images(column)]
-    if not names or "uri" in schema.names:
-        raise NoImageColumnError(f"{told}; one of images was wanted, bytes or {{bytes, path}}")
-    if len(names) > 1:
-        raise SeveralImageColumnsError(
-            f"{told}; {' and '.join(names)} may all be images, one column was wanted: name it behind the source, as in "
-            f"{shown}#{names[0]}"
-        )
-    return found[names[0]]
-
-
-def byte_columns(schema: pa.Schema) -> dict[str, ImageColumn]:
-    """The columns that may hold files, by name."""
-    return {field.name: column for field in schema if (column := _as_images(field))}
-
-
-def _as_images(field: pa.Field) -> ImageColumn | None:
-    if _is_bytes(field.type):
-        return ImageColumn(field.name, field.name, None)
-    if not pa.types.is_struct(field.type):
-        return None
-    parts = {part.name: part.type for part in field.type}
-    if "bytes" not in parts or not _is_bytes(parts["bytes"]):
-        return None
-    has_path = "path" in parts and (pa.types.is_string(parts["path"]) or pa.types.is_large_string(parts["path"]))
-    return ImageColumn(field.name, f"{field.name}.bytes", f"{field.name}.path" if has_path else None)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _kind_of(field: pa.Field) -> str:
-    kind = str(field.type)
-    return kind if len(kind) <= 60 else f"{kind[:57]}..."
-
-
-def _declared_images(schema: pa.Schema) -> list[str]:
-    """Columns that `datasets` calls images in what it writes into the schema."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [name for name, feature in features.items() if feature["_type"] == "Image"]
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return []  # written by something else
 
 
 class ParquetShard:
@@ -237,7 +141,7 @@ class _File:
         self.shown = files.secrets.hide(path)
         if problem := files.special_file(path):
             raise SourceError(problem)
-        self._handle = _Watched(files.fs.open(path, "rb", block_size=_BLOCK_BYTES))
+        self._handle = WatchedFile(files.fs.open(path, "rb", block_size=_BLOCK_BYTES))
         try:
             with self._storage_or_damage():
                 plain = pq.ParquetFile(self._handle)
@@ -270,8 +174,7 @@ class _File:
         if self._parquet.metadata.num_row_groups == 0:
             return True
         first = itertools.islice(self._values(column.content, 0, _ROWS_AT_ONCE, self._files.max_bytes), _ROWS_AT_ONCE)
-        values = [value for value in first if isinstance(value, bytes)]
-        return not values or any(_BEGINNING.match(value) for value in values)
+        return may_be_images(first)
 
     @property
     def num_rows(self) -> int:
@@ -284,7 +187,7 @@ class _File:
             return
         num_rows = 0
         for group in range(len(self._starts) - 1):
-            for value in self._values(self.column.path, group, 4096, _LONGEST_NAME):
+            for value in self._values(self.column.path, group, 4096, LONGEST_NAME):
                 num_rows += 1
                 yield value if isinstance(value, bytes) else None
         if num_rows != self.num_rows:
@@ -308,14 +211,9 @@ class _File:
         try:
             for value in self._values(self.column.content, group, _ROWS_AT_ONCE, limit):
                 if value is None:
-                    message = (
-                        f"row {row} of {self.shown} has no bytes, those of an image were wanted: the file it names was "
-                        "not put into the table; write it with its images embedded"
-                    )
-                    yield row, BadImageError("no_bytes", message)
+                    yield row, no_bytes(f"row {row} of {self.shown}")
                 elif isinstance(value, int):
-                    message = f"row {row} of {self.shown} has {value} bytes, at most {limit} were wanted: shrink it"
-                    yield row, BadImageError("too_large", message)
+                    yield row, too_many_bytes(f"row {row} of {self.shown}", value, limit)
                 else:
                     yield row, value
                 row += 1
@@ -334,7 +232,7 @@ class _File:
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield from _values_of(batch.column(0), limit)
+            yield from values_of(batch.column(0), limit)
 
     @contextmanager
     def _storage_or_damage(self) -> Iterator[None]:
@@ -357,55 +255,3 @@ class _File:
 
     def close(self) -> None:
         self._handle.close()
-
-
-def _values_of(column: pa.Array, limit: int) -> Iterator[bytes | int | None]:
-    if pa.types.is_struct(column.type):
-        column = column.flatten()[0]  # null where the struct is
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    values = column.dictionary.cast(pa.large_binary())  # also of texts, which may not be UTF-8
-    lengths = pc.binary_length(values).to_pylist()
-    unpacked: dict[int, bytes] = {}
-    for index in column.indices.to_pylist():
-        if index is None or lengths[index] is None:
-            yield None
-        elif lengths[index] > limit:
-            yield lengths[index]
-        else:
-            if index not in unpacked:
-                unpacked[index] = values[index].as_py()
-            yield unpacked[index]
-
-
-class _Watched(io.RawIOBase):
-    """A file that remembers what failed in it: Arrow tells no more than that something did."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__()
-        self._file = file
-        self.failure: BaseException | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return bytes(self._file.read(size))
-        except Exception as error:
-            self.failure = error
-            raise
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote, unquote
 
 from tasks.errors import BadImageError, SourceError
+from tasks.sources.image_columns import NoImageColumnError, SeveralImageColumnsError
 from tasks.sources.items import LeftOut, SourceItem, outside
 from tasks.sources.listings import version_of
-from tasks.sources.parquet_images import NoImageColumnError, ParquetShard, SeveralImageColumnsError
+from tasks.sources.parquet_images import ParquetShard
 from tasks.sources.shard_index import Member, ShardIndex, remembered_index
 from tasks.sources.storage import StoredFiles, storage_errors
 from tasks.sources.tars import TarShard
