@@ -1,25 +1,34 @@
-"""Shards as sources: .tar files and Parquet files with images in them, one or many."""
+"""Shards as sources: .tar, Parquet, Arrow and LMDB files with images in them, one or many."""
 
+import json
 import posixpath
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 from tasks.errors import BadImageError, SourceError
+from tasks.sources.arrow_images import ArrowShard
 from tasks.sources.image_columns import NoImageColumnError, SeveralImageColumnsError
 from tasks.sources.items import LeftOut, SourceItem, outside
-from tasks.sources.listings import version_of
+from tasks.sources.listings import list_folder, version_of
+from tasks.sources.lmdb_images import DATA_FILE, LmdbShard
 from tasks.sources.parquet_images import ParquetShard
 from tasks.sources.shard_index import Member, ShardIndex, remembered_index
 from tasks.sources.storage import StoredFiles, storage_errors
 from tasks.sources.tars import TarShard
 
-SHARD_SUFFIXES = frozenset({".tar", ".parquet"})
+SHARD_SUFFIXES = frozenset({".tar", ".parquet", ".arrow", ".mdb"})
 # Addresses of images in shards.
 _IN_TAR = re.compile(r"(?P<shard>.+\.tar)#(?P<place>(?P<number>\d{1,19})\+\d{1,19})", re.IGNORECASE | re.DOTALL)
-_BAD = re.compile(r"(?P<shard>.+\.(?:tar|parquet))#(?P<place>!(?P<name>[^#]*))", re.IGNORECASE | re.DOTALL)
+_BAD = re.compile(r"(?P<shard>.+\.(?:tar|parquet|arrow|mdb))#(?P<place>!(?P<name>[^#]*))", re.IGNORECASE | re.DOTALL)
 _IN_PARQUET = re.compile(r"(?P<shard>.+\.parquet)#(?P<place>[^#]*:(?P<number>\d{1,19}))", re.IGNORECASE | re.DOTALL)
+
+_IN_ARROW = re.compile(
+    r"(?P<shard>.+\.arrow)#(?P<place>[^#]*:(?P<number>\d{1,19})\+\d{1,9})", re.IGNORECASE | re.DOTALL
+)
+_IN_LMDB = re.compile(r"(?P<shard>.+\.mdb)#(?P<place>(?:[0-9a-f]{2})+)", re.IGNORECASE | re.DOTALL)
 
 
 def is_shard(path: str) -> bool:
@@ -34,12 +43,27 @@ def place_in_shard(uri: str) -> tuple[str, int]:
 
 
 def _address(uri: str) -> re.Match[str] | None:
-    return _IN_TAR.fullmatch(uri) or _BAD.fullmatch(uri) or _IN_PARQUET.fullmatch(uri)
+    kinds = (_IN_TAR, _BAD, _IN_PARQUET, _IN_ARROW, _IN_LMDB)
+    return next((match for kind in kinds if (match := kind.fullmatch(uri))), None)
 
 
 def _bad_place(name: str) -> str:
     """Stands in an address where an image has no place of its own: its name, by which its problem is found again."""
     return f"!{quote(name)}"
+
+
+class _Reader(Protocol):
+    """One kind of shard."""
+
+    def index(self, path: str) -> ShardIndex:
+        """What is in a shard, and where."""
+        ...
+
+    def read(self, path: str, place: str) -> bytes:
+        """The bytes of an image at a place that `index` has given."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Shards:
@@ -48,8 +72,13 @@ class Shards:
     def __init__(self, files: StoredFiles, column: str | None) -> None:
         self._files = files
         self._column = column
-        self._tar = TarShard(files)
         self._parquet = ParquetShard(files, column)
+        self._readers: dict[str, _Reader] = {
+            ".tar": TarShard(files),
+            ".parquet": self._parquet,
+            ".arrow": ArrowShard(files, column),
+            ".mdb": LmdbShard(files, column),
+        }
         self._lock = threading.Lock()
         self._problems: dict[tuple[str, str | None], dict[str, BadImageError]] = {}
 
@@ -129,13 +158,44 @@ class Shards:
             column = "" if self._column is None or path.lower().endswith(".tar") else f"#{self._column}"
             return remembered_index(uri + column, version, lambda: make(path))
 
-    def _reader(self, path: str) -> TarShard | ParquetShard:
-        return self._tar if path.lower().endswith(".tar") else self._parquet
+    def _reader(self, path: str) -> "_Reader":
+        return self._readers[posixpath.splitext(path)[1].lower()]
 
     def close(self) -> None:
         """Let go of open files."""
-        self._tar.close()
-        self._parquet.close()
+        for reader in self._readers.values():
+            reader.close()
+
+
+def shards_of_folder(files: StoredFiles, folder: str) -> list[str] | None:
+    """The files that are all of a data set in a folder, and none of its images by themselves; None for other folders.
+
+    They are those that the `state.json` of `save_to_disk` names, or the data of an LMDB with no images beside it.
+
+    Raises:
+        SourceError: a `state.json` names what is not in its folder by its name.
+    """
+    root = folder.rstrip("/")
+    names = {entry.name for entry in list_folder(files.fs, root)} if _may_be_one_data_set(files, root) else set()
+    if "state.json" in names and (told := _data_files(files.fs.cat_file(f"{root}/state.json"))):
+        if bad := [name for name in told if name != posixpath.basename(name) or not is_shard(name)]:
+            raise SourceError(f"the state.json of {files.shown} names {bad[0]!r}, an .arrow file beside it was wanted")
+        return [f"{root}/{name}" for name in told]
+    if names and names <= {DATA_FILE, "lock.mdb"}:
+        return [f"{root}/{DATA_FILE}"]
+    return None
+
+
+def _may_be_one_data_set(files: StoredFiles, root: str) -> bool:
+    return any(files.fs.exists(f"{root}/{name}") for name in ("state.json", DATA_FILE))
+
+
+def _data_files(state: bytes) -> list[str]:
+    """The names in the `state.json` of `datasets`; none in that of another program."""
+    try:
+        return [str(one["filename"]) for one in json.loads(state)["_data_files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 class ShardFiles:

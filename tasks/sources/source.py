@@ -19,7 +19,7 @@ from tasks.sources.items import IMAGE_SUFFIXES, LeftOut, SourceItem, without_cre
 from tasks.sources.manifests import MANIFESTS, Manifest
 from tasks.sources.names import GUESSES
 from tasks.sources.patterns import GLOB_CHARACTERS, expand_braces
-from tasks.sources.shards import ShardFiles, Shards, is_shard
+from tasks.sources.shards import ShardFiles, Shards, is_shard, shards_of_folder
 from tasks.sources.storage import SOURCE_KINDS, StoredFiles, storage_errors
 from tasks.sources.tars import compressed
 from tasks.sources.zips import Zip
@@ -35,7 +35,8 @@ class SourceDescription:
 
     Attributes:
         spec: as given, without secrets.
-        kind: "folder", "glob", "image", "zip", "tar", "parquet", "shards", "array", "manifest" or "built-in".
+        kind: "folder", "glob", "image", "zip", "tar", "parquet", "arrow", "mdb", "shards", "array", "manifest" or
+            "built-in".
         num_images: items, those with a problem included.
         num_problems: items that will not be opened (names that lead out of the source, missing uris).
         other_files: how many files are no items, by suffix ("" for none).
@@ -187,14 +188,17 @@ def open_source(
             one image file;
             a .zip of images, with names in UTF-8 where they are valid, else as the zip declares, else in CP437;
             a .tar of images (a shard of a WebDataset), or a .parquet file with a column of images ({bytes, path}, as
-            `datasets` writes it, or bytes); folders and globs look into such shards as into folders;
+            `datasets` writes it, or bytes), or an .arrow file with one; folders and globs look into such shards as
+            into folders, and a folder of `save_to_disk` is the .arrow files that its state.json names;
+            the folder or the .mdb file of an LMDB with an encoded image under each key;
             a pattern with braces, "s3://bucket/train-{000..127}.tar", whose shards all have to be there;
             a .npy array, uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3; ids are "000000", "000001", ...;
             a .csv, .jsonl or .parquet manifest with the column `uri` (relative to the manifest's folder) and perhaps
             `image_id` (else the uri as written; `file_name`, as `imagefolder` writes it, stands for `uri`), texts or
             bytes: UTF-8 where valid, else Latin-1;
             a built-in name, perhaps with a slice: "digits:test[:256]".
-            Where Parquet files have several columns of images, "#" and the name of one follow: "train.parquet#image".
+            Where Parquet or Arrow files have several columns of images, "#" and the name of one follow:
+            "train.parquet#image"; behind an LMDB what the keys begin with: "ffhq.lmdb#256-".
         storage_options: passed to the fsspec file system, such as {"endpoint_url": ..., "key": ...}.
         builtin: loaders of the built-in sources by name.
         max_bytes: refuse to read a single file, or member of a zip, larger than this.
@@ -225,7 +229,9 @@ def open_source(
                 path, found = folder, "directory"
         shards = Shards(files, column)
         if found == "directory":
-            backend = FolderOrGlob(files, shards, path)
+            paths = shards_of_folder(files, path)
+            root = None if paths and len(paths) == 1 else path
+            backend = ShardFiles(files, shards, paths, root) if paths else FolderOrGlob(files, shards, path)
         elif found is not None:
             backend = _open_file(files, shards, path, column)
         elif (pattern := _open_pattern(files, shards, path)) is not None:
@@ -238,7 +244,7 @@ def open_source(
     return Source(shown, backend)
 
 
-_COLUMN_OF_FILES = re.compile(r"(?P<address>.+\.parquet)#(?P<column>[^/#]+)", re.IGNORECASE | re.DOTALL)
+_COLUMN_OF_FILES = re.compile(r"(?P<address>.+\.(?:parquet|arrow|mdb))#(?P<column>[^/#]+)", re.IGNORECASE | re.DOTALL)
 _COMPRESSED_TAR = re.compile(r".*\.(tar\.(?:gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst)", re.IGNORECASE | re.DOTALL)
 _COLUMN_OF_FOLDER = re.compile(r".+#[^/#]+", re.DOTALL)
 
@@ -277,7 +283,7 @@ def _open_file(files: StoredFiles, shards: Shards, path: str, column: str | None
         return Zip(files, path)
     if suffix == ".npy":
         return ArrayFile(files, path)
-    if suffix == ".tar" or (suffix == ".parquet" and (column is not None or shards.has_images(path))):
+    if is_shard(path) and (suffix != ".parquet" or column is not None or shards.has_images(path)):
         return ShardFiles(files, shards, [path])
     if suffix in MANIFESTS:
         return Manifest(files, path)

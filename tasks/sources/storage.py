@@ -13,8 +13,9 @@ from lsap_archive import ArchiveError, ArchiveMismatchError, Secrets, refuse_spe
 from tasks.errors import BadImageError, SourceError, TaskError
 
 SOURCE_KINDS = (
-    "a folder, a glob, an image, a .zip, a .npy array, a .tar or .parquet shard of images, or a .csv, .jsonl or "
-    ".parquet manifest; on disk or at s3://, gs://, az://, memory:// or another fsspec URL"
+    "a folder, a glob, an image, a .zip, a .npy array, a .tar, .parquet or .arrow shard of images, a folder of "
+    "save_to_disk, an LMDB (lsap[lmdb], on disk), or a .csv, .jsonl or .parquet manifest; on disk or at s3://, gs://, "
+    "az://, memory:// or another fsspec URL"
 )
 
 PERCENT = "file+percent://"

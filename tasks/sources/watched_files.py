@@ -7,9 +7,11 @@ from typing import Any
 class WatchedFile(io.RawIOBase):
     """A file that remembers what failed in it: Arrow tells no more than that something did."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, size: int | None = None) -> None:
+        """`size`: of the file, where a reader may ask for more than there is, and memory for that."""
         super().__init__()
         self._file = file
+        self._size = size
         self.failure: BaseException | None = None
 
     def readable(self) -> bool:
@@ -20,6 +22,8 @@ class WatchedFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         try:
+            if self._size is not None and size >= 0:
+                size = max(0, min(size, self._size - self.tell()))
             return bytes(self._file.read(size))
         except Exception as error:
             self.failure = error
