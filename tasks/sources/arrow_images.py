@@ -59,7 +59,7 @@ class ArrowShard:
         file = _File(self._files, path, self._wanted)
         try:
             stem = file_name(posixpath.splitext(posixpath.basename(path))[0]).text
-            return index_of(self._members(file, stem), {})
+            return index_of(self._members(file, stem), {}, note=file.column.note)
         finally:
             file.close()
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,11 +36,13 @@ class ImageColumn:
         name: of the column.
         content: dotted path of its bytes.
         path: dotted path of the names that files had, or None.
+        note: what is to be told of other columns, "" for nothing.
     """
 
     name: str
     content: str
     path: str | None
+    note: str = ""
 
 
 def image_column(
@@ -59,7 +61,8 @@ def image_column(
 
     Raises:
         NoImageColumnError: there is none.
-        SourceError: there are several and none is wanted, or the wanted one is none of images.
+        SourceError: there are several and none is wanted, or the wanted one is none of images; or images stand in lists
+            or parts of columns alone.
     """
     found = byte_columns(schema)
     told = f"{shown} has the columns {', '.join(f'{field.name} ({_kind_of(field)})' for field in schema)}"
@@ -70,6 +73,12 @@ def image_column(
     declared = [name for name in _declared_images(schema) if name in found]
     structs = [name for name, column in found.items() if column.path is not None]
     names = declared or structs or [name for name, column in found.items() if begins_as_images(column)]
+    within = [field.name for field in schema if field.name not in found and _has_images_within(field.type)]
+    if within and not names and "uri" not in schema.names:
+        raise SourceError(
+            f"{told}; images in lists or in parts of columns ({', '.join(within)}) are not read, a column with one "
+            "image in each row was wanted: write a row for each image"
+        )
     if not names or "uri" in schema.names:
         raise NoImageColumnError(f"{told}; one of images was wanted, bytes or {{bytes, path}}")
     if len(names) > 1:
@@ -77,7 +86,8 @@ def image_column(
             f"{told}; {' and '.join(names)} may all be images, one column was wanted: name it behind the source, as in "
             f"{shown}#{names[0]}"
         )
-    return found[names[0]]
+    note = f"{shown} has images in {', '.join(within)} too, in lists or parts of columns, which are not read"
+    return replace(found[names[0]], note=note if within else "")
 
 
 def byte_columns(schema: pa.Schema) -> dict[str, ImageColumn]:
@@ -93,12 +103,32 @@ def _as_images(field: pa.Field) -> ImageColumn | None:
     parts = {part.name: part.type for part in field.type}
     if "bytes" not in parts or not _is_bytes(parts["bytes"]):
         return None
-    has_path = "path" in parts and (pa.types.is_string(parts["path"]) or pa.types.is_large_string(parts["path"]))
+    has_path = "path" in parts and (_is_text(parts["path"]) or _is_bytes(parts["path"]))
     return ImageColumn(field.name, f"{field.name}.bytes", f"{field.name}.path" if has_path else None)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_one = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(is_of(kind) for is_of in is_one)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(is_of(kind) for is_of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _has_images_within(kind: pa.DataType) -> bool:
+    """Whether a type has {bytes, path} somewhere in its lists and parts; as deep as a schema may be."""
+    waiting = [kind]
+    while waiting:
+        one = waiting.pop()
+        parts = [one.field(index) for index in range(one.num_fields)]
+        names = {part.name: part.type for part in parts}
+        if pa.types.is_struct(one) and {"bytes", "path"} <= names.keys() and _is_bytes(names["bytes"]):
+            return True
+        waiting += [part.type for part in parts]
+    return False
 
 
 def _kind_of(field: pa.Field) -> str:
@@ -140,7 +170,7 @@ def values_of(column: pa.Array, limit: int) -> Iterator[bytes | int | None]:
     if pa.types.is_struct(column.type):
         column = column.flatten()[0]  # null where the struct is
     if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
+        column = column.cast(pa.large_binary()).dictionary_encode()
     values = column.dictionary.cast(pa.large_binary())  # also of texts, which may not be UTF-8
     lengths = pc.binary_length(values).to_pylist()
     unpacked: dict[int, bytes] = {}

@@ -53,8 +53,7 @@ class Manifest:
         given_id = None if image_id in (None, "") else str(image_id)
         problem: BadImageError | None
         if uri is None or str(uri).strip() == "":
-            problem = BadImageError("no_uri", f"row {number} of {self._files.shown} has no uri: add it or take it out")
-            return SourceItem(given_id or f"row-{number:06d}", "", problem)
+            return SourceItem(given_id or f"row-{number:06d}", "", self._no_uri(f"row {number}"))
         written = str(uri)
         if self._is_address(written):
             problem = self._check_address(written)
@@ -63,6 +62,9 @@ class Manifest:
         problem = check_name(written, "uri")
         below = f"{self._folder}/{written.removeprefix('./')}"
         return SourceItem(given_id or written, written if problem else self._files.uri(below), problem)
+
+    def _no_uri(self, row: str) -> BadImageError:
+        return BadImageError("no_uri", f"{row} of {self._files.shown} has no uri: add it or take it out")
 
     def _is_address(self, written: str) -> bool:
         return "://" in written or (written.startswith("/") and isinstance(self._files.fs, LocalFileSystem))
@@ -96,6 +98,8 @@ class Manifest:
         )
 
     def read(self, uri: str) -> bytes:
+        if not uri:
+            raise self._no_uri("this row")
         problem = self._check_address(uri)
         if problem is not None:
             raise problem

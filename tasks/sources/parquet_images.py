@@ -66,7 +66,7 @@ class ParquetShard:
         with self._lock:
             file = self._file(path)
             stem = posixpath.splitext(posixpath.basename(path))[0]
-            return index_of(self._members(file, file_name(stem).text), {})
+            return index_of(self._members(file, file_name(stem).text), {}, note=file.column.note)
 
     def _members(self, file: "_File", stem: str) -> Iterator[Member]:
         column = quote(file.column.name, safe="")

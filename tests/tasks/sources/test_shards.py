@@ -350,6 +350,37 @@ def test_plain_bytes(tmp_path: Path, kind: pa.DataType, options: dict[str, Any])
     assert contents(path) == {f"part-{row:06d}": data for row, data in enumerate(values)}
 
 
+IMAGES_IN_LISTS = pa.array([[{"bytes": png(), "path": "a"}]], pa.list_(IMAGE))
+IMAGES_IN_PARTS = pa.array([{"image": {"bytes": png(), "path": "a"}}], pa.struct([("image", IMAGE)]))
+
+
+@pytest.mark.parametrize("column", [IMAGES_IN_LISTS, IMAGES_IN_PARTS], ids=["lists", "parts"])
+def test_images_in_lists_and_in_parts_of_columns_are_not_left_out_in_silence(tmp_path: Path, column: pa.Array) -> None:
+    path = write(tmp_path / "in/x.parquet", parquet_of({"images": column}))
+    assert "a row for each image" in str(refuse(path))
+    write(tmp_path / "in/a.png", png())
+    assert contents(tmp_path / "in") == {"a.png": png(), "x.parquet/unread part": "corrupt"}
+    write(path, parquet_of({"image": images_of([(png(1), "b.png")]), "more": column}))
+    assert contents(path) == {"b.png": png(1)}
+    assert "has images in more too" in described(path)
+
+
+@pytest.mark.parametrize("kind", ["binary_view", "dictionary", "fixed"])
+def test_other_types_of_bytes_and_paths(tmp_path: Path, kind: str) -> None:
+    data = pa.array([png(1), png(2)])
+    content = {
+        "binary_view": data.cast(pa.binary_view()),
+        "dictionary": data.dictionary_encode(),
+        "fixed": data.cast(pa.binary(len(png(1)))),
+    }[kind]
+    path = write(tmp_path / "x.parquet", parquet_of({"picture": content}))
+    assert contents(path) == {"x-000000": png(1), "x-000001": png(2)}
+    names = pa.array(["a.png", "b.png"])
+    named = names.dictionary_encode() if kind == "dictionary" else names.cast(pa.string_view())
+    image = pa.StructArray.from_arrays([data, named], ["bytes", "path"])
+    assert contents(write(path, parquet_of({"image": image}))) == {"a.png": png(1), "b.png": png(2)}
+
+
 def test_large_types_in_a_struct(tmp_path: Path) -> None:
     kind = pa.struct([("path", pa.large_string()), ("bytes", pa.large_binary()), ("width", pa.int32())])
     column = pa.array([{"path": "a.png", "bytes": png(), "width": 16}, None], kind)
@@ -389,8 +420,7 @@ def test_what_a_file_says_of_its_columns_decides(tmp_path: Path) -> None:
 
 
 def test_a_table_without_images_says_what_would_be_one(tmp_path: Path) -> None:
-    lists = pa.array([[{"bytes": png(), "path": "a"}]], pa.list_(IMAGE))
-    for columns in ({"label": [1]}, {"images": lists}, {"embedding": pa.array([b"\1\2"])}):
+    for columns in ({"label": [1]}, {"embedding": pa.array([b"\1\2"])}):
         message = str(refuse(write(tmp_path / "x.parquet", parquet_of(columns))))
         assert "a column of images" in message
 

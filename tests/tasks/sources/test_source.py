@@ -539,6 +539,8 @@ def test_manifest_without_ids_takes_the_uri(tmp_path: Path, suffix: str) -> None
         ("b.png", digest_bytes(png())),
         ("row-000003", "unreadable:no_uri"),
     ]
+    with open_source(str(path)) as source, pytest.raises(BadImageError, match="has no uri"):
+        source.read(SourceItem("row-000003", ""))  # as a worker does
 
 
 def test_manifest_rows_that_climb_out_are_never_opened(tmp_path: Path) -> None:
