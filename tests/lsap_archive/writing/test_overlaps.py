@@ -157,15 +157,30 @@ def test_other_contents_and_other_methods_are_no_doubles(memory_place: Any, work
     assert verify_archive(memory_place.url).is_sound
 
 
-def test_what_says_nothing_of_the_content_does_not_count(memory_place: Any, work: Any) -> None:
+@pytest.mark.parametrize("reason", ["changed", "no_heic_reader", "unsupported_format"])
+def test_what_says_nothing_of_the_content_does_not_count(memory_place: Any, work: Any, reason: str) -> None:
     first = memory_place.writer().start_run(work.plan("run-1", rows=(PlannedRow(0, "a", "/a.png", "content-a"),)))
-    status = {"status": ["failed"], "reason": ["changed"], "message": ["it was another one"]}
+    status = {"status": ["failed"], "reason": [reason], "message": ["it was not read"]}
     assert first.write_shard(0, work.arrays(first, 0), pa.table(status), "1")
     runs = first, start(memory_place, work, "run-2", "a", 1), start(memory_place, work, "run-3", "a", 2)
     assert publish(memory_place, *runs)[:2] == [None, None]
     archive = open_archive(memory_place.url)
     assert archive.sql("select run_id, status from latest").to_pylist() == [{"run_id": "run-2", "status": "ok"}]
     assert verify_archive(memory_place.url).is_sound and len(archive.runs) == 2
+
+
+def test_in_a_shard_that_is_there_in_part_what_was_not_read_before_counts(memory_place: Any, work: Any) -> None:
+    rows = tuple(PlannedRow(row, name, f"/{name}.png", f"content-{name}") for row, name in enumerate("ab"))
+    first = memory_place.writer().start_run(work.plan("run-1", rows=rows, shard_rows=2))
+    status = {"status": ["failed", "ok"], "reason": ["no_heic_reader", None], "message": ["it was not read", None]}
+    assert first.write_shard(0, work.arrays(first, 0), pa.table(status), "1")
+    publish(memory_place, first, start(memory_place, work, "run-2", "ab", 2))
+    found = open_archive(memory_place.url).sql("select run_id, image_id, status from rows order by all").to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        ("run-1", "a", "failed"),
+        ("run-1", "b", "ok"),
+        ("run-2", "a", "ok"),
+    ]
 
 
 def test_a_run_that_was_given_up_at_work_is_told(memory_place: Any, work: Any) -> None:
