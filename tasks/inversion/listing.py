@@ -66,7 +66,7 @@ def _read_in_place(source: Source, items: Sequence[SourceItem]) -> dict[str, Pla
 
 
 def _digest_of(item: SourceItem, facts: Iterable[Fact]) -> str | None:
-    """The digest of an image that lies unchanged where it lay; what could not be read is read again."""
+    """The digest of an image that lies unchanged where it lay; what was not read, and may be by now, is read again."""
     if item.version is None or item.problem is not None:
         return None
     for fact in facts:
