@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.converted_directions import add_convert_arguments, convert_direction
 from flows.commands.numbers import parse_count, parse_seed
 from flows.commands.output import show
 
@@ -69,6 +70,12 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     sefa.add_argument("--components", type=parse_count, help="how many to keep; all by default")
     _add_output(sefa)
     finish(sefa, factorize_weights)
+
+    convert = verbs.add_parser("convert", help="a direction as it circulates, to a file that knows its generator")
+    add_convert_arguments(convert)
+    _add_generator(convert)
+    _add_output(convert)
+    finish(convert, convert_file)
 
     apply = verbs.add_parser("apply", help="a strip of edited images of an archive")
     apply.add_argument("archive", help="path or URL of the archive")
@@ -136,7 +143,8 @@ def fit_components(parsed: argparse.Namespace) -> int:
     """`lsap direction pca`."""
     from lsap_core.editing import fit_pca
     from tasks.editing.fit_direction import SampleOptions, sampled_codes
-    from tasks.weights.directions import describe_direction, save_components
+    from tasks.weights.described_directions import describe_direction
+    from tasks.weights.directions import save_components
 
     _check_output(parsed.out)
     loaded, _ = _open(parsed)
@@ -154,7 +162,8 @@ def fit_components(parsed: argparse.Namespace) -> int:
 def factorize_weights(parsed: argparse.Namespace) -> int:
     """`lsap direction factorize`."""
     from lsap_core.editing import factorize
-    from tasks.weights.directions import describe_direction, save_components
+    from tasks.weights.described_directions import describe_direction
+    from tasks.weights.directions import save_components
 
     _check_output(parsed.out)
     loaded, _ = _open(parsed)
@@ -204,10 +213,21 @@ def apply_direction(parsed: argparse.Namespace) -> int:
     return show(document, parsed)
 
 
+def convert_file(parsed: argparse.Namespace) -> int:
+    """`lsap direction convert`."""
+    from lsap_core.errors import ShapeError
+
+    _check_output(parsed.out)
+    try:
+        return convert_direction(parsed, _open)
+    except ShapeError as error:  # what the file holds is no direction of this generator
+        raise _wrong(str(error)) from error
+
+
 def describe_file(parsed: argparse.Namespace) -> int:
     """`lsap direction describe`."""
     from lsap_core.errors import ShapeError
-    from tasks.weights.directions import describe_direction
+    from tasks.weights.described_directions import describe_direction
 
     config = None
     if parsed.domain or parsed.generator:

@@ -29,7 +29,7 @@ def what_is_read() -> Mapping[str, str]:
     from tasks.pictures.formats import PICTURE_FORMATS
     from tasks.sources.items import IMAGE_SUFFIXES
     from tasks.sources.storage import SOURCE_KINDS
-    from tasks.weights import direction_files, encoders, generators, refiners
+    from tasks.weights import encoders, foreign_directions, generators, refiners
 
     return {
         "pictures": ", ".join(
@@ -41,7 +41,7 @@ def what_is_read() -> Mapping[str, str]:
         "encoders (encoders)": encoders.KINDS,
         "encoders, classes of released files": ", ".join(f"{name} ({heads})" for name, heads in HEADS_OF_TYPE.items()),
         "refiners (refiner_networks)": refiners.KINDS,
-        "directions and components (edits)": direction_files.KINDS,
+        "directions and components (edits)": foreign_directions.KINDS,
         "codes (lsap archive import)": code_files.KINDS,
         "landmarks (lsap image align)": LANDMARK_KINDS,
     }

@@ -1,5 +1,6 @@
 """Edits of W+ codes: along directions and components, towards other codes, one after another."""
 
+from lsap_core.editing.clip_directions import channel_deviations, direction_of_text
 from lsap_core.editing.components import Components, along_component
 from lsap_core.editing.directions import Direction, along, conditional, to_distance
 from lsap_core.editing.edits import Edit, compose
@@ -18,8 +19,10 @@ __all__ = [
     "along",
     "along_component",
     "along_styles",
+    "channel_deviations",
     "compose",
     "conditional",
+    "direction_of_text",
     "factorize",
     "fit_pca",
     "interpolate",

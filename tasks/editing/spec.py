@@ -25,9 +25,11 @@ from lsap_core.editing import (
 )
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.config import GeneratorConfig
-from tasks.weights.direction_files import KINDS, file_digest, split_place
+from tasks.weights.direction_files import split_place
 from tasks.weights.directions import load_any_direction, load_components
 from tasks.weights.files import read_bytes
+from tasks.weights.foreign_directions import KINDS
+from tasks.weights.plain_arrays import file_digest
 
 CodesOf = Callable[[Sequence[str]], Tensor]
 """Image ids to the W+ codes of the same method, [N, K, D]."""

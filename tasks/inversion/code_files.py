@@ -15,8 +15,8 @@ from lsap_core.errors import CheckpointError, LsapError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from tasks.errors import BadImageError
 from tasks.sources.items import check_name
-from tasks.weights.direction_files import file_digest, numbers_of, read_document
 from tasks.weights.files import read_bytes
+from tasks.weights.plain_arrays import file_digest, numbers_of, read_document
 
 KINDS = "codes in a .npz, .npy, .pt or .safetensors file"
 CodeSpace = Literal["w", "w_plus"]
@@ -60,7 +60,7 @@ def read_codes(path_or_url: str, config: GeneratorConfig, *, space: CodeSpace | 
     """
     data = read_bytes(path_or_url, None, wanted=KINDS)
     try:
-        document = read_document(data)
+        document = read_document(data, wanted=KINDS)
         document = document[0] if isinstance(document, tuple) else document
         named = list(_named_arrays(document))
         left_out = sorted({key for key in _keys_of(document) if key.startswith("noise")})

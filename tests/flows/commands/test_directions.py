@@ -254,3 +254,38 @@ def test_an_archive_of_another_generator_is_refused(
         *("--direction", "slant", "--strength", 1, "--out", tmp_path / "sheet.png"),
     )
     assert refused.is_refused("holds codes of generator 4a4a", "pass the generator of the archive")
+
+
+def test_what_circulates_becomes_a_file_that_knows_its_generator(
+    lsap_here: Callable[..., Answer], tmp_path: Path, digits: LoadedGenerator
+) -> None:
+    convert = ("direction", "convert", "--domain", "digits", "--device", "cpu", "--json")
+    many = {"smile": torch.randn(8, 64), "age": torch.randn(64)}
+    torch.save(many, tmp_path / "many.pt")
+    told = lsap_here(*convert, f"{tmp_path}/many.pt#smile", "--out", tmp_path / "smile.safetensors").document
+    assert (told["name"], told["space"], told["generator"]) == ("smile", "w_plus", digits.digest)
+    assert told["provenance"]["converted_from"] == "many.pt#smile" and "warning" not in told["provenance"]
+    found = load_direction(str(tmp_path / "smile.safetensors"), config=digits.config, generator_digest=digits.digest)
+    assert torch.equal(found.vectors, many["smile"])
+    told = lsap_here(*convert, "--style-channel", 3, 7, "--name", "ink", "--out", tmp_path / "s.safetensors").document
+    assert (told["name"], told["space"], told["channels"]) == ("ink", "s", {"3 (conv 2, 8 px)": [7]})
+    assert lsap_here(*convert, "--style-channel", 3, 99, "--out", tmp_path / "n.safetensors").is_refused("channel 99")
+    assert lsap_here(*convert, tmp_path / "many.pt", "--out", tmp_path / "n.safetensors").is_refused("FILE#NAME")
+    assert lsap_here(*convert, "--style-channel", 3, 7, "--beta", 1, "--out", tmp_path / "n.safetensors").is_refused(
+        "--beta belongs to --text"
+    )
+
+
+def test_a_text_makes_a_direction_of_clips_effects(lsap_here: Callable[..., Answer], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "fs3.npy", rng.normal(size=(336, 512)).astype(np.float32))
+    np.save(tmp_path / "old.npy", rng.normal(size=512))
+    convert = ("direction", "convert", tmp_path / "fs3.npy", "--domain", "digits", "--device", "cpu")
+    out = ("--out", tmp_path / "old.safetensors")
+    assert lsap_here(*convert, *out).is_refused("fs3.npy), and no direction", "--text TEXT.npy")
+    told = lsap_here(*convert, "--text", tmp_path / "old.npy", "--beta", 2, "--samples", 100, *out, "--json").document
+    assert (told["name"], told["space"], told["provenance"]["beta"]) == ("old", "s", 2.0)
+    assert (
+        lsap_here(*convert, "--text", tmp_path / "fs3.npy", "--name", "a", "--out", tmp_path / "n.safetensors").code
+        == 2
+    )

@@ -20,9 +20,9 @@ from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import style_widths
 from lsap_core.spaces.styles import style_positions
+from tasks.weights.described_directions import describe_direction
 from tasks.weights.directions import (
     UNKNOWN_GENERATOR,
-    describe_direction,
     load_any_direction,
     load_components,
     load_direction,
@@ -420,3 +420,74 @@ def test_descriptions_are_plain_values(tmp_path: Path, direction: Direction, pca
     assert describe_direction(str(tmp_path / "flat.npy"), FACES)["space"] == "w"
     for one in (ours, theirs, several, flat):
         assert json.loads(json.dumps(one)) == one
+
+
+# --- directions in S as files of ours -----------------------------------------------------------------
+
+
+def test_a_direction_in_s_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    place = str(tmp_path / "d.safetensors")
+    vectors = {4: numbers(10), 9: numbers(6, seed=1)}
+    saved = StyleDirection("hair", vectors, OURS, {"style_channel": [4, 7]})
+    save_direction(place, saved)
+    found = load_any_direction(place, config=UNEVEN, generator_digest=OURS)
+    assert isinstance(found, StyleDirection) and found.digest == saved.digest
+    assert (found.name, found.generator, found.provenance) == ("hair", OURS, saved.provenance)
+    assert all(torch.equal(found.vectors[at], vector) for at, vector in vectors.items())
+    told = describe_direction(place, UNEVEN)
+    assert (told["space"], told["generator"]) == ("s", OURS) and "warning" not in told["provenance"]
+    assert told["channels"] == {"4 (ToRGB, 8 px)": "10 of 10", "9 (conv 6, 32 px)": [0, 1, 2, 3, 4, 5]}
+    with pytest.raises(CheckpointError, match="found on generator 9f9f"):
+        load_any_direction(place, config=UNEVEN, generator_digest=OTHER)
+    with pytest.raises(ShapeError, match="10 channels at layer 4 of S; this generator has 8 channels there"):
+        load_any_direction(place, config=CONFIG, generator_digest=OURS)
+    with pytest.raises(CheckpointError, match="holds a direction in S, and one in W or W"):
+        load(place, config=UNEVEN)
+    Path(place).write_bytes(Path(place).read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckpointError, match="it is damaged"):
+        load_any_direction(place, config=UNEVEN, generator_digest=OURS)
+
+
+# --- what has the shape of a direction and is none ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "match"),
+    [
+        (np.zeros((16, 512), np.uint8), "of bytes, as images and masks are"),
+        (np.zeros((64, 64, 3), np.float32), "Codes of images are no directions"),
+        (numbers(5, 18, 512), "Codes of images are no directions"),
+        (numbers(6048, 512), r"fs3\.npy\), and no direction: .*lsap direction convert"),
+        ({"latent_avg": numbers(512)}, r'a mean code \("latent_avg"\)'),
+        ({"w": numbers(1, 18, 512)}, r'codes of images \("w"\).*lsap archive import'),
+        ({"a.png": {"latent": numbers(18, 512), "noise": []}}, r'codes of images \("a.png.latent"\)'),
+        ({"act_comp": numbers(80, 512), "act_mean": numbers(1, 512), "act_stdev": numbers(80)}, "layer's activations"),
+        ({"eigvec": numbers(512, 512)[:, 0]}, "wanted components"),
+    ],
+)
+@pytest.mark.parametrize("config", [None, FACES])
+def test_what_only_looks_like_a_direction_is_never_called_one(
+    document: Any, match: str, config: GeneratorConfig | None, tmp_path: Path
+) -> None:
+    torch.save(document, tmp_path / "d.pt")
+    with pytest.raises((CheckpointError, ShapeError), match=match):
+        describe_direction(str(tmp_path / "d.pt"), config)
+
+
+def test_a_row_of_clips_effects_is_no_direction(tmp_path: Path) -> None:
+    path = _numpy(numbers(6048, 512), tmp_path / "fs3")
+    with pytest.raises(ShapeError, match="and no direction"):
+        load(f"{path}#3", config=FACES)
+
+
+def test_codes_beside_directions_are_company(tmp_path: Path) -> None:
+    torch.save({"age": numbers(512), "latent_avg": numbers(512, seed=1)}, tmp_path / "d.pt")
+    assert torch.equal(load(tmp_path / "d.pt", config=FACES).vectors[0], numbers(512))
+    np.savez(tmp_path / "svm.npz", w=numbers(1, 512).numpy(), intercept=np.ones(1))
+    assert load(tmp_path / "svm.npz", config=FACES).space == "w"
+
+
+def test_components_of_another_width_are_none_of_this_generator(tmp_path: Path, pca: Components) -> None:
+    save_components(str(tmp_path / "c.safetensors"), pca)
+    with pytest.raises(ShapeError, match="width 8; this generator wants 512"):
+        describe_direction(str(tmp_path / "c.safetensors"), FACES)
