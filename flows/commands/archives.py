@@ -56,7 +56,8 @@ def add_import_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, An
     """Add `import` to the verbs of `archive`."""
     command = verbs.add_parser("import", help="codes that another program has found, as a run of an archive")
     command.add_argument("url", help="of the archive; made if there is none")
-    command.add_argument("codes", nargs="+", metavar="FILE", help="projected_w.npz, latents.pt, codes.npy, ...")
+    files = "projected_w.npz, latents.pt, codes.npy, a folder of such, a .csv of image_id and codes, ..."
+    command.add_argument("codes", nargs="+", metavar="FILE", help=files)
     command.add_argument("--method", required=True, metavar="NAME", help="what the archive is to call what found them")
     command.add_argument("--domain", help="name of a built-in domain, or the path of one's own .yaml")
     command.add_argument("--generator", metavar="FILE", help="weights that the codes are of; the domain's by default")

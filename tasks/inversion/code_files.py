@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lsap_archive import open_file_system, storage_errors
 from lsap_core.errors import CheckpointError, LsapError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
 from tasks.errors import BadImageError
 from tasks.sources.items import check_name
 from tasks.weights.files import read_bytes
-from tasks.weights.plain_arrays import file_digest, numbers_of, read_document
+from tasks.weights.plain_arrays import map_document, numbers_of
 
-KINDS = "codes in a .npz, .npy, .pt or .safetensors file"
+KINDS = "codes in a .npz, .npy, .pt or .safetensors file, a folder of such files, or a .csv that names them"
+SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
 CodeSpace = Literal["w", "w_plus"]
 
 OF_CODES = ("w", "w_plus", "latent", "latents", "latent_codes", "codes", "projected_w", "ws", "wp")
@@ -26,11 +30,24 @@ OF_CODES = ("w", "w_plus", "latent", "latents", "latent_codes", "codes", "projec
 
 
 @dataclass(frozen=True)
+class CodeFile:
+    """A file of codes.
+
+    Attributes:
+        path: or URL.
+        image_id: of the image whose code it holds, where a manifest says it.
+    """
+
+    path: str
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
 class FoundCodes:
     """The codes of one file.
 
     Attributes:
-        w_plus: [N, K, D], float32; codes of W stand in every row.
+        w_plus: [N, K, D], float32; codes of W stand in every row. Of a large file on this machine, a view of it.
         names: of the images where the file tells them, else None.
         space: of the file's codes.
         sha256: of the file.
@@ -58,10 +75,8 @@ def read_codes(path_or_url: str, config: GeneratorConfig, *, space: CodeSpace | 
         CheckpointError: no such file, or no codes in it.
         ShapeError: they do not fit the generator, or may be of both spaces.
     """
-    data = read_bytes(path_or_url, None, wanted=KINDS)
     try:
-        document = read_document(data, wanted=KINDS)
-        document = document[0] if isinstance(document, tuple) else document
+        document, digest = map_document(path_or_url, wanted=KINDS)
         named = list(_named_arrays(document))
         left_out = sorted({key for key in _keys_of(document) if key.startswith("noise")})
         if not named:
@@ -70,13 +85,51 @@ def read_codes(path_or_url: str, config: GeneratorConfig, *, space: CodeSpace | 
     except LsapError as error:
         raise type(error)(f"{path_or_url}: {error}") from error
     spaces = {one_space for _, _, one_space in found}
-    codes = torch.cat([one for _, one, _ in found])
+    codes = found[0][1] if len(found) == 1 else torch.cat([one for _, one, _ in found])
     names = None
     if all(name is not None and len(one) == 1 for name, one, _ in found):
         names = tuple(str(name) for name, _, _ in found)
-    return FoundCodes(
-        codes, names, "w" if spaces == {"w"} else "w_plus", file_digest(data), ("noise maps",) if left_out else ()
-    )
+    return FoundCodes(codes, names, "w" if spaces == {"w"} else "w_plus", digest, ("noise maps",) if left_out else ())
+
+
+def find_code_files(paths: Sequence[str]) -> list[CodeFile]:
+    """The files of codes that are meant: folders are searched to their depth, by name, and manifests followed.
+
+    Args:
+        paths: paths or URLs: files of codes; folders of them, such as PTI's `embeddings` or one `projected_w.npz` for
+            each image; or a .csv with the columns image_id and codes, a file each, relative to the manifest.
+
+    Raises:
+        CheckpointError: a folder without codes, or a manifest that is none.
+    """
+    found: list[CodeFile] = []
+    for path in paths:
+        if path.lower().endswith(".csv"):
+            found += _in_manifest(path)
+            continue
+        filesystem, place = open_file_system(path)
+        with storage_errors("read", path):
+            if not filesystem.isdir(place):
+                found.append(CodeFile(path))
+                continue
+            inside = sorted(filesystem.find(place))
+        there = [posixpath.relpath(one, place) for one in inside if one.lower().endswith(SUFFIXES)]
+        if not there:
+            raise CheckpointError(f"{path} is a folder without {KINDS}")
+        found += [CodeFile(posixpath.join(path, one)) for one in there]
+    return found
+
+
+def _in_manifest(path: str) -> list[CodeFile]:
+    try:
+        lines = list(csv.DictReader(io.StringIO(read_bytes(path, None, wanted=KINDS).decode("utf-8-sig"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CheckpointError(f"{path} is no CSV in UTF-8 ({error}); wanted the columns image_id and codes") from error
+    if not lines or not all(line.get("image_id") and line.get("codes") for line in lines):
+        columns = ", ".join(map(str, lines[0])) if lines else "no line"
+        raise CheckpointError(f"{path} has {columns}, or empty cells; wanted the columns image_id and codes, filled")
+    folder = posixpath.dirname(path)
+    return [CodeFile(posixpath.join(folder, line["codes"]), line["image_id"]) for line in lines]
 
 
 def names_of_files(paths: Sequence[str]) -> list[str]:
@@ -176,7 +229,7 @@ def _fitted(
     if as_w_plus.get(values.ndim, False) and space != "w":
         return values.reshape(-1, num_ws, w_dim), "w_plus"
     if as_w.get(values.ndim, False) and space != "w_plus":
-        return values.reshape(-1, 1, w_dim).expand(-1, num_ws, -1).contiguous(), "w"
+        return values.reshape(-1, 1, w_dim).expand(-1, num_ws, -1), "w"
     raise ShapeError(
         f"{what} {shape} {'are' if name is None else 'is'} none of this generator; wanted W [N, {w_dim}] or W+ "
         f"[N, {num_ws}, {w_dim}]" + ("" if space is None else f", and of {space} as it was said")

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from lsap_archive import (
 )
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError, ConfigError
+from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.images import from_uint8, quantize
 from lsap_core.presets import METHODS
@@ -40,7 +42,15 @@ from tasks.archived.rendering import CONSTANT_NOISE
 from tasks.archived.runs import IMPORTED, config_of
 from tasks.digests import digest_of
 from tasks.errors import BadImageError
-from tasks.inversion.code_files import CodeSpace, FoundCodes, check_ids, names_of_files, read_codes
+from tasks.inversion.code_files import (
+    CodeFile,
+    CodeSpace,
+    FoundCodes,
+    check_ids,
+    find_code_files,
+    names_of_files,
+    read_codes,
+)
 from tasks.measuring.measures import MEASURES, Batch
 from tasks.pictures.decoding import DecodedImage, Fit, decode_image, place_content
 from tasks.sources.items import SourceItem
@@ -49,6 +59,8 @@ from tasks.weights.devices import module_device, place
 from tasks.weights.generators import GeneratorFile, LoadedGenerator
 
 NOT_FINITE = "non_finite_code"
+
+_COMPARED_TOGETHER = 1024  # codes of the archive that are in memory at once
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _COLUMNS = (
@@ -63,7 +75,7 @@ class ImportRequest:
 
     Attributes:
         archive: URL; made if there is none.
-        files: paths or URLs with codes.
+        files: paths or URLs with codes, folders of them, or manifests; see `find_code_files`.
         generator: the generator's weights.
         method: what the archive calls whatever has found them.
         space: of the codes, where their shape does not tell; see `read_codes`.
@@ -130,12 +142,13 @@ def import_codes(request: ImportRequest) -> Imported:
     """
     _check_method(request.method)
     loaded = request.generator.load()
-    found = [read_codes(path, loaded.config, space=request.space) for path in request.files]
+    files = find_code_files(request.files)
+    found = [_read_file(file, loaded.config, request.space) for file in files]
     space: CodeSpace = "w" if all(one.space == "w" for one in found) else "w_plus"
     notes = [f"{what} of the files were not taken" for what in sorted({what for one in found for what in one.left_out})]
     if notes:
         notes[-1] += ": images are shown with the generator's constant noise"
-    codes = _with_images(request, found)
+    codes = _with_images(request, [file.path for file in files], found)
     writer = open_writer(request.archive, loaded)
     writer.store.check_writable()
     generator = place(loaded.generator, module_device(request.device)).freeze()
@@ -179,12 +192,26 @@ def _check_method(name: str) -> None:
         )
 
 
-def _with_images(request: ImportRequest, found: Sequence[FoundCodes]) -> list[_Code]:
+def _read_file(file: CodeFile, config: GeneratorConfig, space: CodeSpace | None) -> FoundCodes:
+    """Its codes, by the name that a manifest gives them.
+
+    Raises:
+        CheckpointError: as `read_codes`, or the manifest names one image for several codes.
+    """
+    found = read_codes(file.path, config, space=space)
+    if file.image_id is None:
+        return found
+    if len(found.w_plus) != 1:
+        raise CheckpointError(f"{file.path} holds {len(found.w_plus)} codes; a manifest wants one for {file.image_id}")
+    return replace(found, names=(file.image_id,))
+
+
+def _with_images(request: ImportRequest, paths: Sequence[str], found: Sequence[FoundCodes]) -> list[_Code]:
     """Every code with the image that it is of."""
-    codes = torch.cat([one.w_plus for one in found])
+    codes = [code for one in found for code in one.w_plus]
     told = _told_ids(request, found)
     if request.source is None:
-        ids = told if told is not None else _ids_of_files(request.files, found)
+        ids = told if told is not None else _ids_of_files(paths, found)
         check_ids(ids)
         return [
             _Code(PlannedImage(image_id, f"code:{image_id}", f"code:{_digest_of_code(code)}"), code)
@@ -192,6 +219,7 @@ def _with_images(request: ImportRequest, found: Sequence[FoundCodes]) -> list[_C
         ]
     with open_source(request.source) as source:
         items = {item.image_id: item for item in source.items()}
+        told = told or _ids_by_file(items, paths, found)
         if told is None and len(items) != len(codes):
             raise CheckpointError(
                 f"{request.source} has {len(items)} images, and there are {len(codes)} codes: name the images of the "
@@ -224,6 +252,27 @@ def _ids_of_files(paths: Sequence[str], found: Sequence[FoundCodes]) -> list[str
         count = len(one.w_plus)
         ids += one.names or ([name] if count == 1 else [f"{name}/{index:06d}" for index in range(count)])
     return ids
+
+
+def _ids_by_file(
+    items: Mapping[str, SourceItem], paths: Sequence[str], found: Sequence[FoundCodes]
+) -> list[str] | None:
+    """Images that many files of one code each are named after; None where their names mean no image at all.
+
+    Where files have the same name, as projected_w.npz and 0.pt in a folder for each image, the folders' count.
+
+    Raises:
+        CheckpointError: names of some files mean an image, and those of others none or several.
+    """
+    if len(paths) < 2 or any(len(one.w_plus) != 1 or one.names for one in found):
+        return None
+    pure = [PurePosixPath(path) for path in paths]
+    alike = Counter(path.stem for path in pure)
+    names = [path.stem if alike[path.stem] == 1 else path.parent.name for path in pure]
+    bases = {name for image_id in items for name in (image_id.rsplit("/", 1)[-1], _stem(image_id))}
+    if not any(name in bases for name in names):
+        return None
+    return [_id_in(items, name) for name in names]
 
 
 def _id_in(items: Mapping[str, SourceItem], name: str) -> str:
@@ -268,9 +317,10 @@ def _known_already(archive: Archive, method_digest: str, codes: Sequence[_Code])
     there = {row["image_id"]: row["status"] for row in rows if row["run_id"] in runs}
     asked = [code for code in codes if code.image.image_id in there]
     good = [code for code in asked if there[code.image.image_id] != FAILED]
-    if good:
-        kept = archive.codes([code.image.image_id for code in good], method_digest)
-        for code, own in zip(good, kept, strict=True):
+    for start in range(0, len(good), _COMPARED_TOGETHER):
+        part = good[start : start + _COMPARED_TOGETHER]
+        kept = archive.codes([code.image.image_id for code in part], method_digest)
+        for code, own in zip(part, kept, strict=True):
             if not np.array_equal(code.w_plus.numpy(), own):
                 raise ConfigError(
                     f"the archive has another code of {code.image.image_id} that was imported under this name: import "
@@ -318,9 +368,8 @@ class _Import:
         self.without_mse: Counter[str] = Counter()
 
     def write(self, writer: ArchiveWriter, plan: RunPlan, codes: Sequence[_Code]) -> dict[str, int]:
-        """Write what is missing of the run and publish it; returns rows by status."""
+        """Write what is missing of the run and publish it; returns all of its rows by status."""
         run = writer.run(plan.run_id) if writer.is_planned(plan.run_id) else writer.start_run(plan)
-        counts: Counter[str] = Counter()
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
         with contextlib.ExitStack() as opened:
             spec = self.request.source
@@ -331,9 +380,9 @@ class _Import:
                 w_plus = torch.stack([code.w_plus for code in some]).numpy()
                 table = pa.Table.from_pylist(records, schema=schema)
                 run.write_shard(shard, {"w_plus": w_plus}, table, f"import-{plan.run_id[-16:]}")
-                counts.update(record["status"] for record in records)
         publish_made(self.request.archive, plan.run_id)
-        return dict(counts)
+        rows = open_archive(self.request.archive).rows(["run_id", "status"]).to_pylist()
+        return dict(Counter(row["status"] for row in rows if row["run_id"] == plan.run_id))
 
     def _records(self, codes: Sequence[_Code], source: Source | None) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
+import safetensors
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError
 from lsap_core.generators.checkpoints import read_pickle, read_torch
-from tasks.array_files import ArrayFileError, read_npy, read_npz
+from tasks.array_files import ArrayFileError, read_array_header, read_npy, read_npz
 from tasks.weights.files import (
     check_torch_zip,
     describe_other,
     is_pickle,
     is_safetensors,
     is_torch_file,
+    local_file,
+    read_bytes,
     read_safetensors,
 )
 
@@ -56,10 +62,62 @@ def read_document(data: bytes, *, wanted: str) -> Any:
     raise CheckpointError(f"it is {describe_other(data)}; wanted {wanted}")
 
 
-def _is_npz(data: bytes) -> bool:
-    if not zipfile.is_zipfile(io.BytesIO(data)):
+def map_document(path_or_url: str, *, wanted: str) -> tuple[Any, str]:
+    """What a file holds, and its SHA-256; arrays of .npy and .safetensors files on this machine stay on their disk.
+
+    Args:
+        path_or_url: of the file.
+        wanted: the kinds of file that would do, for the message.
+
+    Returns:
+        As `read_document`, but the tensors of a .safetensors alone.
+
+    Raises:
+        CheckpointError: as `read_document`; messages do not name the file, unless there is none.
+    """
+    path = local_file(path_or_url)
+    if path is None:
+        data = read_bytes(path_or_url, None, wanted=wanted)
+        document = read_document(data, wanted=wanted)
+        return (document[0] if isinstance(document, tuple) else document), file_digest(data)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        start = file.read(16)
+        file.seek(0)
+        if start.startswith(_NUMPY):
+            return _mapped_numpy(file, path), digest
+        if is_torch_file(start) and not _is_npz(file):
+            check_torch_zip(file, wanted=wanted)
+            return read_torch(file), digest
+        if is_safetensors(start):
+            try:
+                with safetensors.safe_open(path, framework="pt") as opened:
+                    return {name: opened.get_tensor(name) for name in opened.keys()}, digest  # noqa: SIM118
+            except Exception as error:  # bytes of unknown origin can fail in any way; all of them mean a wrong file
+                raise CheckpointError(f"it is truncated or no safetensors file: {error}") from error
+        file.seek(0)
+        return read_document(file.read(), wanted=wanted), digest
+
+
+def _mapped_numpy(file: BinaryIO, path: Path) -> NDArray[Any]:
+    """The array of a .npy file, of which only what is looked at is in memory."""
+    try:
+        header = read_array_header(file, path.stat().st_size)
+    except ArrayFileError as error:
+        raise CheckpointError(f"NumPy cannot read it as plain numbers: it {error}") from error
+    if not math.prod(header.shape):
+        return np.empty(header.shape, header.dtype)
+    order: Literal["F", "C"] = "F" if header.is_fortran else "C"
+    # Copy on write: PyTorch warns of arrays that nobody may write to.
+    return np.memmap(path, header.dtype, "c", header.offset, header.shape, order)
+
+
+def _is_npz(data: bytes | BinaryIO) -> bool:
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    if not zipfile.is_zipfile(file):
         return False
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -79,7 +137,7 @@ def numbers_of(values: Any) -> Tensor:
         CheckpointError: they are none.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-        values = values.astype(np.float32)
+        values = values.astype(np.float32, copy=False)
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -19,6 +19,7 @@ from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.images import to_uint8
 from tasks.archived.anchors import AnchorOptions, open_anchor
+from tasks.inversion import imported
 from tasks.inversion.code_files import check_ids, names_of_files, read_codes
 from tasks.inversion.imported import ImportRequest, import_codes
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
@@ -254,3 +255,87 @@ def test_the_archive_of_another_generator_is_refused(laboratory: Any, request_of
     save_generator(Generator(load_generator(laboratory.generator).config), other)
     with pytest.raises(ArchiveMismatchError, match="holds codes of generator"):
         import_codes(request_of(place, generator=GeneratorFile(other)))
+
+
+def test_an_import_that_was_interrupted_goes_on(
+    laboratory: Any, request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = saved(tmp_path / "codes.npy", numbers(10, 8, 8))
+    measured, interrupted = imported._Import._records, []
+
+    def stop_at_the_second_shard(work: Any, codes: Any, source: Any) -> Any:
+        interrupted.append(len(codes))
+        if len(interrupted) == 2:
+            raise KeyboardInterrupt
+        return measured(work, codes, source)
+
+    monkeypatch.setattr(imported._Import, "_records", stop_at_the_second_shard)
+    with pytest.raises(KeyboardInterrupt):
+        import_codes(request_of(place))
+    assert open_archive(laboratory.archive).methods == []
+    done = import_codes(request_of(place))
+    assert interrupted == [4, 4, 4, 2]  # the first shard was not made again
+    assert (done.by_status, done.known) == ({"ok": 10}, 0)
+    kept = open_archive(laboratory.archive).codes([f"codes/{index:06d}" for index in range(10)], "projected")
+    np.testing.assert_array_equal(kept, numbers(10, 8, 8).numpy())
+    assert import_codes(request_of(place)).run_id is None
+
+
+@pytest.mark.parametrize("layout", ["{}/projected_w.npz", "run/PTI/{}/0.pt", "{}.npy"])
+def test_a_folder_of_codes_is_of_the_images_that_its_names_say(
+    layout: str, laboratory: Any, request_of: Any, tmp_path: Path
+) -> None:
+    """Though names and ids sort differently."""
+    laboratory.fill(11)
+    codes = numbers(11, 8, 8)
+    for number, code in enumerate(codes):
+        path = tmp_path / "codes" / layout.format(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        saved(path, {"w": code[None]} if path.suffix == ".npz" else code[None])
+    done = import_codes(request_of(str(tmp_path / "codes"), source=str(laboratory.source)))
+    assert done.by_status == {"ok": 11}
+    ids = [f"{number}.png" for number in range(11)]
+    np.testing.assert_array_equal(open_archive(laboratory.archive).codes(ids, "projected"), codes.numpy())
+    saved(tmp_path / "codes" / "other.npy", codes[:1])
+    with pytest.raises(CheckpointError, match="source has no image of that name"):
+        import_codes(request_of(str(tmp_path / "codes"), source=str(laboratory.source)))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(CheckpointError, match="none is a folder without codes"):
+        import_codes(request_of(str(tmp_path / "none")))
+
+
+def test_a_manifest_says_whose_codes_files_hold(laboratory: Any, request_of: Any, tmp_path: Path) -> None:
+    laboratory.fill(2)
+    codes = numbers(2, 8, 8)
+    for name, code in zip("ab", codes, strict=True):
+        saved(tmp_path / f"{name}.pt", code[None])
+    manifest = tmp_path / "codes.csv"
+    manifest.write_text("image_id,codes\n1.png,a.pt\n0.png,b.pt\n")
+    import_codes(request_of(str(manifest), source=str(laboratory.source)))
+    kept = open_archive(laboratory.archive).codes(["1.png", "0.png"], "projected")
+    np.testing.assert_array_equal(kept, codes.numpy())
+    saved(tmp_path / "a.pt", codes)
+    with pytest.raises(CheckpointError, match=r"holds 2 codes; a manifest wants one for 1\.png"):
+        import_codes(request_of(str(manifest)))
+    manifest.write_text("name,file\n1.png,a.pt\n")
+    with pytest.raises(CheckpointError, match="wanted the columns image_id and codes"):
+        import_codes(request_of(str(manifest)))
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "codes.safetensors"])
+def test_codes_of_a_large_file_stay_on_their_disk(name: str, tmp_path: Path) -> None:
+    codes = numbers(4, K, D)
+    place = saved(tmp_path / name, codes if name.endswith(".npy") else {"w_plus": codes})
+    found = read_codes(place, CONFIG)
+    assert _is_mapped(found.w_plus) and torch.equal(found.w_plus, codes)
+
+
+def _is_mapped(codes: Tensor) -> bool:
+    """Whether the numbers lie in a mapped file, by the addresses that this process has of files."""
+    address = codes.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, place = line.split(maxsplit=5)
+        first, end = (int(part, 16) for part in span.split("-"))
+        if first <= address < end:
+            return place.endswith((".npy", ".safetensors"))
+    return False
