@@ -6,14 +6,19 @@ Nothing hangs on it: a folder that is lost, or cannot be written, only costs the
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.array_files import ArrayFileError, read_npz
 from tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -67,3 +72,31 @@ class Remembered:
             logger.warning("%s cannot be read (%s): it is begun anew", self.path, error)
             return {}
         return values if isinstance(values, dict) else {}
+
+
+def remembered_arrays(
+    name: str, key: str, find: Callable[[], Mapping[str, NDArray[Any]]]
+) -> Mapping[str, NDArray[Any]]:
+    """Arrays by name that this machine has found before, or finds now.
+
+    Args:
+        name: of the kind, such as "anchors"; a folder in the machine's folder of caches.
+        key: everything that they depend on, as a digest.
+        find: finds them.
+    """
+    path = Settings.from_environment().cache_folder / name / f"{key}.npz"
+    try:
+        return read_npz(path.read_bytes())
+    except FileNotFoundError:
+        pass
+    except (OSError, ArrayFileError) as error:
+        logger.warning("%s cannot be read (%s): it is found out again", path, error)
+    arrays: dict[str, Any] = dict(find())
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    try:
+        with put_in_place(path) as file:
+            file.write(buffer.getvalue())
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): it is found out again the next time", path, error)
+    return arrays

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.numbers import parse_count
 from flows.commands.output import lines_of, print_result, show
 from flows.running.ending import DONE, FAILED
+
+if TYPE_CHECKING:  # help should not wait for torch
+    from tasks.archived.rendering import Renderer
 
 
 def describe_archive(parsed: argparse.Namespace) -> int:
@@ -42,14 +45,42 @@ def mend_archive(parsed: argparse.Namespace) -> int:
     return FAILED if report.left else DONE
 
 
-def export_edited(parsed: argparse.Namespace) -> int:
+def export_pictures(parsed: argparse.Namespace) -> int:
     """`lsap archive images`."""
     from pathlib import Path
 
     from tasks.editing.export_images import export_images
 
-    written, problems = export_images(parsed.url, parsed.method, Path(parsed.out))
+    renderer, batch_size = None, 1
+    if parsed.domain or parsed.generator:
+        renderer, batch_size = _renderer(parsed)
+    written, problems = export_images(parsed.url, parsed.method, Path(parsed.out), renderer, batch_size=batch_size)
     return show({"folder": parsed.out, "written": written, "without an image": problems or "none"}, parsed)
+
+
+def _renderer(parsed: argparse.Namespace) -> tuple[Renderer, int]:
+    """What makes the images of an archive, and how many together.
+
+    Raises:
+        ParameterError: the archive's codes are of another generator.
+    """
+    from flows.parameters.run_file import ParameterError
+    from flows.parameters.shared import domain_of, generator_of
+    from lsap_archive import open_archive
+    from tasks.archived.rendering import Renderer
+    from tasks.settings import Settings
+    from tasks.weights.devices import images_together, module_device
+
+    domain = domain_of(parsed.domain or "full_scale", parsed.generator, Settings.from_environment())
+    loaded = generator_of(domain).load()
+    digest = open_archive(parsed.url).generator["digest"]
+    if digest != loaded.digest:
+        raise ParameterError(
+            f"{parsed.url} holds codes of generator {digest[:16]}, and this is {loaded.digest[:16]}: name the "
+            "generator of the archive (--generator or --domain)"
+        )
+    loaded.generator.to(module_device(parsed.device)).freeze()
+    return Renderer(loaded.generator, domain.refiners), images_together(loaded.config)
 
 
 def add_import_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Any], None]) -> None:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:  # help should not wait for torch
 
 Command = Callable[[argparse.Namespace], int]
 
-MOST_TOGETHER, TOGETHER_BYTES = 64, 2 * 2**30  # images that are made at once, and what they may take
-
 
 def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParser, Command], None]) -> None:
     """Add `direction` and its verbs to the groups of commands."""
@@ -254,7 +252,7 @@ def _add_samples(parser: argparse.ArgumentParser, count: int, *, psi: float = 0.
     )
     parser.add_argument("--psi", type=float, default=psi, help="truncation of the codes (default %(default)s)")
     parser.add_argument("--seed", type=parse_seed, default=0, help="of the codes and the split (default %(default)s)")
-    together = f"images made together (default: as many as take 2 GiB, at most {MOST_TOGETHER})"
+    together = "images made together (default: as many as take 2 GiB, at most 64)"
     parser.add_argument("--batch-size", type=parse_count, help=together)
 
 
@@ -282,7 +280,7 @@ def _check_output(location: str) -> None:
 def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     """The generator, frozen, on its device, and the domain where one is named."""
     from tasks.settings import Settings
-    from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, module_device
+    from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, images_together, module_device
     from tasks.weights.generators import load_generator
     from tasks.weights.of_domains import open_domain
 
@@ -298,7 +296,7 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
         check_room("--samples", parsed.samples, FLOAT_BYTES * loaded.config.w_dim, "cpu")
         bytes_each = bytes_of_image(loaded.config, goes_back=False)
         if parsed.batch_size is None:
-            parsed.batch_size = max(1, min(MOST_TOGETHER, TOGETHER_BYTES // bytes_each))
+            parsed.batch_size = images_together(loaded.config)
         check_room("--batch-size", parsed.batch_size, bytes_each, parsed.device)
     return loaded, domain
 

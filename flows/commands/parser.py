@@ -11,6 +11,7 @@ from domains.embedded import embedded_folders
 from flows.commands import archives, domains, formats, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
+from flows.commands.photos import add_invert_command
 from flows.commands.reproductions import add_reproduce_commands, add_weights_command
 from flows.commands.runs import FLOWS, STUDIES, command_of
 
@@ -37,6 +38,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lsap", description="GAN inversion by latent space alignment, at scale.")
     groups = parser.add_subparsers(dest="group", required=True)
 
+    add_invert_command(groups, _finish)
     run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", required=True)
     for name, parts in FLOWS.items():
         _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts))
@@ -63,11 +65,14 @@ def command_parser() -> argparse.ArgumentParser:
     )
     _finish(repair, archives.mend_archive)
     archives.add_import_command(archive, _finish)
-    images = archive.add_parser("images", help="write the kept images of an edit as files")
+    images = archive.add_parser("images", help="write reconstructions, or edited images, as files")
     images.add_argument("url")
-    images.add_argument("method", help='of the edit, such as "lsap_e/slant"')
+    images.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or, of an edit, "lsap_e/slant"')
     images.add_argument("--out", required=True, metavar="DIR", help="folder for the images")
-    _finish(images, archives.export_edited)
+    images.add_argument("--domain", help="whose generator makes the images that the archive does not keep")
+    images.add_argument("--generator", metavar="FILE", help="weights, where they are not the domain's")
+    images.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
+    _finish(images, archives.export_pictures)
 
     generator = groups.add_parser("generator", help="look at weights").add_subparsers(dest="verb", required=True)
     sizes = generator.add_parser("describe", help="what a file of weights holds")

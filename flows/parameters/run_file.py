@@ -92,6 +92,18 @@ def read_values(path: str) -> dict[str, Any]:
     return values
 
 
+def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
+    """What `key=value` changes say, as values by name.
+
+    Raises:
+        ParameterError: one is no change.
+    """
+    values: dict[str, Any] = {}
+    for change in changes:
+        _apply(values, change)
+    return values
+
+
 def _apply(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     if not equals or not key:

@@ -13,6 +13,7 @@ from lsap_core.alignment.anchor import EVALUATION_SAMPLES, Anchor, anchor_digest
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet
 from tasks.array_files import ArrayFileError, read_npz
+from tasks.remembered import remembered_arrays
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,14 @@ def open_anchor(archive_url: str, digest: str) -> Anchor:
             f"the anchor {digest} of {archive_url} cannot be read ({error}): run `lsap archive repair`, "
             "and the next inversion estimates it again"
         ) from error
+
+
+def remembered_anchor(generator: Generator, generator_digest: str, options: AnchorOptions) -> Anchor:
+    """The anchor where there is no archive: estimated once on this machine, and kept in its folder of caches."""
+
+    def estimated() -> dict[str, Any]:
+        return estimate_anchor(
+            generator, num_samples=options.num_samples, style_set=options.style_set, seed=options.seed
+        ).to_arrays()
+
+    return Anchor.from_arrays(dict(remembered_arrays("anchors", options.digest(generator_digest), estimated)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, cast
 
@@ -147,6 +147,13 @@ class Stored:
         if self._refined is not None:
             return self._refined.synthesize(chosen, shift)
         return self.generator.synthesize(chosen, noise=self.noise, style_shift=shift)
+
+    def of(self, index: int) -> Stored:
+        """One of the images alone."""
+        one = slice(index, index + 1)
+        noise: Noise = self.noise if isinstance(self.noise, str) else [maps[one] for maps in self.noise]
+        kept = {name: values[one] for name, values in self.kept.items()}
+        return replace(self, codes=self.codes[one], noise=noise, kept=kept)
 
     def show(self, codes: Tensor | None = None, style_shift: StyleShift | None = None) -> Tensor:
         """What the images show, [N, C, h, w]: as `render`, without what lies around the content box."""

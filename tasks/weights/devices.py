@@ -21,6 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 FLOAT_BYTES = 4
 KEPT_TENSORS, MADE_TENSORS = 6, 4
 """Of the size of what a convolution gives: 10 and 6 were measured with the digits on a CPU, the rest is to spare."""
+MOST_TOGETHER, TOGETHER_BYTES = 64, 2 * 2**30  # images that are made at once, and what they may take
 _MANY_DEVICES = 64  # of one kind in one machine, whatever it is
 
 
@@ -126,6 +127,11 @@ def bytes_of_image(config: GeneratorConfig, *, goes_back: bool) -> int:
         goes_back: whether every convolution's values are kept for gradients; else those of the largest one count.
     """
     return FLOAT_BYTES * (KEPT_TENSORS * sum(config.conv_sizes) if goes_back else MADE_TENSORS * max(config.conv_sizes))
+
+
+def images_together(config: GeneratorConfig) -> int:
+    """Images that are made at once: as many as take 2 GiB, at most 64."""
+    return max(1, min(MOST_TOGETHER, TOGETHER_BYTES // bytes_of_image(config, goes_back=False)))
 
 
 def check_room(field: str, number: int, bytes_each: int, device: str) -> None:

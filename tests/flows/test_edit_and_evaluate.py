@@ -157,7 +157,22 @@ def test_kept_images_leave_the_archive_under_the_names_of_the_images(
     assert sorted(path.name for path in tmp_path.iterdir()) == ids
     assert [(tmp_path / name).read_bytes() for name in ids] == story.archive().images(ids, method)
     refused = story.lsap("archive", "images", story.url, "e4e/less", "--out", str(tmp_path))
-    assert refused.code == 2 and f"has no edit e4e/less; it has {ENCODED}/more" in refused.err
+    assert refused.code == 2 and f"has no e4e/less; it has {ENCODED}" in refused.err
+
+
+def test_reconstructions_leave_it_likewise_where_the_generator_is_named(
+    story: Story, edited: dict[str, Any], tmp_path: Path
+) -> None:
+    words = ("archive", "images", story.url, ENCODED, "--out", str(tmp_path))
+    refused = story.lsap(*words)
+    assert refused.code == 2 and "name the generator that makes them" in refused.err
+    finished = story.lsap(*words, "--domain", "digits", "--json")
+    assert finished.code == 0, finished.err
+    ids = sorted(path.name for path in story.images.iterdir() if path.name != "broken.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ids
+    made = [np.asarray(Image.open(tmp_path / name)) for name in ids]
+    kept = [np.asarray(Image.open(io.BytesIO(png))) for png in story.archive().images(ids, f"{ENCODED}/none")]
+    np.testing.assert_array_equal(np.stack(made), np.stack(kept))  # of strength 0
 
 
 def test_every_image_has_a_row_of_each_edit(story: Story, edited: dict[str, Any]) -> None:
