@@ -24,6 +24,7 @@ name; names decide only what of a folder is taken for an image. What is in none 
 def what_is_read() -> Mapping[str, str]:
     """Every kind of file that a command takes, and of each what is read, in words."""
     from lsap_core.encoders.checkpoints.published import HEADS_OF_TYPE
+    from lsap_core.generators.checkpoints import LAYOUTS
     from tasks.faces.landmarks import LANDMARK_KINDS
     from tasks.inversion import code_files
     from tasks.pictures.formats import PICTURE_FORMATS
@@ -38,6 +39,7 @@ def what_is_read() -> Mapping[str, str]:
         "pictures, names in folders and containers": " ".join(sorted(IMAGE_SUFFIXES)),
         "containers (source)": SOURCE_KINDS,
         "generators (generator)": generators.KINDS,
+        "generators, programs": "; ".join(dict.fromkeys(one.program for one in LAYOUTS if not one.way_out)),
         "encoders (encoders)": encoders.KINDS,
         "encoders, classes of released files": ", ".join(f"{name} ({heads})" for name, heads in HEADS_OF_TYPE.items()),
         "refiners (refiner_networks)": refiners.KINDS,

@@ -39,7 +39,10 @@ from tasks.weights.files import (
     write_verified,
 )
 
-KINDS = "a rosinality or NVlabs .pt, an NVlabs .pkl (PyTorch or TensorFlow) or a .safetensors of this project"
+KINDS = (
+    "a StyleGAN2 in a .pt, .pth, .pkl (also TensorFlow's) or .safetensors, as NVlabs, rosinality, GenForce, Hammer, "
+    "MMGeneration, MMagic or this project write them"
+)
 SAMPLE_SEED = 0
 
 
@@ -51,7 +54,7 @@ class LoadedGenerator:
         generator: the network, on the CPU, in eval mode, not frozen.
         config: its sizes.
         digest: SHA-256 of weights and configuration, the same for every file format that holds this network.
-        format: "rosinality", "nvlabs", "tensorflow" or "safetensors".
+        format: "safetensors" for a file of ours with its configuration, "tensorflow", or the name of a layout.
         notes: sentences about what the file did not say and what was done instead; to be shown and kept.
     """
 

@@ -23,6 +23,7 @@ from lsap_core.generators.checkpoints.nvlabs import (
     modules_of,
     records_of,
 )
+from lsap_core.generators.checkpoints.renamed import RENAMINGS, from_renamed
 from lsap_core.generators.checkpoints.rosinality import OWN_ENTRY, from_rosinality, from_rosinality_document
 from lsap_core.generators.checkpoints.tensorflow import from_tensorflow_document, is_tensorflow
 from lsap_core.generators.checkpoints.unpickling import PersistentNode
@@ -58,7 +59,6 @@ class Layout:
     way_out: str = ""
 
 
-_ORIGINAL = "pass the NVlabs .pkl that it was converted from"
 _OTHER_NETWORK = "its codes are no W+ of StyleGAN2, so it cannot be used"
 
 LAYOUTS = (
@@ -70,8 +70,18 @@ LAYOUTS = (
     Layout("nvlabs", "NVlabs/stylegan2-ada-pytorch, NVlabs/stylegan3 for StyleGAN2, PTI", "synthesis.b4.const"),
     Layout("rosinality", "rosinality/stylegan2-pytorch", "input.input", ("conv1.conv.",)),
     Layout("rosinality", "rosinality/stylegan2-pytorch", "input.input", ("style.1.",)),
-    Layout("genforce", "GenForce", "synthesis.early_layer.const", way_out=_ORIGINAL),
-    Layout("mmgeneration", "MMGeneration or MMagic (StyleGAN2)", "constant_input.const", way_out=_ORIGINAL),
+    Layout("lsap", "this library, `state_dict` alone", "synthesis.const", ("synthesis.convs.",)),
+    Layout("genforce", "GenForce", "synthesis.early_layer.const", ("truncation.",)),
+    Layout("genforce", "GenForce", "synthesis.early_layer.const", ("synthesis.upsample.",)),
+    Layout("hammer", "Hammer (bytedance/Hammer)", "synthesis.early_layer.const", ("synthesis.filter",)),
+    Layout(
+        "genforce",
+        "GenForce or Hammer",
+        "synthesis.early_layer.const",
+        way_out="both have these names with other numbers, and what tells them apart (truncation.w_avg or "
+        "synthesis.filter) is missing, so pass the file that their program saved",
+    ),
+    Layout("mmgeneration", "MMGeneration or MMagic", "style_mapping.1.bias", ("constant_input.", "conv1.conv.")),
     Layout("lucidrains", "lucidrains/stylegan2-pytorch", "initial_block", way_out=_OTHER_NETWORK),
     Layout("lightweight-gan", "lucidrains/lightweight-gan", "initial_conv.0.weight", way_out=_OTHER_NETWORK),
     Layout("fastgan", "FastGAN or Projected GAN", "init.init.0.weight_orig", way_out=_OTHER_NETWORK),
@@ -168,7 +178,8 @@ def _walk(value: object, place: str, mean: Any, entry: Mapping[Any, Any] | None,
     for layout, prefix in _known_in(tensors):
         inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         own = {name: tensor for name, tensor in inside.items() if name not in MEANS}
-        yield FoundNetwork(layout, f"{place}.{prefix}".strip("."), own, mean=mean, entry=entry)
+        nearest = next((inside[name] for name in MEANS if name in inside), mean)
+        yield FoundNetwork(layout, f"{place}.{prefix}".strip("."), own, mean=nearest, entry=entry)
     for name, inner in value.items():
         yield from _walk(inner, f"{place}.{plain_name(name)}".strip("."), mean, value, depth - 1)
 
@@ -213,6 +224,10 @@ def _read(network: FoundNetwork, label: int | None) -> CanonicalCheckpoint:
     if isinstance(mean, Tensor) and mean.ndim == 2 and len(mean) > 1:
         # A mean for each row is the mean of W only where all rows are equal.
         mean = mean[0] if bool((mean == mean[:1]).all()) else None
+    if network.layout.name in RENAMINGS:
+        renaming = RENAMINGS[network.layout.name]
+        checkpoint = _without_label(from_renamed(network.tensors, renaming, mean), label)
+        return replace(checkpoint, notes=(*checkpoint.notes, _assumed(checkpoint), *renaming.notes))
     if network.entry is not None and OWN_ENTRY in network.entry:
         checkpoint = from_rosinality_document(
             {"g_ema": network.tensors, "latent_avg": mean, OWN_ENTRY: network.entry[OWN_ENTRY]}

@@ -138,8 +138,6 @@ def describe_torch_document(document: object) -> str:
         return "the bare weights of a generator: pass the file as one"
     if "synthesis.b4.const" in keys:
         return "the bare weights of an NVlabs generator: pass the file as one"
-    if "synthesis.const" in keys:
-        return "the bare weights of this library's generator: save them with `save_generator`"
     return f"a dictionary with the entries {', '.join(sorted(keys)[:6]) or '(none)'}"
 
 

@@ -6,7 +6,8 @@ a shape), and every other name for an empty object, by which the file is refused
 entries that object stands. Nothing is computed until the records of the wanted network become tensors.
 
 Files of `torch.save` are read by PyTorch's own restricted loader, and as records where that refuses them: a NumPy
-number among the options, or a whole network of NVlabs' persistent classes, is no reason to lose the weights.
+number among the options, or a whole network instead of its `state_dict`, is no reason to lose the weights. A network is
+known by its attributes, whatever its class is called, and becomes what its `state_dict` would be.
 """
 
 from __future__ import annotations
@@ -60,9 +61,12 @@ _STORAGES = {
     "BoolStorage": torch.bool,
 }
 """Classes of storages by which `torch.save` tells what numbers they hold."""
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+"""Attributes that every `torch.nn.Module` has."""
 _OLD_HEADERS = 3
 """Pickles before that of the object in the older format of `torch.save`: magic number, version, system."""
 MAX_DEPTH = 64
+MAX_MODULES = 10_000
 _LOADING = threading.Lock()  # the list of safe globals belongs to the process
 
 
@@ -168,15 +172,24 @@ class OptionsRecord:
 
 
 class _Refused:
-    """What stands for a name that is not allowed: it takes whatever the stream gives it, and does nothing."""
+    """What stands for a name that is not allowed: it takes whatever the stream gives it, and does nothing.
+
+    Attributes:
+        name: the name.
+        module: parameters, buffers and modules below, and all else, of what proves to be a network of PyTorch; it is
+            then data under whatever name. Empty otherwise.
+    """
 
     name = ""
+    module: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *_: object, **__: object) -> _Refused:
         return object.__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Takes attributes, and drops them."""
+        """Takes attributes, and drops them but for a network's."""
+        if isinstance(state, dict) and all(isinstance(state.get(entry), Mapping) for entry in _OF_MODULES):
+            self.module = state
 
     def __setitem__(self, key: object, value: object) -> None:
         """Takes entries, and drops them."""
@@ -386,10 +399,12 @@ class _RecordUnpickler(pickle.Unpickler):
         self.refused.append(name)
         return type("Refused", (_Refused,), {"name": name})
 
-    def persistent_load(self, pid: object) -> StoredNumbers:
+    def persistent_load(self, pid: object) -> StoredNumbers | type[_Refused]:
         match pid:
             case ("storage", torch.dtype() as dtype, str(key), str(), int(count), *_) if self._storages and count >= 0:
                 return self._storages(key, dtype, count)
+            case ("module", type() as of_network, *_) if self._storages and issubclass(of_network, _Refused):
+                return of_network  # older files of `torch.save` bring the source of networks along, which is not read
         raise CheckpointError("the file refers to something else than the numbers of a tensor")
 
     def load_records(self) -> Any:
@@ -406,17 +421,23 @@ class _RecordUnpickler(pickle.Unpickler):
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"the pickle is malformed: {error}") from error
-        if self.refused:
-            raise _refusal(*_first_refused(document, self.refused[0]))
+        if self.refused and (refused := _first_refused(document, self.refused)):
+            raise _refusal(*refused)
         return document
 
 
-def _first_refused(document: object, name: str) -> tuple[str, str | None]:
-    """The first name in a document that is not allowed, and the entry where it stands; None where it is in none."""
+def _first_refused(document: object, names: list[str]) -> tuple[str, str | None] | None:
+    """The first name in a document that is not allowed, and the entry where it stands; None where it is in none.
+
+    A class is allowed where nothing but networks was made of it. None of all where each of the names is such a class.
+    """
+    of_networks: set[str] = set()
     for place, value in _entries(document):
-        if isinstance(value, _Refused) or (isinstance(value, type) and issubclass(value, _Refused)):
+        if isinstance(value, _Refused) and value.module:
+            of_networks.add(value.name)
+        elif isinstance(value, _Refused) or (isinstance(value, type) and issubclass(value, _Refused)):
             return value.name, place
-    return name, None
+    return next(((name, None) for name in names if name not in of_networks), None)
 
 
 def _entries(document: object) -> Iterator[tuple[str, object]]:
@@ -443,6 +464,8 @@ def _inner(value: object) -> Iterator[tuple[str, object]]:
             yield from ((str(index), inner) for index, inner in enumerate(value))
         case PersistentNode() | TensorFlowNetwork():
             yield from _inner(value.state)
+        case _Refused():
+            yield from _inner(value.module)
         case OptionsRecord():
             yield from _inner(value.options)
         case ArrayRecord():
@@ -501,7 +524,8 @@ def to_tensor(record: TensorRecord) -> Tensor:
 def read_torch(data: bytes | BinaryIO) -> Any:
     """The object of a `torch.save` file: tensors, plain containers, `argparse.Namespace`, NVlabs' networks as records.
 
-    NumPy arrays become tensors, NumPy numbers those of Python; of paths, devices and number types the text is kept.
+    Other whole networks become what their `state_dict` would be, NumPy arrays become tensors, NumPy numbers those of
+    Python; of paths, devices and number types the text is kept.
 
     Args:
         data: the whole file, in the zip format or the older stream of pickles; or the file, opened for reading, of
@@ -619,6 +643,8 @@ def _plain(value: Any, depth: int = MAX_DEPTH, done: dict[int, Any] | None = Non
             result = below(content)
         case ArrayRecord(array=np.ndarray() as array):
             result = _from_array(array)
+        case _Refused():
+            result = below(dict(_state_of(value, "", set())))
         case OptionsRecord(options=options):
             result = argparse.Namespace(**below(options))
         case dict():
@@ -629,6 +655,28 @@ def _plain(value: Any, depth: int = MAX_DEPTH, done: dict[int, Any] | None = Non
             result = tuple(below(inner) for inner in value)
     done[id(value)] = result
     return result
+
+
+def _state_of(network: _Refused, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """What `state_dict` of a network gives: parameters and buffers by dotted name, but those that it would not save."""
+    if id(network) in seen or len(seen) > MAX_MODULES:
+        raise CheckpointError(
+            f"the network's module {prefix[:80]} is nested in itself, shared or one of very many; it was refused: save "
+            "the state_dict"
+        )
+    seen.add(id(network))
+    module = network.module
+    left_out = module.get("_non_persistent_buffers_set", ())
+    for name, value in (*module["_parameters"].items(), *module["_buffers"].items()):
+        if value is not None and name not in left_out:
+            yield f"{prefix}{name}", value
+    for name, below in module["_modules"].items():
+        if isinstance(below, _Refused) and below.module:
+            yield from _state_of(below, f"{prefix}{name}.", seen)
+        elif below is not None:
+            raise CheckpointError(
+                f"the network's module {prefix}{name} is a {type(below).__name__}; it was refused: save the state_dict"
+            )
 
 
 def _from_array(array: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
@@ -678,8 +726,8 @@ def _check_opcodes(data: bytes, *, refers: bool = False) -> None:
 def _refusal(name: str, place: str | None = None) -> CheckpointError:
     if place == "":
         return CheckpointError(
-            f"the file wants to use {name}, which is all that it holds; it was refused and nothing was run: of a whole "
-            "network, save the state_dict"
+            f"the file wants to use {name}, which is all that it holds; it was refused and nothing was run: save the "
+            "weights alone, as a state_dict"
         )
     where = "whose program is not known" if place is None else f"at its entry {place[:200]}"
     return CheckpointError(

@@ -392,7 +392,6 @@ def test_an_entry_of_ours_that_contradicts_the_tensors_is_refused() -> None:
         ({"g": {}, "d": {}}, "without its average g_ema"),
         ({"input.input": 0, "style.1.weight": 0}, "bare weights of a generator"),
         ({"synthesis.b4.const": 0}, "NVlabs"),
-        ({"synthesis.const": 0}, "save_generator"),
         ({"input_layer.0.weight": 0}, "a dictionary with the entries input_layer.0.weight"),
         (torch.zeros(3), "a single Tensor"),
     ],

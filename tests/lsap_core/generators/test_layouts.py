@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,13 +22,18 @@ from lsap_core.generators.checkpoints import (
     build_generator,
     from_generator_document,
     from_nvlabs,
+    read_torch,
     to_nvlabs,
     to_rosinality,
     to_rosinality_document,
 )
 from lsap_core.generators.checkpoints.layouts import ASSUMED, NO_MEAN
 
-LAYOUT_STATES = {"nvlabs": to_nvlabs, "rosinality": to_rosinality}
+LAYOUT_STATES: dict[str, Callable[[GeneratorConfig, Mapping[str, Tensor]], dict[str, Tensor]]] = {
+    "nvlabs": to_nvlabs,
+    "rosinality": to_rosinality,
+    "lsap": lambda config, state: dict(state),
+}
 
 
 def make(channels: int = 3, *, mean: bool = True, seed: int = 0) -> CanonicalCheckpoint:
@@ -67,7 +74,7 @@ def test_bare_weights_are_known_in_every_wrapping(layout: str, wrapping: str) ->
         document = {"latent_avg": checkpoint.state["mapping.w_avg"], **document}
     name, found = from_generator_document(document)
     assert name == layout and found.digest == checkpoint.digest
-    assert any(note.startswith(ASSUMED) for note in found.notes) == (layout == "nvlabs")
+    assert any(note.startswith(ASSUMED) for note in found.notes) == (layout != "rosinality")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -101,10 +108,34 @@ def test_one_of_several_averages_is_not_guessed() -> None:
 def test_images_that_are_no_squares_are_refused_in_a_sentence(layout: str) -> None:
     checkpoint = make()
     state = LAYOUT_STATES[layout](checkpoint.config, checkpoint.state)
-    name = {"nvlabs": "synthesis.b4.const", "rosinality": "input.input"}[layout]
+    name = {"nvlabs": "synthesis.b4.const", "rosinality": "input.input", "lsap": "synthesis.const"}[layout]
     state[name] = torch.cat([state[name], state[name]], dim=-2)
     with pytest.raises(CheckpointError, match="a constant of 8 x 4, so its images are no squares"):
         from_generator_document({"g_ema": state})
+
+
+def as_network(state: dict[str, Tensor]) -> torch.nn.Module:
+    """A network of PyTorch that has these tensors."""
+    network = torch.nn.Module()
+    for name, tensor in state.items():
+        *above, last = name.split(".")
+        module = network
+        for part in above:
+            if part not in module._modules:
+                module.add_module(part, torch.nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(last, torch.nn.Parameter(tensor))
+    return network
+
+
+@pytest.mark.parametrize("layout", LAYOUT_STATES)
+@pytest.mark.parametrize("wrap", [lambda network: network, torch.nn.DataParallel, lambda network: {"g_ema": network}])
+def test_a_network_that_was_saved_whole_is_read(layout: str, wrap: Any) -> None:
+    checkpoint = make(mean=False)
+    buffer = io.BytesIO()
+    torch.save(wrap(as_network(LAYOUT_STATES[layout](checkpoint.config, checkpoint.state))), buffer)
+    name, found = from_generator_document(read_torch(buffer))
+    assert (name, found.digest) == (layout, checkpoint.digest)
 
 
 UNREAD = [layout for layout in LAYOUTS if layout.way_out]

@@ -7,7 +7,9 @@ import json
 import pickle
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,9 +309,62 @@ def test_read_torch_reads_both_layouts_and_the_options_of_training(is_zip: bool)
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_read_torch_refuses_a_whole_module() -> None:
-    with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear"):
-        read_torch(saved({"G": torch.nn.Linear(2, 2)}))
+class Network(torch.nn.Module):
+    """A network of a class that no reader knows, with buffers of both kinds and attributes of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3, affine=False))
+        self.register_buffer("kept", torch.ones(2))
+        self.register_buffer("made", torch.ones(2), persistent=False)
+        self.sizes = {4: 512, "mean": np.float32(2)}
+        self.nothing = None
+
+
+def in_pickle(document: object) -> object:
+    return read_pickle(pickle.dumps(document, protocol=2))
+
+
+def in_zip(document: object) -> object:
+    return read_torch(saved(document))
+
+
+def in_old_file(document: object) -> object:
+    return read_torch(saved(document, _use_new_zipfile_serialization=False))
+
+
+EVERY_WAY = [in_pickle, in_zip, in_old_file]
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("read", EVERY_WAY)
+def test_a_whole_network_is_its_state_dict(read: Callable[[object], Any]) -> None:
+    network = Network()
+    found = read({"g_ema": network, "step": 3})
+    assert found["step"] == 3 and list(found["g_ema"]) == list(network.state_dict())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(found["g_ema"][name], tensor), name
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("read", EVERY_WAY)
+def test_what_a_network_carries_beside_its_weights_is_refused(read: Callable[[object], Any]) -> None:
+    network = Network()
+    network.activation = functools.partial(print, 2)
+    with pytest.raises(CheckpointError, match=r"functools\.partial, at its entry G\.activation; .*nothing was run"):
+        read({"G": network})
+
+
+def test_a_network_that_holds_itself_or_one_part_often_is_refused() -> None:
+    shared: torch.nn.Module = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    for _ in range(40):  # 2^40 layers, were each read
+        shared = torch.nn.Sequential(shared, shared)
+    with pytest.raises(CheckpointError, match="nested in itself, shared"):
+        read_torch(saved(shared))
+    strange = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    strange._modules["1"] = {"weight": torch.ones(1)}
+    with pytest.raises(CheckpointError, match="module 1 is a dict"):
+        read_torch(saved(strange))
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

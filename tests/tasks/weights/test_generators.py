@@ -275,7 +275,7 @@ OTHER_FILES = {
     "npz": (npz(), r"a zip archive of w\.npy"),
     "encoder": (saved(ENCODER), r"an encoder checkpoint \(pSp, e4e or HFGI"),
     "old encoder": (saved(ENCODER, _use_new_zipfile_serialization=False), r"an encoder checkpoint \(pSp"),
-    "module": (saved({"G": torch.nn.Linear(1, 1)}), r"wants to use torch\.nn\.modules\.linear\.Linear"),
+    "module": (saved({"G": torch.nn.Linear(1, 1)}), "without its average g_ema"),
     "safetensors": (safetensors.torch.save({"w": torch.zeros(1)}), "a dictionary with the entries w"),
     "network": (
         safetensors.torch.save({"w": torch.zeros(1)}, {"kind": "FeatureNet"}),
