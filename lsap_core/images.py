@@ -15,6 +15,8 @@ Downsampling = Literal["area", "bilinear", "bilinear_noaa", "bilinear_clamped"]
 ContentBox = tuple[int, int, int, int]
 
 COMPARISON_SIDE = 256
+IMAGE_CHANNELS = (1, 3, 4)
+"""What images may have: gray; red, green and blue; these and alpha, which is 1 where a picture is opaque."""
 
 
 def from_uint8(pixels: np.ndarray) -> Tensor:
@@ -38,6 +40,25 @@ def to_uint8(images: Tensor) -> np.ndarray:
 def quantize(images: Tensor) -> Tensor:
     """What is left of images [N, C, H, W] after saving them as 8-bit files and reading them back."""
     return from_uint8(to_uint8(images)).to(images.device)
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """What networks that know colours see of images: gray ones three times, transparent ones laid over white.
+
+    Args:
+        images: [N, C, H, W] in about [-1, 1], C = 1, 3 or 4, the fourth alpha from -1 (transparent) to 1 (opaque).
+
+    Returns:
+        [N, 3, H, W]; colours over white are alpha c + (1 - alpha), with alpha in [0, 1] after clamping.
+
+    Example:
+        >>> as_rgb(torch.tensor([0.5, 0.0, -1.0, 0.0]).view(1, 4, 1, 1)).flatten()
+        tensor([0.7500, 0.5000, 0.0000])
+    """
+    if images.shape[1] != 4:
+        return images.expand(-1, 3, -1, -1)
+    alpha = (images[:, 3:].clamp(-1, 1) + 1) / 2
+    return images[:, :3] * alpha + (1 - alpha)
 
 
 def crop(images: Tensor, content_box: ContentBox | None) -> Tensor:

@@ -92,6 +92,7 @@ def add_import_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, An
     command.add_argument("--method", required=True, metavar="NAME", help="what the archive is to call what found them")
     command.add_argument("--domain", help="name of a built-in domain, or the path of one's own .yaml")
     command.add_argument("--generator", metavar="FILE", help="weights that the codes are of; the domain's by default")
+    command.add_argument("--label", type=int, metavar="N", help="class of a conditional generator, from 0")
     command.add_argument("--images", metavar="SOURCE", help="the images that the codes are of: a folder, a .zip, ...")
     command.add_argument("--ids", metavar="FILE", help="image ids in the order of the codes, one a line")
     command.add_argument("--space", choices=["w", "w_plus"], help="of the codes, where their shape does not tell")
@@ -121,6 +122,7 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
 
     domain = open_domain(parsed.domain, Settings.from_environment()) if parsed.domain else None
     place = parsed.generator or (domain and domain.generator)
+    label = parsed.label if parsed.label is not None or domain is None else domain.label
     if not place:
         raise ParameterError("no generator is named: pass --generator FILE, or --domain of a domain that has one")
     ids: list[str] = []
@@ -132,7 +134,7 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
     request = ImportRequest(
         parsed.url,
         tuple(parsed.codes),
-        GeneratorFile(place, domain.content_box if domain else None),
+        GeneratorFile(place, domain.content_box if domain else None, label),
         parsed.method,
         space=parsed.space,
         image_ids=tuple(ids),

@@ -243,6 +243,7 @@ def describe_file(parsed: argparse.Namespace) -> int:
 def _add_generator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", help="name of a built-in domain, or the path of one's own .yaml")
     parser.add_argument("--generator", metavar="FILE", help="weights; the domain's by default")
+    parser.add_argument("--label", type=int, metavar="N", help="class of a conditional generator, from 0")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
 
 
@@ -288,9 +289,8 @@ def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
     place = parsed.generator or (domain and domain.generator)
     if not place:
         raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")
-    loaded = load_generator(
-        place, content_box=domain.content_box if domain else None, label=domain.label if domain else None
-    )
+    label = parsed.label if parsed.label is not None or domain is None else domain.label
+    loaded = load_generator(place, content_box=domain.content_box if domain else None, label=label)
     loaded.generator.to(module_device(parsed.device)).freeze()
     if "samples" in parsed:
         check_room("--samples", parsed.samples, FLOAT_BYTES * loaded.config.w_dim, "cpu")

@@ -77,6 +77,7 @@ def command_parser() -> argparse.ArgumentParser:
     generator = groups.add_parser("generator", help="look at weights").add_subparsers(dest="verb", required=True)
     sizes = generator.add_parser("describe", help="what a file of weights holds")
     sizes.add_argument("path")
+    sizes.add_argument("--label", type=int, metavar="N", help="class of a conditional generator, from 0")
     _finish(sizes, weights.show_generator)
     convert = generator.add_parser("convert", help="between .pt, .pkl (reading) and .safetensors")
     convert.add_argument("path")
@@ -89,6 +90,11 @@ def command_parser() -> argparse.ArgumentParser:
     encoder = groups.add_parser("encoder", help="look at encoders").add_subparsers(dest="verb", required=True)
     trained = encoder.add_parser("describe", help="what a file of an encoder holds")
     trained.add_argument("path")
+    trained.add_argument(
+        "--heads",
+        choices=["direct", "offsets", "single"],
+        help="how it makes rows of W+, if its file does not say",
+    )
     _finish(trained, weights.show_encoder)
 
     add_direction_commands(groups, _finish)

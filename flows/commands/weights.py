@@ -11,7 +11,7 @@ def show_generator(parsed: argparse.Namespace) -> int:
     """`lsap generator describe`."""
     from tasks.weights.generators import describe_generator
 
-    description = describe_generator(parsed.path)
+    description = describe_generator(parsed.path, label=parsed.label)
     return show(description, parsed)
 
 
@@ -34,5 +34,5 @@ def show_encoder(parsed: argparse.Namespace) -> int:
     """`lsap encoder describe`."""
     from tasks.weights.encoders import describe_encoder
 
-    description = describe_encoder(parsed.path)
+    description = describe_encoder(parsed.path, heads=parsed.heads)
     return show(description, parsed)

@@ -10,7 +10,7 @@ from domains.domain import Domain
 from flows.parameters.numbers import MANY_IMAGES, Number, Seed, Whole
 from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import checked_shard_rows, generator_of
+from flows.parameters.shared import HEADS, checked_shard_rows, generator_of
 from lsap_core.encoders.config import Heads
 from lsap_core.presets import encoder_settings
 from tasks.evaluation.request import EvaluationRequest, Synthetic
@@ -59,11 +59,7 @@ class EvaluateRun(ArchiveRun):
         None, description="real images, for the distance of each image to its nearest ones; none by default"
     )
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
-    heads: dict[str, Heads] = Field(
-        default_factory=dict,
-        description='how encoders make rows of W+, by name, where their files do not say it: "direct" (pSp), "offsets" '
-        '(e4e, LSAP_E) or "single"; over the domain\'s',
-    )
+    heads: dict[str, Heads] = Field(default_factory=dict, description=HEADS)
     synthetic: SyntheticParameters | None = Field(
         None, description="encode synthetic images and compare the codes, instead of measuring what is in the archive"
     )

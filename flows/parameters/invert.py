@@ -12,6 +12,7 @@ from domains.domain import Domain
 from flows.parameters.numbers import MANY_SHOWN, MANY_TRIES, Count, Index, Seed, Share, Unbounded, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import (
+    HEADS,
     LABEL,
     AnchorParameters,
     WhenBusy,
@@ -58,11 +59,7 @@ class InvertRun(Parameters):
         default_factory=dict,
         description="weights of encoders by name, over the domain's; a name that is no method's is a method of its own",
     )
-    heads: dict[str, Heads] = Field(
-        default_factory=dict,
-        description='how encoders make rows of W+, by name, where their files do not say it: "direct" (pSp), "offsets" '
-        '(e4e, LSAP_E) or "single"; over the domain\'s',
-    )
+    heads: dict[str, Heads] = Field(default_factory=dict, description=HEADS)
     perceptual: str | None = Field(None, description="network of the loss; the domain's by default")
     metric_perceptual: str | None = Field(None, description="network of the reported LPIPS")
     fit: Literal["refuse", "crop", "letterbox", "stretch"] = Field(

@@ -11,12 +11,13 @@ from domains.domain import Domain
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun, SyntheticParameters
 from flows.parameters.invert import InvertRun
-from flows.parameters.numbers import MANY_IMAGES, Count, Whole
+from flows.parameters.numbers import MANY_IMAGES, Count, Index, Whole
 from flows.parameters.paper_parts import EQUAL, PARTS, PaperParts, Part
 from flows.parameters.refine import RefineRun
 from flows.parameters.reproduce_table3 import ReproduceTable3
 from flows.parameters.run_file import ParameterError, Parameters, read_values, refused
-from flows.parameters.shared import WhenBusy, WorkerParameters
+from flows.parameters.shared import HEADS, LABEL, WhenBusy, WorkerParameters
+from lsap_core.encoders.config import Heads
 from lsap_core.refinement.sam import SamSettings
 from tasks.editing.calibration import SYNTHETIC_IMAGES
 from tasks.measuring.attributes import EMBEDDED, FACES
@@ -46,7 +47,9 @@ class ReproduceRun(PaperParts):
     output: str = Field(description="path or URL of the folder for tables, figures and the page")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights; the domain's by default")
+    label: Index | None = Field(None, description=LABEL)
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
+    heads: dict[str, Heads] = Field(default_factory=dict, description=HEADS)
     lpips: tuple[str, ...] | None = Field(None, description="networks of LPIPS; the first is the tables' column")
     identity: tuple[str, ...] | None = Field(None, description="networks of identity; the first is the tables' column")
     classifier: str | None = Field(None, description="judge of classes; the domain's by default")
@@ -139,7 +142,9 @@ class ReproduceRun(PaperParts):
             "archive": self.archive,
             "domain": self.domain,
             "generator": self.generator or domain.generator,
+            "label": self.label,
             "encoders": self._places(domain, methods),
+            "heads": self.heads,
             "methods": methods,
             "workers": self.workers,
             **({} if self.batch_size is None else {"batch_size": self.batch_size}),
@@ -197,6 +202,7 @@ class ReproduceRun(PaperParts):
             "methods": methods,
             "versions": dict(versions or {}),
             "encoders": self._places(domain, tuple(domain.encoders)),
+            "heads": self.heads,
             "lec": {name: {**each.edit, "strength": each.strength} for name, each in self.edits.items()},
             "frechet": self.frechet,
             "reference": self.reference,
@@ -210,6 +216,7 @@ class ReproduceRun(PaperParts):
             **self._of_archive(domain),
             "methods": self.compared,
             "encoders": self._places(domain, self.compared),
+            "heads": self.heads,
             "synthetic": self.synthetic,
             "style_set": self.inversion.get("anchor", {}).get("style_set", "authors"),
         }
@@ -228,6 +235,7 @@ class ReproduceRun(PaperParts):
             "output": f"{self.output.rstrip('/')}/table3",
             "domain": self.domain,
             "generator": self.generator or domain.generator,
+            "label": self.label,
             "workers": self.workers,
             **(self.table3 or {}),
         }
@@ -251,6 +259,7 @@ class ReproduceRun(PaperParts):
             "archive": self.archive,
             "domain": self.domain,
             "generator": self.generator or domain.generator,
+            "label": self.label,
             "directions": dict(domain.directions),
             "refiner_networks": self.refiner_networks,
             "calibration_images": self.calibration_images,

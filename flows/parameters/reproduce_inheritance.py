@@ -49,6 +49,7 @@ class ReproduceInheritance(StudyOfEdits):
             archive=self.archive_url(),
             domain=self.domain,
             generator=self.generator,
+            label=self.generator_label,
             source=self.source,
             methods=self.methods,
             refiners=self.refiners,

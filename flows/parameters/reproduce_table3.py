@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows.parameters.invert import InvertRun
-from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Number, Seed
+from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Index, Number, Seed
 from flows.parameters.run_file import ParameterError, Parameters, refused
-from flows.parameters.shared import WorkerParameters, check_workers
+from flows.parameters.shared import LABEL, WorkerParameters, check_workers
 from flows.parameters.train_encoder import TrainEncoderRun
 from lsap_core.presets import TRAININGS
 from tasks.reports.paper.seeds import Variant
@@ -30,6 +30,7 @@ class ReproduceTable3(Parameters):
     validation_images: Count = Field(256, le=MANY_IMAGES, description="images to validate on")
     domain: str = Field("full_scale", description="name of a built-in domain, or the path of one's own .yaml")
     generator: str | None = Field(None, description="weights; the domain's by default")
+    label: Index | None = Field(None, description=LABEL)
     encoders: tuple[str, ...] = Field(("psp", "e4e", "lsap_e"), description="trainings to compare as published")
     sncd_weights: tuple[Weight, ...] = Field(
         (0.0, 0.1, 0.25, 0.5, 0.75, 1.0), description="lambda of LSAP_E in the sweep; empty for none"
@@ -94,6 +95,7 @@ class ReproduceTable3(Parameters):
             archive=f"{self.output.rstrip('/')}/archive",
             domain=self.domain,
             generator=self.generator,
+            label=self.label,
             methods=names,
             encoders={name: f"{self._folder(name)}/encoder.safetensors" for name in names},
             workers=self.workers,
@@ -107,6 +109,7 @@ class ReproduceTable3(Parameters):
             "validation_images": self.validation_images,
             "domain": self.domain,
             "generator": self.generator,
+            "label": self.label,
             "checkpoint_every": self.checkpoint_every,
             "validate_every": self.checkpoint_every,
             **self.training_run,

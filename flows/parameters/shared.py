@@ -23,6 +23,10 @@ WhenBusy = Annotated[
 ]
 """A field of everything that writes."""
 LABEL = "class of a conditional generator whose codes are sampled; by default the mean over its classes"
+HEADS = (
+    'how encoders make rows of W+, by name, where their files do not say it: "direct" (pSp), "offsets" (e4e, LSAP_E) '
+    'or "single"; over the domain\'s'
+)
 MOST_SAMPLES = 10**9
 WORKER_BYTES = 2**28
 """What a process with torch in it takes before it holds any weights."""

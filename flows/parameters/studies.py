@@ -12,9 +12,10 @@ from domains.domain import Domain
 from flows.parameters.edit import EditRun
 from flows.parameters.evaluate import EvaluateRun
 from flows.parameters.invert import InvertRun
-from flows.parameters.numbers import MANY_IMAGES, Number, Seed, Whole
+from flows.parameters.numbers import MANY_IMAGES, Index, Number, Seed, Whole
 from flows.parameters.run_file import ParameterError, Parameters
-from flows.parameters.shared import WorkerParameters
+from flows.parameters.shared import HEADS, LABEL, WorkerParameters
+from lsap_core.encoders.config import Heads
 from tasks.inversion.request import InversionRequest
 from tasks.settings import Settings
 
@@ -51,9 +52,11 @@ class StudyOfEdits(Parameters):
     output: str = Field(description="path or URL of the folder for archive, tables and picture")
     domain: str = Field(description="name of a built-in domain, or the path of one's own .yaml; it has a judge")
     generator: str | None = Field(None, description="weights; the domain's by default")
+    generator_label: Index | None = Field(None, description=LABEL)
     methods: tuple[str, ...] = Field(min_length=1, description="published names, encoders and variants")
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict, description="as in a run of `invert`")
     encoders: dict[str, str] = Field(default_factory=dict, description="as in a run of `invert`")
+    heads: dict[str, Heads] = Field(default_factory=dict, description=HEADS)
     directions: dict[str, str] = Field(
         default_factory=dict, description="by attribute: name of the direction that changes it; its own by default"
     )
@@ -108,9 +111,11 @@ class StudyOfEdits(Parameters):
             archive=self.archive_url(),
             domain=self.domain,
             generator=self.generator,
+            label=self.generator_label,
             methods=self.methods,
             variants=self.variants,
             encoders=self.encoders,
+            heads=self.heads,
             workers=self.workers,
             report_images=2,
         )
@@ -121,6 +126,7 @@ class StudyOfEdits(Parameters):
             archive=self.archive_url(),
             domain=self.domain,
             generator=self.generator,
+            label=self.generator_label,
             methods=methods,
             edits={name: dict(edit) for name, edit in edits.items()},
             calibration_images=CALIBRATION_IMAGES,
@@ -138,6 +144,7 @@ class StudyOfEdits(Parameters):
             archive=self.archive_url(),
             domain=self.domain,
             generator=self.generator,
+            label=self.generator_label,
             source=self.source,
             methods=methods,
             versions=dict(versions or {}),
@@ -146,5 +153,6 @@ class StudyOfEdits(Parameters):
             attributes=tuple(alike.directions),
             reference=self.reference,
             encoders=self.encoders,
+            heads=self.heads,
             workers=self.workers,
         )

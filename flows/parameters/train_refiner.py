@@ -9,8 +9,9 @@ from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.run_file import ParameterError, refused
-from flows.parameters.shared import refuse_memory
+from flows.parameters.shared import HEADS, refuse_memory
 from flows.parameters.trainings import TrainingRun
+from lsap_core.encoders.config import Heads
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.presets import REFINER_TRAININGS, RefinerTraining
 from lsap_core.refinement.sam import SamSettings
@@ -24,7 +25,7 @@ from tasks.training.refiners import RefinerTrainingSpec
 from tasks.training.spec import TrainingRequest, TrainingSpec
 from tasks.training.trainable import TRAINABLE
 
-OF_CODES = ("encoders", "backbone_weights", "inverter", "discriminator", "directions")
+OF_CODES = ("encoders", "heads", "backbone_weights", "inverter", "discriminator", "directions")
 """Fields of trainings on the codes of an encoder alone."""
 OF_INVERSIONS = ("archive", "subject", "inversions")
 """Fields of trainings on what an archive has."""
@@ -41,6 +42,7 @@ class TrainRefinerRun(TrainingRun):
         description="whose codes are refined (of sfe: guide edits; of sam: were inverted), by name; it stays as it is",
     )
     encoders: dict[str, str] = Field(default_factory=dict, description="weights of encoders by name, over the domain's")
+    heads: dict[str, Heads] = Field(default_factory=dict, description=HEADS)
     backbone_weights: str | None = Field(
         None, description="a trained backbone to start from (hyperstyle, sfe_inverter)"
     )
@@ -67,7 +69,7 @@ class TrainRefinerRun(TrainingRun):
         Raises:
             ParameterError: a field names something that does not exist.
         """
-        domain = refused("encoders", self.resolved_domain(settings).with_encoders, self.encoders)
+        domain = refused("encoders", self.resolved_domain(settings).with_encoders, self.encoders, self.heads)
         method = refused("training", domain.training_of_refiner, self.refiner, self.training)
         if self.workers.count > 1:
             raise ParameterError(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError
+from lsap_core.images import as_rgb
 from lsap_core.perceptual.face_alignment import FACE_SIDE, align_faces, similarity_transform
 from lsap_core.perceptual.face_detection import FaceDetector, surest_points
 from lsap_core.perceptual.ir_se import IR_101, IrSeTrunk
@@ -57,13 +58,13 @@ class FaceIdentity(nn.Module):
         """The aligned face of each image that has one.
 
         Args:
-            images: [N, 1 or 3, H, W] in about [-1, 1].
+            images: [N, C, H, W] in about [-1, 1].
             points: where the detector has found them before, `surest_points` of these images [N, 5, 2].
 
         Returns:
             faces [M, 3, 112, 112] in [-1, 1] in the order of their images, and which images they are of [N], bool.
         """
-        seen = images.expand(-1, 3, -1, -1)
+        seen = as_rgb(images)
         transforms = similarity_transform(surest_points(self.detector.detect(seen)) if points is None else points)
         is_found = transforms.isfinite().all(dim=(1, 2)).to(images.device)
         return align_faces(seen[is_found], transforms.to(images.device)[is_found]), is_found
@@ -73,7 +74,7 @@ class FaceIdentity(nn.Module):
         """Unit vectors of the faces in images, and where there is a face.
 
         Args:
-            images: [N, 1 or 3, H, W] in about [-1, 1].
+            images: [N, C, H, W] in about [-1, 1].
             points: as `faces` takes them.
 
         Returns:
@@ -86,7 +87,7 @@ class FaceIdentity(nn.Module):
         return embeddings, is_found
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
-        """Cosine of the faces in images and in target, both [N, 1 or 3, H, W] in [-1, 1]; sizes may differ.
+        """Cosine of the faces in images and in target, both [N, C, H, W] in [-1, 1]; sizes may differ.
 
         Returns:
             [N], higher is closer; NaN where one of the two shows no face.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core.errors import CheckpointError, ShapeError
-from lsap_core.images import COMPARISON_SIDE, comparison_view
+from lsap_core.images import COMPARISON_SIDE, as_rgb, comparison_view
 from lsap_core.perceptual.ir_se import IR_SE_50, IrSeTrunk
 from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 from lsap_core.perceptual.resnet_50 import ResNet50Trunk
@@ -68,16 +68,16 @@ class ArcFaceSimilarity(nn.Module):
                 f"images are {list(images.shape)}; ArcFace wants aligned faces [N, 3, {COMPARISON_SIDE}, "
                 f"{COMPARISON_SIDE}] or larger squares: choose another identity network for other images"
             )
-        face = comparison_view(images)[:, :, FACE_ROWS, FACE_COLUMNS].expand(-1, 3, -1, -1)
+        face = as_rgb(comparison_view(images)[:, :, FACE_ROWS, FACE_COLUMNS])
         return F.adaptive_avg_pool2d(face, FACE_SIDE)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit vectors [N, 512] of aligned images [N, 1 or 3, R, R] in [-1, 1], R at least 256."""
+        """Unit vectors [N, 512] of aligned images [N, C, R, R] in [-1, 1], R at least 256."""
         embedding: Tensor = self.network(self.faces(images))
         return embedding
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
-        """Similarity of images [N, 1 or 3, R, R] to target, the same shape, both in [-1, 1]: [N]."""
+        """Similarity of images [N, C, R, R] to target, the same shape, both in [-1, 1]: [N]."""
         return (self.embed(images) * self.embed(target)).sum(dim=1)
 
 
@@ -97,12 +97,12 @@ class MocoSimilarity(nn.Module):
         return self
 
     def embed(self, images: Tensor) -> Tensor:
-        """Unit vectors [N, 2048] of images [N, 1 or 3, H, W] in [-1, 1]."""
-        view = comparison_view(images).expand(-1, 3, -1, -1)
+        """Unit vectors [N, 2048] of images [N, C, H, W] in [-1, 1]."""
+        view = as_rgb(comparison_view(images))
         return F.normalize(self.network(F.interpolate(view, (MOCO_SIDE, MOCO_SIDE), mode="nearest")), dim=1)
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
-        """Similarity of images [N, 1 or 3, H, W] to target, the same shape, both in [-1, 1]: [N]."""
+        """Similarity of images [N, C, H, W] to target, the same shape, both in [-1, 1]: [N]."""
         return (self.embed(images) * self.embed(target)).sum(dim=1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lsap_core.convolution import with_winograd
 from lsap_core.errors import CheckpointError
+from lsap_core.images import as_rgb
 
 LpipsNet = Literal["vgg", "alex", "squeeze"]
 
@@ -35,8 +36,8 @@ class LpipsDistance(nn.Module):
         return self
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Normalized trunk features of images [N, 1 or 3, H, W] in [-1, 1]."""
-        rgb = images.expand(-1, 3, -1, -1)
+        """Normalized trunk features of images [N, C, H, W] in [-1, 1]."""
+        rgb = as_rgb(images)
         features = []
         for tap in self.network.net(self.network.scaling_layer(rgb)):
             length = (tap.square().sum(dim=1, keepdim=True) + GRADIENT_FLOOR).sqrt()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lsap_core.encoders.backbone import BasicBlock
 from lsap_core.errors import CheckpointError
+from lsap_core.images import as_rgb
 from lsap_core.perceptual.published_weights import describe_document, named_tensors, with_weights
 
 NUM_LABELS = 19
@@ -181,13 +182,13 @@ class FaceParser(nn.Module):
         return self
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits [N, 19, H, W] of images [N, 1 or 3, H, W] in [-1, 1]."""
-        rgb = images.expand(-1, 3, -1, -1)
+        """Logits [N, 19, H, W] of images [N, C, H, W] in [-1, 1]."""
+        rgb = as_rgb(images)
         logits: Tensor = self.network(((rgb + 1) / 2 - self.mean) / self.deviation)
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Labels [N, H, W], int64, of images [N, 1 or 3, H, W] in [-1, 1]."""
+        """Labels [N, H, W], int64, of images [N, C, H, W] in [-1, 1]."""
         return merge_labels(self.logits(images).argmax(dim=1), self.merges)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.images import IMAGE_CHANNELS, as_rgb
 from lsap_core.refinement.sam_deeplab import DeepLab
 from lsap_core.refinement.sam_spaces import W_PLUS, Placement, space_names
 
@@ -65,8 +66,8 @@ class PredictorConfig:
             raise ConfigError(
                 f"spaces are {list(self.spaces)[:MOST_SPACES]}; wanted names as {W_PLUS} or F4, each once"
             )
-        if self.image_channels not in (1, 3):
-            raise ConfigError(f"image_channels is {self.image_channels}; wanted 1 or 3")
+        if self.image_channels not in IMAGE_CHANNELS:
+            raise ConfigError(f"image_channels is {self.image_channels}; wanted 1, 3 or 4")
 
     @classmethod
     def for_generator(
@@ -168,7 +169,7 @@ class InvertibilityPredictor(nn.Module):
         """
         if images.ndim != 4 or images.shape[1] != self.config.image_channels:
             raise ShapeError(f"images are {list(images.shape)}; wanted [N, {self.config.image_channels}, h, w]")
-        features = self.base(images.expand(-1, 3, -1, -1) if self.config.base == "deeplab" else images)
+        features = self.base(as_rgb(images) if self.config.base == "deeplab" else images)
         return torch.cat([self.heads[name](features) for name in self.spaces], dim=1)
 
 

@@ -34,7 +34,6 @@ from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room
 from tasks.weights.encoders import EncoderFacts, encoder_facts
 from tasks.weights.generators import LoadedGenerator
 
-IMAGE_CHANNELS = (1, 3)
 """Of generators that pictures can be inverted into: gray levels or colours, without an alpha channel."""
 
 
@@ -254,11 +253,6 @@ def _overlaps(archive: ArchiveWriter, known: KnownImages) -> Overlaps:
 def _checked(request: InversionRequest) -> tuple[LoadedGenerator, InversionFacts]:
     """The generator, and what follows from the request, once everything was looked at and fits together."""
     loaded = request.generator.load()
-    if (channels := loaded.config.image_channels) not in IMAGE_CHANNELS:
-        raise ConfigError(
-            f"{request.generator.place} makes images of {channels} channels, and pictures are read with 1 or 3: its "
-            "weights can be described and converted, but nothing can be inverted into it"
-        )
     request.networks.check(loaded.config)
     _check_room(request, loaded.config)
     notes = [f"generator: {note}" for note in loaded.notes]

@@ -24,7 +24,7 @@ from torch import Tensor
 from lsap_archive import FAILED, ROW_SCHEMA, Archive, RunWriter, count_alterations, open_archive
 from lsap_core.encoders.encoder import Encoder
 from lsap_core.errors import CheckpointError
-from lsap_core.images import from_uint8, to_uint8
+from lsap_core.images import as_rgb, from_uint8, to_uint8
 from lsap_core.inversion.by_optimization import OptimizationEmbedder, OptimizationSettings
 from lsap_core.inversion.inversion import Embedder, EmbeddingSettings, Inversion, Parts
 from lsap_core.inversion.kept_noise import as_kept
@@ -152,7 +152,11 @@ class EmbedWorker:
             if row.image is not None:
                 reconstruction = Stored.of_images(renderer, archive, [row.image_id], method).render()
                 target = from_uint8(row.pixels[None]).to(self.device)
-                difference = (reconstruction.clamp(-1, 1) - target).abs() - 1  # black where they agree
+                pair = (reconstruction.clamp(-1, 1), target)
+                ours, theirs = (
+                    map(as_rgb, pair) if target.shape[1] == 4 else pair
+                )  # or it is transparent where they agree
+                difference = (ours - theirs).abs() - 1  # black where they agree
                 pictures = (row.pixels, to_uint8(reconstruction)[0], to_uint8(difference)[0])
                 previews[row.image_id] = Preview(*map(_png, pictures))
             self._progress += 1

@@ -39,7 +39,7 @@ class FaceAttribute:
     of_points: Callable[[Tensor], Tensor]
 
     def measure(self, images: Tensor) -> Tensor:
-        """One value for each image [N, 1 or 3, H, W] in about [-1, 1]: [N], NaN where there is no face."""
+        """One value for each image [N, C, H, W] in about [-1, 1]: [N], NaN where there is no face."""
         return self.of_points(self.points.find(images))
 
 

@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from lsap_core.images import as_rgb
 from lsap_core.perceptual.face_detection import FaceDetector, surest_points
 from tasks.measuring.looks import Look, Looks
 from tasks.weights.faces import DETECTOR_FILES, find_face_files, load_face_detector
@@ -40,8 +41,8 @@ class FacePoints:
         return cls(detector, hashlib.sha256("".join(facts).encode()).hexdigest()[:16])
 
     def find(self, images: Tensor) -> Tensor:
-        """Points of images [N, 1 or 3, H, W]: [N, 5, 2] in pixels, float64, on the CPU; NaN without a face."""
-        return surest_points(self.detector.detect(images.expand(-1, 3, -1, -1)))
+        """Points of images [N, C, H, W]: [N, 5, 2] in pixels, float64, on the CPU; NaN without a face."""
+        return surest_points(self.detector.detect(as_rgb(images)))
 
     def find_in(self, looks: Looks) -> Tensor:
         """Points of pictures, unless they are known already."""

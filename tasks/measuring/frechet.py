@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
 from lsap_core.generators.config import GeneratorConfig
+from lsap_core.images import as_rgb
 from tasks.array_files import read_npz
 from tasks.measuring.looks import Look, Looks
 from tasks.measuring.networks import Judge, load_judge
@@ -58,7 +59,7 @@ class FrechetNetwork(nn.Module):
             return self.network.embed(images)
         if self.network is None:
             raise ConfigError("these are the sums of a finished shard: load the network to add images")
-        pixels = torch.from_numpy(saved_pixels(images)).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+        pixels = torch.from_numpy(saved_pixels(as_rgb(images))).permute(0, 3, 1, 2)
         features: Tensor = self.network(pixels.to(images.device))
         return features
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
-from lsap_core.images import ContentBox
+from lsap_core.images import IMAGE_CHANNELS, ContentBox
 from tasks.errors import BadImageError
 from tasks.pictures.colours import COLOURS_NOT_APPLIED, tells_other_colours
 from tasks.pictures.formats import CODESTREAM, PNG, is_cut_off, jpeg_2000_sizes, num_pictures, open_header
@@ -68,7 +68,7 @@ class DecodedImage:
     """An image as a network of one size reads it.
 
     Attributes:
-        pixels: uint8 [H, W, C] of that size, C = 1 (luminance) or 3 (RGB).
+        pixels: uint8 [H, W, C] of that size, C = 1 (luminance), 3 (RGB) or 4 (RGBA, not premultiplied).
         width: pixels across of the file's image as a viewer shows it, that is after EXIF rotation.
         height: pixels down, likewise.
         notes: codes of what was done beyond plain decoding and shrinking, and of what was left undone; see ALTERATIONS.
@@ -102,7 +102,7 @@ def decode_image(
         data: the whole file.
         size: height and width of the result, in pixels: the side of a generator's images twice, the size of its
             content box (see `place_content`), or what an encoder reads.
-        channels: 3 for RGB, 1 for luminance.
+        channels: 3 for RGB, 1 for luminance, 4 for RGBA: alpha is kept, and opaque where there is none.
         fit: what to do with an image of another aspect ratio than the size, that is with a side that is off by a
             pixel or more. "refuse" it; "crop": the least that covers the size, then the centre; "letterbox": the
             most that fits into the size, centred on black; "stretch": each side for itself, aspect ratio not kept.
@@ -201,8 +201,8 @@ def place_content(pixels: NDArray[np.uint8], *, resolution: int, content_box: Co
 def _check_arguments(size: tuple[int, int], channels: int, fit: str, min_side: int, max_pixels: int) -> None:
     if fit not in FITS:
         raise ValueError(f"fit is {fit!r}: choose one of {', '.join(FITS)}")
-    if channels not in (1, 3):
-        raise ValueError(f"channels is {channels}: choose 3 (RGB) or 1 (luminance)")
+    if channels not in IMAGE_CHANNELS:
+        raise ValueError(f"channels is {channels}: choose 3 (RGB), 1 (luminance) or 4 (RGBA)")
     height, width = size
     for name, value in (("height", height), ("width", width), ("min_side", min_side), ("max_pixels", max_pixels)):
         if value < 1:
@@ -212,7 +212,7 @@ def _check_arguments(size: tuple[int, int], channels: int, fit: str, min_side: i
 def _decode(
     data: bytes, size: tuple[int, int] | None, channels: int, min_side: int, max_pixels: int, notes: list[str]
 ) -> Image.Image:
-    """The whole image, upright, "RGB" or "L"; one without a size's aspect ratio is refused where a size is given."""
+    """The whole image, upright, "RGB", "L" or "RGBA"; one of another aspect ratio is refused where a size is given."""
     if not data:
         raise BadImageError("empty", "the file holds 0 bytes, an image was wanted: copy it again from where it came")
     with _reading(data):
@@ -228,7 +228,7 @@ def _decode(
         file.load()
         image = _turn_upright(file, notes)
         image = _to_eight_bits(image, file.format, notes)
-        image = _flatten_alpha(image, promises_alpha, notes)
+        image = _flatten_alpha(image, promises_alpha, channels == 4, notes)
         return _to_colour(image, channels, notes)
 
 
@@ -459,7 +459,7 @@ def _to_eight_bits(image: Image.Image, file_format: str | None, notes: list[str]
     return grey
 
 
-def _flatten_alpha(image: Image.Image, promises_alpha: bool, notes: list[str]) -> Image.Image:
+def _flatten_alpha(image: Image.Image, promises_alpha: bool, keeps_alpha: bool, notes: list[str]) -> Image.Image:
     if not image.has_transparency_data:
         return image
     if image.mode == "La":
@@ -471,6 +471,8 @@ def _flatten_alpha(image: Image.Image, promises_alpha: bool, notes: list[str]) -
     if highest == 0 and not promises_alpha:  # whoever wrote it left the fourth channel as it was
         notes.append("empty_alpha_ignored")
         return colours.convert("RGB")
+    if keeps_alpha:
+        return colours
     notes.append("alpha_over_white")
     white = Image.new("RGBA", colours.size, _ALPHA_BACKGROUND)
     return Image.alpha_composite(white, colours).convert("RGB")
@@ -479,14 +481,15 @@ def _flatten_alpha(image: Image.Image, promises_alpha: bool, notes: list[str]) -
 def _to_colour(image: Image.Image, channels: int, notes: list[str]) -> Image.Image:
     if image.mode == "CMYK":
         notes.append("cmyk_to_rgb")
-    elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "YCbCr"):
+    elif image.mode not in ("1", "L", "P", "RGB", "RGBA", "RGBX", "YCbCr"):
         raise BadImageError(
             "unsupported_colour",
             f"the pixels are stored as {image.mode}, grey, palette, RGB or CMYK was wanted: save the image as RGB",
         )
-    if channels == 3:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB").convert("L")
+    if channels == 1:
+        return image if image.mode == "L" else image.convert("RGB").convert("L")
+    mode = "RGB" if channels == 3 else "RGBA"
+    return image if image.mode == mode else image.convert("RGB").convert(mode)
 
 
 def _fit(image: Image.Image, size: tuple[int, int], fit: Fit, max_pixels: int, notes: list[str]) -> Image.Image:

@@ -13,12 +13,12 @@ from lsap_core.images import ContentBox, comparison_size, crop, from_uint8, to_u
 
 
 def as_picture(pixels: np.ndarray) -> Image.Image:
-    """Pillow's image of pixels uint8 [H, W, C], C = 1 or 3."""
+    """Pillow's image of pixels uint8 [H, W, C], C = 1, 3 or 4."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def png_file(pixels: np.ndarray) -> bytes:
-    """A PNG file of pixels uint8 [H, W, C], C = 1 or 3."""
+    """A PNG file of pixels uint8 [H, W, C], C = 1, 3 or 4."""
     file = io.BytesIO()
     as_picture(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -42,7 +42,7 @@ def read_back(images: Tensor, *, content_box: ContentBox | None = None) -> Tenso
     PIL reduces it bilinearly (antialiased, to 8 bits again). Smaller images keep their size.
 
     Args:
-        images: [N, C, R, R], C = 1 or 3, in about [-1, 1]; what lies outside is clamped.
+        images: [N, C, R, R], C = 1, 3 or 4, in about [-1, 1]; what lies outside is clamped.
         content_box: rows and columns that are saved, or None for all; of cars 192 x 256 is left.
 
     Returns:

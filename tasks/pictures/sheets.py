@@ -28,7 +28,7 @@ INK, BACKGROUND = "#1d2329", "white"
 BAND = 8  # pairs beside each other
 
 Pixels = NDArray[np.uint8]
-"""[H, W, C], C = 1 or 3."""
+"""[H, W, C], C = 1, 3 or 4; what is transparent shows the sheet."""
 
 
 def draw_sheet(
@@ -68,7 +68,8 @@ def draw_sheet(
             draw.text((left - gap, middle), beside[row], INK, font, "rm")
         for tile, edge, wide in zip(of_row, edges, widths, strict=False):
             if tile is not None:
-                sheet.paste(tile, (edge + (wide - tile.width) // 2, middle - tile.height // 2))
+                corner = (edge + (wide - tile.width) // 2, middle - tile.height // 2)
+                sheet.paste(tile, corner, tile if tile.mode == "RGBA" else None)
     return sheet
 
 
@@ -123,7 +124,9 @@ def as_png(picture: Image.Image) -> bytes:
 
 
 def as_jpeg(picture: Image.Image) -> bytes:
-    """A JPEG file."""
+    """A JPEG file, which has no alpha: what is transparent is laid over white."""
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture).convert("RGB")
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -186,14 +186,16 @@ def check_generator(loaded: LoadedEncoder, generator: LoadedGenerator, location:
         )
 
 
-def describe_encoder(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a file of an encoder holds, as plain values for a table or JSON.
+def describe_encoder(
+    path_or_url: str, *, heads: Heads | None = None, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a file of an encoder holds, as plain values for a table or JSON; `heads` where the file does not say them.
 
     Raises:
         CheckpointError: as `load_encoder`.
     """
     with open_weights(path_or_url, storage_options, wanted=KINDS) as file:
-        checkpoint = _read_checkpoint(path_or_url, file, None, needs_heads=False)
+        checkpoint = _read_checkpoint(path_or_url, file, None, heads=heads, needs_heads=False)
         num_bytes = file.seek(0, io.SEEK_END)
     decoder, buffers = checkpoint.decoder, {"running_mean", "running_var", "w_avg"}
     return {

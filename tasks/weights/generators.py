@@ -27,7 +27,7 @@ from lsap_core.generators.checkpoints import (
 )
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from lsap_core.images import ContentBox
+from lsap_core.images import IMAGE_CHANNELS, ContentBox
 from tasks.weights.files import (
     check_torch_zip,
     describe_other,
@@ -102,11 +102,16 @@ def load_generator(
         storage_options: passed to fsspec.
 
     Raises:
-        CheckpointError: there is no such file, or it is no generator that can be read.
+        CheckpointError: there is no such file, or it is no generator that can be read, or one of no picture's channels.
         ConfigError: the content box lies outside its images.
     """
     data = read_bytes(path_or_url, storage_options, wanted=KINDS)
     format_name, checkpoint = _read_checkpoint(path_or_url, data, label)
+    if (channels := checkpoint.config.image_channels) not in IMAGE_CHANNELS:
+        raise CheckpointError(
+            f"{path_or_url} makes images of {channels} channels, and pictures have 1 (gray), 3 (RGB) or 4 (RGBA): its "
+            "weights can be described and converted, and nothing else"
+        )
     if content_box is not None:
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, content_box=content_box))
     return LoadedGenerator(
@@ -114,14 +119,16 @@ def load_generator(
     )
 
 
-def describe_generator(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a file of weights holds, as plain values for a table or JSON.
+def describe_generator(
+    path_or_url: str, *, label: int | None = None, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a file of weights holds, as plain values for a table or JSON; of one with classes, read for a label.
 
     Raises:
         CheckpointError: as `load_generator`.
     """
     data = read_bytes(path_or_url, storage_options, wanted=KINDS)
-    format_name, checkpoint = _read_checkpoint(path_or_url, data)
+    format_name, checkpoint = _read_checkpoint(path_or_url, data, label)
     config, state = checkpoint.config, checkpoint.state
     buffers = {"w_avg", "noise_const"}
     return {

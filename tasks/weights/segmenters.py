@@ -18,6 +18,7 @@ from lsap_archive import (
 )
 from lsap_core.errors import CheckpointError, ConfigError, MissingWeightsError
 from lsap_core.generators.checkpoints import read_torch
+from lsap_core.images import as_rgb
 from lsap_core.refinement.face_parser import (
     FACE_MERGES,
     FACE_MERGES_WITH_HAIR,
@@ -129,11 +130,11 @@ class Superpixels:
         self.settings = settings
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Labels [N, h, w], int64, on the CPU, of images [N, 1 or 3, h, w] in [-1, 1]."""
+        """Labels [N, h, w], int64, on the CPU, of images [N, C, h, w] in [-1, 1]."""
         from skimage.segmentation import slic  # half a second, which no other refiner has to wait for
 
         settings = self.settings
-        colours = ((images.expand(-1, 3, -1, -1) + 1) / 2).clamp(0, 1)  # gray ones too: in CIELAB all are on one scale
+        colours = ((as_rgb(images) + 1) / 2).clamp(0, 1)  # gray ones too: in CIELAB all are on one scale
         labels = [
             slic(one, n_segments=settings.num_segments, compactness=settings.compactness, sigma=settings.sigma)
             for one in colours.permute(0, 2, 3, 1).double().cpu().numpy()

@@ -117,6 +117,14 @@ def test_refiners_without_networks_are_refused_before_anything_is_inverted(tmp_p
     assert not (tmp_path / "study").exists()
 
 
+def test_labels_and_heads_reach_every_flow_of_a_study() -> None:
+    fields = {**SMALL, "output": "study", "generator_label": 3, "heads": {"mine": "offsets"}, "refiners": ["pti"]}
+    study = ReproduceInheritance(**{name: value for name, value in fields.items() if name != "controls"})
+    runs = (study.inversion(), study.editing((), {"a": {}}), study.evaluation(study.edited_alike(Settings())))
+    assert [run.label for run in (*runs, study.refinement())] == [3] * 4
+    assert study.inversion().heads == runs[2].heads == {"mine": "offsets"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 import lsap_core.images as images_module
 from lsap_core.errors import ConfigError, ShapeError
-from lsap_core.images import Downsampling, comparison_view, crop, from_uint8, quantize, to_uint8
+from lsap_core.images import Downsampling, as_rgb, comparison_view, crop, from_uint8, quantize, to_uint8
 
 
 def all_levels() -> np.ndarray:
@@ -34,6 +35,20 @@ def test_floats_become_pixels_as_the_published_programs_do_it(name: str, referen
     found = to_uint8(numbers["x"])[0].astype(int)
     assert np.abs(found - numbers.expected(name)).max() <= 1
     assert (found == numbers.expected(name)).mean() > 0.999  # rounding instead of truncating would move half of them
+
+
+def test_colours_seen_of_transparent_images_are_those_over_white() -> None:
+    pixels = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pixels[:, 3, :4], pixels[:, 3, 4:6] = 3.0, -3.0  # opaque and transparent, beyond the range
+    seen = as_rgb(pixels)
+    assert torch.equal(seen[:, :, :4], pixels[:, :3, :4]) and torch.equal(seen[:, :, 4:6], torch.ones(2, 3, 2, 8))
+    between = [np.asarray(Image.fromarray(one)) for one in to_uint8(pixels)]
+    white = Image.new("RGBA", (8, 8), "white")
+    laid = [np.asarray(Image.alpha_composite(white, Image.fromarray(one)).convert("RGB")) for one in between]
+    np.testing.assert_allclose(to_uint8(seen).astype(int), np.stack(laid).astype(int), atol=2)
+    gray = torch.zeros(1, 1, 2, 2)
+    assert torch.equal(as_rgb(gray), torch.zeros(1, 3, 2, 2))
+    assert torch.equal(as_rgb(pixels[:, :3]), pixels[:, :3])
 
 
 def test_levels_beyond_the_range_are_clamped() -> None:

@@ -170,6 +170,26 @@ def test_encoders_of_ones_own_need_no_published_file(tmp_path: Path):
     assert "generator" in str(caught.value) and "e4e" not in str(caught.value)
 
 
+def test_labels_and_heads_reach_every_flow_below(tmp_path: Path):
+    heads, encoders = {"mine": "offsets"}, {"mine": "mine.pt"}
+    run = reproduction(label=2, heads=heads, encoders=encoders, methods=["lsap_o_w", "mine"], compared=["lsap_e"])
+    run = run.model_copy(update={"table3": {"source": "digits:train"}})
+    domain = run.resolved_domain(SETTINGS, ("table1",)).with_encoders(encoders)
+    flows = {
+        "inversion": run.inversion_run(domain, ("lsap_o_w", "mine")),
+        "evaluation": run.evaluation_run(domain, ("mine",)),
+        "synthetic": run.synthetic_run(domain),
+    }
+    for name, flow in flows.items():
+        request = flow.resolve(SETTINGS)
+        assert (request.generator.label, dict(request.heads)) == (2, heads), name
+    (refinement,) = run.refinement_runs(domain, ["mine/pti"])
+    assert refinement.resolve(SETTINGS).generator.label == 2
+    trained = run.table3_run(domain)
+    assert (trained.label, trained.inversion().label) == (2, 2)
+    assert {training.label for training in trained.trainings().values()} == {2}
+
+
 def test_a_file_of_trainings_alone_is_told_from_a_whole_reproduction(tmp_path: Path):
     assert is_table3_alone(str(EXAMPLES / "table3_digits.yaml"))
     assert not is_table3_alone(str(EXAMPLES / "reproduce_digits.yaml"))

@@ -120,6 +120,15 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(train: Command, tmp_path: P
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_labels_and_heads_of_the_run_reach_the_training(tmp_path: Path) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text(CONFIG)
+    words = ["output=x", "encoder=mine", "encoders.mine=mine.pt", "heads.mine=single", "label=4"]
+    spec = TrainRefinerRun.read(str(config), words).resolve(Settings()).spec
+    assert isinstance(spec, RefinerTrainingSpec)
+    assert (spec.heads, spec.generator.label) == ("single", 4)
+
+
 def test_the_domain_gives_what_the_run_leaves_open(tmp_path: Path) -> None:
     config = tmp_path / "training.yaml"
     config.write_text(CONFIG)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from domains.network_files import save_network
 from lsap_archive import (
     ArchiveKeyError,
     ArchiveMismatchError,
@@ -24,13 +25,15 @@ from lsap_archive import (
     verify_archive,
 )
 from lsap_core.errors import ConfigError, MissingWeightsError
-from lsap_core.generators import Generator
+from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.images import to_uint8
+from lsap_core.perceptual.features import FeatureNet, FeatureNetConfig
 from lsap_core.presets import method
 from tasks.archived.rendering import Renderer, Stored, shift_of
 from tasks.editing.chosen import check_edits
 from tasks.editing.plan import EditingStage
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
+from tasks.weights.networks import EMBEDDED, NetworkChoice
 from tasks.weights.published import Published
 
 OPTIMIZED = "stylegan2_w_plus"
@@ -53,6 +56,35 @@ def test_a_strength_moves_codes_along_the_direction_and_0_keeps_every_bit(desk: 
     np.testing.assert_array_equal(kept.view(np.int32), before.view(np.int32))
     assert [result.by_status for result in results] == [{"ok": 4}, {"ok": 2}] * 2
     assert verify_archive(desk.laboratory.archive).is_sound
+
+
+def test_images_with_alpha_are_inverted_and_edited_with_it(
+    desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees_alpha = tmp_path / "rgba-features.safetensors"
+    save_network(sees_alpha, FeatureNet(FeatureNetConfig(32, image_channels=4)))
+    monkeypatch.setitem(EMBEDDED, "rgba-features", (sees_alpha, FeatureNet))
+    laboratory = desk.laboratory
+    laboratory.networks = NetworkChoice("rgba-features", "rgba-features")
+    laboratory.generator = str(tmp_path / "rgba.safetensors")
+    config = GeneratorConfig(32, (8, 8, 8, 8), z_dim=6, w_dim=12, image_channels=4)
+    save_generator(Generator(config), laboratory.generator)
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4)).astype(np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    laboratory.put("0.png", file.getvalue())
+    laboratory.put("1 opaque.png", laboratory.picture(1))
+    prepared = laboratory.prepare()
+    laboratory.embed(prepared)
+    archive = laboratory.publish(prepared)
+    rows = archive.rows(["image_id", "uri", "digest", "status", "altered"]).to_pylist()
+    assert [(row["status"], row["altered"]) for row in rows] == [("ok", "")] * 2
+    shown = laboratory.worker(prepared).preview({OPTIMIZED: rows})[OPTIMIZED]["0.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(shown.original))), pixels)
+    assert Image.open(io.BytesIO(shown.difference)).mode == "RGB"
+    archive, _ = desk.edit({"channel": {"style_channel": [4, 3], "strength": 6}}, keep_images=True)
+    edited = [Image.open(io.BytesIO(png)) for png in archive.images(["0.png", "1 opaque.png"], f"{OPTIMIZED}/channel")]
+    assert [(one.mode, one.size) for one in edited] == [("RGBA", (32, 32))] * 2
 
 
 def test_an_edit_in_s_changes_images_and_not_codes(desk: Any) -> None:

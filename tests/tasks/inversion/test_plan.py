@@ -54,12 +54,12 @@ def test_what_a_file_of_weights_cannot_say_is_told(laboratory: Any, tmp_path: Pa
     assert any(note.startswith("generator: assumed, as the file cannot say it: no conv_clamp") for note in facts.notes)
 
 
-def test_a_generator_of_images_with_an_alpha_channel_is_refused_in_a_sentence(laboratory: Any, tmp_path: Path) -> None:
+def test_a_generator_of_images_that_no_picture_has_is_refused_in_a_sentence(laboratory: Any, tmp_path: Path) -> None:
     laboratory.fill(1)
-    config = replace(load_generator(laboratory.generator).config, image_channels=4)
-    save_generator(Generator(config), str(tmp_path / "rgba.safetensors"))
-    with pytest.raises(ConfigError, match=r"rgba\.safetensors makes images of 4 channels, and pictures are read with"):
-        laboratory.prepare(generator=GeneratorFile(str(tmp_path / "rgba.safetensors")))
+    config = replace(load_generator(laboratory.generator).config, image_channels=2)
+    save_generator(Generator(config), str(tmp_path / "two.safetensors"))
+    with pytest.raises(CheckpointError, match=r"two\.safetensors makes images of 2 channels, and pictures have 1"):
+        laboratory.prepare(generator=GeneratorFile(str(tmp_path / "two.safetensors")))
 
 
 def test_an_anchor_that_is_kept_is_not_estimated_again(laboratory: Any) -> None:

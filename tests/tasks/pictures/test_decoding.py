@@ -220,6 +220,31 @@ def test_alpha_lies_over_white() -> None:
     assert decoded.notes == ("alpha_over_white",)
 
 
+def with_alpha() -> NDArray[np.uint8]:
+    """RGBA [32, 32, 4] with every share of transparency."""
+    return np.dstack([gradient(), np.arange(1024).reshape(32, 32) // 4]).astype(np.uint8)
+
+
+def test_alpha_is_kept_where_four_channels_are_wanted() -> None:
+    decoded = decode(save(Image.fromarray(with_alpha())), channels=4)
+    np.testing.assert_array_equal(decoded.pixels, with_alpha())
+    assert decoded.notes == ()
+    for opaque in (Image.fromarray(gradient()), Image.fromarray(gradient()).convert("CMYK"), Image.new("L", (32, 32))):
+        pixels = decode(save(opaque, "TIFF"), channels=4).pixels
+        np.testing.assert_array_equal(pixels[..., :3], decode(save(opaque, "TIFF")).pixels)
+        assert (pixels[..., 3] == 255).all()
+
+
+def test_transparent_colours_do_not_bleed_when_an_image_shrinks_and_letterboxes_are_transparent() -> None:
+    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden[:, ::2] = (255, 0, 0, 0)  # red that nobody sees
+    hidden[:, 1::2] = (0, 0, 200, 255)
+    pixels = decode(save(Image.fromarray(hidden)), channels=4).pixels
+    assert pixels[4:-4, 4:-4, 0].max() == 0 and pixels[4:-4, 4:-4, 2].min() > 190
+    wide = decode(save(Image.fromarray(with_alpha()[:16])), channels=4, fit="letterbox").pixels
+    assert (wide[:8] == 0).all() and (wide[-8:] == 0).all() and wide[8:24].any()
+
+
 def test_opaque_alpha_changes_nothing() -> None:
     image = Image.fromarray(gradient())
     image.putalpha(255)
@@ -658,7 +683,7 @@ def test_error_survives_the_way_between_processes() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"fit": "cover"}, "'cover'.*letterbox"), ({"channels": 4}, "4.*RGB"), ({"size": (0, 32)}, "height is 0")],
+    [({"fit": "cover"}, "'cover'.*letterbox"), ({"channels": 2}, "2.*RGB"), ({"size": (0, 32)}, "height is 0")],
 )
 def test_wrong_arguments_are_not_booked_on_the_image(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match) as caught:
