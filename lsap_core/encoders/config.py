@@ -28,7 +28,7 @@ class EncoderConfig:
         num_ws: rows K of a W+ code.
         w_dim: width of W.
         input_size: height and width of the images it reads.
-        image_channels: of one image, 3 or 1.
+        image_channels: of one image, 1, 3 or 4.
         is_iterative: whether it reads the image and the current reconstruction, twice `image_channels` (ReStyle).
         has_pyramid: whether heads read maps of three sizes. Otherwise all read the last map (ReStyle). A "single"
             head always reads the last map, so this is False there.

@@ -21,7 +21,7 @@ class FeatureNetConfig:
 
     Attributes:
         resolution: side of the images it was trained on.
-        image_channels: 1 or 3.
+        image_channels: 1, 3 or 4.
         channels: width of each stage; every stage halves the side.
         embedding_dim: width of the embedding.
         num_classes: classes it tells apart.

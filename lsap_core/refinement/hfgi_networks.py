@@ -54,7 +54,7 @@ class HfgiConfig:
     """Sizes of HFGI's networks.
 
     Attributes:
-        image_channels: of one image, 3 or 1.
+        image_channels: of one image, 1, 3 or 4.
         condition_channels: of the generator's features that the conditions act on (`Fusion.channels`).
         widths: "published", or "small" for small domains.
 

@@ -47,7 +47,7 @@ class PredictorConfig:
     Attributes:
         base: "deeplab" (published) or "small" (small domains).
         spaces: names of the latent spaces, a head for each.
-        image_channels: of the images it reads, 3 or 1; "deeplab" sees gray images as colours.
+        image_channels: of the images it reads, 1, 3 or 4; "deeplab" sees them as colours.
 
     Raises:
         ConfigError: a name is not known, or images have other channels.

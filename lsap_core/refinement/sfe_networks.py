@@ -62,7 +62,7 @@ class SfeConfig:
         backbone: "iresnet_50" (published) or "small" (small domains).
         num_ws: rows K of a W+ code.
         w_dim: width of W.
-        image_channels: 3 or 1.
+        image_channels: 1, 3 or 4.
         input_side: side of the images it reads.
         feature_channels: channels of the generator at a quarter of that side.
         has_editor: whether there is a Feature Editor; the first phase of training makes none.

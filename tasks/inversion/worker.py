@@ -153,9 +153,8 @@ class EmbedWorker:
                 reconstruction = Stored.of_images(renderer, archive, [row.image_id], method).render()
                 target = from_uint8(row.pixels[None]).to(self.device)
                 pair = (reconstruction.clamp(-1, 1), target)
-                ours, theirs = (
-                    map(as_rgb, pair) if target.shape[1] == 4 else pair
-                )  # or it is transparent where they agree
+                # A difference of alpha would be transparent where both agree.
+                ours, theirs = map(as_rgb, pair) if target.shape[1] == 4 else pair
                 difference = (ours - theirs).abs() - 1  # black where they agree
                 pictures = (row.pixels, to_uint8(reconstruction)[0], to_uint8(difference)[0])
                 previews[row.image_id] = Preview(*map(_png, pictures))

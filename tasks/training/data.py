@@ -125,7 +125,7 @@ class EncoderView:
 
     Attributes:
         size: height and width.
-        channels: 3 or 1.
+        channels: 1, 3 or 4.
         fit: what to do with an image of another shape.
         square: the generator in whose square, black around its content box, images are to lie; None for images alone.
     """

@@ -70,7 +70,7 @@ class Opened:
         columns: what a logged row says of the step that comes after so many, such as its learning rate.
         file: the .safetensors file of the networks as they are now.
         pairs: of images as the view gives them what a sheet shows, and below it what the networks make of them: both
-            [N, 1 or 3, h, w] in [-1, 1].
+            [N, C, h, w] in [-1, 1].
         beside: what the training takes of images beside their pixels, by their ids, on its device; nothing by default.
     """
 

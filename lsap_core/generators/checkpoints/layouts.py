@@ -81,7 +81,9 @@ LAYOUTS = (
         way_out="both have these names with other numbers, and what tells them apart (truncation.w_avg or "
         "synthesis.filter) is missing, so pass the file that their program saved",
     ),
-    Layout("mmgeneration", "MMGeneration or MMagic", "style_mapping.1.bias", ("constant_input.", "conv1.conv.")),
+    Layout(
+        "mmgeneration", "MMGeneration or MMagic", "style_mapping.1.linear.weight_orig", ("constant_input.", "conv1.")
+    ),
     Layout("lucidrains", "lucidrains/stylegan2-pytorch", "initial_block", way_out=_OTHER_NETWORK),
     Layout("lightweight-gan", "lucidrains/lightweight-gan", "initial_conv.0.weight", way_out=_OTHER_NETWORK),
     Layout("fastgan", "FastGAN or Projected GAN", "init.init.0.weight_orig", way_out=_OTHER_NETWORK),

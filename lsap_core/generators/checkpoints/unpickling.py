@@ -732,5 +732,5 @@ def _refusal(name: str, place: str | None = None) -> CheckpointError:
     where = "whose program is not known" if place is None else f"at its entry {place[:200]}"
     return CheckpointError(
         f"the file wants to use {name}, {where}; it was refused and nothing was run: numbers, text, arrays and tensors "
-        "are read, so save the file again without it"
+        "are read, so save the file again without it, of a whole network its state_dict alone"
     )

@@ -468,7 +468,16 @@ def test_weights_that_are_no_numbers_are_refused(table: Table) -> None:
             {"G_ema": {"synthesis.b4.const": torch.zeros(1)}},
             "the weights of a generator of NVlabs.*pass the file as the",
         ),
-        ({"state_dict": {"generator.constant_input.const": torch.zeros(1)}}, "the weights of a generator of MMGen"),
+        (
+            {
+                "state_dict": {
+                    "generator.constant_input.input": torch.zeros(1),
+                    "generator.conv1.conv.weight_orig": torch.zeros(1),
+                    "generator.style_mapping.1.linear.weight_orig": torch.zeros(1),
+                }
+            },
+            "the weights of a generator of MMGen",
+        ),
         ({"anything": 1}, "a dictionary with the entries anything"),
         ([1, 2], "a single list"),
     ],
@@ -537,7 +546,9 @@ def test_options_that_carry_code_are_refused_and_not_run(tmp_path: Path) -> None
 
 
 def test_a_whole_pickled_encoder_is_refused(small_encoder: Callable[..., Encoder]) -> None:
-    with pytest.raises(CheckpointError, match=r"wants to use lsap_core\.encoders\.encoder\.Encoder"):
+    with pytest.raises(
+        CheckpointError, match=r"lsap_core\.encoders\.config\.EncoderConfig, at its entry encoder\.config"
+    ):
         read_torch(saved({"encoder": small_encoder()}))
 
 

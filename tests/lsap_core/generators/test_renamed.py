@@ -107,7 +107,11 @@ def test_what_tells_genforce_from_hammer_may_not_be_missing(state_of: Callable[[
         ("hammer", {"mapping.embedding.weight": torch.ones(8, 3)}, "an embedding of classes"),
         ("genforce", {"synthesis.layer1.noise": torch.ones(1, 12, 1, 1)}, "1 tensors differ"),
         ("mmgeneration", {"convs.1.skip.weight": torch.ones(1)}, "convs.1.skip.weight"),
-        ("mmgeneration", {"style_mapping.1.linear.weight_orig": None}, "the MMGeneration generator: style_mapping.1"),
+        (
+            "mmgeneration",
+            {"to_rgb1.conv.weight_orig": None},
+            "the MMGeneration generator: to_rgb1.conv.weight_orig missing",
+        ),
         ("genforce", {"synthesis.early_layer.const": torch.ones(1, 12, 8, 4)}, "a constant of 8 x 4"),
     ],
 )
