@@ -118,7 +118,7 @@ def write_report(asked: RefinementReportRequest, pool: Pool) -> tuple[str, str]:
         archive_url=url,
         config_yaml=asked.config_yaml,
         heads=_heads(lines),
-        lines=[(bool(line.changes), _cells(line)) for line in lines],
+        lines=[(bool(line.changes), _cells(line, _measured(lines))) for line in lines],
         sheet=sheet,
         columns=columns,
         is_pixelated=side < 128,
@@ -166,7 +166,8 @@ def refinement_lines(archive: Archive, names: Sequence[str]) -> list[Line]:
 
 def refinement_table(lines: Sequence[Line]) -> str:
     """The table as Markdown: means, and in brackets the change of the same images with its 95 % interval."""
-    cells = [[f"{mean} ({change})" if change else mean for mean, change in _cells(line)] for line in lines]
+    measured = _measured(lines)
+    cells = [[f"{mean} ({change})" if change else mean for mean, change in _cells(line, measured)] for line in lines]
     return markdown_table([_heads(lines), *cells])
 
 
@@ -192,12 +193,14 @@ def _better(column: str) -> str:
     return "↑" if column in HIGHER_IS_BETTER else "↓"
 
 
-def _cells(line: Line) -> list[tuple[str, str]]:
-    """Each cell, and what became of the same images' values, or ""."""
+def _cells(line: Line, measured: Sequence[str]) -> list[tuple[str, str]]:
+    """Each cell, and what became of the same images' values, or ""; "–" where the line has no value, such as no time of
+    codes from elsewhere."""
     cells = [(line.name, ""), (str(line.count), "")]
-    for column in _SHOWN:
+    for column in measured:
         mean = line.means[column]
         if not mean.is_there:
+            cells.append(("–", ""))
             continue
         told, change = "", line.changes.get(column)
         if change is not None and change.is_there and np.isfinite(change.interval[1]):
