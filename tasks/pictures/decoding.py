@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 from lsap_core.images import IMAGE_CHANNELS, ContentBox
 from tasks.errors import BadImageError
 from tasks.pictures.colours import COLOURS_NOT_APPLIED, tells_other_colours
-from tasks.pictures.formats import CODESTREAM, PNG, is_cut_off, jpeg_2000_sizes, num_pictures, open_header
+from tasks.pictures.formats import CODESTREAM, PNG, format_of, is_cut_off, jpeg_2000_sizes, num_pictures, open_header
 from tasks.pictures.metadata import without_needless_metadata
 from tasks.pictures.tiff_pages import pages_of, pictures_among
 
@@ -380,8 +380,8 @@ def _reading(data: bytes) -> Iterator[None]:
             ) from error
         raise BadImageError(
             "corrupt",
-            f"the file begins like an image and could not be decoded {what}: "
-            "copy it again from where it came, or open and save it in an image editor",
+            f"the file begins as {format_of(data) or 'a picture'} and could not be decoded {what}: copy it again from "
+            "where it came, or open it in an image editor and save it as PNG or JPEG",
         ) from error
 
 

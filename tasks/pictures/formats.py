@@ -124,6 +124,11 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
+def format_of(data: bytes) -> str | None:
+    """The name of the format that a file begins as, of those that are read; None for other files."""
+    return next((one.name for one in PICTURE_FORMATS if one.accepts(data)), None)
+
+
 def brands_of(data: bytes) -> frozenset[bytes]:
     """The brands that an ISO media file (AVIF, HEIC, films) says it follows; none for other files."""
     if data[4:8] != b"ftyp":

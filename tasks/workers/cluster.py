@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
 
 from lsap_archive import Secrets
 from tasks.settings import Settings
@@ -138,6 +140,17 @@ def has_node_for(num_cpus: float, num_gpus: float) -> bool:
     """Whether some node could hold such a worker if it had nothing else to do."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return any(has.get("CPU", 0.0) >= num_cpus and has.get("GPU", 0.0) >= num_gpus for has in alive)
+
+
+def num_waiting_for_room(num_cpus: float, num_gpus: float) -> int:
+    """How many such workers no node can take at present; one whose process is starting has its room already.
+
+    As the cluster's autoscaler is told; somebody else's workers of the same wants are counted too.
+    """
+    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
+    wants = {name: number for name, number in (("CPU", num_cpus), ("GPU", num_gpus)) if number}
+    waiting = state.pending_resource_requests
+    return sum(one.count for one in waiting if dict(one.request.resources_bundle) == wants)
 
 
 def described_cluster() -> str:

@@ -34,6 +34,7 @@ from tasks.workers.cluster import (
     described_cluster,
     has_node_for,
     join_cluster,
+    num_waiting_for_room,
     runtime_environment,
     share_of_gpus,
     worker_environment,
@@ -468,7 +469,7 @@ class RayPool:
                 ray.kill(seat.actor)
 
     def _look_for_room(self) -> None:
-        """Say that workers wait for room; and end the waiting when there is none for any of them."""
+        """Say that workers wait for room, and not just for their processes to start; and end it when none gets any."""
         with self._changed:
             num_seats, num_callers = len(self._seats), self._num_callers
             num_placed = sum(1 for seat in self._seats if seat.place is not None)
@@ -484,9 +485,10 @@ class RayPool:
                 has_killed = num_killed > self._num_killed_before
                 died = "Ray's own processes on this machine do not answer any more: run the same command again"
                 self._break(self._no_memory(num_killed) if has_killed else died)
-            else:
-                logger.warning(self._no_room(f"{num_seats - num_placed} of {num_seats} workers wait for room"))
-        self._has_told = is_crowded
+            elif num_waiting := min(num_waiting_for_room(*self._wants), num_seats - num_placed):
+                logger.warning(self._no_room(f"{num_waiting} of {num_seats} workers wait for room"))
+                self._has_told = True
+        self._has_told = self._has_told and is_crowded
         self._homeless_since = _since(num_callers > 0 and num_seats > 0 and num_placed == 0, self._homeless_since)
         if time.monotonic() - self._homeless_since > ROOM_TIMEOUT_SECONDS:
             self._break(self._no_room(f"no worker could be placed within {ROOM_TIMEOUT_SECONDS:.0f} s"))

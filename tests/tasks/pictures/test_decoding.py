@@ -454,6 +454,8 @@ def test_heic_is_read_where_its_package_is_installed() -> None:
     assert np.abs(decoded.pixels.astype(int) - gradient()).mean() < 3
     assert decoded.notes == ()
     assert refuse(file.getvalue()[:-100]).reason == "truncated"
+    error = refuse(struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(200))  # a beginning and no picture
+    assert error.reason == "corrupt" and "begins as HEIC" in error.message and "save it as PNG or JPEG" in error.message
 
 
 @pytest.mark.parametrize(

@@ -341,16 +341,20 @@ def test_a_pool_grows_with_its_callers_and_shrinks_when_they_are_gone(
 
 
 @pytest.mark.ray
-def test_workers_without_room_wait_for_it_while_others_work(two_actors: RayPool) -> None:
-    first = RayPool(Clerk, num_workers=2, gpus_per_worker=1.0)  # there is one GPU
+def test_workers_without_room_wait_for_it_while_others_work(
+    two_actors: RayPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "TELL_SECONDS", 0.1)
+    told = "1 of 1 workers wait for room: Ray has 1 node with 3 CPUs and 1 GPUs in all"
+    first = RayPool(Clerk, num_workers=1, gpus_per_worker=1.0)  # there is one GPU
     try:
         assert [first.call("divide", number, 1) for number in range(3)] == [0, 1, 2]
-        assert first.num_workers == 1
+        assert "wait for room" not in caplog.text, "its process only had to start"
         second = RayPool(Clerk, num_workers=1, gpus_per_worker=1.0)
         try:
             with ThreadPoolExecutor(1) as caller:
                 answer = caller.submit(second.call, "divide", 1, 1)
-                time.sleep(0.5)
+                wait_for(lambda: told in caplog.text)
                 assert not answer.done()
                 first.close()  # as a node that comes
                 assert answer.result(timeout=PATIENCE_SECONDS) == 1
@@ -358,6 +362,7 @@ def test_workers_without_room_wait_for_it_while_others_work(two_actors: RayPool)
             second.close()
     finally:
         first.close()
+    assert caplog.text.count("wait for room") == 1
 
 
 @pytest.mark.ray
