@@ -97,7 +97,7 @@ def build_lpips(
         if not isinstance(found, Tensor) or found.shape != wanted:
             raise CheckpointError(
                 f"the trunk of lpips-{net} wants {published} {list(wanted)}, found "
-                f"{list(found.shape) if isinstance(found, Tensor) else 'nothing'}: pass torchvision's weights of this "
+                f"{list(found.shape) if isinstance(found, Tensor) else 'nothing'}: use torchvision's weights of this "
                 "network"
             )
         state[f"net.{slice_name}.{rest}"] = found

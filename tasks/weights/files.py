@@ -50,7 +50,7 @@ def read_bytes(location: str, storage_options: Mapping[str, Any] | None, *, want
             raise CheckpointError(f"{location} is a folder; wanted one file: {wanted}") from None
         raise CheckpointError(
             f"{location} does not exist; wanted {wanted}. Nothing is downloaded by itself: put the file there "
-            "or pass another path"
+            "or name another path"
         ) from None
 
 

@@ -142,6 +142,18 @@ def test_a_tar_that_lies_ends_where_it_does(kind: str, tmp_path: Path) -> None:
     assert set(read.values()) == {"corrupt"} and "unread part" in read
 
 
+def test_a_member_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    """All of it is there, as far as the file system tells."""
+    large = 6 * 2**30
+    with open(tmp_path / "x.tar", "wb") as file:
+        file.write(header("large.png", tarfile.REGTYPE, large))
+        file.seek(large, os.SEEK_CUR)
+        file.write(tar_of(GOOD))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert found(tmp_path / "x.tar") == {"large.png": "too_large", "good.png": DATA}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
+
+
 def test_an_address_does_not_make_a_shard_out_of_another_file(tmp_path: Path) -> None:
     (tmp_path / "secret.tar").write_bytes(b"secret" * 1000)
     (tmp_path / "set").mkdir()

@@ -383,7 +383,9 @@ def _read_rows(parts: _Parts, heads: Heads, generator: GeneratorConfig | None) -
     if heads == "single":
         rows = generator.num_ws if generator else _rows_of_mean(parts.latent_avg) or _rows_of_options(parts.options)
         if rows is None:
-            raise CheckpointError(f"{WHAT} gives one w and does not say for how many rows: pass its generator")
+            raise CheckpointError(
+                f"{WHAT} gives one w and does not say for how many rows: it is read beside a generator, as in a run"
+            )
         return rows
     heads_in_file = sorted({largest_index(HEAD, [name], default=-1) for name in parts.encoder} - {-1})
     in_file = len(heads_in_file)
@@ -392,7 +394,7 @@ def _read_rows(parts: _Parts, heads: Heads, generator: GeneratorConfig | None) -
     rows = generator.num_ws if generator else in_file
     if in_file < rows:
         raise CheckpointError(
-            f"{WHAT} has {in_file} heads, the generator has {rows} rows of W+: pass the generator that it was "
+            f"{WHAT} has {in_file} heads, the generator has {rows} rows of W+: use the generator that it was "
             "trained with"
         )
     if in_file > rows:

@@ -170,7 +170,7 @@ def check_square(const: object, *, what: str) -> None:
         height, width = const.shape[-2:]
         raise CheckpointError(
             f"{what} starts from a constant of {height} x {width}, so its images are no squares; only squares are "
-            "supported: pass a square generator, with a content_box where the picture is not square"
+            "supported: use a square generator, with a content_box where the picture is not square"
         )
 
 

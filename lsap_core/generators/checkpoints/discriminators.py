@@ -42,7 +42,7 @@ def from_nvlabs_discriminator_document(document: object) -> Discriminator:
     """
     node = document.get("D") if isinstance(document, Mapping) else None
     if not isinstance(node, PersistentNode):
-        raise CheckpointError("wanted a snapshot with the network D; found none: pass one that was saved in training")
+        raise CheckpointError("wanted a snapshot with the network D; found none: name one that was saved in training")
     options = node.state.get("_init_kwargs")
     options = options if isinstance(options, Mapping) else {}
     epilogue = options.get("epilogue_kwargs")

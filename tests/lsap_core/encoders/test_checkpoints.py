@@ -277,7 +277,7 @@ def test_rows_of_a_single_head_are_those_of_generator_mean_or_resolution(
 
 
 def test_a_single_head_without_rows_is_refused(table: Table) -> None:
-    with pytest.raises(CheckpointError, match="does not say for how many rows: pass its generator"):
+    with pytest.raises(CheckpointError, match="does not say for how many rows: it is read beside a generator"):
         from_encoder_document(document(table("w_encoder"), {}))
 
 
