@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -68,7 +69,7 @@ class Parameters(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            told = [_problem(item) for item in error.errors()]
+            told = [_problem(item, cls) for item in error.errors()]
             more = [f"and {len(told) - _PROBLEMS} more"] if len(told) > _PROBLEMS else []
             raise ParameterError("; ".join([*told[:_PROBLEMS], *more])) from error
 
@@ -136,18 +137,34 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, field)
 
 
-def _problem(item: Any) -> str:
+def _problem(item: Any, model: type[BaseModel]) -> str:
     if item["type"] in ("credential", "not_plain"):
         return str(item["msg"])
     parts = [str(part) for part in item["loc"]]
     # Of a field that takes several types pydantic also says which of them it has tried.
     field = shown(".".join(part for part in parts if not part.startswith(_TYPES)), quoted=False)
     if item["type"] == "extra_forbidden":
-        return f"{field}: there is no such field"
+        *parents, name = parts
+        names = _fields_in(model, parents)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+        wanted = f"; did you mean {near[0]}?" if near else f"; wanted {', '.join(names)}" if names else ""
+        return f"{field}: there is no such field{wanted}"
     if item["type"] == "missing":
         return f"{field}: missing"
     found = f"{shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
     return f"{field}: {found}" if field else found
+
+
+def _fields_in(model: type[BaseModel], parents: Iterable[str]) -> list[str]:
+    """The names of the fields of a part of a run; none where it is no model of its own."""
+    for parent in parents:
+        field = model.model_fields.get(parent)
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if len(inner) != 1:
+            return []
+        (model,) = inner
+    return sorted(model.model_fields)
 
 
 def refused(field: str, build: Callable[..., Value], *arguments: Any) -> Value:
