@@ -93,8 +93,16 @@ def _failure(error: Exception, is_debugged: bool) -> tuple[int, str, bool]:
 
 def _sentence(text: str) -> str:
     """A message to whoever sits there; names in it are anybody's, and must not command the terminal or forge lines."""
-    from lsap_archive import Secrets
-    from tasks.visible_text import visible
+    try:
+        from lsap_archive import Secrets
+        from tasks.visible_text import visible
+    except Exception as error:  # the same that failed the command, unless Python itself is out of memory meanwhile
+        told = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        shown = "".join(character if character.isprintable() else "?" for character in told[-1].strip())
+        return (
+            f"lsap: a library cannot be loaded ({shown}): allow the command more memory where that is limited "
+            "(ulimit -v), or install the project again"
+        )
 
     return "lsap: " + visible(Secrets().hide(text))
 

@@ -288,6 +288,17 @@ thread.join()
         assert ("Traceback" in ended.stderr) is has_traceback and (has_traceback or ended.stderr.count("\n") == 2)
 
 
+def test_a_library_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
+    """As under a limit of memory, where NumPy tells a page of it."""
+    (tmp_path / "duckdb.py").write_text('raise ImportError("IMPORTANT:\\n\\n_duckdb.so: failed to map segment\\n")')
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    command = [sys.executable, "-m", "flows.commands.cli", "generator", "describe", DIGITS_GENERATOR]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert (ended.returncode, ended.stdout) == (FAILED, "")
+    told = "lsap: a library cannot be loaded (_duckdb.so: failed to map segment): allow the command more memory "
+    assert ended.stderr.startswith(told) and ended.stderr.count("\n") == 1
+
+
 def test_a_change_without_a_value_is_one_sentence(invert: Callable[..., Answer]) -> None:
     answer = invert("--set", "embedding.num_steps")
     assert answer.code == ASKED_WRONGLY
