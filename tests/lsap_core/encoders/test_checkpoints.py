@@ -255,7 +255,7 @@ def test_of_more_heads_than_rows_the_first_are_used(table: Table) -> None:
 
 
 def test_too_few_heads_are_refused(table: Table) -> None:
-    with pytest.raises(CheckpointError, match=r"has 6 heads, the generator has 8 rows of W\+: pass the generator"):
+    with pytest.raises(CheckpointError, match=r"has 6 heads, the generator has 8 rows of W\+: use the generator"):
         from_encoder_document(document(table("psp_encoder", rows=6), PSP), generator_config=EIGHT_ROWS)
 
 
