@@ -23,7 +23,7 @@ def read_images(source: str, count: int, loaded: LoadedGenerator, *, fit: Fit = 
     with open_source(source) as opened:
         for item in islice(opened.items(), count):
             image = decode_image(opened.read(item), size=config.content_size, channels=config.image_channels, fit=fit)
-            pixels.append(place_content(image.pixels, resolution=config.resolution, content_box=config.content_box))
+            pixels.append(place_content(image.pixels, size=config.size, content_box=config.content_box))
     return from_uint8(np.stack(pixels))
 
 

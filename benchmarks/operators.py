@@ -165,10 +165,10 @@ def _part_of_file(path: str, function: str) -> str | None:
 
 
 def _sides(generator: Generator) -> dict[int, int]:
-    """Output side of every layer of the generator, by identity."""
-    config = generator.config
-    convs = zip(generator.synthesis.conv_layers(), config.noise_sides, strict=True)
-    to_rgbs = ((layer, 4 << index) for index, layer in enumerate(generator.synthesis.to_rgb_layers()))
+    """Longer output side of every layer of the generator, by identity."""
+    sides = [max(size) for size in generator.config.noise_sizes]
+    convs = zip(generator.synthesis.conv_layers(), sides, strict=True)
+    to_rgbs = zip(generator.synthesis.to_rgb_layers(), sides[::2], strict=True)
     layers: Iterable[tuple[nn.Module, int]] = (*convs, *to_rgbs)
     return {id(module): side for layer, side in layers for module in layer.modules()}
 

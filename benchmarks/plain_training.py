@@ -147,7 +147,7 @@ class PlainTraining:
 
     def _noise(self, num_images: int) -> list[Tensor]:
         device = self.generator.mapping.w_avg.device
-        return [torch.randn(num_images, 1, side, side, device=device) for side in self.generator.config.noise_sides]
+        return [torch.randn(num_images, 1, *size, device=device) for size in self.generator.config.noise_sizes]
 
 
 class PlainRanger:

@@ -118,7 +118,7 @@ def toolbox_loop(checkout: Path, generator: Generator, perceptual: PerceptualDis
     decoder = rosinality_network(model, generator).to(device).eval()  # its weights take gradients, as published
     sees = perceptual if not isinstance(perceptual, LpipsDistance) else criterion.LPIPS("vgg").to(device).eval()
     decoder.make_noise = lambda: [
-        torch.zeros(1, 1, side, side, device=device) for side in generator.config.noise_sides
+        torch.zeros(1, 1, *size, device=device) for size in generator.config.noise_sizes
     ]  # drawn and drawn over in the original; only its shapes count
     inference = object.__new__(optimization.OptimizerInference)  # its __init__ opens files and names a GPU
     inference.device, inference.decoder = device, decoder
@@ -148,8 +148,8 @@ def toolbox_loop(checkout: Path, generator: Generator, perceptual: PerceptualDis
 
     def begin(seed: int) -> Beginning:
         stream = torch.Generator().manual_seed(seed)
-        sides = generator.config.noise_sides
-        maps = [torch.empty(1, 1, side, side).normal_(generator=stream) for side in sides]
+        sizes = generator.config.noise_sizes
+        maps = [torch.empty(1, 1, *size).normal_(generator=stream) for size in sizes]
         return Beginning(inference.latent_avg, float(inference.latent_std), maps, stream)
 
     return Loop(take, begin, "w_plus", "unbiased", "bilinear_clamped")
@@ -209,7 +209,7 @@ def rosinality_loop(checkout: Path, generator: Generator, perceptual: Perceptual
             w = generator.map(z.to(device))
         w_avg = w.mean(0)
         deviation = ((w - w_avg).square().sum() / ROSINALITY_SAMPLES).sqrt()
-        shapes = [(1, 1, side, side) for side in generator.config.noise_sides]
+        shapes = [(1, 1, *size) for size in generator.config.noise_sizes]
         for shape in shapes:
             torch.randn(shape, generator=stream)  # `make_noise`, which is drawn over
         maps = [torch.empty(shape).normal_(generator=stream) for shape in shapes]
@@ -271,7 +271,7 @@ def nvlabs_loop(checkout: Path, generator: Generator, perceptual: PerceptualDist
         w_avg = w.mean(0)
         deviation = ((w - w_avg).square().sum() / NVLABS_SAMPLES).sqrt()
         stream = torch.Generator().manual_seed(seed)
-        maps = [torch.randn(1, 1, side, side, generator=stream) for side in config.noise_sides]
+        maps = [torch.randn(1, 1, *size, generator=stream) for size in config.noise_sizes]
         return Beginning(w_avg, float(deviation), maps, stream)
 
     return Loop(take, begin, "w", "biased", "area")

@@ -33,7 +33,7 @@ def tensorflow_network(checkpoint: CanonicalCheckpoint, *, version: int = 4, **o
     variables: dict[str, dict[str, Any]] = {"": {"lod": np.float32(0)}, "mapping": {}, "synthesis": {}}
     layers = {"conv0": "Conv0_up", "conv1": "Conv1", "torgb": "ToRGB"}
     for name, tensor in checkpoint.state.items():
-        room, *path, leaf = nvlabs_name(name, checkpoint.config).split(".")
+        room, *path, leaf = nvlabs_name(name).split(".")
         values = tensor.detach().numpy()
         if leaf == "w_avg":
             variables[""]["dlatent_avg"] = values

@@ -41,15 +41,15 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class CodeEncoder(nn.Module):
-    """Images [N, C, R, R] -> points on the sphere of Z, [N, z_dim], mean square 1; used in training only."""
+    """Images [N, C, H, W] -> points on the sphere of Z, [N, z_dim], mean square 1; used in training only."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         widths = (config.image_channels, 16, 32, 64, 64)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
-        side = config.resolution >> len(self.convs)
-        self.code = nn.Linear(widths[-1] * side * side, config.z_dim)
+        left = math.prod(side >> len(self.convs) for side in config.size)
+        self.code = nn.Linear(widths[-1] * left, config.z_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Codes [N, z_dim]."""
@@ -114,7 +114,7 @@ class Trainer:
 
     def noise(self, count: int) -> list[Tensor]:
         """Fresh noise maps for `count` images."""
-        return [torch.randn(count, 1, side, side, generator=self.stream) for side in self.sizes.noise_sides]
+        return [torch.randn(count, 1, *size, generator=self.stream) for size in self.sizes.noise_sizes]
 
     def reconstruction_loss(self) -> Tensor:
         """Perceptual and pixel error of decoded images, and the distance of their codes from the prior."""
@@ -234,7 +234,7 @@ def draw_samples(generator: Generator, count: int, stream: torch.Generator, *, b
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
         z = torch.randn(size, generator.config.z_dim, generator=stream)
-        noise = [torch.randn(size, 1, side, side, generator=stream) for side in generator.config.noise_sides]
+        noise = [torch.randn(size, 1, *shape, generator=stream) for shape in generator.config.noise_sizes]
         images.append(generator.synthesize(generator.map(z), noise=noise).clamp(-1, 1))
     return torch.cat(images)
 

@@ -103,8 +103,8 @@ def noise_arrays(geometry: Geometry, dtype: str = "float32") -> tuple[RunArray, 
         geometry: of the archive.
         dtype: "float32", or "float16" for half the bytes.
     """
-    sides = enumerate(geometry.noise_sides)
-    return tuple(RunArray(noise_name(index), (side, side), ("y", "x"), dtype) for index, side in sides)
+    sizes = enumerate(geometry.noise_sizes)
+    return tuple(RunArray(noise_name(index), size, ("y", "x"), dtype) for index, size in sizes)
 
 
 def trace_arrays(steps: Sequence[int], terms: Sequence[str]) -> tuple[RunArray, ...]:

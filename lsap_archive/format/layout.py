@@ -14,7 +14,7 @@
     runs/<run_id>/images.parquet      the planned images, one row each
     runs/<run_id>/zarr.json           a Zarr v3 group, sized up front:
         w_plus/                         [N, K, D] float32
-        noise_00/ noise_01/ ...         [N, r, r] float32, where the plan declares them
+        noise_00/ noise_01/ ...         [N, h, w] float32, where the plan declares them
         trace/                          [N, steps, terms] float32, where the plan declares it
         <name>/                         [N, ...], any other array that the plan declares, such as features
     runs/<run_id>/rows/shard-00000.parquet
@@ -38,7 +38,7 @@ A refinement or an edit is a run like any other, beside the run that it is made 
 refinement refines an inversion and keeps what it found beside the codes; an edit is of an inversion or of a refinement
 and has no trace. One that makes up for retired shards of another has only these shards.
 
-Keys are relative to the archive's root and use "/". N images, K = num_ws, D = w_dim, r = side of a noise map.
+Keys are relative to the archive's root and use "/". N images, K = num_ws, D = w_dim, h x w = size of a noise map.
 """
 
 from __future__ import annotations
@@ -90,20 +90,26 @@ class Geometry:
     Attributes:
         num_ws: K, rows of a W+ code.
         w_dim: D, width of a row.
-        noise_sides: side of each noise map, one per convolution, e.g. (4, 8, 8, 16, 16).
+        noise_sides: of each noise map, one per convolution, the side, e.g. (4, 8, 8, 16, 16), or height and width where
+            they differ, e.g. ((4, 2), (8, 4), (8, 4)); equal ones given as a pair are kept as the side.
     """
 
     num_ws: Size
     w_dim: Size
-    noise_sides: tuple[Size, ...]
+    noise_sides: tuple[Size | tuple[Size, Size], ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "noise_sides", tuple(int(side) for side in self.noise_sides))
-        if self.num_ws < 1 or self.w_dim < 1 or any(side < 1 for side in self.noise_sides):
+        object.__setattr__(self, "noise_sides", tuple(map(_sides, self.noise_sides)))
+        if self.num_ws < 1 or self.w_dim < 1 or any(min(size) < 1 for size in self.noise_sizes):
             raise ArchiveMismatchError(f"{self}: num_ws, w_dim and every noise side must be at least 1")
-        largest = max(self.num_ws * self.w_dim, *(side * side for side in self.noise_sides), 0)
+        largest = max(self.num_ws * self.w_dim, *(height * width for height, width in self.noise_sizes), 0)
         if 4 * largest > LARGEST_ITEM_BYTES:
             raise ArchiveMismatchError(f"{self}: codes and noise maps of at most {LARGEST_ITEM_BYTES} bytes are wanted")
+
+    @property
+    def noise_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each noise map."""
+        return tuple((one, one) if isinstance(one, int) else one for one in self.noise_sides)
 
     def to_dict(self) -> dict[str, Any]:
         """The geometry as JSON values."""
@@ -118,6 +124,14 @@ class Geometry:
         """
         found: Geometry = typed(cls, values, where)
         return found
+
+
+def _sides(given: int | tuple[int, int]) -> int | tuple[int, int]:
+    """The side of a noise map, or its height and width where they differ."""
+    if not isinstance(given, tuple):
+        return int(given)
+    height, width = map(int, given)
+    return height if height == width else (height, width)
 
 
 def checked_name(name: str, what: str) -> str:

@@ -392,15 +392,15 @@ class Archive:
             method: name or digest of the method.
 
         Returns:
-            One array [N, r, r] for each side r of `geometry.noise_sides`, float32, whatever they are kept as.
+            One array [N, h, w] for each of `geometry.noise_sizes`, float32, whatever they are kept as.
 
         Raises:
             ArchiveKeyError: as in `codes`, or the run kept no noise maps.
             CorruptArchiveError: an object is missing or damaged.
         """
         places = self._inverted_at(image_ids, method)
-        sides = self.geometry.noise_sides
-        return [self._gather(places, noise_name(i), (side, side)) for i, side in enumerate(sides)]
+        sizes = enumerate(self.geometry.noise_sizes)
+        return [self._gather(places, noise_name(index), size) for index, size in sizes]
 
     def _inverted_at(self, image_ids: Sequence[str], method: str) -> list[tuple[int, int]]:
         """Number of the inversion, and row in its arrays, that images of a method come from."""

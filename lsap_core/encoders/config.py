@@ -77,7 +77,7 @@ class EncoderConfig:
             >>> EncoderConfig.for_generator(cars, heads="offsets", backbone="ir_se_50").input_size
             (192, 256)
         """
-        image = torch.empty(1, 1, config.resolution, config.resolution, device="meta")  # a shape without memory
+        image = torch.empty(1, 1, *config.size, device="meta")  # a shape without memory
         height, width = comparison_view(image, content_box=config.content_box).shape[-2:]
         return cls(
             heads=heads,

@@ -33,7 +33,7 @@ class EqualizedConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a filtered, strided skip; halves the side."""
+    """Two convolutions and a filtered, strided skip; halves the sides."""
 
     kernel: Tensor
 
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
         self.register_buffer("kernel", fir_kernel(), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, in, H, H] -> [N, out, H/2, H/2]."""
+        """[N, in, H, W] -> [N, out, H/2, W/2]."""
         main = activate(self.conv1(features))
         main = activate(self.conv2(self._smooth(main, padding=2)))
         skip: Tensor = self.skip(self._smooth(features, padding=1))
@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, R, R] -> realness logits [N]; the channel table is the generator's."""
+    """Images [N, C, H, W] -> realness logits [N]; the channel table is the generator's."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -66,7 +66,7 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in itertools.pairwise(widths))
         last = widths[-1]
         self.final_conv = EqualizedConv(last + 1, last, 3)
-        self.final_linear = EqualizedLinear(last * 16, last)
+        self.final_linear = EqualizedLinear(last * math.prod(config.constant), last)
         self.logit = EqualizedLinear(last, 1)
 
     def forward(self, images: Tensor) -> Tensor:

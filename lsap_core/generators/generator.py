@@ -26,8 +26,8 @@ class FeatureState:
 
     Attributes:
         conv: index of the convolution whose output this is.
-        features: its output after noise, bias and activation, [N, C, r, r].
-        rgb: the RGB sum so far, [N, image_channels, r', r'] at its side; None after convolution 0, whose ToRGB is the
+        features: its output after noise, bias and activation, [N, C, h, w].
+        rgb: the RGB sum so far, [N, image_channels, h', w'] at its size; None after convolution 0, whose ToRGB is the
             first.
         is_in_rgb: whether the ToRGB that reads these features is in `rgb` already, as at the end of a block: what
             replaces the features then is seen by later layers alone.
@@ -44,10 +44,10 @@ class SynthesisResult:
     """An image, and what was asked for on the way to it.
 
     Attributes:
-        image: [N, image_channels, R, R], about [-1, 1], unclamped; of a synthesis that was stopped before its end the
-            RGB sum so far, at its side.
+        image: [N, image_channels, H, W], about [-1, 1], unclamped; of a synthesis that was stopped before its end the
+            RGB sum so far, at its size.
         states: for each collected convolution, where synthesis stood after it.
-        rgbs: the RGB sum after each ToRGB layer, [N, image_channels, r, r], when `states` were collected.
+        rgbs: the RGB sum after each ToRGB layer, [N, image_channels, h, w], when `states` were collected.
     """
 
     image: Tensor
@@ -67,17 +67,17 @@ class SynthesisNetwork(nn.Module):
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
-        self.const = nn.Parameter(torch.randn(config.channels[0], 4, 4))
+        self.const = nn.Parameter(torch.randn(config.channels[0], *config.constant))
         self.convs = nn.ModuleList(
             StyleConv(
                 config.conv_in_channels(conv),
                 config.conv_out_channels(conv),
                 config.w_dim,
-                output_side=side,
+                output_size=size,
                 upsample=conv % 2 == 1,
                 conv_clamp=config.conv_clamp,
             )
-            for conv, side in enumerate(config.noise_sides)
+            for conv, size in enumerate(config.noise_sizes)
         )
         self.to_rgbs = nn.ModuleList(
             ToRGB(channels, config.image_channels, config.w_dim, conv_clamp=config.conv_clamp)
@@ -217,11 +217,11 @@ class Generator(nn.Module):
         )
 
     def synthesize(self, codes: Tensor, *, noise: Noise = "constant", style_shift: StyleShift | None = None) -> Tensor:
-        """Images of W or W+ codes, [N, image_channels, R, R], about [-1, 1], unclamped.
+        """Images of W or W+ codes, [N, image_channels, H, W], about [-1, 1], unclamped.
 
         Args:
             codes: [N, w_dim] or [N, K, w_dim].
-            noise: "constant" (the checkpoint's own maps), "none", or K - 1 maps [N or 1, 1, side, side].
+            noise: "constant" (the checkpoint's own maps), "none", or K - 1 maps [N or 1, 1, h, w].
             style_shift: added to their styles, as in `styles`.
 
         Raises:
@@ -280,15 +280,15 @@ class Generator(nn.Module):
         """Make sure that noise maps fit the convolutions and the images.
 
         Raises:
-            ShapeError: another number of maps, or a map of another shape than [N or 1, 1, side, side].
+            ShapeError: another number of maps, or a map of another shape than [N or 1, 1, h, w].
         """
         if len(noise) != self.config.num_convs:
             raise ShapeError(f"{len(noise)} noise maps; this generator wants {self.config.num_convs}")
-        for index, (given, side) in enumerate(zip(noise, self.config.noise_sides, strict=True)):
-            if given.ndim != 4 or given.shape[1:] != (1, side, side) or given.shape[0] not in (1, num_images):
+        for index, (given, (height, width)) in enumerate(zip(noise, self.config.noise_sizes, strict=True)):
+            if given.ndim != 4 or given.shape[1:] != (1, height, width) or given.shape[0] not in (1, num_images):
                 raise ShapeError(
                     f"noise map {index} is {list(given.shape)}; "
-                    f"wanted [N, 1, {side}, {side}] with N = {num_images} or 1"
+                    f"wanted [N, 1, {height}, {width}] with N = {num_images} or 1"
                 )
 
     def _check_styles(self, styles: Sequence[Tensor]) -> None:
@@ -300,8 +300,7 @@ class Generator(nn.Module):
     def _check_start(self, start: FeatureState) -> None:
         if not 0 <= start.conv < self.config.num_convs:
             raise ShapeError(f"features of convolution {start.conv}; wanted 0 to {self.config.num_convs - 1}")
-        side = self.config.noise_sides[start.conv]
-        wanted = (self.config.conv_out_channels(start.conv), side, side)
+        wanted = (self.config.conv_out_channels(start.conv), *self.config.noise_sizes[start.conv])
         if start.features.shape[1:] != wanted:
             raise ShapeError(
                 f"features of convolution {start.conv} are {list(start.features.shape)}; wanted {['N', *wanted]}"

@@ -129,26 +129,26 @@ class StyleConv(ModulatedConv):
         out_channels: int,
         w_dim: int,
         *,
-        output_side: int,
+        output_size: tuple[int, int],
         upsample: bool,
         conv_clamp: float | None,
     ):
         super().__init__(in_channels, out_channels, 3, w_dim)
         self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.register_buffer("noise_const", torch.randn(output_side, output_side))
+        self.register_buffer("noise_const", torch.randn(output_size))
         self.upsample = upsample
         self.conv_clamp = conv_clamp
-        self.has_winograd = not upsample and is_for_winograd(in_channels, out_channels, output_side)
+        self.has_winograd = not upsample and is_for_winograd(in_channels, out_channels, min(output_size))
 
     def forward(
         self, features: Tensor, style: Tensor, noise: Tensor | None, kernel: Tensor, modulation: Modulation
     ) -> Tensor:
-        """Features [N, in, H, H] (or [1, in, 4, 4]) -> [N, out, H or 2H, H or 2H].
+        """Features [N, in, H, W] (or [1, in, H, W], the constant) -> [N, out, H or 2H, W or 2W].
 
         Args:
             features: activations of the layer before.
             style: style vectors [N, in].
-            noise: one map for each image, [N or 1, 1, side, side], or None.
+            noise: one map for each image, [N or 1, 1, h, w], or None.
             kernel: the FIR filter [4, 4].
             modulation: which of the two forms to compute.
         """
@@ -196,7 +196,7 @@ class ToRGB(ModulatedConv):
         self.conv_clamp = conv_clamp
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
-        """Features [N, in, H, H] and styles [N, in] -> RGB contribution [N, image_channels, H, H]."""
+        """Features [N, in, H, W] and styles [N, in] -> RGB contribution [N, image_channels, H, W]."""
         # One output channel for each colour: modulating the few weights is cheaper than the many activations.
         weight = self.weight[None, :, :, 0, 0] * (style * self.weight_gain)[:, None, :]  # [N, out, in]
         image = torch.einsum("nchw,noc->nohw", features, weight) + self.bias[:, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -156,7 +157,7 @@ class EncoderEmbedder:
             ShapeError: the images do not fit the generator or the state.
         """
         config = self.generator.config
-        wanted = [len(state.codes), config.image_channels, config.resolution, config.resolution]
+        wanted = [len(state.codes), *config.image_shape]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
         # Files are read antialiased, as in the published training; reconstructions are averaged, as there.
@@ -225,7 +226,7 @@ class EncoderEmbedder:
 
     def _rendered(self, codes: Tensor) -> Tensor:
         """Images of codes with the generator's constant noise, [N, C, R, R]; of large ones a few at a time."""
-        at_once = max(1, PIXELS_AT_ONCE // self.generator.config.resolution**2)
+        at_once = max(1, PIXELS_AT_ONCE // math.prod(self.generator.config.size))
         return torch.cat([self.generator.synthesize(part) for part in codes.split(at_once)])
 
 

@@ -311,7 +311,7 @@ class OptimizationEmbedder:
             ShapeError: the images do not fit the generator or the state.
         """
         config = self.generator.config
-        wanted = [len(state), config.image_channels, config.resolution, config.resolution]
+        wanted = [len(state), *config.image_shape]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
         with tensor_cores(self.settings.precision):
@@ -435,7 +435,7 @@ class OptimizationEmbedder:
 
     def _all_maps(self, state: OptimizationState) -> list[Tensor]:
         """Maps of all convolutions; 0 where they are multiplied by 0."""
-        maps = [state.values.new_zeros(len(state), 1, side, side) for side in self.generator.config.noise_sides]
+        maps = [state.values.new_zeros(len(state), 1, *size) for size in self.generator.config.noise_sizes]
         for index, given in zip(self.noisy_convs, state.noise, strict=True):
             maps[index] = given.clone()
         return maps

@@ -36,10 +36,9 @@ def compiling_pays(config: GeneratorConfig, image_steps: int, device: str) -> bo
     """
     if device not in COMPILING_SECONDS:
         return False
-    activations = sum(config.conv_out_channels(conv) * side**2 for conv, side in enumerate(config.noise_sides))
     is_small = device == "cpu" and config.resolution <= SMALL_SIDE
     saved = SAVED_IF_SMALL if is_small else SAVED_SECONDS[device]
-    return saved * activations * image_steps > COMPILING_SECONDS[device]
+    return saved * sum(config.conv_sizes) * image_steps > COMPILING_SECONDS[device]
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ def draw(streams: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
 
 
 def draw_noise(config: GeneratorConfig, streams: Sequence[torch.Generator]) -> list[Tensor]:
-    """One set of noise maps for each image, [N, 1, side, side] for each convolution."""
-    return [draw(streams, (1, side, side)) for side in config.noise_sides]
+    """One set of noise maps for each image, [N, 1, h, w] for each convolution."""
+    return [draw(streams, (1, *size)) for size in config.noise_sizes]
 
 
 class RandomStreams:
@@ -113,7 +113,7 @@ def normalize_noise_(
     "unbiased" divides by the deviation with n - 1 (rosinality, GANInverter), "biased" with n (NVlabs, PTI).
 
     Args:
-        noise: maps, [N, 1, side, side] each.
+        noise: maps, [N, 1, h, w] each.
         normalization: which deviation.
         moves: the images whose maps are normalized, [N, 1] bool; the others' stay as they are. All by default.
     """

@@ -26,27 +26,30 @@ def mean_code_distance(codes: Tensor, w_avg: Tensor, code_deviation: float) -> T
 
 
 def noise_regularization(noise: Sequence[Tensor]) -> Tensor:
-    """Autocorrelation of noise maps at every scale from their own side down to 8 (Karras et al. 2020, app. D).
+    """Autocorrelation of noise maps at every scale from their own size down to 8 (Karras et al. 2020, app. D).
 
-    For each map and side: (mean(n shift_x(n)))^2 + (mean(n shift_y(n)))^2, circular shift by one pixel, 2x2
-    averages between sides.
+    For each map and scale: (mean(n shift_x(n)))^2 + (mean(n shift_y(n)))^2, circular shift by one pixel, 2x2
+    averages between scales. The published programs know squares alone. Of other maps the shorter side is what comes
+    down to 8, the last row or column of an odd number is left out of averages, and along a side of one pixel there is
+    no shift.
 
     Args:
-        noise: maps [N, 1, side, side].
+        noise: maps [N, 1, h, w].
 
     Returns:
-        Sum over maps and sides for each image, [N].
+        Sum over maps and scales for each image, [N].
     """
-    waiting: dict[int, list[Tensor]] = {}  # by side
+    waiting: dict[int, list[Tensor]] = {}  # by height, with which goes the width: maps of a generator have one shape
     for maps in noise:
-        waiting.setdefault(maps.shape[-1], []).append(maps)
+        waiting.setdefault(maps.shape[2], []).append(maps)
     correlations = []
     while waiting:
-        side = max(waiting)
-        maps = torch.cat(waiting.pop(side), dim=1)  # [N, maps of this side, side, side]
-        correlations += [(maps * maps.roll(1, dims=axis)).mean(dim=(2, 3)) for axis in (3, 2)]
-        if side > SMALLEST_REGULARIZED_SIDE:
-            waiting.setdefault(side // 2, []).append(F.avg_pool2d(maps, 2))
+        height = max(waiting)
+        maps = torch.cat(waiting.pop(height), dim=1)  # [N, maps of this size, h, w]
+        axes = [axis for axis in (3, 2) if maps.shape[axis] > 1]
+        correlations += [(maps * maps.roll(1, dims=axis)).mean(dim=(2, 3)) for axis in axes]
+        if min(height, maps.shape[3]) > SMALLEST_REGULARIZED_SIDE:
+            waiting.setdefault(height // 2, []).append(F.avg_pool2d(maps, 2))
     return torch.cat(correlations, dim=1).square().sum(dim=1)
 
 

@@ -243,7 +243,7 @@ class HfgiRefiner:
 
     def _check_target(self, target: Tensor, num_images: int) -> None:
         config = self.generator.config
-        wanted = [num_images, config.image_channels, config.resolution, config.resolution]
+        wanted = [num_images, *config.image_shape]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")
 
@@ -297,6 +297,6 @@ def misfit(networks: HfgiNetworks, generator: GeneratorConfig, fusion: Fusion) -
         return None
     return (
         f"HFGI's networks read images of {found[0]} channels and condition {found[1]}; the generator's images have "
-        f"{wanted[0]} and its features at side {fusion.side} {wanted[1]}: pass the generator and the view_side "
-        "that they were trained for"
+        f"{wanted[0]} and its features of {fusion.size[0]} x {fusion.size[1]} {wanted[1]}: pass the generator "
+        "and the view_side that they were trained for"
     )

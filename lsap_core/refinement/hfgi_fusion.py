@@ -13,7 +13,6 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import FeatureState
 from lsap_core.images import ContentBox, comparison_size, crop
 
-SMALLEST_SIDE = 4
 CONDITION_STRIDE = 4
 """The consultation encoder halves twice."""
 LARGEST_VIEW = 1024
@@ -23,10 +22,10 @@ LARGEST_VIEW = 1024
 class Fusion:
     """The convolution whose output f becomes f (1 + scale) + shift, and the part of it that carries the picture.
 
-    A generator of side R whose picture has the longer side L is looked at with v pixels there: v = L up to 256, and
-    256 above. The conditions have v / 4, so that they belong to the features of side s = R v / (4 L): in the published
-    setting of 256-pixel views the convolution that doubles to 64, for every R from 64 on; s = 8 for whole images of 32
-    pixels. Of all sides from 4 to R the one that is nearest to this s, as a ratio, is taken.
+    A generator of longer side R whose picture has the longer side L is looked at with v pixels there: v = L up to 256,
+    and 256 above. The conditions have v / 4, so that they belong to the features of longer side s = R v / (4 L): in the
+    published setting of 256-pixel views the convolution that doubles to 64, for every R from 64 on; s = 8 for whole
+    images of 32 pixels. The features whose longer side is nearest to this s, as a ratio, are taken.
 
     Outside the content box features stay as they are; within it (rounded outward to whole features) lie the conditions,
     interpolated where they have another size.
@@ -35,7 +34,7 @@ class Fusion:
         conv: index of the convolution, the first one of its side.
         channels: of its output.
         box: (top, bottom, left, right) of the features that carry the picture.
-        side: of its output.
+        size: height and width of its output.
         view_size: height and width in which images are looked at.
         content_box: of the images.
     """
@@ -43,7 +42,7 @@ class Fusion:
     conv: int
     channels: int
     box: ContentBox
-    side: int
+    size: tuple[int, int]
     view_size: tuple[int, int]
     content_box: ContentBox | None = None
 
@@ -61,11 +60,11 @@ class Fusion:
 
         Example:
             >>> faces = Fusion.of(GeneratorConfig.config_f(1024))
-            >>> faces.conv, faces.side, faces.channels
-            (7, 64, 512)
+            >>> faces.conv, faces.size, faces.channels
+            (7, (64, 64), 512)
             >>> cars = Fusion.of(GeneratorConfig.config_f(512, content_box=(64, 448, 0, 512)))
-            >>> cars.view_size, cars.side, cars.box
-            ((192, 256), 64, (8, 56, 0, 64))
+            >>> cars.view_size, cars.size, cars.box
+            ((192, 256), (64, 64), (8, 56, 0, 64))
         """
         check_view_side(view_side)
         height, width = config.content_size
@@ -74,19 +73,16 @@ class Fusion:
         if view_side is not None:
             view_size = (max(height * view_side // longest, 1), max(width * view_side // longest, 1))
         exact = config.resolution * max(view_size) / (CONDITION_STRIDE * longest)
-        side = min(max(2 ** round(math.log2(exact)), SMALLEST_SIDE), config.resolution)
-        conv = config.noise_sides.index(side)
-        top, bottom, left, right = config.content_box or (0, config.resolution, 0, config.resolution)
-        box = (
-            top * side // config.resolution,
-            -(-bottom * side // config.resolution),
-            left * side // config.resolution,
-            -(-right * side // config.resolution),
-        )
-        return cls(conv, config.conv_out_channels(conv), box, side, view_size, config.content_box)
+        sizes = config.noise_sizes
+        conv = min(range(len(sizes)), key=lambda conv: abs(math.log2(max(sizes[conv]) / exact)))
+        size = sizes[conv]
+        shrunk = config.resolution // max(size)
+        top, bottom, left, right = config.content_box or (0, config.size[0], 0, config.size[1])
+        box = (top // shrunk, -(-bottom // shrunk), left // shrunk, -(-right // shrunk))
+        return cls(conv, config.conv_out_channels(conv), box, size, view_size, config.content_box)
 
     def view(self, images: Tensor, *, antialias: bool = False) -> Tensor:
-        """The content of images [N, C, R, R], clamped to [-1, 1], bilinearly at the view's size: [N, C, h, w].
+        """The content of images [N, C, H, W], clamped to [-1, 1], bilinearly at the view's size: [N, C, h, w].
 
         Published code does not antialias when it reduces what the generator made. It reads photos from files that were
         reduced with antialiasing.
@@ -97,7 +93,7 @@ class Fusion:
         return F.interpolate(content, self.view_size, mode="bilinear", align_corners=False, antialias=antialias)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """The content of images [N, C, R, R], averaged to the view's size, unclamped: what losses look at."""
+        """The content of images [N, C, H, W], averaged to the view's size, unclamped: what losses look at."""
         content = crop(images, self.content_box)
         return content if content.shape[-2:] == self.view_size else F.interpolate(content, self.view_size, mode="area")
 
@@ -107,12 +103,12 @@ class Fusion:
         return replace(state, features=features)
 
     def _placed(self, condition: Tensor) -> Tensor:
-        """A condition over all features, [N, channels, side, side], 0 outside the box."""
+        """A condition over all features, [N, channels, *size], 0 outside the box."""
         top, bottom, left, right = self.box
-        size = (bottom - top, right - left)
-        if condition.shape[-2:] != size:
-            condition = F.interpolate(condition, size, mode="bilinear", align_corners=False)
-        return F.pad(condition, (left, self.side - right, top, self.side - bottom))
+        inside, (height, width) = (bottom - top, right - left), self.size
+        if condition.shape[-2:] != inside:
+            condition = F.interpolate(condition, inside, mode="bilinear", align_corners=False)
+        return F.pad(condition, (left, width - right, top, height - bottom))
 
 
 def check_view_side(view_side: int | None) -> None:

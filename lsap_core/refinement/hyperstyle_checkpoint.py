@@ -63,7 +63,7 @@ def from_hyperstyle_document(
         document: what `read_torch` found in the file.
         generator_config: the generator it is wanted for; by default the one in the file.
         input_size: height and width of the images it reads. By default what the options say (cars: 192 x 256), else
-            the shape of the generator's content box with 256 on its longer side, else 256 x 256.
+            the shape of the generator's picture with 256 on its longer side, else 256 x 256.
 
     Raises:
         CheckpointError: the file is another kind of checkpoint, or its tensors do not fit the generator.
@@ -85,7 +85,7 @@ def from_hyperstyle_document(
         )
     except ConfigError as error:
         raise CheckpointError(
-            f"{WHAT} does not belong to a generator of {generator.resolution} pixels: {error}"
+            f"{WHAT} does not belong to a generator of {generator.shown_size} pixels: {error}"
         ) from error
     state, notes = _our_state(hypernet, config)
     with torch.device("meta"):
@@ -144,7 +144,7 @@ def _read_input_size(options: Mapping[Any, Any], generator: GeneratorConfig | No
     dataset = options.get("dataset_type")
     if isinstance(dataset, str) and "cars" in dataset:
         return CARS
-    if generator is None or generator.content_box is None:
+    if generator is None:
         return FACES
     height, width = generator.content_size
     longest = max(height, width)

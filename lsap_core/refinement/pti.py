@@ -282,6 +282,6 @@ class PtiRefiner:
 
     def _check_target(self, target: Tensor, num_images: int) -> None:
         config = self.generator.config
-        wanted = [num_images, config.image_channels, config.resolution, config.resolution]
+        wanted = [num_images, *config.image_shape]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")

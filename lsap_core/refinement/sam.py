@@ -270,7 +270,7 @@ class SamRefiner:
         return SamState(
             codes,
             [codes.new_zeros(len(codes), *space.shape) for space in self.spaces],
-            [resize_masks(masks[:, i : i + 1], space.side).to(codes) for i, space in enumerate(self.spaces)],
+            [resize_masks(masks[:, i : i + 1], space.size).to(codes) for i, space in enumerate(self.spaces)],
             embedded.noise,
             learning_rate=self.settings.learning_rate,
             num_recorded=len(self.settings.trace_steps),
@@ -384,6 +384,6 @@ class SamRefiner:
 
     def _check_target(self, target: Tensor, num_images: int) -> None:
         config = self.generator.config
-        wanted = [num_images, config.image_channels, config.resolution, config.resolution]
+        wanted = [num_images, *config.image_shape]
         if list(target.shape) != wanted:
             raise ShapeError(f"target images are {list(target.shape)}; wanted {wanted}")

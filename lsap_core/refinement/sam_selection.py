@@ -84,18 +84,18 @@ def masks_of_choice(choice: Tensor, num_spaces: int, config: GeneratorConfig) ->
     return F.pad(masks, _margins(masks.shape[-2], masks.shape[-1], config))
 
 
-def resize_masks(masks: Tensor, side: int) -> Tensor:
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks of another size, with soft borders: Lanczos on floats, clipped to what the mask had, [0, its maximum].
 
     Args:
         masks: [N, M, h, w], not negative.
-        side: of the result.
+        size: height and width of the result.
 
     Returns:
-        [N, M, side, side].
+        [N, M, *size].
     """
-    rows = lanczos_matrix(masks.shape[-2], side).to(masks.device)
-    columns = lanczos_matrix(masks.shape[-1], side).to(masks.device)
+    rows = lanczos_matrix(masks.shape[-2], size[0]).to(masks.device)
+    columns = lanczos_matrix(masks.shape[-1], size[1]).to(masks.device)
     resized = (rows @ (masks.double() @ columns.T)).to(masks)
     return resized.clamp_min(0).minimum(masks.amax(dim=(2, 3), keepdim=True))
 
@@ -124,15 +124,16 @@ def lanczos_matrix(size: int, new_size: int) -> Tensor:
 
 
 def _margins(height: int, width: int, config: GeneratorConfig) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom margins around a view of the content box that make it the square image."""
+    """Left, right, top and bottom margins around a view of the content box that make it the whole image."""
     if config.content_box is None:
         return 0, 0, 0, 0
     top, bottom, left, right = config.content_box
     scale = max(height, width) / max(bottom - top, right - left)
-    side = max(math.floor(config.resolution * scale + 0.5), height, width)
-    above = min(math.floor(top * scale + 0.5), side - height)
-    before = min(math.floor(left * scale + 0.5), side - width)
-    return before, side - width - before, above, side - height - above
+    rows, columns = (math.floor(side * scale + 0.5) for side in config.size)
+    rows, columns = max(rows, height), max(columns, width)
+    above = min(math.floor(top * scale + 0.5), rows - height)
+    before = min(math.floor(left * scale + 0.5), columns - width)
+    return before, columns - width - before, above, rows - height - above
 
 
 def _check_segments(errors: Tensor, segments: Tensor) -> None:

@@ -25,7 +25,7 @@ class FeatureSpace:
     """A feature map of a generator that offsets are added to.
 
     Spaces bear the published names: F4, F6, F8 and F10 are the features at sides 16, 32, 64 and 128, and F2 those at
-    side 8. The number is that of the block's second convolution, 2 log2(side) - 4.
+    side 8, where the constant is 4 x 4. The number is that of the block's second convolution, 2 log2(side) - 4 there.
 
     Attributes:
         name: "F2", "F4", ...
@@ -33,18 +33,18 @@ class FeatureSpace:
             read the features unchanged (the method's own program); with "up_conv" its first one, so that the second
             convolution and the ToRGB read what was changed (GANInverter).
         channels: of the features.
-        side: of the features.
+        size: height and width of the features.
     """
 
     name: str
     conv: int
     channels: int
-    side: int
+    size: tuple[int, int]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of one image's features: channels, rows, columns."""
-        return self.channels, self.side, self.side
+        return self.channels, *self.size
 
 
 def feature_spaces(
@@ -52,7 +52,7 @@ def feature_spaces(
 ) -> tuple[FeatureSpace, ...]:
     """The feature spaces of a generator, from the most editable to the least.
 
-    The four largest sides from 8 to 128 at which an offset changes the image. From 256 pixels on these are the
+    The four largest longer sides from 8 to 128 at which an offset changes the image. From 256 pixels on these are the
     published 16, 32, 64 and 128. In a smaller image nothing reads the last block's features once its ToRGB has, so
     that with placement "block" that side is left out, and F2 stands in where there are fewer than four.
 
@@ -72,25 +72,24 @@ def feature_spaces(
     """
     if placement not in get_args(Placement):
         raise ConfigError(f'placement is "{placement}"; wanted "block" or "up_conv"')
-    largest = config.resolution // 2 if placement == "block" else config.resolution
-    sides = [side for side in config.noise_sides[2::2] if SMALLEST_SIDE <= side <= min(largest, LARGEST_SIDE)]
-    spaces = tuple(feature_space(config, side, placement) for side in sides[-MOST_FEATURE_SPACES:])
+    last = config.num_convs - (2 if placement == "block" else 0)
+    fitting = [conv for conv in range(2, last, 2) if SMALLEST_SIDE <= max(config.noise_sizes[conv]) <= LARGEST_SIDE]
+    spaces = tuple(feature_space(config, second, placement) for second in fitting[-MOST_FEATURE_SPACES:])
     if names is None:
         return spaces
     known = (W_PLUS, *(space.name for space in spaces))
     if missing := [name for name in names if name not in known]:
         raise ConfigError(
-            f"spaces name {missing[0]}; a generator of {config.resolution} pixels has {', '.join(known)} with "
+            f"spaces name {missing[0]}; a generator of {config.shown_size} pixels has {', '.join(known)} with "
             f'placement "{placement}": leave it out'
         )
     return tuple(space for space in spaces if space.name in names)
 
 
-def feature_space(config: GeneratorConfig, side: int, placement: Placement = "block") -> FeatureSpace:
-    """The features of a generator at a side from 8 to its resolution."""
-    second = config.noise_sides.index(side) + 1
+def feature_space(config: GeneratorConfig, second: int, placement: Placement = "block") -> FeatureSpace:
+    """The features of a block, by its second convolution."""
     conv = second if placement == "block" else second - 1
-    return FeatureSpace(f"F{second}", conv, config.conv_out_channels(conv), side)
+    return FeatureSpace(f"F{second}", conv, config.conv_out_channels(conv), config.noise_sizes[conv])
 
 
 def space_names(config: GeneratorConfig, placement: Placement = "block") -> tuple[str, ...]:
@@ -123,12 +122,12 @@ def synthesize_with_offsets(
         generator: of the images.
         w_plus: codes [N, K, w_dim].
         spaces: of the generator, from the first to the last.
-        masks: for each space [N, 1, side, side].
-        offsets: for each space [N, channels, side, side].
+        masks: for each space [N, 1, h, w].
+        offsets: for each space [N, channels, h, w].
         noise: as in `Generator.synthesize`.
 
     Returns:
-        Images [N, C, R, R], unclamped, and the features of every space after its offset was added.
+        Images [N, C, H, W], unclamped, and the features of every space after its offset was added.
     """
     return _synthesize(
         generator, w_plus, spaces, lambda index, features: features + masks[index] * offsets[index], noise
@@ -154,13 +153,13 @@ def synthesize_edited(
         generator: of the images.
         w_plus: edited codes [N, K, w_dim].
         spaces: of the generator, from the first to the last.
-        masks: for each space [N, 1, side, side].
+        masks: for each space [N, 1, h, w].
         contents: for each space the features of the inversion that `synthesize_with_offsets` gave.
         noise: as in `Generator.synthesize`.
         style_shift: likewise.
 
     Returns:
-        Images [N, C, R, R], unclamped.
+        Images [N, C, H, W], unclamped.
     """
     image, _ = _synthesize(
         generator,

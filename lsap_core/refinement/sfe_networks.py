@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsap_core.errors import ConfigError, ShapeError
-from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.config import PUBLISHED_CONSTANT, GeneratorConfig
 from lsap_core.images import COMPARISON_SIDE
 
 SfeBackbone = Literal["iresnet_50", "small"]
@@ -147,8 +147,13 @@ def feature_size(config: GeneratorConfig) -> tuple[int, int]:
     """Side and channels of the feature map that is edited in a generator: a quarter of the side that is looked at.
 
     Raises:
-        ConfigError: the generator is too small to have it.
+        ConfigError: the generator is too small to have it, or does not make squares from a constant of 4 x 4.
     """
+    if config.constant != PUBLISHED_CONSTANT:
+        raise ConfigError(
+            f"StyleFeatureEditor is for generators that make squares from a constant of 4 x 4; this one makes "
+            f"{config.shown_size} pixels from one of {config.constant[0]} x {config.constant[1]}: take another refiner"
+        )
     side = min(config.resolution, COMPARISON_SIDE) // REDUCTION
     if side < SMALLEST_SIDE:
         raise ConfigError(

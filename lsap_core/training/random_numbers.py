@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,9 +28,7 @@ def stream(*parts: int | str, device: torch.device | str = "cpu") -> torch.Gener
 
 
 def draw_noise(config: GeneratorConfig, streams: Sequence[torch.Generator]) -> list[Tensor]:
-    """Noise maps on the streams' device, row n from stream n: [N, 1, side, side] for each convolution."""
-    sizes = [side * side for side in config.noise_sides]
+    """Noise maps on the streams' device, row n from stream n: [N, 1, h, w] for each convolution."""
+    sizes = [math.prod(size) for size in config.noise_sizes]
     rows = torch.stack([torch.randn(sum(sizes), generator=each, device=each.device) for each in streams])
-    return [
-        maps.view(-1, 1, side, side) for maps, side in zip(rows.split(sizes, dim=1), config.noise_sides, strict=True)
-    ]
+    return [maps.view(-1, 1, *size) for maps, size in zip(rows.split(sizes, dim=1), config.noise_sizes, strict=True)]

@@ -162,7 +162,7 @@ class PhaseTraining:
 
     def _check_images(self, images: Tensor) -> None:
         config = self.parts.generator.config
-        wanted = [self.settings.batch_size, config.image_channels, config.resolution, config.resolution]
+        wanted = [self.settings.batch_size, *config.image_shape]
         if list(images.shape) != wanted:
             raise ShapeError(f"images are {list(images.shape)}; this training wants {wanted}")
 

@@ -9,7 +9,7 @@ from tasks.weights.generators import LoadedGenerator
 
 def geometry_of(config: GeneratorConfig) -> Geometry:
     """Sizes of a generator's inputs, as its archive has them."""
-    return Geometry(config.num_ws, config.w_dim, config.noise_sides)
+    return Geometry(config.num_ws, config.w_dim, config.noise_sizes)
 
 
 def open_writer(url: str, loaded: LoadedGenerator) -> ArchiveWriter:
@@ -17,6 +17,6 @@ def open_writer(url: str, loaded: LoadedGenerator) -> ArchiveWriter:
     return ArchiveWriter.open(
         url,
         generator_digest=loaded.digest,
-        generator_name=f"stylegan2-{loaded.config.resolution}",
+        generator_name=f"stylegan2-{loaded.config.shown_size.replace(' ', '')}",
         geometry=geometry_of(loaded.config),
     )

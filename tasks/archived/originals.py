@@ -111,7 +111,7 @@ class Originals:
     def _decode(self, data: bytes, fit: Fit | None = None) -> np.ndarray:
         config = self.config
         image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit or self.fit)
-        placed: np.ndarray = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+        placed: np.ndarray = place_content(image.pixels, size=config.size, content_box=config.content_box)
         return placed
 
 

@@ -160,9 +160,9 @@ def deviation_digest(attribute: str, generator_digest: str, options: Calibration
     return _digest(["deviation", attribute, generator_digest, options.seed, options.num_synthetic])
 
 
-def part_size(resolution: int, batch_size: int) -> int:
-    """Images of a part: whole batches, of so many pixels together."""
-    batches = PIXELS_OF_PART // (resolution * resolution * batch_size)
+def part_size(size: tuple[int, int], batch_size: int) -> int:
+    """Images of a height and width in a part: whole batches, of so many pixels together."""
+    batches = PIXELS_OF_PART // (math.prod(size) * batch_size)
     return max(1, batches) * batch_size
 
 

@@ -86,7 +86,7 @@ class EditingStage:
     @property
     def part_size(self) -> int:
         """Images of a part of a calibration."""
-        return part_size(self.generator.config.resolution, self._request.batch_size)
+        return part_size(self.generator.config.size, self._request.batch_size)
 
     def jobs(self) -> Iterator[Job]:
         """The edit runs that are left, of each edit those of older inversions first; to be gone through once."""

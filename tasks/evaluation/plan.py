@@ -73,7 +73,7 @@ class EvaluationStage:
     @property
     def part_size(self) -> int:
         """Images of a part of a calibration."""
-        return part_size(self.chosen.generator.config.resolution, self._request.batch_size)
+        return part_size(self.chosen.generator.config.size, self._request.batch_size)
 
     @property
     def refused(self) -> dict[str, str]:

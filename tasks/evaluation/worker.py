@@ -156,7 +156,8 @@ class EvaluationWorker:
         """How an image becomes a picture of the generator."""
         config = self.config
         box = None if config.content_box is None else list(config.content_box)
-        return {"resolution": config.resolution, "channels": config.image_channels, "box": box, "fit": fit}
+        size = config.resolution if config.is_square else list(config.size)
+        return {"resolution": size, "channels": config.image_channels, "box": box, "fit": fit}
 
     def _measure(
         self,

@@ -209,6 +209,6 @@ def _kept(request: InversionRequest, method: Method, config: GeneratorConfig) ->
 
 
 def _remember(request: InversionRequest, method: Method, config: GeneratorConfig, **values: Any) -> None:
-    about = {"device": _device_name(request), "resolution": config.resolution, "method": method.name}
+    about = {"device": _device_name(request), "size": config.shown_size, "method": method.name}
     kept = _kept(request, method, config)
     Remembered("batches").put(_key(request, method, config), {**about, **kept, **values})

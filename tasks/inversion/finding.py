@@ -134,6 +134,6 @@ def pixels_on(device: torch.device, rows: Sequence[Row]) -> Tensor:
 def _empty_arrays(run: RunWriter, count: int, generator: Generator) -> dict[str, np.ndarray]:
     left_out: set[str] = set()  # maps that runs of an encoder declared before version 4 and never kept
     if not has_noise_maps(run.plan["config"]):
-        left_out = {noise_name(index) for index in range(len(generator.config.noise_sides))}
+        left_out = {noise_name(index) for index in range(len(generator.config.noise_sizes))}
     kept = [array for array in run.arrays.values() if array.name not in left_out]
     return {array.name: np.full((count, *array.item_shape), array.fill_value, array.dtype) for array in kept}

@@ -432,7 +432,7 @@ class _Import:
                 continue
             notes = BETWEEN_WORDS.join(image.notes)
             records[at] |= {"width": image.width, "height": image.height, "altered": notes}
-            found[at] = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+            found[at] = place_content(image.pixels, size=config.size, content_box=config.content_box)
         return found
 
     def _decoded(self, source: Source, planned: PlannedImage) -> DecodedImage:

@@ -137,7 +137,7 @@ def probe_here(
 def _embed(embedder: Embedder[Any], count: int, generator: Generator, anchor: Anchor, networks: Networks) -> float:
     """Seconds of a whole batch, at the pace of its first steps; one step before that pays for what is paid once."""
     config, device = generator.config, generator.mapping.w_avg.device
-    target = torch.zeros(count, config.image_channels, config.resolution, config.resolution, device=device)
+    target = torch.zeros(count, *config.image_shape, device=device)
     embedder.advance(embedder.start(range(count), target=target), target, until=1)
     asked = _now(device)
     state = embedder.start(range(count), target=target)

@@ -143,7 +143,7 @@ class ShardReader:
     def _decode(self, data: bytes, fit: Fit) -> DecodedImage:
         config = self._config
         image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit)
-        pixels = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+        pixels = place_content(image.pixels, size=config.size, content_box=config.content_box)
         return replace(image, pixels=pixels)
 
 

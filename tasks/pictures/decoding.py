@@ -182,20 +182,22 @@ def decode_labels(data: bytes, *, size: tuple[int, int], max_pixels: int = MAX_P
     return labels[np.ix_(rows, columns)]
 
 
-def place_content(pixels: NDArray[np.uint8], *, resolution: int, content_box: ContentBox | None) -> NDArray[np.uint8]:
-    """Pixels [H, W, C] of a content box within a generator's square [R, R, C]; around them is its background, black.
+def place_content(
+    pixels: NDArray[np.uint8], *, size: tuple[int, int], content_box: ContentBox | None
+) -> NDArray[np.uint8]:
+    """Pixels [h, w, C] of a content box within a generator's image [H, W, C]; around them is its background, black.
 
     Args:
-        pixels: uint8, of the box's size; those of the whole square pass when there is no box.
-        resolution: side R of the square.
+        pixels: uint8, of the box's size; those of the whole image pass when there is no box.
+        size: height H and width W of the image.
         content_box: (top, bottom, left, right), or None.
     """
     if content_box is None:
         return pixels
     top, bottom, left, right = content_box
-    square = np.full((resolution, resolution, pixels.shape[2]), _BACKGROUND, np.uint8)
-    square[top:bottom, left:right] = pixels
-    return square
+    image = np.full((*size, pixels.shape[2]), _BACKGROUND, np.uint8)
+    image[top:bottom, left:right] = pixels
+    return image
 
 
 def _check_arguments(size: tuple[int, int], channels: int, fit: str, min_side: int, max_pixels: int) -> None:

@@ -144,7 +144,7 @@ class EncoderView:
         pixels = decode_image(data, size=self.size, channels=self.channels, fit=self.fit).pixels
         if self.square is None:
             return pixels
-        return place_content(pixels, resolution=self.square.resolution, content_box=self.square.content_box)
+        return place_content(pixels, size=self.square.size, content_box=self.square.content_box)
 
     def read(self, source: Source, item: SourceItem) -> np.ndarray:
         """Pixels uint8 [h, w, C] of an image; as `View`."""

@@ -5,6 +5,7 @@ Pivots are codes of any embedding, with the noise that belongs to them, as an ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,7 +188,7 @@ class _Pivots:
         self._method_digest = method_digest
         self._kept: dict[str, Stored] = {}
         config = renderer.generator.config
-        numbers = config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides)
+        numbers = config.num_ws * config.w_dim + sum(map(math.prod, config.noise_sizes))
         self._most_kept = KEPT_BYTES // (FLOAT_BYTES * numbers)
 
     def of_images(self, image_ids: Sequence[str]) -> Embedded:

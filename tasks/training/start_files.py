@@ -87,10 +87,10 @@ def load_discriminator(path: str, generator: GeneratorConfig) -> Discriminator:
     if found is None:
         raise CheckpointError(f"discriminator {path}: none is in it; wanted {DISCRIMINATORS}")
     channels, side = found.from_rgb.weight.shape[1], 4 << len(found.blocks)
-    if (channels, side) != (generator.image_channels, generator.resolution):
+    if (channels, side, side) != generator.image_shape:
         raise CheckpointError(
             f"discriminator {path}: it looks at images of {side} pixels with {channels} channels; wanted "
-            f"{generator.resolution} pixels with {generator.image_channels}, as the generator makes them"
+            f"{generator.shown_size} pixels with {generator.image_channels}, as the generator makes them"
         )
     return found
 

@@ -209,7 +209,7 @@ def describe_encoder(
         "num_parameters": sum(t.numel() for name, t in checkpoint.state.items() if name.split(".")[-1] not in buffers),
         "starts_from_mean": bool((checkpoint.state["w_avg"] != 0).any()),
         "generator_digest": checkpoint.generator_digest,
-        "generator_in_file": None if decoder is None else f"StyleGAN2, {decoder.config.resolution} px",
+        "generator_in_file": None if decoder is None else f"StyleGAN2, {decoder.config.shown_size} px",
         "options": checkpoint.options,
         "notes": list(checkpoint.notes),
     }

@@ -137,6 +137,7 @@ def describe_generator(
         "num_bytes": len(data),
         "digest": checkpoint.digest,
         **config.to_dict(),
+        "size": list(config.size),
         "num_ws": config.num_ws,
         "num_parameters": sum(t.numel() for name, t in state.items() if name.split(".")[-1] not in buffers),
         "c_dim": checkpoint.c_dim,

@@ -110,11 +110,13 @@ def check_network(name: str, config: GeneratorConfig, published: Published) -> N
     """
     if name not in EMBEDDED:
         digest = network_digest(name, published)  # raises where it is not there, or another
-        if name == "arcface" and (config.resolution < COMPARISON_SIDE or config.content_box is not None):
+        if name == "arcface" and (
+            config.resolution < COMPARISON_SIDE or not config.is_square or config.content_box is not None
+        ):
             box = "" if config.content_box is None else f" with the content box {config.content_box}"
             raise ConfigError(
                 f"arcface looks at aligned faces of {COMPARISON_SIDE} px; the generator makes images of "
-                f"{config.resolution} px{box}: choose moco, or no identity network"
+                f"{config.shown_size} px{box}: choose moco, or no identity network"
             )
         _check_content(name, published, digest)
         return

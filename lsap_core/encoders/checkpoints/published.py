@@ -358,11 +358,11 @@ def _read_input_size(
     dataset = parts.options.get("dataset_type")
     if isinstance(dataset, str) and "cars" in dataset:
         return CARS
-    if generator_config is None or generator_config.content_box is None:
+    if generator_config is None:
         return FACES
-    top, bottom, left, right = generator_config.content_box
-    longest = max(bottom - top, right - left)
-    return ((bottom - top) * COMPARISON_SIDE // longest, (right - left) * COMPARISON_SIDE // longest)
+    height, width = generator_config.content_size
+    longest = max(height, width)
+    return height * COMPARISON_SIDE // longest, width * COMPARISON_SIDE // longest
 
 
 def _read_channels(encoder: Mapping[str, Any], generator: GeneratorConfig | None) -> tuple[int, bool]:

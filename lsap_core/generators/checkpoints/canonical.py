@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lsap_core.errors import CheckpointError, ConfigError
-from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.config import PUBLISHED_CONSTANT, GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.generators.resample import fir_kernel
 
@@ -55,19 +55,19 @@ def canonical_shapes(config: GeneratorConfig) -> dict[str, Shape]:
     """Name and shape of every tensor in `Generator(config).state_dict()`."""
     shapes: dict[str, Shape] = {
         "mapping.w_avg": (config.w_dim,),
-        "synthesis.const": (config.channels[0], 4, 4),
+        "synthesis.const": (config.channels[0], *config.constant),
     }
     for index in range(config.num_mapping_layers):
         width = config.z_dim if index == 0 else config.w_dim
         shapes[f"mapping.layers.{index}.weight"] = (config.w_dim, width)
         shapes[f"mapping.layers.{index}.bias"] = (config.w_dim,)
-    for conv, side in enumerate(config.noise_sides):
+    for conv, size in enumerate(config.noise_sizes):
         name = f"synthesis.convs.{conv}"
         width_in, width_out = config.conv_in_channels(conv), config.conv_out_channels(conv)
         shapes[f"{name}.weight"] = (width_out, width_in, 3, 3)
         shapes[f"{name}.bias"] = (width_out,)
         shapes[f"{name}.noise_strength"] = ()
-        shapes[f"{name}.noise_const"] = (side, side)
+        shapes[f"{name}.noise_const"] = size
         shapes[f"{name}.affine.weight"] = (width_in, config.w_dim)
         shapes[f"{name}.affine.bias"] = (width_in,)
     for to_rgb, width in enumerate(config.channels):
@@ -160,18 +160,12 @@ def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Shape], *, wh
     raise CheckpointError(f"{what}: {len(rows)} tensors differ from what its sizes need\n" + "\n".join(lines))
 
 
-def check_square(const: object, *, what: str) -> None:
-    """Refuse a generator whose images are not square, by its constant [..., C, H, W].
-
-    Raises:
-        CheckpointError: the constant is another than 4 x 4.
-    """
-    if isinstance(const, Tensor) and const.ndim >= 3 and tuple(const.shape[-2:]) != (4, 4):
-        height, width = const.shape[-2:]
-        raise CheckpointError(
-            f"{what} starts from a constant of {height} x {width}, so its images are no squares; only squares are "
-            "supported: use a square generator, with a content_box where the picture is not square"
-        )
+def constant_size(const: object) -> tuple[int, int]:
+    """Height and width of a generator's constant [..., C, H, W]; the published ones of what is no such tensor."""
+    if not isinstance(const, Tensor) or const.ndim < 3:
+        return PUBLISHED_CONSTANT
+    height, width = const.shape[-2:]
+    return height, width
 
 
 def check_kernels(kernels: Mapping[str, Tensor], *, gain: float, what: str) -> None:

@@ -17,14 +17,14 @@ from lsap_core.generators.checkpoints.canonical import (
     canonical_shapes,
     canonical_state,
     check_kernels,
-    check_square,
     check_tensors,
     config_from_sizes,
+    constant_size,
     first_size,
     largest_index,
 )
 from lsap_core.generators.checkpoints.unpickling import PersistentNode, TensorRecord, to_tensor
-from lsap_core.generators.config import GeneratorConfig
+from lsap_core.generators.config import PUBLISHED_CONSTANT, GeneratorConfig
 from lsap_core.generators.layers import PIXEL_NORM_EPSILON
 from lsap_core.generators.resample import fir_kernel
 
@@ -137,18 +137,20 @@ def from_nvlabs(
     clamp, lr_multiplier, unused = _read_options(kwargs, layer_clamp)
     config = _read_config(state, clamp, lr_multiplier)
     for name, field in SIZES.items():
+        if field == "resolution" and config.constant != PUBLISHED_CONSTANT:
+            continue  # forks with other constants say a side, a base or both sides there; the tensors are checked
         if name in kwargs and kwargs[name] != getattr(config, field):
             raise CheckpointError(
                 f"{WHAT}: it was made with {name} = {kwargs[name]}, its tensors have {getattr(config, field)}"
             )
     kernels = _kernel_names(config)
     shapes = canonical_shapes(config)
-    expected = {nvlabs_name(name, config): shape for name, shape in shapes.items()}
+    expected = {nvlabs_name(name): shape for name, shape in shapes.items()}
     tensors = {name: tensor for name, tensor in state.items() if name not in kernels}
     tensors.setdefault("mapping.w_avg", torch.full((config.w_dim,), torch.nan))
     check_tensors(tensors, expected, what=WHAT)
     check_kernels({name: state[name] for name in kernels if name in state}, gain=1.0, what=WHAT)
-    canonical = {name: tensors[nvlabs_name(name, config)] for name in shapes}
+    canonical = {name: tensors[nvlabs_name(name)] for name in shapes}
     notes = (f"options of the snapshot that were not used: {', '.join(unused)}",) if unused else ()
     return CanonicalCheckpoint(
         config, canonical_state(config, canonical, what=WHAT), (*label_notes, *notes), c_dim=c_dim, label=label
@@ -162,14 +164,17 @@ def to_nvlabs(config: GeneratorConfig, state: Mapping[str, Tensor]) -> dict[str,
         CheckpointError: the state is not that of `config`.
     """
     check_tensors(state, canonical_shapes(config), what="the network")
-    result = {nvlabs_name(name, config): tensor.detach().clone() for name, tensor in state.items()}
+    result = {nvlabs_name(name): tensor.detach().clone() for name, tensor in state.items()}
     if bool(result["mapping.w_avg"].isnan().all()):
         del result["mapping.w_avg"]
     return result | {name: fir_kernel() for name in _kernel_names(config)}
 
 
-def nvlabs_name(name: str, config: GeneratorConfig) -> str:
-    """NVlabs' name of a canonical tensor; the numbers and their shape are the same."""
+def nvlabs_name(name: str) -> str:
+    """NVlabs' name of a canonical tensor; the numbers and their shape are the same.
+
+    Blocks are called b4, b8, ..., whatever the constant: forks that start from another one keep the names.
+    """
     if name == "synthesis.const":
         return "synthesis.b4.const"
     match = re.fullmatch(r"(?:mapping|synthesis)\.(layers|convs|to_rgbs)\.(\d+)\.(.+)", name)
@@ -180,7 +185,7 @@ def nvlabs_name(name: str, config: GeneratorConfig) -> str:
         return f"mapping.fc{index}.{part}"
     if room == "to_rgbs":
         return f"synthesis.b{4 << index}.torgb.{part}"
-    return f"synthesis.b{config.noise_sides[index]}.conv{0 if index % 2 else 1}.{part}"
+    return f"synthesis.b{4 << (index + 1) // 2}.conv{0 if index % 2 else 1}.{part}"
 
 
 def modules_of(top: PersistentNode, what: str) -> Iterator[tuple[str, PersistentNode]]:
@@ -297,16 +302,16 @@ def _options(kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None, lr_multiplier: float) -> GeneratorConfig:
-    check_square(state.get("synthesis.b4.const"), what=WHAT)
-    resolution = largest_index(r"synthesis\.b(\d+)\.", state, default=0)
-    sides = [4 << power for power in range(max(resolution.bit_length() - 2, 1))]
+    constant = constant_size(state.get("synthesis.b4.const"))
+    last = largest_index(r"synthesis\.b(\d+)\.", state, default=0)
+    sides = [4 << power for power in range(max(last.bit_length() - 2, 1))]
     channels = tuple(
         first_size(state, (f"synthesis.b{side}.conv1.bias", 0), (f"synthesis.b{side}.conv1.weight", 0))
         for side in sides
     )
     return config_from_sizes(
         WHAT,
-        resolution=resolution,
+        resolution=last if constant == PUBLISHED_CONSTANT else max(constant) << (len(sides) - 1),
         channels=channels,
         z_dim=first_size(state, ("mapping.fc0.weight", 1)),
         w_dim=first_size(state, ("synthesis.b4.conv1.affine.weight", 1), ("mapping.w_avg", 0)),
@@ -314,13 +319,14 @@ def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None, lr_multi
         image_channels=first_size(state, ("synthesis.b4.torgb.bias", 0), ("synthesis.b4.torgb.weight", 0)),
         mapping_lr_multiplier=lr_multiplier,
         conv_clamp=conv_clamp,
+        constant=constant,
     )
 
 
 def _kernel_names(config: GeneratorConfig) -> list[str]:
     names = [f"synthesis.b{4 << block}.resample_filter" for block in range(config.num_to_rgbs)]
     convs = [f"synthesis.convs.{conv}.resample_filter" for conv in range(config.num_convs)]
-    return names + [nvlabs_name(name, config) for name in convs]
+    return names + [nvlabs_name(name) for name in convs]
 
 
 def _number(name: str, value: object) -> float | None:

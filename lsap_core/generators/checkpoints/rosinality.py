@@ -19,11 +19,11 @@ from lsap_core.generators.checkpoints.canonical import (
     canonical_state,
     check_digest,
     check_kernels,
-    check_square,
     check_tensors,
     config_from_json,
     config_from_sizes,
     config_to_json,
+    constant_size,
     first_size,
     largest_index,
 )
@@ -95,7 +95,7 @@ def from_rosinality(
     expected = {_rosinality_name(name): _rosinality_shape(name, shape) for name, shape in stored.items()}
     kernels = _kernel_names(config)
     drawn = [index for index in range(config.num_convs) if f"noises.noise_{index}" not in state]
-    noise = {f"noises.noise_{index}": _draw_noise(index, config.noise_sides[index]) for index in drawn}
+    noise = {f"noises.noise_{index}": _draw_noise(index, config.noise_sizes[index]) for index in drawn}
     tensors = {name: tensor for name, tensor in state.items() if name not in kernels} | noise
     check_tensors(tensors, expected, what=WHAT)
     check_kernels({name: state[name] for name in kernels if name in state}, gain=4.0, what=WHAT)
@@ -142,7 +142,7 @@ def describe_torch_document(document: object) -> str:
 
 
 def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None) -> GeneratorConfig:
-    check_square(state.get("input.input"), what=WHAT)
+    constant = constant_size(state.get("input.input"))
     num_blocks = (largest_index(r"convs\.(\d+)\.", state, default=-1) + 1) // 2
     channels = [first_size(state, ("conv1.activate.bias", 0), ("conv1.conv.weight", 1), ("input.input", 1))]
     for block in range(num_blocks):
@@ -151,13 +151,14 @@ def _read_config(state: Mapping[str, Tensor], conv_clamp: float | None) -> Gener
         channels.append(first_size(state, *places))
     return config_from_sizes(
         WHAT,
-        resolution=4 << num_blocks,
+        resolution=max(constant) << num_blocks,
         channels=tuple(channels),
         z_dim=first_size(state, ("style.1.weight", 1)),
         w_dim=first_size(state, ("conv1.conv.modulation.weight", 1), ("style.1.bias", 0)),
         num_mapping_layers=largest_index(r"style\.(\d+)\.", state, default=0),
         image_channels=first_size(state, ("to_rgb1.bias", 1), ("to_rgb1.conv.weight", 1)),
         conv_clamp=None if conv_clamp is None else float(conv_clamp),
+        constant=constant,
     )
 
 
@@ -212,9 +213,9 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {str(name).removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
-def _draw_noise(index: int, side: int) -> Tensor:
-    """Noise map [1, 1, side, side] for a buffer that the file lacks, from a stream that NumPy froze."""
-    values = np.random.RandomState(NOISE_SEED + index).standard_normal((1, 1, side, side))
+def _draw_noise(index: int, size: tuple[int, int]) -> Tensor:
+    """Noise map [1, 1, h, w] for a buffer that the file lacks, from a stream that NumPy froze."""
+    values = np.random.RandomState(NOISE_SEED + index).standard_normal((1, 1, *size))
     return torch.from_numpy(values.astype(np.float32))
 
 

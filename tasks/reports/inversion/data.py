@@ -66,7 +66,7 @@ class ReportData:
         archive_url: where the archive is.
         config_yaml: the configuration of the run.
         domain: name of the domain.
-        generator: name, digest, resolution, num_ws, w_dim, image_channels.
+        generator: name, digest, size (height, width), num_ws, w_dim, image_channels.
         perceptual: the network in the loss, of the column `lpips`.
         judge: a network that no method has seen, of the column `lpips_judge`, or None.
         identity: the network of the column `identity_similarity`, or None.

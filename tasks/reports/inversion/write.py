@@ -135,9 +135,9 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
         config_yaml=request.config_yaml,
         domain=request.inversion.domain,
         generator={
-            "name": f"StyleGAN2, {config.resolution} px",
+            "name": f"StyleGAN2, {config.shown_size} px",
             "digest": loaded.digest,
-            "resolution": config.resolution,
+            "size": config.size,
             "num_ws": config.num_ws,
             "w_dim": config.w_dim,
             "image_channels": config.image_channels,

@@ -190,7 +190,7 @@ def provenance_of(generator: Any, versions: Mapping[str, str]) -> dict[str, str]
     """The generator's sizes and digest, and the versions of what computed, as names and values."""
     config = generator.config
     return {
-        "generator": f"StyleGAN2, {config.resolution} px, {config.num_ws} × {config.w_dim} values in a W+ code",
+        "generator": f"StyleGAN2, {config.shown_size} px, {config.num_ws} × {config.w_dim} values in a W+ code",
         "generator digest": generator.digest,
         **versions,
     }

@@ -448,7 +448,7 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(invert: Callable[..., Answe
     assert told["images left by method"] == {"stylegan2_w_plus": 4, "lsap_o_w_plus": 4}
     assert told["shards left"] == 2
     config = load_generator(DIGITS_GENERATOR).config
-    values = config.num_ws * config.w_dim + sum(side * side for side in config.noise_sides)
+    values = config.num_ws * config.w_dim + sum(height * width for height, width in config.noise_sizes)
     assert told["noise that is kept"] == {"stylegan2_w_plus": "float32", "lsap_o_w_plus": "float32"}
     trace = 2 * 6  # steps and terms
     assert told["archive bytes, before compression"] == 8 * 4 * (values + trace)
@@ -480,7 +480,10 @@ def test_a_dry_run_times_encoders_too_and_refuses_those_of_others(
     assert answer.code == DONE, answer.err
     told = json.loads(answer.out)
     assert told["images left by method"] == {"mine": 4, "lsap_o_w_plus_from_lsap_e": 4}
-    codes, maps = loaded.config.num_ws * loaded.config.w_dim, sum(side * side for side in loaded.config.noise_sides)
+    codes, maps = (
+        loaded.config.num_ws * loaded.config.w_dim,
+        sum(height * width for height, width in loaded.config.noise_sizes),
+    )
     trace = 9 * 6
     assert told["archive bytes, before compression"] == 4 * 4 * (codes + maps + trace) + 4 * 4 * codes
     for flags in ((), ("--dry-run",)):

@@ -74,7 +74,7 @@ def digits() -> LoadedGenerator:
 def archive(digits: LoadedGenerator, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two synthetic digits, as an encoder would have embedded them."""
     url = str(tmp_path_factory.mktemp("archive") / "archive")
-    geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sides)
+    geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sizes)
     writer = ArchiveWriter.open(url, generator_digest=digits.digest, generator_name="digits", geometry=geometry)
     images = (PlannedRow(0, "anna", "/anna.png", "d0"), PlannedRow(1, "bert", "/bert.png", "d1"))
     run = writer.start_run(RunPlan("first", "e4e", "4a", {"noise": "constant"}, {}, images, code_arrays(geometry), 2))
@@ -247,7 +247,7 @@ def test_an_archive_of_another_generator_is_refused(
     lsap_here: Callable[..., Answer], tmp_path: Path, digits: LoadedGenerator
 ) -> None:
     url = str(tmp_path / "archive")
-    geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sides)
+    geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sizes)
     ArchiveWriter.open(url, generator_digest="4a" * 32, generator_name="other", geometry=geometry)
     refused = lsap_here(
         *("direction", "apply", url, "--domain", "digits", "--method", "e4e", "--image", "anna"),

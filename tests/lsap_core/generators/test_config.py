@@ -30,8 +30,9 @@ def test_sizes_of_the_published_generators_follow_from_the_resolution(resolution
         sum(widths[position] for position in style_positions(config, style_set)) for style_set in ("authors", "conv")
     ]
     assert (config.num_ws, config.num_convs, config.num_to_rgbs, *entries) == PUBLISHED_SIZES[resolution]
-    assert config.noise_sides == tuple(2 ** ((index + 5) // 2) for index in range(config.num_ws - 1))
-    assert config.noise_sides[-1] == resolution
+    sides = [2 ** ((index + 5) // 2) for index in range(config.num_ws - 1)]
+    assert config.noise_sizes == tuple(zip(sides, sides, strict=True))
+    assert config.noise_sizes[-1] == config.size == (resolution, resolution)
 
 
 @pytest.mark.parametrize(("resolution", "count"), [(256, 30_034_338), (512, 30_276_583), (1024, 30_370_060)])

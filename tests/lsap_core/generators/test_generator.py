@@ -251,7 +251,7 @@ def test_no_noise_equals_zero_maps_and_differs_from_constant_noise(
     random_generator: Callable[..., Generator], numbers: Numbers
 ) -> None:
     generator, w = random_generator(), numbers(2, 24)
-    zeros = [torch.zeros(1, 1, side, side) for side in generator.config.noise_sides]
+    zeros = [torch.zeros(1, 1, *size) for size in generator.config.noise_sizes]
     assert torch.equal(generator.synthesize(w, noise="none"), generator.synthesize(w, noise=zeros))
     assert not torch.allclose(generator.synthesize(w, noise="none"), generator.synthesize(w))
 
@@ -259,8 +259,7 @@ def test_no_noise_equals_zero_maps_and_differs_from_constant_noise(
 def test_each_image_takes_its_own_noise_maps(random_generator: Callable[..., Generator], numbers: Numbers) -> None:
     generator, w = random_generator(dtype=torch.float64), numbers(1, 24, dtype=torch.float64)
     maps = [
-        numbers(2, 1, side, side, seed=index, dtype=torch.float64)
-        for index, side in enumerate(generator.config.noise_sides)
+        numbers(2, 1, *size, seed=index, dtype=torch.float64) for index, size in enumerate(generator.config.noise_sizes)
     ]
     both = generator.synthesize(w.expand(2, -1), noise=maps)
     for row in range(2):
@@ -304,8 +303,8 @@ def test_both_forms_have_the_same_gradients(
         generator.modulation = modulation
         styles = [style.detach().requires_grad_() for style in generator.styles(numbers(2, 8, 24).double())]
         noise = [
-            numbers(2, 1, side, side, seed=index, dtype=torch.float64).requires_grad_()
-            for index, side in enumerate(generator.config.noise_sides)
+            numbers(2, 1, *size, seed=index, dtype=torch.float64).requires_grad_()
+            for index, size in enumerate(generator.config.noise_sizes)
         ]
         image = generator.synthesize_styles(styles, noise=noise).image
         return list(torch.autograd.grad((image * direction).sum(), [*styles, *noise]))
@@ -442,14 +441,14 @@ def test_style_vectors_in_another_order_are_refused(generator: Generator) -> Non
 
 
 def test_too_few_noise_maps_are_refused(generator: Generator) -> None:
-    maps = [torch.zeros(1, 1, side, side) for side in generator.config.noise_sides[:-1]]
+    maps = [torch.zeros(1, 1, *size) for size in generator.config.noise_sizes[:-1]]
     with pytest.raises(ShapeError, match="6 noise maps; this generator wants 7"):
         generator.synthesize(torch.zeros(1, 24), noise=maps)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 16, 16), (1, 3, 8, 8), (8, 8), (1, 1, 8, 16)])
 def test_a_noise_map_of_another_shape_is_refused(shape: tuple[int, ...], generator: Generator) -> None:
-    maps = [torch.zeros(1, 1, side, side) for side in generator.config.noise_sides]
+    maps = [torch.zeros(1, 1, *size) for size in generator.config.noise_sizes]
     maps[2] = torch.zeros(shape)
     with pytest.raises(ShapeError) as caught:
         generator.synthesize(torch.zeros(1, 24), noise=maps)

@@ -58,7 +58,9 @@ def test_only_the_direction_of_z_counts(random_generator: Callable[..., Generato
 
 def style_conv(*, upsample: bool, conv_clamp: float | None = None) -> StyleConv:
     torch_state = torch.Generator().manual_seed(3)
-    layer = StyleConv(5, 7, 4, output_side=8 if upsample else 4, upsample=upsample, conv_clamp=conv_clamp).double()
+    layer = StyleConv(
+        5, 7, 4, output_size=(8, 8) if upsample else (4, 4), upsample=upsample, conv_clamp=conv_clamp
+    ).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch_state, dtype=torch.float64))

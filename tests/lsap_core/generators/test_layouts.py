@@ -104,13 +104,18 @@ def test_one_of_several_averages_is_not_guessed() -> None:
         from_generator_document({"g": first})
 
 
-@pytest.mark.parametrize("layout", LAYOUT_STATES)
-def test_images_that_are_no_squares_are_refused_in_a_sentence(layout: str) -> None:
+@pytest.mark.parametrize(
+    ("layout", "const", "row"),
+    [
+        ("nvlabs", "synthesis.b4.const", r"synthesis\.b8\.conv1\.noise_const +\[8, 8\] +\[16, 8\]"),
+        ("rosinality", "input.input", r"noises\.noise_2 +\[1, 1, 8, 8\] +\[1, 1, 16, 8\]"),
+    ],
+)
+def test_noise_maps_of_another_shape_than_the_constants_are_told(layout: str, const: str, row: str) -> None:
     checkpoint = make()
     state = LAYOUT_STATES[layout](checkpoint.config, checkpoint.state)
-    name = {"nvlabs": "synthesis.b4.const", "rosinality": "input.input", "lsap": "synthesis.const"}[layout]
-    state[name] = torch.cat([state[name], state[name]], dim=-2)
-    with pytest.raises(CheckpointError, match="a constant of 8 x 4, so its images are no squares"):
+    state[const] = torch.cat([state[const], state[const]], dim=-2)
+    with pytest.raises(CheckpointError, match=f"5 tensors differ from what its sizes need(.|\n)*{row}"):
         from_generator_document({"g_ema": state})
 
 

@@ -85,9 +85,7 @@ def test_codes_are_the_encoders_and_noise_is_the_generators(generator: Generator
         torch.testing.assert_close(inversion.reconstruction, generator.synthesize(wanted))
         again = generator.synthesize(inversion.w_plus, noise=inversion.noise)
     torch.testing.assert_close(inversion.reconstruction, again)
-    assert [tuple(maps.shape) for maps in inversion.noise] == [
-        (3, 1, side, side) for side in generator.config.noise_sides
-    ]
+    assert [tuple(maps.shape) for maps in inversion.noise] == [(3, 1, *size) for size in generator.config.noise_sizes]
     assert (inversion.trace.shape, inversion.trace_steps, inversion.trace_terms) == ((3, 0, 0), (), ())
     assert (inversion.stopped_at.tolist(), inversion.num_steps.tolist()) == ([NOT_STOPPED] * 3, [1] * 3)
     assert not inversion.w_plus.requires_grad

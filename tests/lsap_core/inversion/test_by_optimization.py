@@ -733,7 +733,7 @@ def test_the_search_starts_at_the_mean_code_with_the_noise_of_the_seeds(
 def test_given_codes_and_maps_are_copied(embed: Embed, target: Tensor, numbers: Numbers) -> None:
     embedder = embed(num_steps=4)
     codes = numbers(3, 8, 24)
-    noise = [numbers(3, 1, side, side, seed=side) for side in embedder.generator.config.noise_sides]
+    noise = [numbers(3, 1, *size, seed=size[0]) for size in embedder.generator.config.noise_sizes]
     kept = [codes.clone(), *(maps.clone() for maps in noise)]
     state = embedder.start(SEEDS, codes=codes, noise=noise)
     assert torch.equal(state.codes.detach(), codes)

@@ -58,6 +58,28 @@ def test_noise_regularization_adds_up_maps_and_sides(numbers: Callable[..., Tens
     torch.testing.assert_close(noise_regularization([maps, maps]), 2 * expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("size", "scales"),
+    [((32, 16), [(32, 16), (16, 8)]), ((20, 24), [(20, 24), (10, 12), (5, 6)]), ((8, 16), [(8, 16)])],
+)
+def test_maps_that_are_no_squares_count_down_to_8_on_their_shorter_side(
+    size: tuple[int, int], scales: list[tuple[int, int]], numbers: Callable[..., Tensor]
+) -> None:
+    maps = numbers(1, 1, *size, dtype=torch.float64)
+    expected = 0.0
+    for scale in scales:
+        small = F.adaptive_avg_pool2d(maps, scale)
+        expected += sum((small * small.roll(1, axis)).mean().item() ** 2 for axis in (2, 3))
+    assert noise_regularization([maps]).item() == pytest.approx(expected, rel=1e-12)
+    assert noise_regularization([maps.mT]).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_map_of_one_row_is_not_compared_with_itself(numbers: Callable[..., Tensor]) -> None:
+    maps = numbers(1, 1, 1, 6, dtype=torch.float64)
+    expected = (maps * maps.roll(1, 3)).mean() ** 2
+    assert noise_regularization([maps]).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_a_map_of_side_4_counts_once(numbers: Callable[..., Tensor]) -> None:
     maps = numbers(1, 1, 4, 4, dtype=torch.float64)
     expected = sum((maps * maps.roll(1, axis)).mean() ** 2 for axis in (2, 3))

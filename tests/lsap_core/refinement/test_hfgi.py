@@ -52,7 +52,7 @@ def refiner(refiner_of: Callable[..., HfgiRefiner]) -> HfgiRefiner:
 def example(refiner: HfgiRefiner, numbers: Numbers, *, num_images: int = 3) -> tuple[Embedded, Tensor]:
     """Codes, noise maps of each image's own, and photos."""
     config = refiner.generator.config
-    noise = [numbers(num_images, 1, side, side, seed=index) for index, side in enumerate(config.noise_sides)]
+    noise = [numbers(num_images, 1, *size, seed=index) for index, size in enumerate(config.noise_sizes)]
     codes = numbers(num_images, config.num_ws, config.w_dim, seed=50)
     photos = numbers(num_images, config.image_channels, config.resolution, config.resolution, seed=51)
     return Embedded(codes, noise), photos.clamp(-1, 1)
@@ -238,7 +238,7 @@ def test_networks_of_another_generator_are_refused(random_generator: RandomGener
         (None, "found none"),
         (nn.Linear(1, 1), "found Linear"),
         (random_networks(BOXED_GRAY), "images of 1 channels"),
-        (HfgiNetworks(HfgiConfig(3, 17, "small")), "at side 8 16"),
+        (HfgiNetworks(HfgiConfig(3, 17, "small")), "of 8 x 8 16"),
     ):
         with pytest.raises(ConfigError, match=message):
             settings.refiner(replace(parts, networks=networks))

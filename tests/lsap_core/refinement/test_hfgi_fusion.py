@@ -41,8 +41,8 @@ def test_conditions_belong_to_features_of_their_own_size(
     config: GeneratorConfig, view_side: int | None, side: int, box: tuple[int, ...], view_size: tuple[int, int]
 ) -> None:
     fusion = Fusion.of(config, view_side=view_side)
-    assert (fusion.side, fusion.box, fusion.view_size) == (side, box, view_size)
-    assert config.noise_sides.index(side) == fusion.conv
+    assert (fusion.size, fusion.box, fusion.view_size) == ((side, side), box, view_size)
+    assert config.noise_sizes.index((side, side)) == fusion.conv
     assert config.conv_out_channels(fusion.conv) == fusion.channels
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lsap_core.alignment import estimate_anchor
 from lsap_core.encoders import Encoder, EncoderConfig
+from lsap_core.errors import ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
@@ -30,6 +31,7 @@ from lsap_core.refinement.sam_networks import InvertibilityPredictor, PredictorC
 from lsap_core.refinement.sfe_networks import SfeConfig, SfeNetworks
 from lsap_core.refinement.tuned_weights import noise_of
 
+TALL = GeneratorConfig(32, (12, 10, 8, 6), z_dim=6, w_dim=8, num_mapping_layers=2, image_channels=1, constant=(4, 2))
 CONFIG = GeneratorConfig(32, (12, 10, 8, 6), z_dim=6, w_dim=8, num_mapping_layers=2, image_channels=1)
 SEEDS = (11, 12, 13)
 OPTIMIZED: dict[str, Any] = {"num_steps": 2, "record_every": 1, "sncd_weight": 0.1}
@@ -254,3 +256,73 @@ def test_what_every_refiner_promises_of_every_embedding(
         assert torch.equal(again.num_steps, refinement.num_steps)
         assert torch.equal(again.stopped_at, refinement.stopped_at)
         torch.testing.assert_close(again.trace, refinement.trace, rtol=0, atol=0, equal_nan=True)
+
+
+# --- images that are no squares --------------------------------------------------------------------------------
+
+
+class TwoConvolutions(nn.Module):
+    """Taps of images of every size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, stride=2)])
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """The output of each."""
+        first = self.convs[0](images).relu()
+        return [first, self.convs[1](first)]
+
+
+@pytest.fixture(scope="module")
+def tall(random_generator: Callable[..., Generator], numbers: Callable[..., Tensor]) -> RefinementParts[None]:
+    made = random_generator(TALL)
+    made.mapping.w_avg.copy_(made.map(numbers(200, 6)).detach().mean(dim=0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return RefinementParts(made.freeze(), FeatureDistance(TwoConvolutions().requires_grad_(False)), None)
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_every_embedding_inverts_images_that_are_no_squares(
+    embedding: str, tall: RefinementParts[None], numbers: Callable[..., Tensor]
+) -> None:
+    target, settings = numbers(2, 1, 32, 16).tanh(), EMBEDDINGS[embedding]
+    sizes = EncoderConfig.for_generator(TALL, heads="offsets", backbone="small", is_iterative=embedding == "restyle")
+    assert sizes.input_size == (32, 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoder = Encoder(sizes).eval() if settings.needs_encoder else None
+    anchor = estimate_anchor(tall.generator, num_samples=64)
+    found = settings.embedder(Parts(tall.generator, anchor, tall.perceptual, encoder))(target, SEEDS[:2])
+    assert found.reconstruction.shape == target.shape and found.w_plus.shape == (2, TALL.num_ws, TALL.w_dim)
+    assert [tuple(maps.shape[-2:]) for maps in found.noise] == list(TALL.noise_sizes)
+    again = tall.generator.synthesize(found.w_plus, noise=found.noise)
+    torch.testing.assert_close(again, found.reconstruction)
+    assert not torch.allclose(tall.generator.synthesize(edit(found.w_plus), noise=found.noise), again)
+    with pytest.raises(ShapeError, match=r"target images are \[2, 1, 16, 32\]; wanted \[2, 1, 32, 16\]"):
+        settings.embedder(Parts(tall.generator, anchor, tall.perceptual, encoder))(target.mT, SEEDS[:2])
+
+
+@pytest.mark.parametrize("refiner", [name for name in REFINERS if name != "sfe"])
+def test_images_that_are_no_squares_are_refined(
+    refiner: str, tall: RefinementParts[None], numbers: Callable[..., Tensor]
+) -> None:
+    target = numbers(2, 1, 32, 16).tanh()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        networks = NETWORKS[refiner](TALL) if refiner in NETWORKS else None
+    parts = RefinementParts(tall.generator, tall.perceptual, networks)
+    made = REFINERS[refiner].with_settings(SHORT[refiner]).settings.refiner(parts)
+    noise = [numbers(2, 1, *size) for size in TALL.noise_sizes]
+    refined = Cell(made, Embedded(numbers(2, TALL.num_ws, TALL.w_dim), noise), target).refine().refined
+    inversion = refined.synthesize()
+    assert inversion.shape == target.shape and inversion.isfinite().all()
+    restored = made.restore(Embedded(refined.w_plus, noise), refined.arrays())
+    assert torch.equal(restored.synthesize(), inversion)
+    assert not torch.allclose(restored.synthesize(edit(refined.w_plus)), inversion)
+
+
+def test_style_feature_editor_is_refused_where_images_are_no_squares() -> None:
+    with pytest.raises(ConfigError, match="makes 32 x 16 pixels from one of 4 x 2: take another refiner"):
+        NETWORKS["sfe"](TALL)

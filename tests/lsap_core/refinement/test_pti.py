@@ -88,7 +88,7 @@ def generator64(generator: Generator) -> Generator:
 def embedded(generator: Generator, numbers: Numbers) -> Embedded:
     """Codes of three images, with noise of each image's own."""
     codes = generator.expand(generator.map(numbers(3, 16, seed=4))).contiguous()
-    noise = [numbers(3, 1, side, side, seed=side) for side in generator.config.noise_sides]
+    noise = [numbers(3, 1, *size, seed=size[0]) for size in generator.config.noise_sizes]
     return Embedded(codes.detach(), noise)
 
 

@@ -88,7 +88,7 @@ def perceptual() -> FeatureDistance:
 
 @pytest.fixture(scope="module")
 def embedded(generator: Generator, numbers: Numbers) -> Embedded:
-    noise = [0.3 * numbers(3, 1, side, side, seed=side) for side in generator.config.noise_sides]
+    noise = [0.3 * numbers(3, 1, *size, seed=size[0]) for size in generator.config.noise_sizes]
     return Embedded(generator.expand(generator.map(numbers(3, 16))).clone(), noise)
 
 

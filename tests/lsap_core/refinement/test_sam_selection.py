@@ -47,7 +47,7 @@ def test_choices_and_masks_are_the_published_ones(case: int, published: Any) -> 
     np.testing.assert_array_equal(4 - choice[0].numpy(), expected)
     masks = masks_of_choice(choice, len(SPACES), SQUARE)
     for index, name in enumerate(SPACES[1:], start=1):
-        published.check(f"mask_{case}_{name}", resize_masks(masks[:, index : index + 1], SIDES[name]))
+        published.check(f"mask_{case}_{name}", resize_masks(masks[:, index : index + 1], (SIDES[name], SIDES[name])))
 
 
 @pytest.mark.parametrize("case", [0, 1])
@@ -89,7 +89,7 @@ def test_resized_masks_stay_within_what_the_mask_had() -> None:
     squares[:, :, 5:25, 10:30] = 1.0
     masks = squares * torch.tensor([0.0, 0.5, 1.0])[:, None, None]
     for side in (10, 80):
-        resized = resize_masks(masks, side)
+        resized = resize_masks(masks, (side, side))
         assert resized.amin() == 0
         assert torch.equal(resized.amax(dim=(2, 3)), torch.tensor([0.0, 0.5, 1.0]).expand(2, 3))
         assert 0 < (resized[:, 1:] > 0).float().mean() < 1 and len(resized.unique()) > 4  # soft borders

@@ -59,7 +59,7 @@ def offsets(fill: ModuleType, generator: Generator) -> list[Tensor]:
 
 
 def spaces_of(generator: Generator, placement: Placement) -> list[FeatureSpace]:
-    return [feature_space(generator.config, side, placement) for side in NAMES.values()]
+    return [feature_space(generator.config, int(name[1:]), placement) for name in NAMES]
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def test_every_offset_changes_the_image_and_none_changes_nothing(
     generator = random_generator().freeze()
     w_plus = generator.expand(generator.map(numbers(2, 16)))
     spaces = feature_spaces(generator.config, placement)
-    masks = [torch.ones(2, 1, space.side, space.side) for space in spaces]
+    masks = [torch.ones(2, 1, *space.size) for space in spaces]
     none = [torch.zeros(2, *space.shape) for space in spaces]
     plain = generator.synthesize(w_plus)
     with torch.no_grad():

@@ -167,7 +167,7 @@ def test_other_images_are_refined_too(
 def test_noise_of_the_embedding_is_not_that_of_this_code(
     refiner: SfeRefiner, embedded: Embedded, target: Tensor, numbers: Callable[..., Tensor]
 ) -> None:
-    maps = [numbers(3, 1, side, side) for side in refiner.generator.config.noise_sides]
+    maps = [numbers(3, 1, *size) for size in refiner.generator.config.noise_sizes]
     one = refiner.finish(run(refiner, embedded, target)).refined
     other = refiner.finish(run(refiner, Embedded(embedded.w_plus, maps), target)).refined
     restored = refiner.restore(Embedded(other.w_plus, maps), other.arrays())

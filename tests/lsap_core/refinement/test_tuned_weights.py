@@ -89,8 +89,8 @@ def test_noise_is_each_images_own_or_shared_or_none(generator: Generator, number
     codes = numbers(2, 8, 24, dtype=torch.float64)
     weights = all_weights(generator, numbers, 2)
     tuned = TunedGenerator(generator)
-    sides = generator.config.noise_sides
-    own = [numbers(2, 1, side, side, seed=side, dtype=torch.float64) for side in sides]
+    sizes = generator.config.noise_sizes
+    own = [numbers(2, 1, *size, seed=size[0], dtype=torch.float64) for size in sizes]
     mixed = [maps[:1] if index % 2 else maps for index, maps in enumerate(own)]
     for noise in (own, mixed, "none"):
         found = tuned.synthesize(codes, weights, noise=noise)

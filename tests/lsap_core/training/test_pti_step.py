@@ -51,7 +51,7 @@ def group(parts: tuple[Generator, FeatureDistance], numbers: Callable[..., Tenso
     """Three images, and pivots nearby with noise of each image's own."""
     generator, config = parts[0], parts[0].config
     codes = generator.expand(generator.map(numbers(3, config.z_dim, seed=4))).detach()
-    noise = [numbers(3, 1, side, side, seed=side) for side in config.noise_sides]
+    noise = [numbers(3, 1, *size, seed=size[0]) for size in config.noise_sizes]
     images = generator.synthesize(codes + 0.3 * numbers(*codes.shape, seed=6)).detach()
     return images, Embedded(codes, noise)
 

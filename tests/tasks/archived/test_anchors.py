@@ -33,7 +33,7 @@ def archive() -> ArchiveWriter:
         f"memory://test-{uuid.uuid4().hex}",
         generator_digest="g",
         generator_name="tiny",
-        geometry=Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sides),
+        geometry=Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sizes),
     )
 
 

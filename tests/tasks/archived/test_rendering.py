@@ -25,7 +25,7 @@ def test_an_edit_of_strength_0_is_the_inversion_with_its_own_noise(laboratory: A
     generator = load_generator(laboratory.generator).generator.freeze()
     ids = ["2.png", "0.png"]
     stored = Stored.of_images(Renderer(generator), archive, ids, OPTIMIZED)
-    assert [maps.shape for maps in stored.noise] == [(2, 1, side, side) for side in generator.config.noise_sides]
+    assert [maps.shape for maps in stored.noise] == [(2, 1, *size) for size in generator.config.noise_sizes]
     direction = Direction("d", torch.randn(1, 8, generator=torch.Generator().manual_seed(0)))
     inversion = stored.show()
     same, other = (stored.show(along(direction, strength)(stored.codes)) for strength in (0.0, 2.0))
@@ -110,7 +110,7 @@ def test_images_are_made_one_by_one_with_their_own_noise(has_noise: bool) -> Non
     generator, codes = Generator(config).freeze(), torch.randn(2, config.num_ws, 4)
     for layer in generator.synthesis.conv_layers():
         torch.nn.init.constant_(layer.noise_strength, 0.1)
-    maps = [torch.randn(2, side, side) for side in config.noise_sides] if has_noise else None
+    maps = [torch.randn(2, *size) for size in config.noise_sizes] if has_noise else None
     one, other = Stored.of_arrays(Renderer(generator), codes, maps).one_by_one()
     alone = Stored.of_arrays(Renderer(generator), codes[1:], maps and [of[1:] for of in maps])
     assert torch.equal(other.render(), alone.render())

@@ -28,7 +28,7 @@ from tasks.weights.published import Published
 CONFIG = GeneratorConfig(8, (3, 2), z_dim=3, w_dim=5, num_mapping_layers=1)
 NETWORKS = NetworkChoice("digits-features", "digits-features")
 METHOD = method("stylegan2_w_plus", num_steps=3)
-GEOMETRY = Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sides)
+GEOMETRY = Geometry(CONFIG.num_ws, CONFIG.w_dim, CONFIG.noise_sizes)
 FROM_ENCODER = METHODS["lsap_o_w_plus_from_lsap_e"]
 
 # Another value for every setting, so that a new one cannot be forgotten.
@@ -87,7 +87,7 @@ def archive() -> ArchiveWriter:
 def write(run: RunWriter, shard: int) -> None:
     size = len(run.rows_of(shard))
     codes = np.zeros((size, CONFIG.num_ws, CONFIG.w_dim), np.float32)
-    noise = {f"noise_{i:02d}": np.zeros((size, side, side), np.float32) for i, side in enumerate(CONFIG.noise_sides)}
+    noise = {f"noise_{i:02d}": np.zeros((size, *sides), np.float32) for i, sides in enumerate(CONFIG.noise_sizes)}
     assert run.write_shard(shard, {"w_plus": codes, **noise}, pa.table({"status": ["ok"] * size}), "1")
 
 

@@ -124,6 +124,7 @@ def test_the_description_is_plain_values(tmp_path: Path) -> None:
         "mapping_lr_multiplier": 0.01,
         "conv_clamp": None,
         "content_box": None,
+        "size": [32, 32],
         "num_ws": 8,
         "num_parameters": sum(p.numel() for p in load_generator(str(SNAPSHOT)).generator.parameters()),
         "c_dim": 0,
