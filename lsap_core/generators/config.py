@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class GeneratorConfig:
         if not is_size or self.constant == (1, 1):  # a noise map of one number has no deviation
             raise ConfigError(f"constant is {self.constant}; wanted height and width, whole numbers, not both 1")
         first = max(self.constant)
-        wanted = (self.resolution // first).bit_length()
+        wanted = (operator.index(self.resolution) // first).bit_length()
         if wanted < 2 or self.resolution != first << (wanted - 1):
             raise ConfigError(
                 f"resolution is {self.resolution}; wanted {2 * first}, {4 * first}, {8 * first}, ...: "

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,7 @@ def test_a_missing_mean_is_told_with_what_to_do(table: Table) -> None:
         ({"dataset_type": "cars_encode"}, {}, (192, 256)),
         ({"dataset_type": "cars_encode"}, {"input_size": (256, 256)}, (256, 256)),
         ({}, {"generator_config": GeneratorConfig.config_f(512, content_box=(64, 448, 0, 512))}, (192, 256)),
+        ({}, {"generator_config": replace(GeneratorConfig.config_f(512), constant=(4, 2))}, (256, 128)),
         ({}, {"generator_config": EIGHT_ROWS}, (256, 256)),  # published encoders read no smaller images
     ],
 )

@@ -726,6 +726,8 @@ def test_canonical_tensors_and_metadata_make_the_checkpoint() -> None:
         ({"config": "{}"}, "no generator configuration"),
         ({"config": "["}, "no generator configuration"),
         ({"config": '{"resolution": 9, "channels": [1]}'}, "no generator configuration"),
+        ({"config": '{"resolution": 8.0, "channels": [1, 1]}'}, "no generator configuration"),
+        ({"config": '{"resolution": 8, "channels": [1, 1], "constant": 4}'}, "no generator configuration"),
         ({"notes": "3"}, "no JSON list of sentences"),
         ({"notes": "{"}, "no JSON list"),
         ({"digest": "0" * 64}, "changed or damaged"),
