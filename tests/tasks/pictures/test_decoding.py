@@ -166,13 +166,16 @@ def test_a_strip_that_would_be_cropped_from_too_many_pixels_has_the_wrong_aspect
     assert error.reason == "wrong_aspect" and "shape of 1024x768" in error.message
 
 
-def test_content_is_placed_into_the_generators_square_and_the_rest_is_black() -> None:
+def test_content_is_placed_into_the_generators_image_and_the_rest_is_black() -> None:
     pixels = gradient(24, 32) // 2 + 100
     square = place_content(pixels, size=(32, 32), content_box=(4, 28, 0, 32))
     assert (square.shape, square.dtype) == ((32, 32, 3), np.uint8)
     np.testing.assert_array_equal(square[4:28], pixels)
     assert not square[:4].any() and not square[28:].any()
     assert place_content(square, size=(32, 32), content_box=None) is square
+    tall = place_content(pixels[:, :10], size=(32, 16), content_box=(4, 28, 3, 13))
+    assert tall.shape == (32, 16, 3) and not tall[:, 13:].any()
+    np.testing.assert_array_equal(tall[4:28, 3:13], pixels[:, :10])
 
 
 # --- what files hold -----------------------------------------------------------------------------
