@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def test_a_missing_network_of_identity_is_told_with_its_files(name: str, tmp_pat
     ("config", "made"),
     [
         (GeneratorConfig.config_f(128), "images of 128 px: choose moco"),
+        (replace(GeneratorConfig.config_f(512), constant=(4, 2)), "images of 512 x 256 px: choose moco"),
         (GeneratorConfig.config_f(512, content_box=(64, 448, 0, 512)), r"512 px with the content box \(64, 448"),
     ],
 )
