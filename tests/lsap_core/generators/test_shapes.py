@@ -19,10 +19,13 @@ from lsap_core.generators.checkpoints import (
     build_generator,
     from_generator_document,
     from_nvlabs,
+    from_tensorflow_document,
+    read_records,
     to_nvlabs,
     to_rosinality,
     to_rosinality_document,
 )
+from tests.tensorflow_pickles import pickled_tensorflow, tensorflow_network
 
 RandomGenerator = Callable[..., Generator]
 Numbers = Callable[..., Tensor]
@@ -165,3 +168,11 @@ def test_noise_maps_have_the_shape_of_their_features(random_generator: RandomGen
     torch.testing.assert_close(again, generator.synthesize(w, noise=maps))
     with pytest.raises(ShapeError, match="features of convolution 3 are"):
         generator.synthesize_styles(styles, noise=maps, start=replace(state, features=state.features.mT))
+
+
+def test_a_tensorflow_pickle_of_another_constant_holds_the_same_network(random_generator: RandomGenerator) -> None:
+    made = checkpoint_of(random_generator, TALL)
+    found = from_tensorflow_document(read_records(pickled_tensorflow(tensorflow_network(made))))
+    assert found.config == TALL
+    for name, tensor in made.state.items():
+        torch.testing.assert_close(found.state[name], tensor, equal_nan=True)  # biases of styles are stored less one
