@@ -71,7 +71,7 @@ def read_photo(source: Source, config: GeneratorConfig, *, fit: Fit, name: str |
     """
     found, data = _named_bytes(source)
     image = decode_image(data, size=config.content_size, channels=config.image_channels, fit=fit)
-    pixels = place_content(image.pixels, resolution=config.resolution, content_box=config.content_box)
+    pixels = place_content(image.pixels, size=config.size, content_box=config.content_box)
     height, width = config.content_size
     times = min(LARGEST // max(height, width), image.height // height, image.width // width)
     large = image.pixels
@@ -115,5 +115,5 @@ def adapted(photo: Photo, name: str, config: GeneratorConfig) -> Photo:
         config: of the generator.
     """
     shown = to_uint8(change(from_uint8(photo.large[None]), name, config.content_size))[0]
-    pixels = place_content(shown, resolution=config.resolution, content_box=config.content_box)
+    pixels = place_content(shown, size=config.size, content_box=config.content_box)
     return replace(photo, pixels=pixels, notes=(*photo.notes, f"made alike the generator's images: {name}"))

@@ -26,9 +26,9 @@ from lsap_core.generators.checkpoints.canonical import (
     canonical_shapes,
     canonical_state,
     check_kernels,
-    check_square,
     check_tensors,
     config_from_sizes,
+    constant_size,
     first_size,
     largest_index,
 )
@@ -111,7 +111,7 @@ def from_renamed(state: Mapping[str, Any], renaming: Renaming, mean: Tensor | No
 
 
 def _read_config(state: Mapping[str, Any], renaming: Renaming) -> GeneratorConfig:
-    check_square(state.get(renaming.name("synthesis.const")), what=renaming.what)
+    constant = constant_size(state.get(renaming.name("synthesis.const")))
     to_rgbs = (renaming.name(f"synthesis.to_rgbs.{index}.weight") for index in itertools.count())
     weights = list(itertools.takewhile(lambda name: name in state, to_rgbs))
     weights = weights or [renaming.name("synthesis.to_rgbs.0.weight")]  # to be missed by its name
@@ -121,12 +121,13 @@ def _read_config(state: Mapping[str, Any], renaming: Renaming) -> GeneratorConfi
     try:
         return config_from_sizes(
             renaming.what,
-            resolution=4 << (len(weights) - 1),
+            resolution=max(constant) << (len(weights) - 1),
             channels=tuple(first_size(state, (name, renaming.weight_axis + 1)) for name in weights),
             z_dim=first_size(state, (renaming.name("mapping.layers.0.weight"), 1)),
             w_dim=first_size(state, (renaming.name("synthesis.to_rgbs.0.affine.weight"), 1)),
             num_mapping_layers=last - first + 1,
             image_channels=first_size(state, (weights[0], renaming.weight_axis)),
+            constant=constant,
         )
     except CheckpointError as error:
         raise CheckpointError(f"{renaming.what}: {error}") from error
