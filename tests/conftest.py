@@ -1,6 +1,7 @@
 """What every test may rely on: a quiet environment of its own, no GPU test without a GPU, and other clouds' servers."""
 
 import contextlib
+import gc
 import http
 import os
 import shutil
@@ -47,6 +48,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["LSAP_CACHE"] = cache.name
     os.environ.pop("PREFECT_API_URL", None)
     os.environ.pop("PREFECT_PROFILE", None)
+    gc.disable()  # until everything is collected: what is imported and collected till then is no garbage
+
+
+def pytest_collection_finish() -> None:
+    """Leave the nearly million objects of modules and tests out of every later search for garbage."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Give them back: extension modules look at the very end whether all of theirs have gone."""
+    gc.unfreeze()
+    gc.enable()
 
 
 # Tests that share a Prefect server, a Ray and an S3 server, each group in one process; what takes longest begins first.
