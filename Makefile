@@ -19,6 +19,8 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 # The wheels are large: slow lines and slow disks get their time.
 export UV_HTTP_TIMEOUT ?= 300
 export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
+# Containers often set it; then every process compiles all sources again, and pytest rewrites every test.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo reproduce test faults rehearse-face rehearse-car rehearse-equal-effect lint clean
