@@ -343,7 +343,7 @@ class Store:
         parts = key.split("/")
         if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts):
             raise ArchiveMismatchError(f"key {key!r} would leave {self.url}: name an object below it")
-        if any(character in "\\?#*" or not character.isprintable() for character in key):
+        if not key.isprintable() or any(character in key for character in "\\?#*"):
             raise ArchiveMismatchError(f"key {key!r} holds a character that not every store keeps: leave it out")
         path = f"{self._root}/{key}"
         if self._kind == "file" and not is_inside(path, self._root):
