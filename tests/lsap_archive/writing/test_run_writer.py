@@ -141,7 +141,14 @@ def test_killed_after_staging_the_shard_is_run_again(quick_place: Any, work: Any
     assert_complete(quick_place, work, run)
 
 
-@pytest.mark.parametrize("copies", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("place", "copies"),
+    [
+        *((kind, copies) for kind in ("local", "memory") for copies in (0, 1, 3)),
+        pytest.param("s3", 1, marks=pytest.mark.object_store),
+    ],
+    indirect=["place"],
+)
 def test_killed_after_the_commit_the_shard_is_promoted_by_whoever_resumes(place: Any, work: Any, copies: int) -> None:
     run = place.writer().start_run(work.plan())
     staged = run.stage(0, work.arrays(run, 0), work.rows(run, 0), "killed")
