@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsap_core.generators.generator import Generator
-from lsap_core.images import as_rgb, comparison_view, crop
+from lsap_core.images import comparison_view, crop
 from lsap_core.inversion.inversion import PerceptualDistance
 from lsap_core.metrics.neighbours import NEIGHBOURS, distance_to_neighbours
 from tasks.digests import digest_of
@@ -99,7 +99,7 @@ class Familiarity:
 
     def _looks(self, images: Tensor) -> list[Tensor]:
         """Features [N, D] of what images show, [N, C, h, w], for each number of fields."""
-        taps = self._perceptual.features(comparison_view(as_rgb(images)))
+        taps = self._perceptual.features(comparison_view(images))
         return [torch.cat([_averages(tap, fields) for tap in taps], dim=1) for fields in FIELDS]
 
     @torch.no_grad()
