@@ -4,7 +4,7 @@ A photo of another kind is inverted like any other, and what comes is then no fa
 of the domain's perceptual network, averaged over the whole picture and over each of 4 x 4 fields: the first sees how
 bright it is and what it is made of, the second where in the picture that lies. A photo is unlike where its third
 nearest synthetic image is farther than that of any synthetic image. Of held-out digits 1 in 100 is called unlike; of
-their negatives all are, of those moved by a quarter of the picture 98 in 100.
+their negatives all are, of those moved by a quarter of the picture 97 in 100.
 """
 
 from __future__ import annotations
