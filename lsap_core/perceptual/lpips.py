@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -87,7 +88,10 @@ def build_lpips(
     """
     import lpips
 
-    network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
+    with warnings.catch_warnings():
+        # lpips 0.1.4 builds its trunks through torchvision's old `pretrained=` argument, which concerns nobody here.
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision.models._utils")
+        network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     state = {name: value for name, value in network.state_dict().items() if not name.startswith("net.")}
     for name in network.net.state_dict():
         slice_name, rest = name.split(".", 1)
