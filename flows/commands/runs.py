@@ -127,6 +127,7 @@ def check_writable(run: Any) -> None:
 
 def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> int:
     """Run a flow and print its report."""
+    from flows.running.own_server import start_own_server
     from flows.running.results import check_place
     from flows.running.server import check_home
     from tasks.settings import Settings
@@ -137,6 +138,7 @@ def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> 
     if Settings.from_environment().is_alone:
         check_scratch_folder()
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
+        start_own_server()
         report = do(run)
     print_result(report.to_dict(), parsed.json, report.lines())
     return DONE

@@ -77,7 +77,8 @@ def probe(request: InversionRequest, method: Method, batches: Sequence[int] = PR
     context = multiprocessing.get_context("spawn")
     telling, told = context.Pipe(duplex=False)
     process = context.Process(target=_try, args=(request, method, tuple(batches), told), name="lsap-probe", daemon=True)
-    process.start()
+    with _deaf_to_the_terminal():
+        process.start()
     told.close()  # the other end is the process's alone: what comes ends with it
     found: list[Probed] = []
     refused: _Refused | None = None
@@ -102,6 +103,16 @@ def probe(request: InversionRequest, method: Method, batches: Sequence[int] = PR
             "free now: end what else takes memory, make workers.count smaller, or take a machine with more of it"
         )
     return found
+
+
+@contextlib.contextmanager
+def _deaf_to_the_terminal() -> Iterator[None]:
+    """What is started meanwhile hears no Ctrl-C: who started it ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def probe_here(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 from tasks.errors import TaskError
@@ -54,7 +55,7 @@ def own_ray(num_cpus: int, *, num_gpus: int | None, runtime_env: Mapping[str, An
     closed = {**CLOSED, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with _private_folder() as folder, _environment(closed, without=("RAY_AUTH_TOKEN_PATH", "RAY_REDIS_ADDRESS")):
         try:
-            with _loopback_alone():
+            with _loopback_alone(), _in_sessions_of_their_own():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -105,6 +106,20 @@ def _loopback_alone() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _in_sessions_of_their_own() -> Iterator[None]:
+    """A terminal's Ctrl-C is for the command, which ends Ray's processes; in its session each would answer by itself.
+
+    The system kills them with the command all the same, as Ray asks it to.
+    """
+    before = services.ConsolePopen
+    services.ConsolePopen = functools.partial(before, start_new_session=True)  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before  # type: ignore[misc]
 
 
 @contextlib.contextmanager

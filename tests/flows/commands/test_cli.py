@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -413,8 +414,11 @@ def test_a_place_that_may_not_be_written_is_told_before_any_work(
 
 
 @pytest.mark.slow
-def test_a_command_that_is_ended_early_takes_its_prefect_server_along(config: Path, tmp_path: Path) -> None:
-    """A scheduler's SIGTERM while the temporary server is being started, which nobody else would ever end."""
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_early_takes_its_prefect_server_along(
+    by: signal.Signals, config: Path, tmp_path: Path
+) -> None:
+    """While the temporary server is being started, which nobody else would ever end."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     command = [sys.executable, "-m", "flows.commands.cli", "run", "invert", str(config)]
     command += ["--set", "source=digits:test[:4]", "--set", f"archive={tmp_path / 'archive'}"]
@@ -427,10 +431,11 @@ def test_a_command_that_is_ended_early_takes_its_prefect_server_along(config: Pa
             assert running.poll() is None
             time.sleep(0.05)
             started = [one for one in psutil.Process(running.pid).children() if "uvicorn" in one.cmdline()]
-        running.terminate()
+        running.send_signal(by)
         _, err = running.communicate(timeout=60)
-        assert running.returncode == FAILED
-        assert err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
+        if by == signal.SIGTERM:
+            assert running.returncode == FAILED
+            assert err.splitlines()[-1] == "lsap: interrupted; the same command goes on where this one stopped"
         assert psutil.wait_procs(started, timeout=20)[1] == []
     finally:
         running.kill()
