@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from domains.embedded import embedded_folders
 from domains.yaml_values import LARGEST_FLOAT, LARGEST_INTEGER, MAX_BYTES, finite, read_yaml, shown
 from lsap_core.encoders.config import Heads
-from lsap_core.errors import ConfigError
+from lsap_core.errors import ConfigError, did_you_mean
 from lsap_core.images import ContentBox
 from lsap_core.presets import (
     METHODS,
@@ -76,7 +76,8 @@ class TrainingPresets:
         layers = (self.methods.get(SHARED, {}), self.methods.get(name, {}), changes or {})
         values = {setting: value for layer in layers for setting, value in current_names(layer).items()}
         if unknown := sorted(set(values) - set(known)):
-            raise ConfigError(f"training {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+            near = did_you_mean(unknown[0], known)
+            raise ConfigError(f"training {name} has no setting {unknown[0]!r}; {near}it has {', '.join(sorted(known))}")
         return published.with_settings(
             {setting: _checked_training(setting, value, known[setting]) for setting, value in values.items()}
         )
@@ -197,7 +198,10 @@ class Domain:
             ConfigError: no such method, or no such setting.
         """
         if name not in METHODS and name not in self.encoders:
-            raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join({**METHODS, **self.encoders})}')
+            there = {**METHODS, **self.encoders}
+            raise ConfigError(
+                f'method "{name}" is not known; {did_you_mean(name, there)}wanted one of {", ".join(there)}'
+            )
         chosen = METHODS[name] if name in METHODS else method_of_encoder(name)
         of_noise = {"keep_noise": ""} if chosen.settings.keeps_noise else {}
         known = {"encoder": "", **of_noise, **asdict(chosen.settings)}
@@ -207,7 +211,8 @@ class Domain:
             values |= {setting: value for setting, value in current_names(for_all).items() if setting not in others}
             values |= current_names(own)
         if unknown := sorted(set(values) - set(known)):
-            raise ConfigError(f"method {name} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+            near = did_you_mean(unknown[0], known)
+            raise ConfigError(f"method {name} has no setting {unknown[0]!r}; {near}it has {', '.join(sorted(known))}")
         return chosen.with_settings(
             {setting: _checked(setting, value, known[setting]) for setting, value in values.items()}
         )
@@ -223,7 +228,8 @@ class Domain:
             ConfigError: no such refiner, or no such setting.
         """
         if name not in REFINERS:
-            raise ConfigError(f'refiner "{name}" is not known; wanted one of {", ".join(REFINERS)}')
+            near = did_you_mean(name, REFINERS)
+            raise ConfigError(f'refiner "{name}" is not known; {near}wanted one of {", ".join(REFINERS)}')
         chosen = REFINERS[name]
         known = {"networks": "", **asdict(chosen.settings)}
         values = {**self.refinement.get(name, {}), **(changes or {})}
@@ -242,7 +248,8 @@ class Domain:
         """
         if name not in REFINER_TRAININGS:
             raise ConfigError(
-                f'networks of refiner "{name}" cannot be trained; wanted those of {", ".join(REFINER_TRAININGS)}'
+                f'networks of refiner "{name}" cannot be trained; {did_you_mean(name, REFINER_TRAININGS)}'
+                f"wanted those of {', '.join(REFINER_TRAININGS)}"
             )
         chosen = REFINER_TRAININGS[name]
         values = {**self.refiner_training.get(name, {}), **(changes or {})}
@@ -260,7 +267,8 @@ def load_domain(name_or_path: str) -> Domain:
     if path.suffix not in (".yaml", ".yml"):
         if name_or_path not in builtin_domains():
             raise ConfigError(
-                f'domain "{name_or_path}" is not known; wanted one of {", ".join(builtin_domains())}, '
+                f'domain "{name_or_path}" is not known; {did_you_mean(name_or_path, builtin_domains())}'
+                f"wanted one of {', '.join(builtin_domains())}, "
                 "or the path of a .yaml file"
             )
         path = builtin_domains()[name_or_path]
@@ -355,7 +363,8 @@ def _checked_all(
 ) -> dict[str, Any]:
     """Settings of a refiner in their types, if it has them."""
     if unknown := sorted(set(values) - set(known)):
-        raise ConfigError(f"{what} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        near = did_you_mean(unknown[0], known)
+        raise ConfigError(f"{what} has no setting {unknown[0]!r}; {near}it has {', '.join(sorted(known))}")
     return {name: _checked_refinement(name, value, known[name], types[name]) for name, value in values.items()}
 
 

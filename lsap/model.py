@@ -17,7 +17,7 @@ from lsap.refining import refined
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.editing import Edit
 from lsap_core.encoders.encoder import Encoder
-from lsap_core.errors import ConfigError
+from lsap_core.errors import ConfigError, did_you_mean
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
 from lsap_core.inversion.inversion import Parts
@@ -180,7 +180,8 @@ class Model:
         name, _, refiner = method.partition("/")
         chosen = self.domain.method(name, settings)
         if refiner and refiner not in self.refiners:
-            raise ConfigError(f'refiner "{refiner}" is not known here; wanted one of {", ".join(self.refiners)}')
+            near = did_you_mean(refiner, self.refiners)
+            raise ConfigError(f'refiner "{refiner}" is not known here; {near}wanted one of {", ".join(self.refiners)}')
         size = self._batch_size(chosen)
         for start in range(0, len(photos), size):
             some = photos[start : start + size]
@@ -204,8 +205,9 @@ class Model:
             kind = "components" if "component" in options else "direction"
             known = {**self.domain.directions}
             if kind == "direction" and direction not in known and not _is_place(direction):
+                near = did_you_mean(direction, known)
                 raise ConfigError(
-                    f'domain "{self.domain.name}" has no direction "{direction}"; wanted '
+                    f'domain "{self.domain.name}" has no direction "{direction}"; {near}wanted '
                     f"{', '.join(known) or 'a file: it has none of its own'}"
                 )
             if strength is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from lsap_core.errors import ConfigError
+from lsap_core.errors import ConfigError, did_you_mean
 from lsap_core.inversion.by_encoder import EncoderSettings
 from lsap_core.inversion.by_optimization import OptimizationSettings
 from lsap_core.inversion.inversion import EmbeddingSettings
@@ -163,7 +163,9 @@ def method(name: str, **changes: object) -> Method:
         100
     """
     if name not in METHODS:
-        raise ConfigError(f'method "{name}" is not known; wanted one of {", ".join(METHODS)}')
+        raise ConfigError(
+            f'method "{name}" is not known; {did_you_mean(name, METHODS)}wanted one of {", ".join(METHODS)}'
+        )
     return METHODS[name].with_settings(changes)
 
 
@@ -237,7 +239,9 @@ def training(name: str, **changes: object) -> Training:
         0.1
     """
     if name not in TRAININGS:
-        raise ConfigError(f'no training is called "{name}"; wanted one of {", ".join(TRAININGS)}')
+        raise ConfigError(
+            f'no training is called "{name}"; {did_you_mean(name, TRAININGS)}wanted one of {", ".join(TRAININGS)}'
+        )
     return TRAININGS[name].with_settings(changes)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from domains.embedded import embedded_folders
-from flows.commands import archives, domains, formats, weights
+from flows.commands import archives, completion, domains, fields, formats, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
 from flows.commands.photos import add_invert_command
 from flows.commands.reproductions import add_reproduce_commands, add_weights_command
 from flows.commands.runs import FLOWS, STUDIES, command_of
+from flows.running.ending import DONE
+from lsap_core.errors import did_you_mean
 
 
 class WrongWordsError(ValueError):
@@ -21,7 +23,18 @@ class WrongWordsError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are told as all others are: in one visible line, which is the last one."""
+    """A parser whose errors are told as all others are: in one visible line, which is the last one.
+
+    Attributes:
+        runs: whose run files it reads, by the names of `flows.commands.fields`; help then ends with their fields.
+    """
+
+    runs: tuple[str, ...] = ()
+
+    def format_help(self) -> str:
+        """What argparse says, and the fields of a run file."""
+        lines = [line for name in self.runs for line in ("", *fields.help_lines(name))]
+        return super().format_help() + "".join(f"{line}\n" for line in lines)
 
     def error(self, message: str) -> NoReturn:
         """Show how the command is used, and refuse.
@@ -30,21 +43,72 @@ class Parser(argparse.ArgumentParser):
             WrongWordsError: always.
         """
         self.print_usage(sys.stderr)
-        raise WrongWordsError(f"{message}: see {self.prog} --help")
+        raise WrongWordsError(f"{message}{'' if message.endswith('?') else ':'} see {self.prog} --help")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does; an option that there is not is refused by the parser of its own verb, with the nearest.
+
+        Raises:
+            WrongWordsError: a word means nothing.
+        """
+        parsed, unknown = super().parse_known_args(args, namespace)
+        options = [word for word in unknown if word.startswith("-")]
+        if options:
+            name = options[0].partition("=")[0]
+            near = did_you_mean(name, self._option_string_actions).strip()
+            self.error(f"there is no option {name}{'; ' if near else ''}{near}")
+        if unknown:
+            self.error(f"{unknown[0]} is one word too many")
+        return parsed, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A word that is none of several is refused with the nearest."""
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), names)
+            raise argparse.ArgumentError(action, f"there is no {value!r}; {near}wanted one of {', '.join(names)}")
+
+
+class AlignedHelp(argparse.HelpFormatter):
+    """Help whose column leaves room for the indented names of commands, which argparse forgets to count."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Make room for an action and what is below it."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
+class Version(argparse.Action):
+    """Shows which version is installed; looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and end.
+
+        Raises:
+            SystemExit: always.
+        """
+        from importlib.metadata import version
+
+        print(f"lsap {version('lsap')}")
+        parser.exit()
 
 
 def command_parser() -> argparse.ArgumentParser:
     """The parser of a whole command line; what it gives has the call in `command`."""
-    parser = Parser(prog="lsap", description="GAN inversion by latent space alignment, at scale.")
-    groups = parser.add_subparsers(dest="group", required=True)
+    about = "GAN inversion by latent space alignment, at scale."
+    parser = Parser(prog="lsap", description=about, formatter_class=AlignedHelp)
+    parser.add_argument("--version", action=Version, nargs=0, help="show which version this is")
+    parser.set_defaults(command=lambda _: _show_help(parser), json=False, debug=False)
+    groups = parser.add_subparsers(dest="group", metavar="COMMAND", title="commands")
 
     add_invert_command(groups, _finish)
     run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", required=True)
     for name, parts in FLOWS.items():
-        _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts))
+        _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts), name)
     tables = add_reproduce_commands(run, _finish_flow)
     for name, parts in STUDIES.items():
-        _finish_flow(tables.add_parser(name, help=parts.explained), command_of(parts))
+        _finish_flow(tables.add_parser(name, help=parts.explained), command_of(parts), f"reproduce {name}")
 
     archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
     describe = archive.add_parser("describe", help="what an archive holds")
@@ -110,11 +174,19 @@ def command_parser() -> argparse.ArgumentParser:
     read = groups.add_parser("formats", help="which files are read: pictures, containers, weights, directions")
     read.add_argument("--markdown", action="store_true", help="as a page of the documentation")
     _finish(read, formats.show_formats)
+    fields.add_fields_command(groups, _finish)
+    completion.add_completion_command(groups, _finish, command_parser)
     return parser
 
 
-def _finish_flow(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
-    parser.add_argument("config", help="YAML file that describes the run")
+def _show_help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return DONE
+
+
+def _finish_flow(parser: Parser, command: Callable[[argparse.Namespace], int], *runs: str) -> None:
+    parser.runs = runs
+    parser.add_argument("config", help='YAML file that describes the run; "-" reads it from standard input')
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of the run")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")
     _finish(parser, command)

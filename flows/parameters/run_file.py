@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,6 +19,7 @@ Value = TypeVar("Value")
 
 _TYPES = ("function-", "literal[")
 _PROBLEMS = 5  # of one run file that are told
+STANDARD_INPUT = "-"
 
 
 class ParameterError(ValueError):
@@ -44,11 +47,26 @@ class Parameters(BaseModel):
                     "storage's client by the environment or a profile (docs/storage.md)"
                 )
                 raise PydanticCustomError("credential", message, {"field": field, "found": found})
-        return values
+        return cls._with_lists(values)
+
+    @classmethod
+    def _with_lists(cls, values: Any) -> Any:
+        """One value needs no list where a field takes several: `methods: lsap_e`."""
+        if not isinstance(values, dict):
+            return values
+        several = {name for name, field in cls.model_fields.items() if _takes_several(field.annotation)}
+        return {
+            name: [value] if name in several and isinstance(value, str | int | float) else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def read(cls, path: str, changes: Iterable[str] = ()) -> Self:
-        """A run from its YAML file, by path or URL, with `key=value` changes on top (keys may have dots).
+        """A run from its YAML file with `key=value` changes on top (keys may have dots).
+
+        Args:
+            path: path or URL of the file, or "-" for standard input.
+            changes: each to one field.
 
         Raises:
             ParameterError: the file or a field is wrong; the message names it.
@@ -74,15 +92,24 @@ class Parameters(BaseModel):
             raise ParameterError("; ".join([*told[:_PROBLEMS], *more])) from error
 
 
+def _takes_several(annotation: Any) -> bool:
+    """Whether a field takes a list, or a list or nothing."""
+    kinds = [annotation, *get_args(annotation)] if get_origin(annotation) is not tuple else [annotation]
+    return any(get_origin(kind) is tuple for kind in kinds)
+
+
 def read_values(path: str) -> dict[str, Any]:
-    """What a run file says, by path or URL.
+    """What a run file says, by path or URL; "-" is what standard input has, also when it is asked for again.
 
     Raises:
         ParameterError: it is missing, no file, no YAML, or holds no fields.
         ArchiveError: its URL is none, or its storage does not answer.
     """
     try:
-        values = read_yaml(read_file(path, max_bytes=MAX_BYTES), path) or {}
+        if path == STANDARD_INPUT:
+            values = read_yaml(_standard_input(), "standard input") or {}
+        else:
+            values = read_yaml(read_file(path, max_bytes=MAX_BYTES), path) or {}
     except ArchiveNotFoundError as error:
         found = "is a folder" if "is a folder" in str(error) else "does not exist"
         raise ParameterError(f"{path} {found}; wanted a YAML file that describes a run") from None
@@ -91,6 +118,16 @@ def read_values(path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParameterError(f"{path} holds a {type(values).__name__}; wanted fields and their values")
     return values
+
+
+@functools.cache
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed; wanted a YAML file that describes a run")
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"standard input has more than {MAX_BYTES} bytes; wanted a YAML file that describes a run")
+    return data
 
 
 def parse_changes(changes: Iterable[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from flows.parameters.run_file import ParameterError, refused
 from flows.parameters.shared import MOST_SAMPLES, AnchorParameters
 from flows.parameters.trainings import TrainingRun, one_of
 from lsap_core.encoders.config import Backbone
+from lsap_core.errors import did_you_mean
 from lsap_core.presets import TRAININGS
 from tasks.archived.anchors import AnchorOptions
 from tasks.settings import Settings
@@ -44,7 +45,8 @@ class TrainEncoderRun(TrainingRun):
         domain = self.resolved_domain(settings)
         presets = domain.encoder_training
         if self.method not in TRAININGS:
-            raise ParameterError(f'method: "{self.method}" is not known; wanted one of {", ".join(TRAININGS)}')
+            near = did_you_mean(self.method, TRAININGS)
+            raise ParameterError(f'method: "{self.method}" is not known; {near}wanted one of {", ".join(TRAININGS)}')
         if self.init_from is not None and self.backbone_weights is not None:
             raise ParameterError("backbone_weights: init_from gives the whole encoder, its backbone too; leave one out")
         method = refused("training", presets.method, self.method, self.training)

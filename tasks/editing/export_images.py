@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from lsap_archive import FAILED, Archive, ArchiveKeyError, open_archive
+from lsap_core.errors import did_you_mean
 from lsap_core.images import to_uint8
 from tasks.archived.rendering import Renderer, Stored
 from tasks.errors import BadImageError
@@ -38,7 +39,9 @@ def export_images(
     """
     archive = open_archive(url)
     if method not in (known := [*archive.methods, *archive.edits]):
-        raise ArchiveKeyError(f"{archive.url} has no {method}; it has {', '.join(known) or 'nothing yet'}")
+        raise ArchiveKeyError(
+            f"{archive.url} has no {method}; {did_you_mean(method, known)}it has {', '.join(known) or 'nothing yet'}"
+        )
     rows = archive.rows(["image_id", "uri", "method", "status", "reason"]).filter(pc.field("method") == method)
     newest = {row["image_id"]: row for row in rows.to_pylist()}  # the oldest run comes first
     items = [SourceItem(image_id, row["uri"]) for image_id, row in sorted(newest.items())]

@@ -23,7 +23,7 @@ from lsap_core.editing import (
     interpolate,
     mix,
 )
-from lsap_core.errors import CheckpointError, ConfigError
+from lsap_core.errors import CheckpointError, ConfigError, did_you_mean
 from lsap_core.generators.config import GeneratorConfig
 from tasks.weights.direction_files import split_place
 from tasks.weights.directions import load_any_direction, load_components
@@ -367,7 +367,8 @@ def place_of(asked: str, directions: Mapping[str, str]) -> str:
     if entry and name in directions:
         return f"{directions[name]}#{entry}"
     if "/" not in asked and "." not in asked:
-        raise ConfigError(f'direction "{asked}" is not known; wanted {", ".join([*directions, "or a path"])}')
+        near = did_you_mean(name, directions)
+        raise ConfigError(f'direction "{asked}" is not known; {near}wanted {", ".join([*directions, "or a path"])}')
     return asked
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from domains.embedded import Attribute, embedded_attributes
-from lsap_core.errors import ConfigError
+from lsap_core.errors import ConfigError, did_you_mean
 from tasks.faces.face_attributes import smile, yaw
 from tasks.measuring.face_points import FacePoints
 from tasks.measuring.looks import Looks
@@ -66,7 +66,8 @@ def load_attribute(
     if name in FACES:
         title, unit, of_points = FACES[name]
         return FaceAttribute(name, title, unit, points or FacePoints.load(published, device), of_points)
-    raise ConfigError(f'attribute "{name}" is not known; wanted one of {", ".join((*EMBEDDED, *FACES))}')
+    known = (*EMBEDDED, *FACES)
+    raise ConfigError(f'attribute "{name}" is not known; {did_you_mean(name, known)}wanted one of {", ".join(known)}')
 
 
 def attribute_in(looks: Looks, attribute: AnyAttribute) -> Tensor:

@@ -133,7 +133,7 @@ def test_a_notebook_sees_the_strip_and_no_markup_of_a_name(digits: lsap.Model, s
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda model, photo: model.invert(photo, "lsap_x"), r'method "lsap_x" is not known; wanted one of'),
+        (lambda model, photo: model.invert(photo, "lsap_x"), r'method "lsap_x" is not known; did you mean "lsap_e"\?'),
         (lambda model, photo: model.invert(photo, "e4e/x"), r'refiner "x" is not known here; wanted one of hfgi'),
         (lambda model, photo: model.invert(photo, "restyle_e4e"), r'domain "digits" has no encoder restyle_e4e'),
         (lambda model, photo: model.invert(photo, "e4e").edit("smile", 2), 'no direction "smile"; wanted slant'),
