@@ -38,7 +38,7 @@ help:
 setup: $(INSTALLED)
 
 # The stamp is written last, so an interrupted installation is simply gone on with.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml packaging/lsap-archive/pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "Python 3.11 or newer is needed, '$(PYTHON)' is not one: call make with PYTHON=<interpreter>." >&2; \
 	    exit 1; }

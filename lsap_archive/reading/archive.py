@@ -60,6 +60,7 @@ from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
 _SHARDS_TOGETHER = 64  # files of rows that are read at once
+_ROWS_OF_A_BATCH = 2**16
 _BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
 
 
@@ -335,6 +336,47 @@ class Archive:
             QueryError: DuckDB refuses the query; the message is DuckDB's.
             CorruptArchiveError: a file is missing or altered.
         """
+        with self._asked(query, params) as answer:
+            return pa.table({}) if answer is None else answer.to_arrow_table()
+
+    @contextlib.contextmanager
+    def sql_batches(self, query: str, **params: Any) -> Iterator[pa.RecordBatchReader]:
+        """The answer of `sql` a batch at a time, for answers that need not fit into memory.
+
+        Args:
+            query: as in `sql`.
+            params: value of each parameter.
+
+        Raises:
+            QueryError: DuckDB refuses the query, also while the answer is read.
+            CorruptArchiveError: a file is missing or altered.
+
+        Example:
+            with archive.sql_batches("select image_id, lpips from latest") as batches:
+                for batch in batches:
+                    ...
+        """
+        with self._asked(query, params) as answer:
+            if answer is None:
+                yield pa.table({}).to_reader()
+                return
+            reader = answer.to_arrow_reader(_ROWS_OF_A_BATCH)
+            yield pa.RecordBatchReader.from_batches(reader.schema, self._batches_of(reader))
+
+    def _batches_of(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        """The batches; what DuckDB refuses only then comes as an error of Arrow, or of its files."""
+        while True:
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            except (pa.ArrowException, OSError) as error:
+                raise QueryError(f"{self.url}: the query was refused: {error}") from error
+            yield batch
+
+    @contextlib.contextmanager
+    def _asked(self, query: str, params: Mapping[str, Any]) -> Iterator[duckdb.DuckDBPyRelation | None]:
+        """The answer, to be read before this ends; None for a statement that has none."""
         with self._rows.database.cursor() as connection:
             if "measurements" in query.lower():
                 connection.register("measurements", self._measurements)
@@ -343,8 +385,7 @@ class Archive:
                 connection.register("set_numbers", self.set_numbers())
             connection.begin()
             try:
-                answer = connection.sql(query, params=params) if params else connection.sql(query)
-                return pa.table({}) if answer is None else answer.to_arrow_table()
+                yield connection.sql(query, params=params) if params else connection.sql(query)
             except duckdb.Error as error:
                 raise QueryError(f"{self.url}: the query was refused: {error}") from error
             finally:

@@ -18,7 +18,7 @@ from lsap_archive.stores.credentials import Secrets, credential_in, host_of
 from lsap_archive.stores.local_files import special_file
 from lsap_archive.stores.store_errors import as_unavailable, describe, is_missing
 
-_CLIENTS = {"s3": ("s3fs", "s3fs"), "gs": ("gcsfs", "lsap[gcs]"), "az": ("adlfs", "lsap[azure]")}
+_CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 _ENDPOINT_VARIABLES = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "gs": ("STORAGE_EMULATOR_HOST",)}
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
@@ -79,9 +79,9 @@ def open_file_system(url: str, storage_options: Mapping[str, Any] | None = None)
                 f"{scheme}:// cannot be opened here: {' '.join(str(error).split())}; or take a local path, s3://, "
                 "gs:// or az://"
             ) from error
-        package, install = _CLIENTS[scheme]
+        package = _CLIENTS[scheme]
         raise StoreUnavailableError(
-            f"{scheme}:// needs the package {package}, which is not installed: pip install '{install}'"
+            f"{scheme}:// needs the package {package}, which is not installed: pip install {package}"
         ) from error
     except Exception as error:  # every client has its own errors for options and credentials
         what = " ".join(secrets.hide(f"{type(error).__name__}: {error}").split())

@@ -50,7 +50,7 @@ def test_only_the_project_is_copied_and_all_of_it(dockerfile: DockerfileParser, 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     described = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "deployments/prefect.yaml"}
-    assert set(sources) == {*packages, *described}
+    assert set(sources) == {*packages, "lsap_archive", "packaging", *described}
     ignored = (deployments / "Dockerfile.dockerignore").read_text().splitlines()
     rules = [line for line in ignored if line and not line.startswith("#")]
     assert rules[0] == "*"

@@ -1,0 +1,171 @@
+"""`lsap-archive`: turns words into one call. Results go to stdout, messages to stderr; no torch, no cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsap_archive.commands.exported import export
+from lsap_archive.commands.shown import print_json, print_table, visible
+from lsap_archive.errors import (
+    ArchiveError,
+    ArchiveKeyError,
+    ArchiveMismatchError,
+    ArchiveNotFoundError,
+    QueryError,
+    StoreRefusedError,
+)
+from lsap_archive.reading.archive import Archive, open_archive
+from lsap_archive.stores.credentials import Secrets
+from lsap_archive.upkeep.verify import verify_archive
+
+DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
+TABLES = ("latest", "rows", "measurements", "all_measurements", "set_numbers")
+_WRONG_REQUESTS = (ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError, QueryError, StoreRefusedError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0 when it is done, 1 when it failed, 2 when it was asked wrongly.
+
+    Args:
+        arguments: its words; None for those of this process.
+
+    Raises:
+        SystemExit: the words are none that it understands, or help was asked for.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.command(parsed)
+        sys.stdout.flush()
+    except (ArchiveError, OSError) as error:
+        print("lsap-archive: " + visible(Secrets().hide(str(error))), file=sys.stderr)
+        return ASKED_WRONGLY if isinstance(error, _WRONG_REQUESTS) else FAILED
+    except KeyboardInterrupt:
+        print("lsap-archive: interrupted", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lsap-archive", description="Archives of inversions: read, check, export.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    describe = verbs.add_parser("describe", help="what an archive holds")
+    verify = verbs.add_parser("verify", help="check every object of an archive")
+    sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
+    nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to one")
+    rows = verbs.add_parser("export", help="rows, measurements or the answer to a query, as Parquet or CSV")
+    commands = {describe: _describe, verify: _verify, sql: _sql, nearest: _nearest, rows: _export}
+    for verb, command in commands.items():
+        verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
+        verb.set_defaults(command=command)
+
+    sql.add_argument("query", help="\"select method, avg(sncd) from rows where status = 'ok' group by method\"")
+    nearest.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or a digest')
+    code = nearest.add_mutually_exclusive_group(required=True)
+    code.add_argument("--image", metavar="ID", help="an image of the archive, by the same method")
+    code.add_argument("--code", metavar="FILE.npy", help="a code in W+ [K, D] or in W [D]")
+    nearest.add_argument("-k", type=int, default=10, metavar="N", help="how many (default 10)")
+    rows.add_argument("out", metavar="FILE", help=".parquet or .csv; takes the place of what is there")
+    what = rows.add_mutually_exclusive_group()
+    what.add_argument(
+        "--table", choices=TABLES, default="latest", help="default latest: the newest of method and image"
+    )
+    what.add_argument("--sql", metavar="QUERY", help="the answer to this instead")
+    return parser
+
+
+def _describe(parsed: argparse.Namespace) -> int:
+    found = open_archive(parsed.url).describe()
+    if parsed.json:
+        print_json(found)
+        return DONE
+    generator, geometry = found["generator"], found["geometry"]
+    print(visible(f"{found['url']}: {found['num_runs']} runs, {found['num_rows']} rows, {found['num_bytes']} bytes"))
+    print(visible(f"codes [{geometry['num_ws']}, {geometry['w_dim']}] of generator {generator['name']}"))
+    for kind in ("methods", "edits"):
+        if named := found[kind]:
+            print()
+            table = [{kind: name, **about} for name, about in named.items()]
+            print_table(list(dict.fromkeys(column for row in table for column in row)), _joined(table))
+    if numbers := found["set_numbers"]:
+        print()
+        print_table(list(numbers[0]), numbers)
+    return DONE
+
+
+def _joined(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in row.items()}
+        for row in table
+    ]
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    report = verify_archive(parsed.url)
+    if parsed.json:
+        print_json(report.to_dict())
+    else:
+        counts = {name: value for name, value in report.counts.items() if value}
+        print(visible(f"{report.url}: {', '.join(f'{value} {name}' for name, value in counts.items())}"))
+        for line in [*report.information, *map(str, report.problems)]:
+            print(visible(line))
+        print(f"{len(report.problems) or 'no'} problem{'' if len(report.problems) == 1 else 's'}")
+    return FAILED if report.problems else DONE
+
+
+def _sql(parsed: argparse.Namespace) -> int:
+    answer = open_archive(parsed.url).sql(parsed.query)
+    if parsed.json:
+        print_json(answer.to_pylist())
+    else:
+        print_table(answer.column_names, answer.to_pylist())
+    return DONE
+
+
+def _nearest(parsed: argparse.Namespace) -> int:
+    archive = open_archive(parsed.url)
+    found = archive.nearest(_code(archive, parsed), parsed.k, parsed.method)
+    if parsed.json:
+        print_json(found.to_pylist())
+    else:
+        print_table(found.column_names, found.to_pylist())
+    return DONE
+
+
+def _code(archive: Archive, parsed: argparse.Namespace) -> NDArray[Any]:
+    """The code that is asked about, [K, D] or [D]."""
+    if parsed.image is not None:
+        code: NDArray[Any] = archive.codes([parsed.image], parsed.method)[0]
+        return code
+    wanted = "wanted an .npy file with the numbers of one code"
+    try:
+        loaded = np.load(parsed.code, allow_pickle=False)
+    except FileNotFoundError:
+        raise ArchiveMismatchError(f"{parsed.code} does not exist; {wanted}") from None
+    except (ValueError, EOFError) as error:
+        raise ArchiveMismatchError(f"{parsed.code} is no such file; {wanted}") from error
+    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "iuf":
+        raise ArchiveMismatchError(f"{parsed.code} holds something else; {wanted}")
+    return loaded
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    query = parsed.sql or f'select * from "{parsed.table}"'
+    written = export(open_archive(parsed.url), query, Path(parsed.out))
+    if parsed.json:
+        print_json({"file": parsed.out, "rows": written})
+    else:
+        print(visible(f"{parsed.out}: {written} rows"))
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
