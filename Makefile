@@ -1,6 +1,9 @@
 # make demo | reproduce | test | faults | rehearse-face | rehearse-car | rehearse-equal-effect | lint | clean. Each sets up .venv first: about a minute once, nothing after that.
 # PYTHON=python3.12 picks the interpreter that .venv is created with (`make clean` first to change it).
 PYTHON ?= python3
+# TORCH=cpu (or auto, cu126, rocm6.3, ...: `uv pip install --help`) takes the wheels of torch from its own index, which uv
+# knows; without it the ordinary ones come from the package index, and bring CUDA along. It holds for the .venv it was made with.
+TORCH ?=
 UV_VERSION := 0.13.9
 
 BIN := .venv/bin
@@ -49,7 +52,11 @@ $(INSTALLED): pyproject.toml packaging/lsap-archive/pyproject.toml constraints.t
 	    echo "Creating .venv"; \
 	    "$(PYTHON)" -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
-	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode $(if $(TORCH),--torch-backend=$(TORCH)) \
+	    -c constraints.txt -e ".[dev]" || { \
+	    test -z "$(TORCH)" || echo "Nothing was installed with TORCH=$(TORCH): such wheels come from torch's own index, and the lines" \
+	        "above say whether it can be reached from here. Without TORCH=$(TORCH) make needs the package index alone." >&2; \
+	    exit 1; }
 	@touch $@
 
 demo: $(INSTALLED)
