@@ -30,15 +30,16 @@ def chapter() -> str:
 
 @pytest.fixture(scope="module")
 def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Programs of an environment that has the wheel, and the packages that it needs from this one."""
+    """Programs of an environment that has the two wheels, and the packages that it needs from this one."""
     folder = tmp_path_factory.mktemp("walk")
     uv = [sys.executable, "-m", "uv"]
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, check=True, capture_output=True, cwd=ROOT)
-    (wheel,) = folder.glob("lsap-*.whl")
+    for project in (ROOT, ROOT / "packaging" / "lsap-archive"):
+        subprocess.run(build, check=True, capture_output=True, cwd=project)
+    wheels = [str(wheel) for wheel in folder.glob("lsap*.whl")]
     venv.create(folder / "env", symlinks=True)
     python = folder / "env" / "bin" / "python"
-    subprocess.run([*uv, "pip", "install", "--no-deps", "--python", str(python), str(wheel)], check=True)
+    subprocess.run([*uv, "pip", "install", "--no-deps", "--python", str(python), *wheels], check=True)
     own = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True)
     # A path in a .pth is not searched for further ones: the sources that are installed here are not seen.
     (Path(own.stdout.decode().strip()) / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
