@@ -1,5 +1,6 @@
 """Shards as sources: .tar, Parquet, Arrow and LMDB files with images in them, one or many."""
 
+import itertools
 import json
 import posixpath
 import re
@@ -176,24 +177,23 @@ def shards_of_folder(files: StoredFiles, folder: str) -> list[str] | None:
         SourceError: a `state.json` names what is not in its folder by its name.
     """
     root = folder.rstrip("/")
-    names = {entry.name for entry in list_folder(files.fs, root)} if _may_be_one_data_set(files, root) else set()
-    if "state.json" in names and (told := _data_files(files.fs.cat_file(f"{root}/state.json"))):
+    if told := _data_files(files, f"{root}/state.json"):
         if bad := [name for name in told if name != posixpath.basename(name) or not is_shard(name)]:
             raise SourceError(f"the state.json of {files.shown} names {bad[0]!r}, an .arrow file beside it was wanted")
         return [f"{root}/{name}" for name in told]
-    if names and names <= {DATA_FILE, "lock.mdb"}:
-        return [f"{root}/{DATA_FILE}"]
+    if files.fs.isfile(f"{root}/{DATA_FILE}"):
+        few = {entry.name for entry in itertools.islice(list_folder(files.fs, root), 3)}  # of a folder of any size
+        if few <= {DATA_FILE, "lock.mdb"}:
+            return [f"{root}/{DATA_FILE}"]
     return None
 
 
-def _may_be_one_data_set(files: StoredFiles, root: str) -> bool:
-    return any(files.fs.exists(f"{root}/{name}") for name in ("state.json", DATA_FILE))
-
-
-def _data_files(state: bytes) -> list[str]:
-    """The names in the `state.json` of `datasets`; none in that of another program."""
+def _data_files(files: StoredFiles, place: str) -> list[str]:
+    """The names in the `state.json` of `datasets`; none where it is missing, or that of another program."""
+    if not files.fs.isfile(place):
+        return []
     try:
-        return [str(one["filename"]) for one in json.loads(state)["_data_files"]]
+        return [str(one["filename"]) for one in json.loads(files.fs.cat_file(place))["_data_files"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
 

@@ -183,7 +183,7 @@ def test_networks_may_see_larger_images(make_training: MakeTraining, small: Modu
     training = make_training(view_side=64, lpips_weight=0.0, identity_weight=0.0)
     images, codes, seeds = batch(training, small)
     images = torch.nn.functional.interpolate(images, (64, 64))
-    assert training.fusion.side == 16
+    assert training.fusion.size == (16, 16)
     assert set(training.advance(images, codes, seeds)) == {"loss", "l2", "alignment", "gradient_norm"}
 
 

@@ -233,9 +233,9 @@ def test_a_dry_run_tells_what_has_to_be_measured_and_a_smaller_number_is_another
     request = desk.request({"equal": EQUAL})
     told = dry_run(request)
     assert told["images to calibrate with, about"] == 64 + 4 * 12
-    assert 0 < told["device hours of calibrations on this machine, one worker"] < 1
+    assert 0 <= told["device hours of calibrations on this machine, one worker"] < 1  # rounded
     desk.calibrate(request)
     assert not any("calibrations" in line for line in dry_run(request))
     fewer = desk.request({"equal": EQUAL}, calibration=CalibrationOptions(num_images=4, num_synthetic=32))
     assert dry_run(fewer)["images to calibrate with, about"] == 32 + 4 * 12
-    assert part_size(1024, 8) == 32 and part_size(1024, 50) == 50 and part_size(256, 8) == 512
+    assert [part_size((side, side), size) for side, size in ((1024, 8), (1024, 50), (256, 8))] == [32, 50, 512]
