@@ -89,8 +89,9 @@ def build_lpips(
     import lpips
 
     with warnings.catch_warnings():
-        # lpips 0.1.4 builds its trunks through torchvision's old `pretrained=` argument, which concerns nobody here.
-        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision.models._utils")
+        # lpips 0.1.4 builds its trunks through torchvision's old argument, which nobody who measures can change.
+        for message in ("The parameter 'pretrained' is deprecated", "Arguments other than a weight enum"):
+            warnings.filterwarnings("ignore", message, UserWarning)
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
     state = {name: value for name, value in network.state_dict().items() if not name.startswith("net.")}
     for name in network.net.state_dict():

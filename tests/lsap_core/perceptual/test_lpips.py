@@ -3,6 +3,7 @@
 import copy
 import functools
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,6 +152,12 @@ def test_no_gradient_reaches_the_network(published: Callable[[str], LpipsDistanc
     network = published("alex").network
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not network.training
+
+
+def test_it_is_built_without_a_warning_that_nobody_can_heed(lpips_weights: Callable[[str], dict[str, Tensor]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_lpips("alex", lpips_weights("alex"))
 
 
 def test_linear_layers_are_those_of_the_package_unless_given(
