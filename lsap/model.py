@@ -17,7 +17,7 @@ from lsap.refining import refined
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.editing import Edit
 from lsap_core.encoders.encoder import Encoder
-from lsap_core.errors import ConfigError, did_you_mean
+from lsap_core.errors import CheckpointError, ConfigError, ShapeError, did_you_mean
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import from_uint8
 from lsap_core.inversion.inversion import Parts
@@ -115,8 +115,20 @@ class Model:
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Names of the domain's directions."""
-        return tuple(self.domain.directions)
+        """Names of the domain's directions, without `unusable_directions`."""
+        return tuple(name for name in self.domain.directions if name not in self.unusable_directions)
+
+    @cached_property
+    def unusable_directions(self) -> dict[str, str]:
+        """Of the domain's directions those that cannot be followed alone, and why: their file is not on this machine,
+        they were found on another generator, or it holds components, of which one has to be named."""
+        found = {}
+        for name in self.domain.directions:
+            try:
+                self.build_edit(name, 1.0, {})
+            except (CheckpointError, ConfigError, ShapeError) as error:
+                found[name] = str(error)
+        return found
 
     def photo(self, source: Source, *, fit: Fit = "crop", name: str | None = None) -> Photo:
         """A photo in the size of the generator's images; see `read_photo`."""

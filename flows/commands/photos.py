@@ -86,7 +86,8 @@ def invert_photos(parsed: argparse.Namespace) -> int:
             results[place] = one
             if not isinstance(one, Exception):
                 write_folder(one, folders[place], directions=directions, strengths=parsed.strength)
-    return _print(results, folders, parsed)
+    left_out = model.unusable_directions if parsed.direction is None else {}
+    return _print(results, folders, left_out, parsed)
 
 
 def _read(model: Model, parsed: argparse.Namespace) -> tuple[dict[str, Photo], dict[str, Inversion | BadImageError]]:
@@ -155,7 +156,12 @@ def _progress() -> Iterator[Callable[[float], None] | None]:
         yield lambda share: bar.update(task, completed=share)
 
 
-def _print(results: dict[str, Inversion | BadImageError], folders: dict[str, Path], parsed: argparse.Namespace) -> int:
+def _print(
+    results: dict[str, Inversion | BadImageError],
+    folders: dict[str, Path],
+    left_out: dict[str, str],
+    parsed: argparse.Namespace,
+) -> int:
     documents, lines = [], []
     for place in folders:  # as they were asked for
         one = results[place]
@@ -171,5 +177,6 @@ def _print(results: dict[str, Inversion | BadImageError], folders: dict[str, Pat
         lines += [f"  {note}" for note in one.notes]
         lines += [f"  warning: {warning}" for warning in one.warnings]
         lines.append(f"  {folders[place] / 'strip.png'}")
-    print_result({"photos": documents}, parsed.json, lines)
+    lines += [f"not edited along {name}: {why}" for name, why in left_out.items()]
+    print_result({"photos": documents, "directions_left_out": left_out}, parsed.json, lines)
     return FAILED if any(isinstance(one, Exception) for one in results.values()) else DONE

@@ -223,7 +223,8 @@ def _check_generator(found: str | None, wanted: str, *, any_generator: bool) -> 
     if found not in (None, wanted) and not any_generator:
         raise CheckpointError(
             f"it was found on generator {found[:16]}, and this is {wanted[:16]}: fit one on this generator "
-            "(lsap direction fit), or ask for any generator to try it all the same"
+            "(lsap direction fit), or try it all the same: any_generator: true of an edit, or --any-generator of "
+            "lsap direction"
         )
 
 

@@ -10,11 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from domains import digits
 from domains.digits.data import load_split
 from flows.commands.cli import main
+from lsap_core.generators.checkpoints import to_nvlabs
+from tasks.weights.generators import load_generator
 
+DIGITS = Path(digits.__file__).parent
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 FAST = ["--domain", "digits", "--method", "lsap_e"]
 
@@ -57,6 +62,25 @@ def test_a_bad_photo_is_told_and_the_others_are_inverted(photos: Path, capsys: p
     assert [one.get("failed") for one in by_name.values()] == [None, "truncated", None, "not_there"]
     assert (photos / "out" / "two" / "slant+1.png").is_file()
     assert not (photos / "out" / "broken").exists()
+
+
+def test_directions_of_another_generator_are_left_out_and_told(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = load_generator(str(DIGITS / "generator.safetensors"))
+    torch.save(to_nvlabs(known.config, known.generator.state_dict()), photos / "other.pt")
+    words = ["invert", photos / "seven.png", "--domain", "digits", "--generator", photos / "other.pt"]
+    chosen = [*words, "--method", "stylegan2_w", "--set", "num_steps=1", "--out", photos / "out"]
+    code, told, _ = lsap(*chosen, capsys=capsys)
+    assert code == DONE
+    left_out = told.splitlines()[-2:]
+    assert [line.partition(":")[0] for line in left_out] == [
+        f"not edited along {one}" for one in ("slant", "stroke_width")
+    ]
+    assert all("it was found on generator" in line for line in left_out)
+    assert not list((photos / "out").glob("slant*"))
+    code, _, told = lsap(*chosen, "--direction", "slant", capsys=capsys)
+    assert code != DONE and "it was found on generator" in told.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
