@@ -10,6 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := examples/digits.yaml
 REFINEMENT := examples/refine_digits.yaml
+FIRST_EDITS := examples/demo_edits.yaml
 REPRODUCTION := examples/reproduce_digits.yaml
 
 # Small machines: one thread per worker process. Nothing is reported to anybody.
@@ -29,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo reproduce test faults rehearse-face rehearse-car rehearse-equal-effect lint clean
 
 help:
-	@echo "make demo       invert the built-in handwritten digits, refine some, and say where the reports lie"
+	@echo "make demo       invert the built-in handwritten digits, refine and edit some, and say where the reports lie"
 	@echo "make reproduce  every table and figure of the paper on the digits, on one page"
 	@echo "make test       run all tests (among them the linters and the import contracts)"
 	@echo "make faults     kill, cut and corrupt what can be, and print what it cost; FLAGS=--fault-seed=1 for other moments"
@@ -62,7 +63,9 @@ $(INSTALLED): pyproject.toml packaging/lsap-archive/pyproject.toml constraints.t
 demo: $(INSTALLED)
 	$(BIN)/lsap run invert $(DEMO)
 	$(BIN)/lsap run refine $(REFINEMENT)
-	@archive="$$(sed -n 's/^archive: *//p' $(DEMO))" && echo "Report:" && find "$$archive/reports" -type f | sort
+	$(BIN)/lsap run edit $(FIRST_EDITS)
+	@reports="$$(sed -n 's/^archive: *//p' $(DEMO))/reports" && \
+	    echo "The first picture: $$reports/edit.png" && echo "All reports:       $$reports/index.html"
 
 reproduce: $(INSTALLED)
 	$(BIN)/lsap run reproduce all $(REPRODUCTION)

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -15,11 +16,14 @@ from flows.running.artifacts import publish_artifacts
 from flows.running.calibrations import calibrate_all
 from flows.running.exclusive import writing
 from flows.running.results import kept
+from flows.running.retries import retried
 from flows.running.shards import MAX_WAITING_SHARDS, work_through
-from flows.running.workers import pool_when_needed
+from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from lsap_core.errors import OutOfReachError
 from tasks.editing.plan import EditingStage
 from tasks.editing.request import EditRequest
+from tasks.reports.editing.write import EditingReportRequest, write_editing_report
+from tasks.reports.kept import WrittenReport
 from tasks.settings import Settings
 from tasks.visible_text import markdown_table
 
@@ -30,6 +34,7 @@ class EditReport:
 
     Attributes:
         archive: URL of the archive.
+        report: URL of the HTML report.
         strengths: of each edit of each method, such as "lsap_e/slant"; None where an edit has none.
         digests: of each of these edits with its strength: which version of an edit of that name this command made.
         refused: why an edit of equal effect has no strength, by edited method.
@@ -41,6 +46,7 @@ class EditReport:
     """
 
     archive: str
+    report: str
     strengths: dict[str, float | None]
     digests: dict[str, str]
     refused: dict[str, str]
@@ -73,7 +79,7 @@ class EditReport:
         lines += [f"  without a code: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
         lines += [f"  {note}" for note in self.notes]
-        return [*lines, f"archive: {self.archive}"]
+        return [*lines, f"archive: {self.archive}", f"report:  {self.report}"]
 
 
 @flow(name="edit", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]
@@ -90,9 +96,11 @@ def edit(run: EditRun) -> EditReport:
         with pool_when_needed(stage.build_worker, run.workers) as workers:
             calibrate_all(workers, stage.writer, stage.missing_calibrations(), size=stage.part_size)
             worked = work_through(stage, workers, retries=run.retries)
+            written = report(run, request, stage, workers, time.monotonic() - started)
     worked.check_finished(stage.notes)
-    report = EditReport(
+    result = EditReport(
         archive=run.archive,
+        report=written.url,
         strengths=stage.strengths,
         digests=stage.digests,
         refused=stage.refused,
@@ -102,13 +110,30 @@ def edit(run: EditRun) -> EditReport:
         seconds=time.monotonic() - started,
         notes=tuple(stage.notes),
     )
-    publish_artifacts("edits", report.outcome, report.table, links={"archive": report.archive})
+    links = {"archive": result.archive, "report": result.report}
+    publish_artifacts("edits", result.outcome, result.table, links=links, sheet=written.picture)
     if stage.refused and not stage.strengths:
         raise OutOfReachError("; ".join(stage.refused.values()))
-    return kept(report)
+    return kept(result)
 
 
 @task(name="plan_edits", cache_policy=NO_CACHE)
 def plan(request: EditRequest) -> EditingStage:
     """Check edits, methods and generator against the archive."""
     return EditingStage(request)
+
+
+@retried("report_edits")
+def report(
+    run: EditRun, request: EditRequest, stage: EditingStage, workers: PoolWhenNeeded, seconds: float
+) -> WrittenReport:
+    """The HTML report of these edits."""
+    asked = EditingReportRequest(
+        request,
+        edits=list(stage.strengths),
+        refused=stage.refused,
+        config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
+        images=run.report_images,
+        seconds=seconds,
+    )
+    return write_editing_report(asked, lambda: workers.pool_or_here)

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -17,12 +18,14 @@ from flows.running.exclusive import writing
 from flows.running.results import kept
 from flows.running.retries import retried
 from flows.running.shards import MAX_WAITING_SHARDS, work_through
-from flows.running.workers import pool_when_needed
+from flows.running.workers import PoolWhenNeeded, pool_when_needed
 from lsap_archive import open_archive
 from tasks.evaluation.plan import EvaluationStage
 from tasks.evaluation.request import EvaluationRequest
 from tasks.evaluation.table import evaluation_table, set_numbers, unknown_set_numbers
 from tasks.evaluation.worker import MEASURED
+from tasks.reports.evaluation.write import EvaluationReportRequest, write_evaluation_report
+from tasks.reports.kept import WrittenReport
 from tasks.settings import Settings
 
 
@@ -32,6 +35,7 @@ class EvaluationReport:
 
     Attributes:
         archive: URL of the archive.
+        report: URL of the HTML report.
         evaluations: ids of the evaluations that count, by method or edit; their measurements are in the archive.
         measured: images measured by this command.
         by_reason: images of this command whose original could not be used, by reason.
@@ -45,6 +49,7 @@ class EvaluationReport:
     """
 
     archive: str
+    report: str
     evaluations: dict[str, tuple[str, ...]]
     measured: int
     by_reason: dict[str, int]
@@ -69,7 +74,7 @@ class EvaluationReport:
         lines += [f"  original not used: {count} {reason}" for reason, count in sorted(self.by_reason.items())]
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
         lines += [f"  {note}" for note in self.notes]
-        return [*lines, f"archive: {self.archive}"]
+        return [*lines, f"archive: {self.archive}", f"report:  {self.report}"]
 
 
 @flow(name="evaluate", persist_result=False, task_runner=ThreadPoolTaskRunner(MAX_WAITING_SHARDS))  # type: ignore[arg-type]
@@ -87,11 +92,14 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
             if stage.writer is not None:
                 calibrate_all(workers, stage.writer, stage.missing_calibrations(), size=stage.part_size)
             worked = work_through(stage, workers, retries=run.retries)
-        worked.check_finished(stage.notes)
-        add_up_sets(stage)
-    table, frechet, unknown = tabulate(run.archive, stage.evaluations)
-    report = EvaluationReport(
+            worked.check_finished(stage.notes)
+            add_up_sets(stage)
+            table, frechet, unknown = tabulate(run.archive, stage.evaluations)
+            notes = (*stage.notes, *unknown)
+            written = report(run, request, stage, workers, notes, time.monotonic() - started)
+    result = EvaluationReport(
         archive=run.archive,
+        report=written.url,
         evaluations=stage.evaluations,
         measured=worked.by_status.get(MEASURED, 0),
         by_reason=worked.by_reason,
@@ -99,10 +107,11 @@ def evaluate(run: EvaluateRun) -> EvaluationReport:
         refused=stage.refused,
         seconds=time.monotonic() - started,
         table=table,
-        notes=(*stage.notes, *unknown),
+        notes=notes,
     )
-    publish_artifacts("evaluation", report.outcome, report.table, links={"archive": report.archive})
-    return kept(report)
+    links = {"archive": result.archive, "report": result.report}
+    publish_artifacts("evaluation", result.outcome, result.table, links=links, sheet=written.picture)
+    return kept(result)
 
 
 @task(name="plan_evaluations", cache_policy=NO_CACHE)
@@ -127,3 +136,25 @@ def tabulate(
     distances = set_numbers(archive, evaluations)
     found = {name: [dict(one)] for name, one in distances.items()}
     return evaluation_table(archive, evaluations), found, unknown_set_numbers(archive, evaluations)
+
+
+@retried("report_evaluations")
+def report(
+    run: EvaluateRun,
+    request: EvaluationRequest,
+    stage: EvaluationStage,
+    workers: PoolWhenNeeded,
+    notes: tuple[str, ...],
+    seconds: float,
+) -> WrittenReport:
+    """The HTML report of these evaluations."""
+    asked = EvaluationReportRequest(
+        request,
+        evaluations=stage.evaluations,
+        refused=stage.refused,
+        notes=notes,
+        config_yaml=yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False),
+        images=run.report_images,
+        seconds=seconds,
+    )
+    return write_evaluation_report(asked, lambda: workers.pool_or_here)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
+from flows.parameters.of_archives import SHOWN_IMAGES, ArchiveRun, ShownImages, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError
 from flows.parameters.shared import generator_of
 from tasks.editing.request import EditRequest
@@ -21,7 +21,9 @@ class EditRun(ArchiveRun):
     edits: dict[str, dict[str, Any]] = Field(
         description="edits by name, such as {slant: {direction: slant, strength: 3}}"
     )
+    source: str | None = Field(None, description="the originals, to be shown beside their edits; none leaves them out")
     keep_images: bool = Field(False, description="also keep every edited image as a PNG file in the archive")
+    report_images: ShownImages = Field(4, description=SHOWN_IMAGES)
 
     def resolve(self, settings: Settings) -> EditRequest:
         """The run with its domain's presets filled in.
@@ -44,4 +46,5 @@ class EditRun(ArchiveRun):
             device=self.workers.device,
             refiners=domain.refiners,
             published=published_of(domain, settings),
+            source=self.source,
         )

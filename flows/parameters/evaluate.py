@@ -8,7 +8,7 @@ from pydantic import Field
 
 from domains.domain import Domain
 from flows.parameters.numbers import MANY_IMAGES, Number, Seed, Whole
-from flows.parameters.of_archives import ArchiveRun, check_methods, parse_edits
+from flows.parameters.of_archives import SHOWN_IMAGES, ArchiveRun, ShownImages, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import HEADS, checked_shard_rows, generator_of
 from lsap_core.encoders.config import Heads
@@ -70,6 +70,7 @@ class EvaluateRun(ArchiveRun):
         "refuse",
         description="what to do with real images of another shape; originals are fitted as they were when inverted",
     )
+    report_images: ShownImages = Field(4, description=SHOWN_IMAGES)
 
     def resolve(self, settings: Settings) -> EvaluationRequest:
         """The run with its domain's presets filled in.

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from domains.domain import Domain
-from flows.parameters.numbers import MANY_IMAGES, MANY_TRIES, Count, Index, Seed, Whole
+from flows.parameters.numbers import MANY_IMAGES, MANY_SHOWN, MANY_TRIES, Count, Index, Seed, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import LABEL, WhenBusy, WorkerParameters, check_workers, domain_of, refuse_memory
 from tasks.editing.calibration import SYNTHETIC_IMAGES, CalibrationOptions
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
+
+ShownImages = Annotated[Whole, Field(ge=0, le=MANY_SHOWN)] | Annotated[tuple[str, ...], Field(max_length=MANY_SHOWN)]
+SHOWN_IMAGES = "images on the page of the report: how many, or which ones by id"
 
 
 class ArchiveRun(Parameters):

@@ -189,7 +189,8 @@ class ReproduceRun(PaperParts):
             if each.attribute is not None:
                 effect = {"attribute": each.attribute, "change": each.change}
                 edits[name + EQUAL] = {**each.edit, "equal_effect": effect}
-        return _built("edits", EditRun, {**self._of_archive(domain), "methods": methods, "edits": edits})
+        fields = {**self._of_archive(domain), "source": self.source, "methods": methods, "edits": edits}
+        return _built("edits", EditRun, fields)
 
     def evaluation_run(
         self, domain: Domain, methods: tuple[str, ...], versions: Mapping[str, str] | None = None

@@ -131,6 +131,7 @@ class StudyOfEdits(Parameters):
             edits={name: dict(edit) for name, edit in edits.items()},
             calibration_images=CALIBRATION_IMAGES,
             workers=self.workers,
+            report_images=0,
         )
 
     def evaluation(
@@ -155,4 +156,5 @@ class StudyOfEdits(Parameters):
             encoders=self.encoders,
             heads=self.heads,
             workers=self.workers,
+            report_images=0,
         )

@@ -26,6 +26,7 @@ class EditRequest:
         device: "auto", "cpu", "cuda", ...
         refiners: paths or URLs of the networks of refiners, by name.
         published: where published networks lie.
+        source: where the originals are, to be shown beside their edits; None to leave them out.
     """
 
     archive: str
@@ -38,3 +39,4 @@ class EditRequest:
     device: str = "auto"
     refiners: Mapping[str, str] = field(default_factory=dict)
     published: Published = TORCH_CACHE
+    source: str | None = None

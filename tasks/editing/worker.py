@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from lsap_archive import FAILED, OK, ROW_SCHEMA, RunReader, RunWriter
+from lsap_archive import FAILED, OK, ROW_SCHEMA, RunReader, RunWriter, open_archive
 from lsap_core.generators.generator import StyleShift
 from lsap_core.images import to_uint8
 from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
+from tasks.archived.originals import Originals
 from tasks.archived.rendering import Renderer, RunPart, shift_of
+from tasks.archived.shown_images import Pictures, show_images
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import Part, Values
 from tasks.editing.calibrator import Calibrator
@@ -60,6 +62,13 @@ class EditWorker:
         """What a calibration needs to know of some images; see `Calibrator.measure`."""
         self._progress = 0.0
         return self.calibrator.measure(part)
+
+    def preview(self, images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Pictures:
+        """Pictures of published images, and of their originals where their source is known; see `show_images`."""
+        config, source = self.generator.config, self.request.source
+        originals = None if source is None else Originals(source, config, "refuse")
+        archive = open_archive(self.request.archive)
+        return show_images(self.renderer, archive, images, names, originals=originals, advance=self._advance)
 
     def __call__(self, shard: Shard) -> ShardOutcome:
         """Edit a shard and commit it; a shard edited twice is committed once."""

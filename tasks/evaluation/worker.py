@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lsap_archive import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, EvaluationWriter, RunReader
+from lsap_archive import MEASURED_COLUMNS, MEASUREMENT_SCHEMA, EvaluationWriter, RunReader, open_archive
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError
 from lsap_core.images import comparison_view
@@ -22,6 +22,7 @@ from lsap_core.spaces.styles import StyleSet
 from tasks.archived.anchors import open_anchor
 from tasks.archived.originals import Originals, fit_of
 from tasks.archived.rendering import Renderer, RunPart
+from tasks.archived.shown_images import Pictures, show_images
 from tasks.editing.builder import EditBuilder
 from tasks.editing.calibration import Part, Values
 from tasks.editing.calibrator import Calibrator
@@ -80,6 +81,11 @@ class EvaluationWorker:
         """What a calibration needs to know of some images; see `Calibrator.measure`."""
         self._progress = 0.0
         return self.calibrator.measure(part)
+
+    def preview(self, images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Pictures:
+        """Pictures of published images, and of their originals where their source is known; see `show_images`."""
+        archive = open_archive(self.request.archive)
+        return show_images(self.renderer, archive, images, names, originals=self.originals, advance=self._advance)
 
     def __call__(self, shard: Shard) -> ShardOutcome:
         """Measure a shard and keep it; a shard measured twice is kept once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections import Counter
@@ -15,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lsap_archive import FAILED, OK, ROW_SCHEMA, ArchiveKeyError, RunReader, RunWriter, open_archive
+from lsap_archive import FAILED, OK, ROW_SCHEMA, RunReader, RunWriter, open_archive
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.generators.generator import Noise
 from lsap_core.images import crop, to_uint8
@@ -30,8 +29,9 @@ from tasks.archived.jobs import outcome_of_committed
 from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
 from tasks.archived.originals import Originals, fit_of
 from tasks.archived.refiners import RefinerOfRun, networks_of, refiner_of
-from tasks.archived.rendering import Renderer, RunPart, Stored
+from tasks.archived.rendering import Renderer, RunPart
 from tasks.archived.saved_states import SAVE_EVERY_SECONDS, Finished, KeptWork
+from tasks.archived.shown_images import Pictures, show_images
 from tasks.errors import BadImageError
 from tasks.measuring.of_inversions import COLUMNS, measure
 from tasks.pictures.saved import png_file
@@ -101,33 +101,14 @@ class RefineWorker:
             num_known=len(known),
         )
 
-    @torch.no_grad()
-    def preview(self, images: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, bytes]]:
-        """Pictures of published images as PNG files, by method and id, and their originals under "original".
-
-        Args:
-            images: image_id, uri and digest of each; an original that cannot be read any more is left out.
-            methods: inversions and refinements that kept their state; an image that one has not is left out.
-        """
-        archive = open_archive(self.request.archive)
-        fits = {run.method: fit_of(run.config) for run in archive.runs}
+    def preview(self, images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Pictures:
+        """Pictures of published images and their originals; see `show_images`."""
         renderer = Renderer(self.generator, self.request.refiner_networks)
-        box = self.generator.config.content_box
-        found: dict[str, dict[str, bytes]] = {"original": {}}
-        for image in images:
-            with contextlib.suppress(BadImageError):
-                pixels = self.originals.read(image, fits[methods[0]])
-                found["original"][image["image_id"]] = png_file(
-                    pixels if box is None else pixels[box[0] : box[1], box[2] : box[3]]
-                )
-        for method in methods:
-            found[method] = {}
-            for image in images:
-                with contextlib.suppress(ArchiveKeyError):
-                    stored = Stored.of_images(renderer, archive, [image["image_id"]], method)
-                    found[method][image["image_id"]] = png_file(to_uint8(stored.show())[0])
-            self._progress += len(images)
-        return found
+        archive = open_archive(self.request.archive)
+        return show_images(renderer, archive, images, names, originals=self.originals, advance=self._advance)
+
+    def _advance(self, num_images: int) -> None:
+        self._progress += num_images
 
     def _refine_batch(self, work: _ShardWork, places: list[int], moved: Mapping[str, str | None]) -> int:
         """Fill arrays and records of a batch, whose images may have moved; returns the step it was resumed at."""

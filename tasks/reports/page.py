@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import platform
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from markupsafe import Markup, escape
 
 from tasks.reports.text import as_duration, as_number, shortened
 from tasks.visible_text import HARD_SPACE, visible
+
+VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
+"""Packages that what is on a page was computed by."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def page_template(room: str, **filters: Callable[[Any], str]) -> Template:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters |= {
+        "data_uri": data_uri,
         "duration": as_duration,
         "lines": lambda text: Markup(escape(visible(text, kept=f"\n{HARD_SPACE}"))),
         "number": as_number,
@@ -50,6 +55,11 @@ def page_template(room: str, **filters: Callable[[Any], str]) -> Template:
     style = resources.files(__package__).joinpath("report.css").read_text("utf-8")
     environment.globals["style"] = Markup(style)  # ours, not a text to be escaped
     return environment.get_template(f"{room}/page.html.j2")
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG file as a data: URI."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def now() -> str:

@@ -176,7 +176,7 @@ def test_only_one_module_may_know_pickles() -> None:
     assert list(problems_of((ROOT / UNPICKLER).read_text(), "tasks/some.py"))  # it is there, and does
 
 
-PAGES = {"inversion", "paper", "refinement"}  # rooms of tasks/reports with a template
+PAGES = {"editing", "evaluation", "index", "inversion", "paper", "refinement"}
 
 
 def test_templates_of_pages_switch_escaping_off_for_their_own_words_only() -> None:

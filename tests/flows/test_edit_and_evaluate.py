@@ -278,6 +278,19 @@ def test_a_second_command_has_nothing_to_do_and_starts_no_workers(story: Story, 
     assert {path: path.stat().st_mtime_ns for path in Path(story.url).rglob("*") if path.is_file()} == before
 
 
+def test_both_commands_write_a_page_with_pictures_that_the_index_leads_to(
+    story: Story, edited: dict[str, Any], evaluated: dict[str, Any]
+) -> None:
+    index = (Path(story.url) / "reports" / "index.html").read_text()
+    for command, report in (("edit", edited["report"]), ("evaluate", evaluated["report"])):
+        assert report == f"{story.url}/reports/{command}.html"
+        assert f'href="./{command}.html"' in index and f'href="./{command}.md"' in index
+        page = Path(report).read_text()
+        assert page.count("data:image/png;base64,") >= 4 * 2 * len(EDITS) and "too_far" in page
+        assert Path(report).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "Nothing of this was measured yet" in Path(edited["report"]).read_text()
+
+
 def measured(archive: Archive) -> list[dict[str, Any]]:
     """Every measurement by subject and measure."""
     rows = archive.measurements().to_pylist()

@@ -103,6 +103,7 @@ def test_tables_that_flows_write_hold_names_as_text(name: str) -> None:
     table = Table("table1", "Table 1", name, (column,), (TableRow(name, name, (Cell(number, name),)),), name, (name,))
     edited = EditReport(
         archive=name,
+        report=name,
         strengths={name: 1.0},
         digests={},
         refused={name: name},
@@ -189,7 +190,7 @@ def test_results_for_people_have_a_line_of_their_own_for_each_name(
 def test_reports_for_people_have_a_line_of_their_own_for_each_name(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edited = EditReport(name, {name: 1.0}, {}, {name: name}, 0, {name: 1}, {name: 2}, 1.0)
+    edited = EditReport(name, name, {name: 1.0}, {}, {name: name}, 0, {name: 1}, {name: 2}, 1.0)
     repaired = RepairReport(name, False, {name: RepairedRun(flow="edit")}, [name], [name], [name], [name], [name])
     for report in (edited, repaired):
         print_result({}, False, report.lines())

@@ -14,6 +14,7 @@ from tasks.inversion.plan import facts_of
 from tasks.inversion.request import InversionRequest
 from tasks.reports.editability.page import Study, draw, findings_table, to_markdown
 from tasks.reports.editability.study import StudiedMethod, StudyTable, compare_with_controls, correlate, gather
+from tasks.reports.index.write import write_index
 
 LEAST_METHODS = 4
 """Of a group of methods that gets correlations of its own."""
@@ -51,7 +52,9 @@ def write_study(
         "editability.parquet": to_parquet(table.to_arrow()),
         "editability_correlations.parquet": to_parquet(findings_table(findings)),
     }
-    return text, tuple(writer.put_report(name, data) for name, data in files.items())
+    urls = tuple(writer.put_report(name, data) for name, data in files.items())
+    write_index(writer)
+    return text, urls
 
 
 def partners_by_label(archive: str, methods: Sequence[str], label: str) -> dict[str, str]:

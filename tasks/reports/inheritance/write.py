@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from lsap_archive import open_archive, to_parquet
 from tasks.archived.opening import open_writer
 from tasks.refinement.request import RefinementRequest
+from tasks.reports.index.write import write_index
 from tasks.reports.inheritance.page import draw, number_tables, to_markdown
 from tasks.reports.inheritance.study import VALUES_FILE, ComparedMethod, gather
 from tasks.reports.paper.gather import measurements_of
@@ -46,4 +47,6 @@ def write_inheritance(
         VALUES_FILE: to_parquet(table.to_arrow()),
         "inheritance_numbers.parquet": tables_parquet(number_tables(table)),
     }
-    return text, tuple(writer.put_report(name, data) for name, data in files.items())
+    urls = tuple(writer.put_report(name, data) for name, data in files.items())
+    write_index(writer)
+    return text, urls

@@ -32,15 +32,15 @@ from tasks.inversion.plan import InversionFacts
 from tasks.inversion.request import InversionRequest
 from tasks.pictures.decoding import decode_photo
 from tasks.pictures.sheets import SMALLEST_TILE, as_jpeg, draw_sheet
+from tasks.reports.index.write import put_page
 from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
 from tasks.reports.inversion.page import render_report
 from tasks.reports.inversion.table import render_markdown_table
-from tasks.reports.page import now, versions_of
+from tasks.reports.page import VERSIONED, now, versions_of
 from tasks.weights.generators import LoadedGenerator
 from tasks.workers.pool import Pool
 
 SMALL_SHEET_ROWS = 8
-VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
     data = _report_data(request, archive, loaded, pool)
     table = render_markdown_table(data)
     writer = open_writer(request.inversion.archive, loaded)
-    url = writer.put_report("invert.html", render_report(data).encode())
+    url = put_page(writer, "invert.html", render_report(data))
     writer.put_report("invert.md", table.encode())
     sheet = writer.put_report("invert.jpg", _small_sheet(data)) if data.contact else None
     kept = {"shown": _shown(request, archive), "has_sheet": sheet is not None}

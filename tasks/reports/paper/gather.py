@@ -25,12 +25,12 @@ from tasks.measuring.networks import EvaluationChoice
 from tasks.pictures.decoding import decode_image
 from tasks.pictures.sheets import Pixels
 from tasks.refinement.request import RefinementRequest
+from tasks.reports.measured_means import frechet_numbers
 from tasks.reports.paper.figure4 import Clouds, code_points, sample_codes
 from tasks.reports.paper.figure5 import EditedImage, spread
 from tasks.reports.paper.published import paper_problem, refined_title
 from tasks.reports.paper.tables import Evidence, ShownEdit
 from tasks.reports.paper.traced_numbers import asking
-from tasks.reports.statistics import Number
 from tasks.sources.items import SourceItem
 from tasks.sources.source import open_source
 from tasks.weights.devices import module_device, place
@@ -185,21 +185,6 @@ def measurements_of(archive: Archive, evaluations: Mapping[str, tuple[str, ...]]
         evaluations: ids of the evaluations that count, by method or edit.
     """
     return archive.measurements(evaluations=[evaluation_id for ids in evaluations.values() for evaluation_id in ids])
-
-
-def frechet_numbers(archive: Archive, evaluations: Mapping[str, tuple[str, ...]]) -> dict[str, Number]:
-    """Distances of sets of images by method, each over all images of the method that readers see.
-
-    Args:
-        archive: where they were measured.
-        evaluations: ids of the evaluations that count, by method or edit.
-    """
-    numbers: dict[str, Number] = {}
-    for one in archive.sets:
-        if one.problem is None and one.summary is not None and set(one.parts) & set(evaluations.get(one.method, ())):
-            value, count = one.summary["value"], one.summary["num_images"]
-            numbers[one.method] = Number(value, count=count, source=f"{one.source}.value", evaluations=tuple(one.parts))
-    return numbers
 
 
 def draw_clouds(

@@ -23,6 +23,7 @@ from tasks.archived.runs import current_rows
 from tasks.inversion.plan import facts_of
 from tasks.inversion.request import InversionRequest
 from tasks.reports.figure_style import figure_png
+from tasks.reports.index.write import write_index
 from tasks.reports.paper.claims import Claim, Outcome, claims_markdown
 from tasks.reports.statistics import Number, column_values, image_ids, newest_rows, with_status
 from tasks.reports.tables import Cell, Column, Table, TableRow, lines_with_margins
@@ -137,7 +138,9 @@ def write_table3(
     text = comparison_markdown(comparison)
     writer = open_writer(request.archive, loaded)
     files = {"table3.md": text.encode(), "table3.png": draw(comparison), "table3.parquet": encoders_parquet(comparison)}
-    return text, tuple(writer.put_report(name, data) for name, data in files.items())
+    urls = tuple(writer.put_report(name, data) for name, data in files.items())
+    write_index(writer)
+    return text, urls
 
 
 def compare_encoders(

@@ -14,7 +14,8 @@ from lsap_archive import OK, Archive, open_archive
 from tasks.archived.opening import open_writer
 from tasks.measuring.of_inversions import COLUMNS as MEASURED
 from tasks.refinement.request import RefinementRequest
-from tasks.reports.page import Tile, now, page_template, versions_of
+from tasks.reports.index.write import put_page
+from tasks.reports.page import VERSIONED, Tile, now, page_template, versions_of
 from tasks.reports.statistics import HIGHER_IS_BETTER, Number, column_values
 from tasks.visible_text import markdown_table
 from tasks.workers.pool import Pool
@@ -28,7 +29,6 @@ LABELS = {
     "seconds": "s/image",
 }
 DECIMALS = 4
-VERSIONED = ("torch", "ray", "prefect", "zarr", "pyarrow", "fsspec")
 _PAIRED = """
 select r.method as refinement, i.method as inversion, r.image_id, {columns}
 from latest r join rows i on r.subject_run_id = i.run_id and r.subject_row = i.row
@@ -135,7 +135,7 @@ def write_report(asked: RefinementReportRequest, pool: Pool) -> tuple[str, str]:
     rendered = page_template("refinement").render(data=page, tiles=tiles, seconds=asked.seconds)
     writer = open_writer(url, asked.refinement.generator.load())
     writer.put_report("refine.md", table.encode())
-    return writer.put_report("refine.html", rendered.encode()), table
+    return put_page(writer, "refine.html", rendered), table
 
 
 def refinement_lines(archive: Archive, names: Sequence[str]) -> list[Line]:
@@ -220,7 +220,8 @@ def _sheet(
     if not methods:
         return [], []
     wanted = archive.sql(
-        "select image_id, uri, digest from latest where method = $method and status = $ok order by image_id limit $num",
+        "select image_id, uri, digest, run_id from latest where method = $method and status = $ok "
+        "order by image_id limit $num",
         method=lines[-1].name,
         ok=OK,
         num=asked.num_images,

@@ -1,0 +1,1 @@
+"""Edits beside the inversions that they were made of."""

@@ -1,0 +1,1 @@
+"""What evaluations have measured of inversions, refinements and edits."""
