@@ -58,15 +58,16 @@ class Subject:
 
 
 def subjects_of(archive: Archive | None, names: Sequence[str]) -> list[Subject]:
-    """These methods and edits for people, every edit below its method.
+    """These methods and edits for people, in the order in which they were made, every edit below its method.
 
     Args:
         archive: where they are; None for encoders of which nothing is archived.
-        names: in order.
+        names: in any order; what is not in the archive stays in theirs.
     """
     newest = {} if archive is None else {run.method: run for run in archive.runs}  # the oldest comes first
     found: dict[str, list[Subject]] = {}
-    for name in names:
+    places = {name: place for place, name in enumerate(newest)}
+    for name in sorted(names, key=lambda one: places.get(one, len(places))):
         run = newest.get(name)
         is_edit = run is not None and run.subject is not None and run.subject.is_edit
         above = run.subject.method if is_edit and run is not None and run.subject is not None else name

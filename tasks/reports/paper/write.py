@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lsap_archive import Store, open_archive
+from lsap_archive import Store, is_archive, open_archive
 from tasks.archived.opening import open_writer
 from tasks.reports.index.write import put_link
 from tasks.reports.page import now, versions_of
@@ -328,8 +328,9 @@ def _write(request: PaperRequest, data: Reproduction, drawn: _Drawn) -> WrittenR
     for name, content in files.items():
         store.put(name, content)
     kind = "reproduce" if request.stem == "report" else f"reproduce_{request.stem}"
-    writer = open_writer(request.archive, request.generator.load())
-    put_link(writer, kind, title=data.title, created=data.created, url=store.join(page))
+    for archive in filter(is_archive, dict.fromkeys(data.archives.values())):  # of Table 3 alone the first is not there
+        writer = open_writer(archive, request.generator.load())
+        put_link(writer, kind, title=data.title, created=data.created, url=store.join(page))
     num_numbers = sum(cell.measured.is_there for table in data.tables for row in table.rows for cell in row.cells)
     return WrittenReproduction(store.join(page), tuple(store.join(name) for name in files), markdown, num_numbers)
 

@@ -83,7 +83,7 @@ def test_edits_stand_below_their_methods_and_a_measure_without_values_nowhere(de
     laboratory.methods = (method("stylegan2_w", num_steps=1), method(OPTIMIZED, num_steps=1))
     laboratory.fill(1)
     archive = laboratory.invert()
-    subjects = subjects_of(archive, ["stylegan2_w", OPTIMIZED, "elsewhere"])
+    subjects = subjects_of(archive, ["elsewhere", OPTIMIZED, "stylegan2_w"])
     assert [one.title for one in subjects] == ["StyleGAN2-W", "StyleGAN2-W+", "elsewhere"]
     numbers = {
         Measured(OPTIMIZED, "psnr"): Number(20.0, 1.0, 4),
