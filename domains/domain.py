@@ -90,7 +90,10 @@ class WeightFile:
     Attributes:
         file: the name that it is passed around with, looked for in the folder of published networks.
         sha256: its SHA-256, or as many of its first hexadecimal digits as are known; empty if nothing is.
-        note: what it is, and whose.
+        note: what it is.
+        megabytes: its size, 10^6 bytes, rounded; 0 if it is not known.
+        licence: of the repository that offers it; "not stated" if that says none, empty if nobody offers it.
+        offered_by: the repository or page where its authors offer it, by name; empty if it is not released.
 
     Raises:
         ConfigError: the hash is none.
@@ -100,6 +103,9 @@ class WeightFile:
     file: str
     sha256: str = ""
     note: str = ""
+    megabytes: Annotated[float, Field(ge=0)] = 0
+    licence: str = ""
+    offered_by: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be the beginning of a hash."""

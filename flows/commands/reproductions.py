@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.output import print_result, show
@@ -44,7 +46,11 @@ def add_reproduce_commands(flows: Any, finish_flow: Callable[..., None]) -> Any:
 def add_weights_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Command], None]) -> None:
     """Add `weights` to the verbs of `domain`."""
     weights = verbs.add_parser("weights", help="which published files a domain needs, and which are there")
-    weights.add_argument("name", help="a built-in domain, or the path of one's own .yaml")
+    weights.add_argument("name", nargs="?", help="a built-in domain, or the path of one's own .yaml")
+    weights.add_argument("--check", metavar="DIR", help="look there instead of in LSAP_BACKBONES or torch's cache")
+    weights.add_argument(
+        "--markdown", action="store_true", help="only who offers what the built-in domains need, as a table"
+    )
     finish(weights, show_weights)
 
 
@@ -127,11 +133,32 @@ def check_trainings(run: ReproduceTable3, settings: Settings, *, dry: bool) -> d
 
 def show_weights(parsed: argparse.Namespace) -> int:
     """`lsap domain weights`; fails when a file is another one than wanted, not when one is missing."""
+    from domains.domain import builtin_domains, load_domain
+    from flows.parameters.run_file import ParameterError
+    from lsap_archive import scheme_of
     from tasks.settings import Settings
-    from tasks.weights.of_domains import find_domain, look_for_weights, published_of, weights_document, weights_lines
+    from tasks.weights.of_domains import (
+        find_domain,
+        look_for_weights,
+        offered_table,
+        published_of,
+        weights_document,
+        weights_lines,
+    )
 
+    wanting = {name: domain for name in builtin_domains() if (domain := load_domain(name)).weights}
+    if parsed.markdown:
+        print(offered_table(wanting.values()))
+        return DONE
+    if parsed.name is None:
+        raise ParameterError(f"no domain is named: wanted one of {', '.join(wanting)}, or the path of a .yaml file")
+    settings = Settings.from_environment()
+    if parsed.check is not None:
+        if scheme_of(parsed.check) == "file" and not os.path.isdir(parsed.check.removeprefix("file://")):
+            raise ParameterError(f"{parsed.check} is no folder; wanted one of files of weights")
+        settings = replace(settings, backbones=parsed.check)
     domain = find_domain(parsed.name)
-    published = published_of(domain, Settings.from_environment())
+    published = published_of(domain, settings)
     found = look_for_weights(domain, published)
     others = [one.wanted.file for one in found if one.state == "another file"]
     lines = [f'domain "{domain.name}" needs no published file']

@@ -11,7 +11,7 @@ from lsap_archive import ArchiveMismatchError, ArchiveNotFoundError, read_file
 from lsap_core.errors import ConfigError, MissingWeightsError
 from lsap_core.presets import METHODS
 from tasks.settings import Settings
-from tasks.visible_text import visible
+from tasks.visible_text import markdown_table, visible
 from tasks.weights.published import Published, sha256_of
 
 GENERATOR, DIRECTION, REFINER, FACE_PARSER = "generator", "direction ", "refiner ", "face parser"
@@ -136,7 +136,7 @@ def find_domain(name_or_path: str) -> Domain:
 
 def weights_lines(found: Iterable[FoundWeights]) -> list[str]:
     """For people: a line for each file, below one of heads."""
-    texts = [(one.role, one.wanted.file, one.state, _hash_in_words(one), one.wanted.note) for one in found]
+    texts = [(one.role, one.wanted.file, one.state, _hash_in_words(one), _about(one.wanted)) for one in found]
     rows = [[visible(text) for text in row] for row in texts]
     heads = ["role", "file", "state", "SHA-256", "what it is"]
     widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
@@ -147,7 +147,7 @@ def weights_lines(found: Iterable[FoundWeights]) -> list[str]:
     return lines
 
 
-def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, str]]:
+def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, str | float | None]]:
     """For machines: by role."""
     return {
         one.role: {
@@ -157,9 +157,40 @@ def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, st
             "sha256": one.sha256,
             "wanted_sha256": one.wanted.sha256,
             "note": one.wanted.note,
+            "megabytes": one.wanted.megabytes or None,
+            "licence": one.wanted.licence,
+            "offered_by": one.wanted.offered_by,
         }
         for one in found
     }
+
+
+def offered_table(domains: Iterable[Domain]) -> str:
+    """What domains want and who offers it, as a table of Markdown, a row for each file; docs/weights.md has it."""
+    wanted: dict[WeightFile, list[str]] = {}
+    for domain in domains:
+        for file in domain.weights.values():
+            wanted.setdefault(file, []).append(domain.name)
+    heads = ["file", "what it is", "domains", "licence", "MB", "SHA-256", "offered by"]
+    rows = [
+        [
+            file.file,
+            file.note,
+            ", ".join(dict.fromkeys(names)),
+            file.licence or "-",
+            f"{file.megabytes:g}" if file.megabytes else "not known",
+            f"{file.sha256[:8]}..." if file.sha256 else "not known",
+            file.offered_by or "nobody",
+        ]
+        for file, names in wanted.items()
+    ]
+    return markdown_table([heads, *rows], align="llllrll")
+
+
+def _about(wanted: WeightFile) -> str:
+    """What a file is, whose, and under which licence."""
+    licence = f"licence: {wanted.licence}" if wanted.licence else ""
+    return "; ".join(part for part in (wanted.note, wanted.offered_by, licence) if part)
 
 
 def _look_for(role: str, wanted: WeightFile, published: Published) -> FoundWeights:

@@ -35,22 +35,22 @@ def rehearsal(faces: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
 def test_files_with_another_hash_are_taken_only_where_that_was_said(
     rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """VGG's and AlexNet's hashes are known: one rule for what lists, what reproduces and what inverts."""
+    """Hashes of directions, trunks of LPIPS and MTCNN are known: one rule for what lists, reproduces and inverts."""
     assert main(["domain", "weights", "face"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"21 of 21 are in {rehearsal.weights}"
     monkeypatch.delenv("LSAP_OTHER_WEIGHTS")
     assert main(["domain", "weights", "face"]) == 1
-    others = "vgg16-397923af.pth, alexnet-owt-7be5be79.pth"
-    told = f"19 of 21 are in {rehearsal.weights}; another file than the published one: {others}"
+    others = "pose.pt, smile.pt, age.pt, vgg16-397923af.pth, alexnet-owt-7be5be79.pth, pnet.npy, rnet.npy, onet.npy"
+    told = f"13 of 21 are in {rehearsal.weights}; another file than the published one: {others}"
     assert capsys.readouterr().out.splitlines()[-1] == told
     assert main(rehearsal.arguments()) == 2
     told = capsys.readouterr().err
-    assert "vgg16-397923af.pth (lpips-vgg), which has SHA-256" in told and "alexnet" in told
+    assert "pose.pt has SHA-256" in told and "is known by 736e0eac" in told
     inversion = rehearsal.folder / "invert.yaml"
     inversion.write_text(f"domain: face\nsource: {rehearsal.photos}\narchive: {rehearsal.archive}\n")
     assert main(["run", "invert", str(inversion), "--dry-run"]) == 2
     told = capsys.readouterr().err
-    assert "vgg16-397923af.pth has SHA-256" in told and "is known by 397923af: put the published file" in told
+    assert "pose.pt has SHA-256" in told and "put the published file in its place" in told
 
 
 @pytest.mark.parametrize(

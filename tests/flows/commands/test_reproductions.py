@@ -40,6 +40,24 @@ def test_another_file_under_a_known_name_fails(folder: Path, capsys: Any) -> Non
     assert lines[-1] == f"0 of 7 are in {folder}; another file than the published one: vgg16-397923af.pth"
 
 
+def test_another_folder_is_checked_and_says_what_each_file_there_is(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: Any
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "e4e_church_encode.pt").write_bytes(b"some file")
+    (other / "vgg16-397923af.pth").write_bytes(b"not VGG")
+    assert main(["domain", "weights", "church", "--check", str(other), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["folder"] == str(other)
+    states = {role: one["state"] for role, one in told["weights"].items()}
+    assert states == dict.fromkeys(states, "missing") | {"e4e": "found, hash not known", "lpips-vgg": "another file"}
+    assert told["weights"]["e4e"]["offered_by"] == "omertov/encoder4editing on GitHub"
+    assert main(["domain", "weights", "church", "--check", str(other / "no")]) == 2
+    assert capsys.readouterr().err == f"lsap: {other / 'no'} is no folder; wanted one of files of weights\n"
+    assert main(["domain", "weights"]) == 2
+    assert "no domain is named: wanted one of face, car, church, wild" in capsys.readouterr().err
+
+
 def test_a_domain_that_brings_everything_says_so(capsys: Any) -> None:
     assert main(["domain", "weights", "digits"]) == 0
     assert capsys.readouterr().out == 'domain "digits" needs no published file\n'

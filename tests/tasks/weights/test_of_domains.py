@@ -1,6 +1,7 @@
 """Published files that a domain needs: found by their hash, missing, or another file, in words and in one sentence."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tasks.weights.networks import IDENTITY_FILES, LPIPS_TRUNKS
 from tasks.weights.of_domains import (
     check_weights,
     look_for_weights,
+    offered_table,
     published_of,
     weights_document,
     weights_lines,
@@ -104,7 +106,7 @@ def test_what_cannot_be_a_hash_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["face", "car", "church", "wild"])
-def test_a_preset_names_its_files_as_the_networks_look_for_them_and_hashes_only_by_their_names(name: str) -> None:
+def test_a_preset_names_its_files_as_the_networks_look_for_them_and_who_offers_them(name: str) -> None:
     weights = load_domain(name).weights
     assert {"generator", "e4e", "lsap_e", "lpips-vgg", "lpips-alex"} <= set(weights)
     for role, file in weights.items():
@@ -113,12 +115,32 @@ def test_a_preset_names_its_files_as_the_networks_look_for_them_and_hashes_only_
         if role in IDENTITY_FILES:
             assert file.file in IDENTITY_FILES[role]
         assert file.note
-        assert not file.sha256 or file.file.split(".")[0].endswith(f"-{file.sha256}")
+        assert len(file.sha256) in (0, 64) or file.file.split(".")[0].endswith(f"-{file.sha256}")
+        is_offered = bool(file.offered_by)
+        assert bool(file.licence) == is_offered == ("released" not in file.note)
+        assert not re.search(r"://|www\.|\.com\b", file.offered_by)  # a project's name, not a host of files
     known = [role for role in weights if role in (*LPIPS_TRUNKS, *IDENTITY_FILES)]
     EvaluationChoice(
         lpips=tuple(role for role in known if role in LPIPS_TRUNKS),
         identity=tuple(role for role in known if role in IDENTITY_FILES),
     )
+
+
+def test_files_that_domains_share_are_told_the_same_of() -> None:
+    by_file: dict[str, set[WeightFile]] = {}
+    for name in builtin_domains():
+        for file in load_domain(name).weights.values():
+            by_file.setdefault(file.file, set()).add(file)
+    assert {name: told for name, told in by_file.items() if len(told) > 1} == {}
+
+
+def test_the_page_of_weights_has_the_table_that_is_made_of_the_domains() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "weights.md").read_text(encoding="utf-8")
+    made = offered_table(load_domain(name) for name in builtin_domains())
+    assert made in page, "docs/weights.md: put what `lsap domain weights --markdown` prints in its table's place"
+    (vgg,) = [line for line in made.splitlines() if VGG in line]
+    assert "| face, car, church, wild | BSD-3-Clause | 553.4 | 397923af... | pytorch/vision on GitHub |" in vgg
+    assert "| - | not known | not known | nobody |" in made
 
 
 def test_the_domains_of_the_paper_are_built_in() -> None:
