@@ -24,7 +24,7 @@ from lsap_core.perceptual.face_detection import DetectorSettings
 from tasks.array_files import ArrayFileError, read_npz
 from tasks.faces.face_crop import Points
 from tasks.weights.devices import module_device
-from tasks.weights.faces import load_face_detector
+from tasks.weights.packaged_mtcnn import load_available_detector
 from tasks.weights.published import Published
 
 LANDMARK_KINDS = "a .json, .csv or .npz file of landmarks by image_id, or a .pts file or a folder of them"
@@ -242,15 +242,16 @@ class MtcnnFinder:
         """Load it.
 
         Args:
-            published: where published networks lie.
+            published: where published networks lie; what is not there is taken from the package mtcnn.
             device: "auto", "cpu", "cuda".
 
         Raises:
-            MissingWeightsError: a file is not on this machine.
+            MissingWeightsError: neither the files nor the package are on this machine.
             CheckpointError: a file holds something else.
         """
         self._device = module_device(device)
-        self._detector = load_face_detector(published, FOR_PHOTOS).to(self._device)
+        detector, self._source = load_available_detector(published, FOR_PHOTOS)
+        self._detector = detector.to(self._device)
 
     def find(self, image_id: str, pixels: NDArray[np.uint8]) -> list[Points]:
         """Five points of every face; photos of more than 1024 pixels are looked at shrunk to that."""
@@ -263,5 +264,5 @@ class MtcnnFinder:
         return list((faces.landmarks.numpy() + 0.5) * per_pixel - 0.5)
 
     def describe(self) -> str:
-        """The detector."""
-        return "MTCNN"
+        """The detector, and whose weights it has."""
+        return self._source

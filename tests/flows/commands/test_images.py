@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import matplotlib.cbook
@@ -61,6 +62,7 @@ def test_without_any_face_the_command_fails(photos: Path, tmp_path: Path, capsys
         (["--landmarks", "x.json", "--upsampling", "1"], "--upsampling goes with --detector dlib"),
         (["--landmarks", "x.json", "--face", "smallest"], 'face is "smallest"'),
         (["--detector", "mtcnn"], "MTCNN) needs pnet.npy, rnet.npy, onet.npy"),
+        ([], "MTCNN) needs pnet.npy, rnet.npy, onet.npy"),
     ],
 )
 def test_what_is_asked_wrongly_is_told_in_a_sentence(
@@ -72,6 +74,7 @@ def test_what_is_asked_wrongly_is_told_in_a_sentence(
     message: str,
 ) -> None:
     monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "mtcnn", None)  # as if the package were not there
     assert main(["image", "align", str(photos), "--out", str(tmp_path / "faces"), *arguments]) == ASKED_WRONGLY
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lsap: ") and message in line

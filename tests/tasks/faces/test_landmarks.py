@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lsap_core.errors import ConfigError, MissingWeightsError
+from lsap_core.errors import ConfigError
 from lsap_core.perceptual.face_detection import Faces
 from tasks.faces import landmarks
 from tasks.faces.face_crop import FacePoints, Points, crop_face, side_of
@@ -251,11 +252,21 @@ def test_mtcnn_gives_five_points_in_pixels_of_the_photo(monkeypatch: pytest.Monk
             seen.append(tuple(images.shape))
             return [Faces(torch.zeros(2, 5), five)]
 
-    with pytest.raises(MissingWeightsError, match=r"MTCNN\) needs pnet.npy, rnet.npy, onet.npy"):
-        MtcnnFinder(Published(tmp_path), device="cpu")
-    monkeypatch.setattr(landmarks, "load_face_detector", lambda published, settings: Detector())
-    finder = MtcnnFinder(Published(tmp_path), device="cpu")
+    monkeypatch.setattr(landmarks, "load_available_detector", lambda published, settings: (Detector(), "MTCNN"))
+    finder = MtcnnFinder(Published(str(tmp_path)), device="cpu")
+    assert finder.describe() == "MTCNN"
     np.testing.assert_array_equal(finder.find("a.png", np.zeros((30, 40, 3), np.uint8)), five)
     # In a photo that is looked at at half its size, the first pixel there is the middle of the first two here.
     np.testing.assert_array_equal(finder.find("a.png", np.zeros((600, 2048, 3), np.uint8)), 2 * five + 0.5)
     assert seen == [(1, 3, 30, 40), (1, 3, 300, 1024)]
+
+
+def test_mtcnn_of_the_package_finds_the_face_of_a_photograph(hopper: Image.Image, tmp_path: Path) -> None:
+    if importlib.util.find_spec("mtcnn") is None or importlib.util.find_spec("lz4") is None:
+        pytest.skip("the packages mtcnn and lz4 are not installed: make test")
+    finder = MtcnnFinder(Published(str(tmp_path)), device="cpu")
+    assert finder.find("none.png", np.zeros((60, 60, 3), np.uint8)) == []
+    (found,) = finder.find("hopper.jpg", placed(hopper, 0.98, (60, 30), (700, 700)))
+    points = FacePoints.from_landmarks(found)
+    for name, place in HOPPER.items():  # 80 pixels between the eyes
+        assert np.hypot(*(getattr(points, name) - (np.array(place) * 0.98 + (60, 30)))) < 10, name
