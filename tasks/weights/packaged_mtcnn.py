@@ -83,7 +83,7 @@ def load_available_detector(published: Published, settings: DetectorSettings) ->
     try:
         find_face_files(published, DETECTOR_FILES, what="the face detector (MTCNN)")
     except MissingWeightsError as error:
-        folder = _packaged_folder()
+        folder = packaged_folder()
         if folder is None:
             raise MissingWeightsError(f"{error}; or pip install 'lsap[faces]', which brings them along") from None
         proposal, refinement, output = (read_packaged(folder / f"{net}.lz4", net) for net in _LAYERS)
@@ -166,7 +166,7 @@ class _Arrays:
         )
 
 
-def _packaged_folder() -> Path | None:
+def packaged_folder() -> Path | None:
     """Where the package keeps its weights; None where it is not installed. It is not imported: it wants TensorFlow."""
     found = importlib.util.find_spec(PACKAGE)
     places = found.submodule_search_locations if found is not None else None

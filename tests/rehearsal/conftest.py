@@ -15,7 +15,6 @@ from tests.rehearsal.photos import write_photos
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Known where this folder is named on the command line, as `make rehearse-face` does."""
     parser.addoption("--rehearse", metavar="FOLDER", help="run the paper's experiments to their ends, in this folder")
-    parser.addoption("--detector", metavar="WHEEL", help="a wheel of facenet-pytorch, whose weights of MTCNN are taken")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

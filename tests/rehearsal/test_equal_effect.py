@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,8 +22,8 @@ from lsap_core.generators.generator import Generator
 from lsap_core.images import to_uint8
 from tasks.weights.encoders import encode_encoder
 from tasks.weights.generators import save_generator
+from tasks.weights.packaged_mtcnn import packaged_folder, read_packaged
 from tests.rehearsal.files import write_files
-from tests.rehearsal.published_detector import write_detector
 from tests.rehearsal.turned_head import CONFIG, TURN, head_generator
 
 LSAP = Path(sys.executable).with_name("lsap")
@@ -32,13 +33,15 @@ NUM_IMAGES, CHANGE = 8, 0.5
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Path:
     """A folder with weights, images, encoder and direction."""
-    wheel = request.config.getoption("--detector")
-    if wheel is None:
-        pytest.skip("wants --detector, a wheel of facenet-pytorch: call `make rehearse-equal-effect`")
+    detector = packaged_folder()
+    if detector is None:
+        pytest.skip("the package mtcnn is not installed: call `make rehearse-equal-effect`")
     made = Path(request.config.getoption("--rehearse")).absolute() / "equal-effect"
     (made / "images").mkdir(parents=True)
     (made / "weights").mkdir()
-    write_detector(Path(wheel), made / "weights")
+    for net in ("pnet", "rnet", "onet"):  # as published: a dictionary in a file of NumPy
+        arrays: Any = {name: tensor.numpy() for name, tensor in read_packaged(detector / f"{net}.lz4", net).items()}
+        np.save(made / "weights" / f"{net}.npy", arrays)
     write_files(load_domain("face"), CONFIG, made / "weights", roles={"lpips-vgg", "lpips-alex"})
     generator = head_generator()
     digest = save_generator(generator, str(made / "generator.safetensors"))
