@@ -55,7 +55,7 @@ def export_pictures(parsed: argparse.Namespace) -> int:
     if parsed.domain or parsed.generator:
         renderer, batch_size = _renderer(parsed)
     written, problems = export_images(parsed.url, parsed.method, Path(parsed.out), renderer, batch_size=batch_size)
-    return show({"folder": parsed.out, "written": written, "without an image": problems or "none"}, parsed)
+    return show({"folder": parsed.out, "written": written, "without an image": problems}, parsed)
 
 
 def _renderer(parsed: argparse.Namespace) -> tuple[Renderer, int]:

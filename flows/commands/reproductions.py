@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.output import print_result, show
-from flows.commands.runs import check_writable, run_flow
+from flows.commands.runs import check_writable, run_flow, tell_start
 from flows.running.ending import DONE, FAILED
 
 if TYPE_CHECKING:  # help should not wait for torch
@@ -56,6 +56,7 @@ def add_weights_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, C
 
 def reproduce_paper(parsed: argparse.Namespace) -> int:
     """`lsap run reproduce`; a file of the trainings of Table 3 alone goes to their own flow."""
+    tell_start(parsed)
     from flows.parameters.reproduce import ReproduceRun, is_table3_alone
     from flows.parameters.reproduce_table3 import ReproduceTable3
     from tasks.settings import Settings

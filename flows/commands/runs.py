@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:
     """The command that runs a flow."""
 
     def command(parsed: argparse.Namespace) -> int:
+        tell_start(parsed)
         from tasks.settings import Settings
 
         run = resolve_name(parts.run).read(parsed.config, parsed.set)
@@ -111,6 +113,12 @@ def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:
         return run_flow(resolve_name(parts.flow), run, parsed)
 
     return command
+
+
+def tell_start(parsed: argparse.Namespace) -> None:
+    """Say what the first seconds are for: libraries are loaded and everything is checked before anything starts."""
+    if not parsed.dry_run:
+        logging.getLogger("lsap").info("checking %s, its source and its networks", parsed.config)
 
 
 def check_writable(run: Any) -> None:

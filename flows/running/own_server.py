@@ -6,6 +6,7 @@ killed.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import prefect
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, get_current_settings
+
+logger = logging.getLogger("lsap")
 
 APPLICATION = "prefect.server.api.server:create_app"
 VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -51,4 +54,5 @@ def start_own_server() -> None:
         RuntimeError: it does not answer in time.
     """
     if not PREFECT_API_URL.value() and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        logger.info("starting a temporary Prefect server")
         OwnServer().start()

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from flows.running.artifacts import UPDATE_SECONDS, ProgressArtifact
 from tasks.workers.pool import Pool
 
 REFRESH_SECONDS = 1.0
+LINE_SECONDS = 60.0
+"""From one line to the next where no terminal shows the bar."""
+
+logger = logging.getLogger("lsap")
 
 
 @contextlib.contextmanager
@@ -54,8 +69,12 @@ def shown_progress(pool: Pool, total: int | Callable[[], int]) -> Iterator[Calla
             artifact.show((done + under_way) / max(of_all, 1), f"{int(done + under_way)} of {of_all} {rate}".strip())
 
         def follow() -> None:
-            while not ended.wait(REFRESH_SECONDS if console.is_terminal else UPDATE_SECONDS):
+            next_line = time.monotonic() + LINE_SECONDS
+            while not ended.wait(REFRESH_SECONDS if console.is_terminal else min(UPDATE_SECONDS, LINE_SECONDS)):
                 show()
+                if not console.is_terminal and time.monotonic() >= next_line:
+                    next_line += LINE_SECONDS
+                    logger.info("%s", in_one_line(progress.tasks[bar]))
 
         def advance(count: int) -> None:
             nonlocal finished
@@ -71,3 +90,14 @@ def shown_progress(pool: Pool, total: int | Callable[[], int]) -> Iterator[Calla
             watcher.join()
             progress.update(bar, total=wanted(), completed=finished)
             artifact.finish(finished / max(wanted(), 1), f"{finished} of {wanted()}")
+
+
+def in_one_line(task: Task) -> str:
+    """What a bar shows, in words."""
+    parts = [f"{task.completed:.0f} of {task.total or 0:.0f} {task.description}", task.fields["rate"]]
+    if task.elapsed:
+        parts.append(f"{timedelta(seconds=round(task.elapsed))} so far")
+    if task.completed and task.elapsed and task.total:
+        left = task.elapsed / task.completed * (task.total - task.completed)
+        parts.append(f"about {timedelta(seconds=round(left))} left")
+    return ", ".join(part for part in parts if part)

@@ -9,7 +9,7 @@ import contextlib
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,11 +197,13 @@ def work_on(pool: Pool, verb: str, shard: Shard, advance: Callable[[int], None],
         break
     halvings.deaths = 0
     advance(shard.num_images)
-    altered = f" (altered: {dict(outcome.by_alteration)})" if outcome.by_alteration else ""
-    get_run_logger().info(
-        "%s shard %d: %s%s in %.1f s", shard.name, shard.index, outcome.by_status, altered, outcome.seconds
-    )
+    counts = _counted(outcome.by_status) + (f" (altered: {told})" if (told := _counted(outcome.by_alteration)) else "")
+    get_run_logger().info("%s shard %d: %s in %.1f s", shard.name, shard.index, counts, outcome.seconds)
     return outcome
+
+
+def _counted(by_word: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in sorted(by_word.items()))
 
 
 @retried("publish")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from flows.parameters.shared import WorkerParameters
 from tasks.settings import Settings
 from tasks.workers.cluster import LOCAL
 from tasks.workers.pool import LocalPool, Pool, RayPool
+
+logger = logging.getLogger("lsap")
 
 
 def open_pool(factory: Callable[[], Any], workers: WorkerParameters) -> Pool:
@@ -22,6 +25,8 @@ def open_pool(factory: Callable[[], Any], workers: WorkerParameters) -> Pool:
         workers: how many, on what, and how long one may make no step.
     """
     address = Settings.from_environment().ray_address
+    place = "starting Ray" if address == LOCAL else f"joining the Ray cluster at {address}"
+    logger.info("%s; %d workers load their networks", place, workers.count)
     fewest = workers.count if address == LOCAL else 1
     return RayPool(
         factory,

@@ -34,11 +34,11 @@ def dry_run(request: EditRequest) -> dict[str, Any]:
     return {
         "archive": request.archive,
         "edits": [edit.name for edit in stage.edits],
-        "strengths": stage.strengths or "none",
-        "out of reach": stage.refused or "none",
-        "strengths to calibrate": [f"{work.method}/{work.spec.name}" for work in missing.strengths] or "none",
+        "strengths": stage.strengths,
+        "out of reach": stage.refused,
+        "strengths to calibrate": [f"{work.method}/{work.spec.name}" for work in missing.strengths],
         **calibration_cost(missing, stage.generator, device=request.device, published=request.published),
-        "images left by edit, beside those to calibrate": dict(+left) or "none",
+        "images left by edit, beside those to calibrate": dict(+left),
         "shards left": num_shards,
     }
 

@@ -24,7 +24,7 @@ def dry_run(request: EvaluationRequest) -> dict[str, Any]:
         "lpips": list(request.networks.lpips),
         "identity": list(request.networks.identity),
         "attributes": list(request.attributes),
-        "strengths to calibrate": [f"{work.method}/{work.spec.name}" for work in missing.strengths] or "none",
+        "strengths to calibrate": [f"{work.method}/{work.spec.name}" for work in missing.strengths],
         **calibration_cost(missing, stage.chosen.generator, device=request.device, published=request.published),
         "evaluations left": num_jobs,
         "shards left": num_shards,

@@ -15,7 +15,6 @@ from tasks.inversion.batches import footprint_of, is_certain, room_of_worker, to
 from tasks.inversion.methods import kept_arrays
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
-from tasks.machine_memory import in_words
 from tasks.settings import Settings
 
 
@@ -41,17 +40,18 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
         "source": source,
         "images in the source": stage.num_images,
         "unfinished runs to resume": unfinished,
-        "images left by method": dict(+left) or "none",
+        "images left by method": dict(+left),
         "shards left": num_shards,
-        "noise that is kept": {method.name: method.noise for method in methods} or "none",
+        "noise that is kept": {method.name: method.noise for method in methods},
         "archive bytes, before compression": sum(
             left[name] * item_bytes(array) for name, arrays in kept.items() for array in arrays
         ),
         "archive bytes, as they are stored, about": sum(
             expected_bytes(arrays, left[name]) for name, arrays in kept.items()
         ),
-        "batches, and memory of a worker": {name: cost.told for name, cost in costs.items()} or "none",
-        "room of a worker on this machine": in_words(room_of_worker(request)),
+        "images of a batch": {name: cost.batch for name, cost in costs.items()},
+        "bytes of a worker's memory": {name: cost.peak_bytes for name, cost in costs.items()},
+        "bytes that a worker has room for on this machine": room_of_worker(request),
         "device hours on this machine, one worker": round(
             sum(left[name] * cost.image_seconds for name, cost in costs.items()) / 3600, 4
         ),
@@ -72,11 +72,6 @@ class Cost:
     batch: int
     peak_bytes: int
     image_seconds: float
-
-    @property
-    def told(self) -> str:
-        """Batch and memory, for people."""
-        return f"{self.batch} images, {in_words(self.peak_bytes)}"
 
 
 def cost_of(request: InversionRequest, method: Method, config: GeneratorConfig, *, at_most: int) -> Cost:

@@ -21,7 +21,7 @@ def dry_run(request: RefinementRequest) -> dict[str, Any]:
     return {
         "archive": request.archive,
         "refinements": [one.name for one in stage.refinements],
-        "images left by refinement": dict(+left) or "none",
+        "images left by refinement": dict(+left),
         "shards left": num_shards,
         "bytes kept of an image": {one.name: one.bytes_per_image for one in stage.refinements},
         "archive bytes, before compression": stage.bytes_left(),

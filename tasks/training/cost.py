@@ -60,7 +60,7 @@ def dry_run_trainings(trainings: Mapping[str, TrainingRequest]) -> dict[str, Any
     return {
         "encoders": len(trainings),
         "encoders already trained": len(trainings) - len(left),
-        "steps left by encoder": left or "none",
+        "steps left by encoder": left,
         "hours on this machine, one training at a time": round(seconds / 3600, 4),
     }
 

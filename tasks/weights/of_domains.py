@@ -135,16 +135,11 @@ def find_domain(name_or_path: str) -> Domain:
 
 
 def weights_lines(found: Iterable[FoundWeights]) -> list[str]:
-    """For people: a line for each file, below one of heads."""
+    """For people: a row of a Markdown table for each file."""
     texts = [(one.role, one.wanted.file, one.state, _hash_in_words(one), _about(one.wanted)) for one in found]
-    rows = [[visible(text) for text in row] for row in texts]
-    heads = ["role", "file", "state", "SHA-256", "what it is"]
-    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads) - 1)]
-    lines = []
-    for row in [heads, *rows]:
-        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return lines
+    heads = ("role", "file", "state", "SHA-256", "what it is")
+    rows = [heads, ("---",) * len(heads), *(tuple(visible(text).replace("|", "\\|") for text in row) for row in texts)]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def weights_document(found: Iterable[FoundWeights]) -> dict[str, Mapping[str, str | float | None]]:

@@ -73,13 +73,13 @@ def inversion(folder: Path, fields: dict[str, Any]) -> InvertRun:
 def test_nothing_is_left_to_invert(folder: Path) -> None:
     told = dry_run(inversion(folder, INVERT).resolve(Settings()))
     assert told["images in the source"] == 6 and told["unfinished runs to resume"] == []
-    assert (told["images left by method"], told["shards left"]) == ("none", 0)
+    assert (told["images left by method"], told["shards left"]) == ({}, 0)
 
 
 def test_nothing_is_left_to_edit_or_to_calibrate(folder: Path) -> None:
     told = cost_of_edits.dry_run(EditRun(archive=str(folder / "archive"), domain="digits", **EDIT).resolve(Settings()))
     assert told["strengths"] == {"lsap_e/slant": 3.0, "lsap_e/slant_equal": 1.2328493788018982}
-    assert told["strengths to calibrate"] == told["images left by edit, beside those to calibrate"] == "none"
+    assert (told["strengths to calibrate"], told["images left by edit, beside those to calibrate"]) == ([], {})
     assert told["shards left"] == 0
 
 

@@ -52,7 +52,7 @@ def test_a_file_is_found_by_its_hash_or_by_its_name_where_no_hash_is_known(tmp_p
     }
     assert found["lsap_e"].sha256 == SHA256 and found["moco"].sha256 == ""
     lines = weights_lines(found.values())
-    assert len(lines) == 6 and any(f"{SHA256[:8]}, wanted 0123abcd" in line for line in lines)
+    assert len(lines) == 7 and any(f"{SHA256[:8]}, wanted 0123abcd" in line for line in lines)
     assert weights_document(found.values())["moco"]["state"] == "missing"
 
 
