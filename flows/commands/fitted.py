@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
+from flows.commands.markdown_tables import RULE, cells_of
+
 NARROWEST = 40
 GAP = "  "
-RULE = re.compile(r"\|( *:?-+:? *\|)+")
 
 
 def width_of_output() -> int | None:
@@ -55,8 +55,9 @@ def _folded(line: str, width: int | None) -> list[str]:
 
 def _columns(table: Sequence[str], width: int | None) -> Iterator[str]:
     """A Markdown table as columns; where not all fit, as many blocks as it takes, each with the first column."""
-    rows = [_cells(line) for line in table if not RULE.fullmatch(line)]
-    is_right = [cell.endswith(":") for line in table if RULE.fullmatch(line) for cell in _cells(line)]
+    found = [cells_of(line) for line in table if not RULE.fullmatch(line)]
+    rows = [[*row, *[""] * (max(map(len, found)) - len(row))] for row in found]
+    is_right = [cell.endswith(":") for line in table if RULE.fullmatch(line) for cell in cells_of(line)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for number, block in enumerate(_blocks(widths, width)):
         if number:
@@ -77,8 +78,3 @@ def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:
             blocks.append([0])
         blocks[-1].append(place)
     return blocks
-
-
-def _cells(line: str) -> list[str]:
-    """The cells of a table's row."""
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]

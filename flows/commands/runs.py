@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+from flows.commands.markdown_tables import rows_of
 from flows.commands.output import print_result, show
 from flows.running.ending import DONE
 
@@ -148,5 +149,8 @@ def run_flow(do: Callable[[Any], Any], run: Any, parsed: argparse.Namespace) -> 
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of lost workers
         start_own_server()
         report = do(run)
-    print_result(report.to_dict(), parsed.json, report.lines())
+    document = report.to_dict()
+    if parsed.json and "table" in document:
+        document["rows"] = rows_of(document["table"])
+    print_result(document, parsed.json, report.lines())
     return DONE

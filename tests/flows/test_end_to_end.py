@@ -173,7 +173,8 @@ def test_a_method_added_is_the_only_one_that_runs(story: Story, first: Any) -> N
 def test_a_bucket_that_does_not_exist_is_one_sentence(story: Story, first: Any) -> None:
     finished = story.invert(archive="s3://nowhere/archive")
     assert (finished.code, finished.out) == (1, "")
-    (line,) = finished.err.splitlines()
+    begun, line = finished.err.splitlines()
+    assert begun.startswith("INFO lsap: checking ")
     assert "bucket nowhere" in line and "does not exist" in line and "create it" in line
 
 

@@ -101,5 +101,6 @@ def test_a_store_that_refuses_this_clock_is_one_sentence(bench: Bench) -> None:
     with bench.proxy.disturbing(lambda _: "skewed"):
         finished = bench.invert("s3://lsap/faults/skewed").wait()
     assert (finished.code, finished.out) == (1, "")
-    (line,) = finished.err.splitlines()
+    begun, line = finished.err.splitlines()
+    assert begun.startswith("INFO lsap: checking ")
     assert "clock" in line and "s3://lsap/faults" in line

@@ -105,7 +105,7 @@ def test_a_prefect_server_that_stays_away_costs_one_more_command(
     with bench.proxy.watched(trap):
         ended = bench.commands.ended(bench.against(mortal_server, PREFECT_CLIENT_MAX_RETRIES="1").invert(url))
     assert trap.sprung and ended.code == 1
-    (sentence,) = [line for line in ended.err.splitlines() if "lsap: " in line]
+    (sentence,) = [line for line in ended.err.splitlines() if line.startswith("lsap: ")]
     assert f"the Prefect server at {mortal_server.url} does not answer" in sentence
     assert "same command" in sentence
     mortal_server.start()
