@@ -17,23 +17,16 @@ fish   lsap completion fish > ~/.config/fish/completions/lsap.fish
 PLACES = ("FILE", "FILE.npy", "DIR", "FOLDER", "PHOTO", "SOURCE", "NAME_OR_FILE")
 NAMED_PLACES = ("config", "path", "output", "url", "archive", "source")
 
-Command = Callable[[argparse.Namespace], int]
 
-
-def add_completion_command(
-    groups: Any,
-    finish: Callable[[argparse.ArgumentParser, Command], None],
-    command_parser: Callable[[], argparse.ArgumentParser],
-) -> None:
+def add_completion_command(groups: Any, command_parser: Callable[[], argparse.ArgumentParser]) -> None:
     """Add `completion` to the command line."""
     completion = groups.add_parser(
         "completion",
         help="a script that has a shell complete these words",
         epilog=INSTALLED,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     completion.add_argument("shell", choices=SHELLS)
-    finish(completion, lambda parsed: print_completion(command_parser(), parsed.shell))
+    completion.set_defaults(command=lambda parsed: print_completion(command_parser(), parsed.shell))
 
 
 def print_completion(parser: argparse.ArgumentParser, shell: str) -> int:

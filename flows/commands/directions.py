@@ -27,7 +27,7 @@ Command = Callable[[argparse.Namespace], int]
 def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParser, Command], None]) -> None:
     """Add `direction` and its verbs to the groups of commands."""
     verbs = groups.add_parser("direction", help="find and try directions to edit along").add_subparsers(
-        dest="verb", required=True
+        dest="verb", metavar="COMMAND", required=True
     )
     sample = verbs.add_parser("sample", help="synthetic images and their codes, to be scored by a program of one's own")
     _add_generator(sample)

@@ -19,7 +19,7 @@ Finish = Callable[[argparse.ArgumentParser, Callable[[argparse.Namespace], int]]
 def add_image_commands(groups: Any, finish: Finish) -> None:
     """Add the group `image` to the command line."""
     image = groups.add_parser("image", help="cut faces out of photos, and put them back").add_subparsers(
-        dest="verb", required=True
+        dest="verb", metavar="COMMAND", required=True
     )
     align = image.add_parser("align", help="cut out faces as FFHQ's were")
     align.add_argument("source", help="photos: a folder, a glob, an image, a .zip, .tar or .parquet shards, a manifest")

@@ -22,6 +22,16 @@ class WrongWordsError(ValueError):
     """The command line is none that `lsap` understands."""
 
 
+class AlignedHelp(argparse.RawDescriptionHelpFormatter):
+    """Help whose column leaves room for the indented names of commands, which argparse forgets to count."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Make room for an action and what is below it."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are told as all others are: in one visible line, which is the last one.
 
@@ -30,6 +40,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     runs: tuple[str, ...] = ()
+
+    def __init__(self, **about: Any) -> None:
+        """As argparse does, but for the form of help."""
+        super().__init__(formatter_class=AlignedHelp, **about)
 
     def format_help(self) -> str:
         """What argparse says, and the fields of a run file."""
@@ -69,16 +83,6 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"there is no {value!r}; {near}wanted one of {', '.join(names)}")
 
 
-class AlignedHelp(argparse.HelpFormatter):
-    """Help whose column leaves room for the indented names of commands, which argparse forgets to count."""
-
-    def add_argument(self, action: argparse.Action) -> None:
-        """Make room for an action and what is below it."""
-        super().add_argument(action)
-        if isinstance(action, argparse._SubParsersAction):
-            self._action_max_length += self._indent_increment
-
-
 class Version(argparse.Action):
     """Shows which version is installed; looked up only when it is asked for."""
 
@@ -97,20 +101,22 @@ class Version(argparse.Action):
 def command_parser() -> argparse.ArgumentParser:
     """The parser of a whole command line; what it gives has the call in `command`."""
     about = "GAN inversion by latent space alignment, at scale."
-    parser = Parser(prog="lsap", description=about, formatter_class=AlignedHelp)
+    parser = Parser(prog="lsap", description=about)
     parser.add_argument("--version", action=Version, nargs=0, help="show which version this is")
     parser.set_defaults(command=lambda _: _show_help(parser), json=False, debug=False)
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", title="commands")
 
     add_invert_command(groups, _finish)
-    run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", required=True)
+    run = groups.add_parser("run", help="run a flow").add_subparsers(dest="flow", metavar="FLOW", required=True)
     for name, parts in FLOWS.items():
         _finish_flow(run.add_parser(name, help=parts.explained), command_of(parts), name)
     tables = add_reproduce_commands(run, _finish_flow)
     for name, parts in STUDIES.items():
         _finish_flow(tables.add_parser(name, help=parts.explained), command_of(parts), f"reproduce {name}")
 
-    archive = groups.add_parser("archive", help="look at an archive").add_subparsers(dest="verb", required=True)
+    archive = groups.add_parser("archive", help="look at an archive").add_subparsers(
+        dest="verb", metavar="COMMAND", required=True
+    )
     describe = archive.add_parser("describe", help="what an archive holds")
     describe.add_argument("url")
     _finish(describe, archives.describe_archive)
@@ -138,7 +144,9 @@ def command_parser() -> argparse.ArgumentParser:
     images.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
     _finish(images, archives.export_pictures)
 
-    generator = groups.add_parser("generator", help="look at weights").add_subparsers(dest="verb", required=True)
+    generator = groups.add_parser("generator", help="look at weights").add_subparsers(
+        dest="verb", metavar="COMMAND", required=True
+    )
     sizes = generator.add_parser("describe", help="what a file of weights holds")
     sizes.add_argument("path")
     sizes.add_argument("--label", type=int, metavar="N", help="class of a conditional generator, from 0")
@@ -151,7 +159,9 @@ def command_parser() -> argparse.ArgumentParser:
     convert.add_argument("--mapping-lr-multiplier", type=float, metavar="M", help="for bare weights likewise")
     _finish(convert, weights.rewrite_generator)
 
-    encoder = groups.add_parser("encoder", help="look at encoders").add_subparsers(dest="verb", required=True)
+    encoder = groups.add_parser("encoder", help="look at encoders").add_subparsers(
+        dest="verb", metavar="COMMAND", required=True
+    )
     trained = encoder.add_parser("describe", help="what a file of an encoder holds")
     trained.add_argument("path")
     trained.add_argument(
@@ -163,7 +173,9 @@ def command_parser() -> argparse.ArgumentParser:
 
     add_direction_commands(groups, _finish)
 
-    domain = groups.add_parser("domain", help="look at a domain").add_subparsers(dest="verb", required=True)
+    domain = groups.add_parser("domain", help="look at a domain").add_subparsers(
+        dest="verb", metavar="COMMAND", required=True
+    )
     quality = domain.add_parser("quality", help="measure samples of the embedded generator on held-out images")
     quality.add_argument("name", choices=list(embedded_folders()))
     quality.add_argument("--sheet", metavar="FILE.png", help="also write a sheet of samples")
@@ -175,7 +187,7 @@ def command_parser() -> argparse.ArgumentParser:
     read.add_argument("--markdown", action="store_true", help="as a page of the documentation")
     _finish(read, formats.show_formats)
     fields.add_fields_command(groups, _finish)
-    completion.add_completion_command(groups, _finish, command_parser)
+    completion.add_completion_command(groups, command_parser)
     return parser
 
 

@@ -35,7 +35,7 @@ EXPLAINED = {
 def add_reproduce_commands(flows: Any, finish_flow: Callable[..., None]) -> Any:
     """Add `reproduce` and what can be reproduced to the flows; returns its parser, for further ones."""
     tables = flows.add_parser("reproduce", help="tables and figures of the paper, on your own domain").add_subparsers(
-        dest="table", required=True
+        dest="table", metavar="WHAT", required=True
     )
     for name, explained in EXPLAINED.items():
         runs = ("reproduce", "reproduce table3") if name == "table3" else ("reproduce",)  # it has files of two kinds
