@@ -119,7 +119,8 @@ def command_of(parts: FlowParts) -> Callable[[argparse.Namespace], int]:
 def tell_start(parsed: argparse.Namespace) -> None:
     """Say what the first seconds are for: libraries are loaded and everything is checked before anything starts."""
     if not parsed.dry_run:
-        logging.getLogger("lsap").info("checking %s, its source and its networks", parsed.config)
+        config = "what standard input says" if parsed.config == "-" else parsed.config
+        logging.getLogger("lsap").info("checking %s, its source and its networks", config)
 
 
 def check_writable(run: Any) -> None:
