@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from domains.domain import Domain
 from flows.parameters.numbers import MANY_IMAGES, MANY_SHOWN, MANY_TRIES, Count, Index, Seed, Whole
@@ -16,7 +17,18 @@ from tasks.editing.calibration import SYNTHETIC_IMAGES, CalibrationOptions
 from tasks.editing.spec import EditSpec, parse_edit
 from tasks.settings import Settings
 
-ShownImages = Annotated[Whole, Field(ge=0, le=MANY_SHOWN)] | Annotated[tuple[str, ...], Field(max_length=MANY_SHOWN)]
+
+def _shown_images(value: Any) -> Any:
+    """One sentence for both forms, where each would complain for itself."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MANY_SHOWN
+    are_ids = isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+    if not is_number and not (are_ids and len(value) <= MANY_SHOWN):
+        told = f"wanted how many images, 0 to {MANY_SHOWN:,}, or a list of image ids"
+        raise PydanticCustomError("shown_images", "{told}", {"told": told})
+    return value
+
+
+ShownImages = Annotated[int | tuple[str, ...], BeforeValidator(_shown_images)]
 SHOWN_IMAGES = "images on the page of the report: how many, or which ones by id"
 
 

@@ -37,6 +37,16 @@ def test_an_editing_run_takes_what_is_open_from_its_domain(tmp_path: Path) -> No
     assert not request.keep_images and request.calibration.num_images == 64
 
 
+def test_images_of_a_report_are_a_number_or_ids(tmp_path: Path) -> None:
+    path = tmp_path / "edits.yaml"
+    path.write_text(yaml.safe_dump(EDITS))
+    shown = [EditRun.read(str(path), [f"report_images={told}"]).report_images for told in ("0", "3", "[a/b, c]")]
+    assert shown == [0, 3, ("a/b", "c")]
+    for told in ("-1", "true", "a", "[1]"):
+        with pytest.raises(ParameterError, match="wanted how many images, 0 to 10,000, or a list of image ids"):
+            EditRun.read(str(path), [f"report_images={told}"])
+
+
 def test_an_evaluation_takes_networks_and_attributes_from_its_domain(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.yaml"
     path.write_text(yaml.safe_dump(EVALUATION))
