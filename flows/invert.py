@@ -25,6 +25,7 @@ from tasks.inversion.failed_copies import with_failed_copies
 from tasks.inversion.plan import InversionFacts, InversionStage
 from tasks.inversion.request import InversionRequest
 from tasks.pictures.decoding import ALTERATIONS
+from tasks.reports.inversion.worked import WorkedImages
 from tasks.reports.inversion.write import Report, ReportRequest, kept_report, write_report
 from tasks.settings import Settings
 
@@ -43,10 +44,12 @@ class RunReport:
         num_images: images in the source.
         embedded: image-method pairs embedded by this command.
         by_status: image-method pairs of this command by status.
+        worked: images of this command, each counted once: num_all, num_ok (inverted by a method), num_failed (a method
+            failed at it).
         by_reason: failed ones by reason.
         by_alteration: the others by what was done to their pixels beyond decoding and shrinking.
         seconds: wall time of this command.
-        images_per_second: image-method pairs embedded per second of embedding.
+        images_per_second: images that were inverted, by all methods together, per second of embedding.
         table: the comparison table, Markdown.
         stored_bytes: of the runs that this command has finished, as they lie in the archive.
         notes: what whoever asked should know of files of weights, and of runs that were begun before or by others, a
@@ -65,6 +68,7 @@ class RunReport:
     stored_bytes: int = 0
     notes: tuple[str, ...] = ()
     by_alteration: dict[str, int] = field(default_factory=dict)
+    worked: WorkedImages = field(default_factory=WorkedImages)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -84,9 +88,10 @@ class RunReport:
             meaning = ALTERATIONS.get(word, word)
             lines.append(f"  altered: {count} {word}" + (f" ({meaning})" if meaning != word else ""))
         lines += [f"  {note}" for note in self.notes]
-        if self.embedded:
-            lines.append(f"{self.images_per_second:.2f} image-method pairs per second, {self.seconds:.0f} s in all")
-            lines.append(f"{self.stored_bytes:,} bytes are stored, {self.stored_bytes // self.embedded:,} of each pair")
+        if self.worked.num_ok:
+            codes = f"{self.embedded:,} codes of {self.worked.num_ok:,} images"
+            lines.append(f"{codes}: {self.images_per_second:.2f} images per second, {self.seconds:.0f} s in all")
+            lines.append(f"{self.stored_bytes:,} bytes are stored, {self.stored_bytes // self.embedded:,} of each code")
         return [*lines, f"archive: {self.archive}", f"report:  {self.report}"]
 
 
@@ -115,11 +120,12 @@ def invert(run: InvertRun) -> RunReport:
         by_status=worked.by_status,
         by_reason=worked.by_reason,
         seconds=time.monotonic() - started,
-        images_per_second=worked.num_ok / worked.seconds if worked.num_ok else 0.0,
+        images_per_second=written.worked.num_ok / worked.seconds if worked.num_ok else 0.0,
         table=written.table,
         stored_bytes=stored_bytes(run.archive, sorted({outcome.job_id for outcome in worked.outcomes})),
         notes=(*stage.facts.notes, *stage.notes),
         by_alteration=worked.by_alteration,
+        worked=written.worked,
     )
     publish_artifacts(
         "inversion",
@@ -152,7 +158,7 @@ def report(
         num_images=run.report_images,
         measured={
             "seconds": worked.seconds,
-            "embedded": worked.num_ok,
+            "shards": sorted({(outcome.job_id, outcome.index) for outcome in worked.outcomes}),
             "num_workers": run.workers.count,
             "device": run.workers.device,
         },
@@ -163,13 +169,12 @@ def report(
 
 
 def check_failures(result: RunReport, limit: float) -> None:
-    """Not more images failed than the run allows.
+    """Not more images failed than the run allows; one that one of several methods failed at has failed.
 
     Raises:
         TooManyFailuresError: more did.
     """
-    failed = result.by_status.get("failed", 0)
-    total = sum(result.by_status.values())
+    failed, total = result.worked.num_failed, result.worked.num_all
     if total and failed / total > limit:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.by_reason.items()))
         raise TooManyFailuresError(

@@ -84,7 +84,9 @@ class InvertRun(Parameters):
         "auto", description='whether the steps of optimizations are compiled first; "auto": where that saves time'
     )
     workers: WorkerParameters = WorkerParameters()
-    max_failed_share: Share = Field(0.05, description="the run fails above this share of bad images")
+    max_failed_share: Share = Field(
+        0.05, description="the run fails above this share of images that a method failed at"
+    )
     retries: Whole = Field(3, ge=0, le=MANY_TRIES, description="tries again of a shard whose worker or storage failed")
     report_images: Whole = Field(16, ge=0, le=MANY_SHOWN, description="images on the contact sheet")
     when_busy: WhenBusy = "wait"

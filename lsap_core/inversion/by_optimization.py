@@ -157,6 +157,18 @@ class OptimizationSettings:
         return tuple(sorted({*range(0, self.num_steps, self.record_every), self.num_steps - 1}))
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """Multipliers of the terms that the loss has, by their names in the trace."""
+        weights = {
+            "lpips": self.lpips_weight,
+            "mse": self.mse_weight,
+            "sncd": self.sncd_weight,
+            "mean_code_distance": self.mean_code_weight,
+            "noise_regularization": self.noise_weight,
+        }
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    @property
     def needs_encoder(self) -> bool:
         """Whether codes start at an encoder's."""
         return self.start == "encoder"
@@ -211,14 +223,7 @@ class OptimizationEmbedder:
             place_of={step: place for place, step in enumerate(settings.trace_steps)},
             decays=self.decays,
         )
-        weights = {
-            "lpips": settings.lpips_weight,
-            "mse": settings.mse_weight,
-            "sncd": settings.sncd_weight,
-            "mean_code_distance": settings.mean_code_weight,
-            "noise_regularization": settings.noise_weight,
-        }
-        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.weights = settings.loss_weights
         # A map that is multiplied by 0 influences neither the image nor any other variable.
         self.noisy_convs = [
             index for index, layer in enumerate(generator.synthesis.conv_layers()) if float(layer.noise_strength) != 0.0

@@ -19,12 +19,43 @@ INK = "#010203"  # stands for the page's text colour until the SVG is written
 
 
 @dataclass(frozen=True)
+class Spot:
+    """A place in a figure that leads to somewhere on the page.
+
+    Attributes:
+        left: of its left edge, in percent of the figure's width.
+        top: of its upper edge, in percent of the figure's height.
+        width: in percent of the figure's width.
+        height: in percent of the figure's height.
+        target: id of the element that a click leads to.
+        title: what is there, in words.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    target: str
+    title: str
+
+    @classmethod
+    def of_pixels(cls, figure: Figure, box: tuple[float, float, float, float], target: str, title: str) -> Spot:
+        """From left, bottom, right and top in matplotlib's pixels, which count from the lower left corner."""
+        width, height = figure.bbox.width, figure.bbox.height
+        left, bottom, right, top = box
+        shares = (left / width, 1 - top / height, (right - left) / width, (top - bottom) / height)
+        in_percent = [round(100 * float(share), 2) for share in shares]
+        return cls(in_percent[0], in_percent[1], in_percent[2], in_percent[3], target, title)
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A figure of a page: data: URI, what it shows in words, and its caption."""
+    """A figure of a page: data: URI, what it shows in words, its caption, and places in it that lead elsewhere."""
 
     uri: str
     alternative: str
     caption: str
+    spots: tuple[Spot, ...] = ()
 
 
 def strip(ax: Axes) -> None:

@@ -39,6 +39,29 @@ class MethodInfo:
         return bool(self.settings.get("mean_code_weight", 0) > 0 and not self.is_aligned)
 
 
+GROUPS = {
+    "worst": "Worst",
+    "best": "Best",
+    "random": "Random",
+    "failed": "Failed with some methods",
+    "other": "Further",
+}
+"""Why images are shown, in the order of the page, and what it is called there."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the images to show were chosen by.
+
+    Attributes:
+        title: of the method whose LPIPS says which are best and worst; "" where no image was inverted.
+        num_images: those that they were chosen among.
+    """
+
+    title: str
+    num_images: int
+
+
 @dataclass(frozen=True)
 class ContactCell:
     """What one method made of one image: two PNG files; the difference is absolute, black where both agree."""
@@ -49,11 +72,36 @@ class ContactCell:
 
 @dataclass(frozen=True)
 class ContactRow:
-    """One image of the contact sheet; a method that is missing in `cells` did not invert it."""
+    """One image of the contact sheet; a method that is missing in `cells` did not invert it.
+
+    Attributes:
+        image_id: of it.
+        original_png: a PNG file.
+        cells: by method.
+        group: why it is shown, a name of `GROUPS`.
+    """
 
     image_id: str
     original_png: bytes
     cells: dict[str, ContactCell]
+    group: str = "other"
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """What the loss of a method was made of at the last recorded step, as means over images.
+
+    Attributes:
+        num_images: how many.
+        loss: mean of the loss itself.
+        weights: multiplier of each term.
+        parts: mean of each term times its multiplier; together they are the loss.
+    """
+
+    num_images: int
+    loss: float
+    weights: dict[str, float]
+    parts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +121,9 @@ class ReportData:
         methods: in the order they are shown.
         rows: table in ROW_SCHEMA; where an image has several rows of one method, the last one counts.
         references: SNCD of codes whose alignment is known, by printed label.
-        contact: the images to show.
+        contact: the images to show, group by group.
+        choice: what they were chosen by.
+        losses: what the loss of each method that has one was made of, by name.
         summary: wall_seconds, images_per_second, num_workers, device, commit, versions.
         locations: what lies where, by label.
     """
@@ -91,6 +141,8 @@ class ReportData:
     rows: pa.Table
     references: dict[str, float]
     contact: tuple[ContactRow, ...]
+    choice: Choice
+    losses: dict[str, LossParts]
     summary: dict[str, Any]
     locations: dict[str, str]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tasks.reports.figure_style import INK, Picture, name_axes, strip, svg_uri, write
+from tasks.reports.figure_style import INK, Picture, Spot, name_axes, strip, svg_uri, write
 from tasks.reports.inversion.data import MethodInfo
 from tasks.reports.statistics import column_values
 from tasks.reports.text import as_number, count_of, decimals_for, reference_title, short_reference_title
@@ -36,6 +37,26 @@ _SCATTER_POINTS = 20_000  # per method
 _REFERENCE_LINE: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 0.8, "linestyle": (0, (3, 2))}
 
 
+_SPOT = 5.0  # radius in points of what a click on a point of the scatter plot hits
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image that is on the page, as one method inverted it.
+
+    Attributes:
+        image_id: of it.
+        target: id of its element.
+        lpips: NaN where none was measured.
+        sncd: likewise.
+    """
+
+    image_id: str
+    target: str
+    lpips: float
+    sncd: float
+
+
 def method_color(index: int) -> str:
     return _PALETTE[index % len(_PALETTE)]
 
@@ -45,8 +66,17 @@ def draw_distribution(
     values: Mapping[str, NDArray[np.float64]],
     label: str,
     references: Mapping[str, float],
+    shown: Mapping[str, Sequence[tuple[float, Shown]]],
 ) -> Picture | None:
-    """Histograms of one metric, a row for each method, over shared bins."""
+    """Histograms of one metric, a row for each method, over shared bins; bars lead to images that are on the page.
+
+    Args:
+        methods: one for each row.
+        values: of the metric by method, [N], finite.
+        label: of the metric.
+        references: values that are marked, by label.
+        shown: by method, values of the images that are on the page.
+    """
     everything = np.concatenate([*values.values(), np.zeros(0)])
     if not everything.size:
         return None
@@ -78,13 +108,56 @@ def draw_distribution(
     caption = "Share of a method's images in each bin; all rows have the same axes. ▲ marks the mean."
     if num_beyond:
         caption += f" The outermost bins also hold {count_of(num_beyond, 'value')} beyond the axis."
-    return Picture(svg_uri(figure), f"Histograms of {label}, one for each method", caption)
+    spots = [
+        spot
+        for method, ax in zip(methods, axes, strict=True)
+        for spot in _bar_spots(figure, ax, method, bins, shown.get(method.name, ()))
+    ]
+    if spots:
+        caption += " Underlined bars hold images of this page; a click leads to one."
+    return Picture(svg_uri(figure), f"Histograms of {label}, one for each method", caption, tuple(spots))
+
+
+def _bar_spots(
+    figure: Figure, ax: Axes, method: MethodInfo, bins: NDArray[np.float64], shown: Sequence[tuple[float, Shown]]
+) -> list[Spot]:
+    """A place for each bar that holds images of the page; it leads to the first of them."""
+    in_bar: dict[int, list[Shown]] = {}
+    for value, image in shown:
+        if math.isfinite(value):
+            clipped = float(np.clip(value, bins[0], bins[-1]))
+            bar = min(int(np.searchsorted(bins, clipped, side="right")) - 1, len(bins) - 2)
+            in_bar.setdefault(bar, []).append(image)
+    low, high = ax.get_ylim()
+    spots = []
+    for bar, images in sorted(in_bar.items()):
+        (left, bottom), (right, top) = ax.transData.transform([(bins[bar], low), (bins[bar + 1], high)])
+        title = f"{method.title}: {_names_of(images)}"
+        spots.append(Spot.of_pixels(figure, (left, bottom, right, top), images[0].target, title))
+    return spots
+
+
+def _names_of(images: Sequence[Shown]) -> str:
+    others = len(images) - 1
+    return images[0].image_id + (f" and {others} more" if others else "")
 
 
 def draw_scatter(
-    methods: Sequence[MethodInfo], tables: Mapping[str, pa.Table], lpips_label: str, references: Mapping[str, float]
+    methods: Sequence[MethodInfo],
+    tables: Mapping[str, pa.Table],
+    lpips_label: str,
+    references: Mapping[str, float],
+    shown: Mapping[str, Sequence[Shown]],
 ) -> Picture | None:
-    """LPIPS against SNCD, a point for each image and a large mark for each method's mean."""
+    """LPIPS against SNCD, a point for each image and a large mark for each method's mean; some lead to their images.
+
+    Args:
+        methods: in the order of their colours.
+        tables: ok rows by method.
+        lpips_label: of the horizontal axis.
+        references: values of SNCD by label.
+        shown: by method, the images that are on the page.
+    """
     points = {}
     for name, table in tables.items():
         pairs = np.stack([column_values(table, "lpips"), column_values(table, "sncd")])
@@ -118,7 +191,23 @@ def draw_scatter(
         caption += f" {count_of(num_beyond, 'value')} beyond the axes."
     if num_drawn < everything.shape[1]:
         caption += f" Of each method at most {_SCATTER_POINTS:,} images are drawn; the means use all."
-    return Picture(svg_uri(figure), "Scatter plot of LPIPS and SNCD, coloured by method", caption)
+    spots = [spot for method in methods for spot in _point_spots(figure, ax, method, shown.get(method.name, ()))]
+    if spots:
+        caption += " Ringed points are images of this page; a click leads there."
+    return Picture(svg_uri(figure), "Scatter plot of LPIPS and SNCD, coloured by method", caption, tuple(spots))
+
+
+def _point_spots(figure: Figure, ax: Axes, method: MethodInfo, shown: Sequence[Shown]) -> list[Spot]:
+    """A place around each point within the axes whose image is on the page."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    reach = _SPOT * figure.dpi / 72
+    spots = []
+    for image in shown:
+        if left <= image.lpips <= right and bottom <= image.sncd <= top:  # never so for NaN
+            x, y = ax.transData.transform((image.lpips, image.sncd))
+            box = (x - reach, y - reach, x + reach, y + reach)
+            spots.append(Spot.of_pixels(figure, box, image.target, f"{method.title}: {image.image_id}"))
+    return spots
 
 
 def _plot_method(ax: Axes, index: int, method: MethodInfo, points: NDArray[np.float64]) -> int:

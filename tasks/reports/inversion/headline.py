@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lsap_archive import DUPLICATE, FAILED, OK
-from tasks.reports.inversion.data import ReportData
+from tasks.reports.inversion.data import MethodInfo, ReportData
 from tasks.reports.inversion.summaries import MethodSummary
 from tasks.reports.page import Tile
 from tasks.reports.statistics import image_ids, newest_rows, with_status
@@ -15,17 +15,25 @@ from tasks.reports.text import NOTHING, as_number, as_percent, decimals_for, fai
 COLLAPSED_WITHIN = 0.1  # of the way from the mean code's SNCD to that of psi = 1
 
 
-def headline_tiles(data: ReportData, summaries: Sequence[MethodSummary]) -> list[Tile]:
-    """The three numbers that a reader needs: how many images, how close, how well aligned.
+def headline_method(methods: Sequence[MethodInfo], inverted: Collection[str]) -> MethodInfo | None:
+    """The method that a report speaks of first: the last that aligns and inverted an image, else the last that did.
 
-    The means are those of the last method that aligns and inverted an image, else of the last that inverted one.
+    Args:
+        methods: in the order they are shown.
+        inverted: names of those that inverted an image.
     """
+    found = [method for method in methods if method.name in inverted]
+    return next((method for method in reversed(found) if method.is_aligned), found[-1] if found else None)
+
+
+def headline_tiles(data: ReportData, summaries: Sequence[MethodSummary]) -> list[Tile]:
+    """The three numbers that a reader needs: how many images, how close, how well aligned by the headline's method."""
     by_name = {method.name: (method, summary) for method, summary in zip(data.methods, summaries, strict=True)}
-    inverted = [pair for pair in by_name.values() if pair[1].num_ok]
     tiles = [_inverted_tile(data)]
-    if not inverted:
+    method = headline_method(data.methods, [name for name, (_, summary) in by_name.items() if summary.num_ok])
+    if method is None:
         return [*tiles, Tile("LPIPS", NOTHING, "no image inverted"), Tile("SNCD", NOTHING, "no image inverted")]
-    method, summary = next((pair for pair in reversed(inverted) if pair[0].is_aligned), inverted[-1])
+    _, summary = by_name[method.name]
     base, base_summary = by_name.get(method.base or "", (None, None))
     level = data.references.get("synthetic, psi = 1")
     for metric, label in (("lpips", "LPIPS"), ("sncd", "SNCD")):

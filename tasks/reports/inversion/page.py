@@ -19,10 +19,11 @@ from jinja2 import Template
 from lsap_archive import FAILED, OK
 from tasks.pictures.sheets import width_on_page
 from tasks.reports.inversion.comparisons import compare_in_words, comparison_notes
-from tasks.reports.inversion.data import MethodInfo, ReportData
+from tasks.reports.inversion.data import GROUPS, MethodInfo, ReportData
 from tasks.reports.inversion.differences import compare_pairs
-from tasks.reports.inversion.figures import draw_distribution, draw_scatter, method_color
+from tasks.reports.inversion.figures import Shown, draw_distribution, draw_scatter, method_color
 from tasks.reports.inversion.headline import headline_tiles, place_sncd
+from tasks.reports.inversion.losses import loss_table
 from tasks.reports.inversion.summaries import summarize_rows
 from tasks.reports.inversion.table import comparison_table, counts_of, reference_lines
 from tasks.reports.page import page_template
@@ -31,7 +32,6 @@ from tasks.reports.tables import shown, with_margin
 from tasks.reports.text import as_number, decimals_for, shortened
 
 SHOWN_FAILURES = 50
-FIRST_IMAGES = 4  # of the contact sheet; a click opens the others
 PICTURE_WIDTH = 128  # at most, in CSS pixels
 
 
@@ -44,6 +44,8 @@ def render_report(data: ReportData) -> str:
     sncd, lpips = (
         {name: finite_values(table, metric) for name, table in tables.items()} for metric in ("sncd", "lpips")
     )
+    known = _rows_of_shown(data, newest)
+    shown_images = _shown(data, known)
     references = {label: value for label, value in data.references.items() if math.isfinite(value)}
     return _template().render(
         data=data,
@@ -59,17 +61,19 @@ def render_report(data: ReportData) -> str:
         references=data.references,
         comparisons=compare_in_words(data, compare_pairs(data.rows, data.methods)),
         comparison_notes=comparison_notes(data),
-        sheet=_sheet(data, newest),
+        sheet=_sheet(data, known),
+        is_choice=any(row.group in ("worst", "best") for row in data.contact),
         distributions=[
             picture
             for picture in (
-                draw_distribution(data.methods, sncd, "SNCD", references),
-                draw_distribution(data.methods, lpips, data.metric_labels["lpips"], {}),
+                draw_distribution(data.methods, sncd, "SNCD", references, _valued(shown_images, "sncd")),
+                draw_distribution(data.methods, lpips, data.metric_labels["lpips"], {}, _valued(shown_images, "lpips")),
             )
             if picture is not None
         ],
-        scatter=draw_scatter(data.methods, tables, data.metric_labels["lpips"], references),
+        scatter=draw_scatter(data.methods, tables, data.metric_labels["lpips"], references, shown_images),
         costs=list(zip(data.methods, summaries, strict=True)),
+        losses=loss_table(data),
         failures=_failures(data, newest),
         snippets=_snippets(data, tables),
         differing=_differing_settings(data.methods),
@@ -95,6 +99,7 @@ class _SheetCell:
 
 @dataclass(frozen=True)
 class _SheetRow:
+    anchor: str
     image_id: str
     original: str
     cells: tuple[_SheetCell, ...]
@@ -102,22 +107,15 @@ class _SheetRow:
 
 @dataclass(frozen=True)
 class _Sheet:
-    first: tuple[_SheetRow, ...]
-    more: tuple[_SheetRow, ...]
+    groups: tuple[tuple[str, tuple[_SheetRow, ...]], ...]  # by title
     side: int  # how wide a picture is shown
     is_pixelated: bool
 
 
-def _sheet(data: ReportData, newest: Mapping[str, pa.Table]) -> _Sheet:
+def _sheet(data: ReportData, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> _Sheet:
     """The contact sheet: small images at a whole multiple of their size, so that pixels stay square."""
-    wanted = pa.array([row.image_id for row in data.contact], pa.string())
-    known = {
-        (method, row["image_id"]): row
-        for method, table in newest.items()
-        for row in table.filter(pc.is_in(table.column("image_id"), wanted)).to_pylist()
-    }
-    rows = []
-    for row in data.contact:
+    groups: dict[str, list[_SheetRow]] = {}
+    for index, row in enumerate(data.contact):
         cells = []
         for method in data.methods:
             cell, measured = row.cells.get(method.name), known.get((method.name, row.image_id))
@@ -126,10 +124,47 @@ def _sheet(data: ReportData, newest: Mapping[str, pa.Table]) -> _Sheet:
                 continue
             numbers = "" if measured is None else f"{as_number(measured['lpips'])} · {as_number(measured['sncd'])}"
             cells.append(_SheetCell(_png_uri(cell.reconstruction_png), _png_uri(cell.difference_png), numbers, ""))
-        rows.append(_SheetRow(row.image_id, _png_uri(row.original_png), tuple(cells)))
+        shown_row = _SheetRow(_anchor(index), row.image_id, _png_uri(row.original_png), tuple(cells))
+        groups.setdefault(row.group, []).append(shown_row)
     sizes = [_png_size(row.original_png) for row in data.contact]
     width, is_pixelated = width_on_page(*max(sizes, default=(128, 128)), PICTURE_WIDTH)
-    return _Sheet(tuple(rows[:FIRST_IMAGES]), tuple(rows[FIRST_IMAGES:]), width, is_pixelated)
+    titled = tuple((GROUPS[name] if len(groups) > 1 else "", tuple(rows)) for name, rows in groups.items())
+    return _Sheet(titled, width, is_pixelated)
+
+
+def _anchor(index: int) -> str:
+    """The id of an image of the contact sheet on the page."""
+    return f"image-{index}"
+
+
+def _rows_of_shown(data: ReportData, newest: Mapping[str, pa.Table]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of the images on the contact sheet by method and id."""
+    wanted = pa.array([row.image_id for row in data.contact], pa.string())
+    return {
+        (method, row["image_id"]): row
+        for method, table in newest.items()
+        for row in table.filter(pc.is_in(table.column("image_id"), wanted)).to_pylist()
+    }
+
+
+def _shown(data: ReportData, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, list[Shown]]:
+    """By method, what it inverted of the contact sheet."""
+
+    def value(row: Mapping[str, Any], metric: str) -> float:
+        return math.nan if row[metric] is None else float(row[metric])
+
+    return {
+        method.name: [
+            Shown(row.image_id, _anchor(index), value(measured, "lpips"), value(measured, "sncd"))
+            for index, row in enumerate(data.contact)
+            if (measured := known.get((method.name, row.image_id))) is not None and measured["status"] == OK
+        ]
+        for method in data.methods
+    }
+
+
+def _valued(shown_images: Mapping[str, Sequence[Shown]], metric: str) -> dict[str, list[tuple[float, Shown]]]:
+    return {name: [(getattr(one, metric), one) for one in images] for name, images in shown_images.items()}
 
 
 def _absence(row: Mapping[str, Any] | None) -> str:
@@ -155,6 +190,7 @@ def _png_size(png: bytes) -> tuple[int, int]:
 @dataclass(frozen=True)
 class _Failure:
     image_id: str
+    anchor: str  # of the image on the page, or ""
     reason: str
     message: str
     methods: str
@@ -170,6 +206,7 @@ class _Failures:
 def _failures(data: ReportData, newest: Mapping[str, pa.Table]) -> _Failures:
     """Failed images; a file that no method could open is one failure, not one for each method."""
     titles = {method.name: method.title for method in data.methods}
+    anchors = {row.image_id: _anchor(index) for index, row in enumerate(data.contact)}
     found: dict[tuple[str, str, str], list[str]] = {}
     for name, table in newest.items():
         for row in table.filter(pc.equal(table.column("status"), FAILED)).to_pylist():
@@ -188,7 +225,7 @@ def _failures(data: ReportData, newest: Mapping[str, pa.Table]) -> _Failures:
     return _Failures(
         reasons=tuple((reason, len(images), whose(methods)) for reason, (images, methods) in reasons),
         shown=tuple(
-            _Failure(image_id, reason, message, whose(methods))
+            _Failure(image_id, anchors.get(image_id, ""), reason, message, whose(methods))
             for (image_id, reason, message), methods in itertools.islice(found.items(), SHOWN_FAILURES)
         ),
         num_all=len(found),

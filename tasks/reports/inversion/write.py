@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from lsap_archive import (
-    OK,
     Archive,
     ArchiveNotFoundError,
     CorruptArchiveError,
@@ -33,9 +31,12 @@ from tasks.inversion.request import InversionRequest
 from tasks.pictures.decoding import decode_photo
 from tasks.pictures.sheets import SMALLEST_TILE, as_jpeg, draw_sheet
 from tasks.reports.index.write import put_page
-from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.inversion.choice import ChosenImage, choose_images
+from tasks.reports.inversion.data import Choice, ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.inversion.losses import loss_parts
 from tasks.reports.inversion.page import render_report
 from tasks.reports.inversion.table import render_markdown_table
+from tasks.reports.inversion.worked import WorkedImages, worked_images
 from tasks.reports.page import VERSIONED, now, versions_of
 from tasks.weights.generators import LoadedGenerator
 from tasks.workers.pool import Pool
@@ -53,7 +54,7 @@ class ReportRequest:
         title: headline.
         config_yaml: the configuration, for print.
         num_images: images on the contact sheet.
-        measured: numbers of the command: seconds, embedded, num_workers, device.
+        measured: of the command: seconds, shards (run and number of each), num_workers, device.
     """
 
     inversion: InversionRequest
@@ -72,11 +73,13 @@ class Report:
         url: of the HTML page.
         table: the comparison with its reference rows, Markdown.
         sheet: URL of the contact sheet as one small JPEG file, or None where there is nothing to show.
+        worked: images of the command; none where a report of an earlier one is shown.
     """
 
     url: str
     table: str
     sheet: str | None
+    worked: WorkedImages = field(default_factory=WorkedImages)
 
 
 def write_report(request: ReportRequest, pool: Pool) -> Report:
@@ -91,7 +94,7 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
     sheet = writer.put_report("invert.jpg", _small_sheet(data)) if data.contact else None
     kept = {"shown": _shown(request, archive), "has_sheet": sheet is not None}
     writer.put_report("invert.json", encode_document(kept, report_key("invert.json")))
-    return Report(url, table, sheet)
+    return Report(url, table, sheet, worked_images(data.rows, request.measured["shards"]))
 
 
 def kept_report(request: ReportRequest) -> Report | None:
@@ -127,7 +130,19 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
     config = loaded.config
     anchor = open_anchor(request.inversion.archive, request.facts.anchor)
     rows = current_rows(archive, request.facts.methods, request.facts.anchor, request.facts.encoders)
-    seconds, embedded = request.measured["seconds"], request.measured["embedded"]
+    seconds, worked = request.measured["seconds"], worked_images(rows, request.measured["shards"])
+    methods = tuple(
+        MethodInfo(
+            method.name,
+            method.title,
+            _settings_of(method),
+            method.base,
+            method.encoder and f"{method.encoder}, {request.facts.encoders[method.encoder]}",
+            is_optimization=method.settings.kind == OptimizationSettings.kind,
+        )
+        for method in request.facts.methods
+    )
+    choice, contact = _contact_sheet(request, archive, rows, methods, pool)
     return ReportData(
         title=request.title,
         created=now(),
@@ -145,23 +160,15 @@ def _report_data(request: ReportRequest, archive: Archive, loaded: LoadedGenerat
         perceptual=request.inversion.networks.metric_perceptual,
         judge=request.inversion.networks.judge,
         identity=request.inversion.networks.identity,
-        methods=tuple(
-            MethodInfo(
-                method.name,
-                method.title,
-                _settings_of(method),
-                method.base,
-                method.encoder and f"{method.encoder}, {request.facts.encoders[method.encoder]}",
-                is_optimization=method.settings.kind == OptimizationSettings.kind,
-            )
-            for method in request.facts.methods
-        ),
+        methods=methods,
         rows=rows,
         references=reference_rows(loaded.generator.eval(), anchor).labelled(),
-        contact=_contact_sheet(request, archive, rows, pool),
+        contact=contact,
+        choice=choice,
+        losses=loss_parts(archive, rows, request.facts.methods),
         summary={
             "wall_seconds": seconds,
-            "images_per_second": embedded / seconds if seconds and embedded else None,
+            "images_per_second": worked.num_ok / seconds if seconds and worked.num_ok else None,
             "num_workers": request.measured["num_workers"],
             "device": request.measured["device"],
             "versions": versions_of(VERSIONED),
@@ -176,66 +183,47 @@ def _settings_of(method: Method) -> dict[str, Any]:
     return {**asdict(method.settings), **kept}
 
 
-def _contact_sheet(request: ReportRequest, archive: Archive, rows: pa.Table, pool: Pool) -> tuple[ContactRow, ...]:
-    """Images that as many methods as possible have inverted; among them the ones that were inverted last."""
+def _contact_sheet(
+    request: ReportRequest, archive: Archive, rows: pa.Table, methods: tuple[MethodInfo, ...], pool: Pool
+) -> tuple[Choice, tuple[ContactRow, ...]]:
+    """Pictures of the images that were chosen, as far as their originals are still there."""
     digest_of = {run.run_id: run.method_digest for run in archive.runs}
-    results: dict[str, list[dict[str, Any]]] = {}
-    for row in _newest_results(rows, list(digest_of), request.num_images):
-        results.setdefault(row["image_id"], []).append(row)
+    chosen = choose_images(rows, list(digest_of), request.num_images, methods)
+    contact = _pictured(chosen.images, digest_of, pool)
+    if missing := len(chosen.images) - len(contact):
+        contact += _pictured(chosen.spare[:missing], digest_of, pool)
+    return chosen.choice, tuple(contact)
+
+
+def _pictured(images: Sequence[ChosenImage], digest_of: Mapping[str, str], pool: Pool) -> list[ContactRow]:
+    """Images with their pictures, without those whose originals are not there any more."""
     wanted: dict[str, list[dict[str, Any]]] = {}  # by digest, which one method has: runs of others may have its name
-    for image_id in results:
-        for row in results[image_id]:
+    for image in images:
+        for row in image.results:
             wanted.setdefault(digest_of[row["run_id"]], []).append(row)
-    previews: dict[str, dict[str, Preview]] = {image_id: {} for image_id in results}
+    previews: dict[str, dict[str, Preview]] = {image.image_id: {} for image in images}
     if wanted:
         for digest, made in pool.call("preview", wanted).items():
             method = wanted[digest][0]["method"]
             for image_id, preview in made.items():
                 previews[image_id][method] = preview
-    return tuple(
-        ContactRow(
-            image_id,
-            next(iter(shown.values())).original,
-            {name: ContactCell(view.reconstruction, view.difference) for name, view in shown.items()},
-        )
-        for image_id, shown in previews.items()
-        if shown
-    )
+    rows = []
+    for image in images:
+        if shown := previews[image.image_id]:
+            cells = {name: ContactCell(view.reconstruction, view.difference) for name, view in shown.items()}
+            rows.append(ContactRow(image.image_id, next(iter(shown.values())).original, cells, image.group))
+    return rows
 
 
 def _small_sheet(data: ReportData) -> bytes:
-    """A JPEG file of the first images: originals, and what each method made of them. The whole sheet is on the page."""
+    """A JPEG file of some images of every group: originals, and what each method made of them. The page has all."""
     rows = []
-    for row in data.contact[:SMALL_SHEET_ROWS]:
+    for row in data.contact[:: -(-len(data.contact) // SMALL_SHEET_ROWS)]:
         cells = [row.cells.get(method.name) for method in data.methods]
         pictures = [row.original_png, *(None if cell is None else cell.reconstruction_png for cell in cells)]
         rows.append([None if png is None else decode_photo(png, min_side=1).pixels for png in pictures])
     labels = ["original", *(method.title for method in data.methods)]
     return as_jpeg(draw_sheet(rows, column_labels=labels, largest=SMALLEST_TILE))
-
-
-def _newest_results(rows: pa.Table, runs: Sequence[str], num_images: int) -> list[dict[str, Any]]:
-    """The good rows of the images to show, one for each method, the best image first; `runs` are from old to new."""
-    with duckdb.connect() as connection:
-        connection.register(
-            "shown_rows", rows.select(["image_id", "uri", "digest", "status", "method", "run_id", "row"])
-        )
-        found: list[dict[str, Any]] = (
-            connection.sql(
-                "with placed as (select *, row_number() over () as place from shown_rows), "
-                "newest as (select * from placed "
-                "  qualify row_number() over (partition by image_id, method order by place desc) = 1), "
-                "good as (select *, list_position(?, run_id) as age from newest where status = ?), "
-                'ranked as (select image_id, count(*) as methods, max(age) as age, min("row") as first from good '
-                "  group by image_id order by methods desc, age desc, first, image_id limit ?) "
-                "select good.* exclude (place, age, status) from good join ranked using (image_id) "
-                "order by ranked.methods desc, ranked.age desc, ranked.first, image_id, place",
-                params=[list(runs), OK, num_images],
-            )
-            .to_arrow_table()
-            .to_pylist()
-        )
-    return found
 
 
 def _locations(request: ReportRequest, archive: Archive) -> dict[str, str]:

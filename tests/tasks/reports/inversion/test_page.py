@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.stats import ttest_rel
 
 from lsap_archive import ROW_SCHEMA
-from tasks.reports.inversion.data import ContactCell, ContactRow, MethodInfo, ReportData
+from tasks.reports.inversion.data import Choice, ContactCell, ContactRow, LossParts, MethodInfo, ReportData
 from tasks.reports.inversion.differences import compare_pairs
 from tasks.reports.inversion.page import SHOWN_FAILURES, render_report
 from tasks.reports.inversion.summaries import summarize_rows
@@ -115,6 +115,8 @@ def report_of(rows: pa.Table, methods: tuple[MethodInfo, ...] = METHODS, **chang
         rows=rows,
         references=REFERENCES,
         contact=(),
+        choice=Choice("LSAP_O-W+", 24),
+        losses={},
         summary={
             "wall_seconds": 75.0,
             "images_per_second": 0.96,
@@ -474,27 +476,106 @@ def test_what_is_missing_is_said(changes: dict, words: str) -> None:
     assert render_markdown_table(data).startswith("| Method")
 
 
+def sheet_of(page: Page) -> list[list[str]]:
+    """Rows of the contact sheet."""
+    (sheet,) = [one for one in page.tables if one[0][0] == "Image" and one[0][1:2] != ["Reason"]]
+    return sheet
+
+
+def links_of(page: Page) -> list[tuple[str, str]]:
+    """Target and title of every link that is no part of an enlarged picture."""
+    links, attributes = [], page.attributes
+    for index, (tag, name, value) in enumerate(attributes):
+        if (tag, name) == ("a", "href"):
+            following = attributes[index + 1 : index + 2]
+            links.append((value, following[0][2] if following and following[0][:2] == ("a", "title") else ""))
+    return [(target, title) for target, title in links if not title.startswith(("the ", "enlarge", "back"))]
+
+
 # --- contact sheet, failures, places -----------------------------------------------------------------
 
 
 def test_contact_sheet_shows_every_method_or_why_not(data: ReportData, page: Page) -> None:
-    (sheet,) = [one for one in page.tables if one[0][:2] == ["Image", "Original"]]
+    sheet = sheet_of(page)
     lpips, sncd = (data.rows.column(name)[0].as_py() for name in ("lpips", "sncd"))
-    assert sheet[1][0] == "test/0000"
-    assert sheet[1][2] == f"{lpips:.4f} · {sncd:.4f}"
-    assert sheet[1][4] == "inverted, no picture kept"
-    assert sheet[2][2:] == ["not inverted: truncated"] * 3
+    assert sheet[1][0].split()[-1] == "test/0000"
+    assert sheet[1][1].endswith(f"{lpips:.4f} · {sncd:.4f}")
+    assert sheet[1][3] == "inverted, no picture kept"
+    assert sheet[2][1:] == ["not inverted: truncated"] * 3
     assert ("img", "src", f"data:image/png;base64,{base64.b64encode(png(90)).decode()}") in page.attributes
 
 
-def test_pictures_come_first_and_many_wait_for_a_click(data: ReportData) -> None:
-    contact = tuple(ContactRow(f"picture {index}", png(9), {}) for index in range(7))
+def test_pictures_come_first_group_by_group_and_are_said_to_be_chosen(data: ReportData) -> None:
+    groups = ("worst", "worst", "best", "random")
+    contact = tuple(ContactRow(f"picture {index}", png(9), {}, group) for index, group in enumerate(groups))
     html = render_report(replace(data, contact=contact))
-    places = [
-        html.index(text) for text in ("picture 0", "Further images (3)", "picture 4", "picture 6", 'id="methods"')
+    page = Page(html)
+    heads = [line[0].split()[-1] for line in sheet_of(page)]
+    assert heads == ["Image", "Worst", "0", "1", "Best", "2", "Random", "3"]
+    assert html.index("picture 0") < html.index("picture 3") < html.index('id="methods"')
+    assert "Shown are the worst and the best of 24 images by LPIPS [features] of LSAP_O-W+, and others" in page.words
+    all_of_them = Page(render_report(replace(data, contact=(ContactRow("a", png(9), {}),))))
+    assert "the worst and the best" not in all_of_them.words
+    assert len(sheet_of(all_of_them)) == 2
+
+
+def test_a_click_leads_from_picture_to_picture_and_back(data: ReportData) -> None:
+    cells = {method.name: ContactCell(png(90), png(10)) for method in (BASE, CONTROL)}
+    page = Page(render_report(replace(data, contact=(ContactRow("a", png(9), cells),))))
+    ids = [value for _, name, value in page.attributes if name == "id" and value.startswith("image-")]
+    assert ids == ["image-0", "image-0-0", "image-0-1", "image-0-2"]
+    leading = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href") and "#image-0" in value]
+    assert leading[: 4 * 3] == [
+        *("#image-0-0", "#image-0-2", "#image-0-1", "#image-0"),  # itself, the one before, the next, back
+        *("#image-0-1", "#image-0-0", "#image-0-2", "#image-0"),
+        *("#image-0-2", "#image-0-1", "#image-0-0", "#image-0"),
     ]
-    assert places == sorted(places)
-    assert html.index("</details>", places[3]) < places[4]
+
+
+def test_failures_bars_and_points_lead_to_images_of_the_page(data: ReportData, page: Page) -> None:
+    spots = [one for one in links_of(page) if one[1]]
+    assert ("#image-0", "StyleGAN2-W+: test/0000") in spots
+    of_methods = Counter(title.partition(":")[0] for _, title in spots if title.endswith("test/0000"))
+    assert of_methods == {method.title: 3 for method in METHODS}  # two histograms and the scatter plot
+    assert ("#image-1", "") in links_of(page)  # broken.png, among the failures
+    places = [value for tag, name, value in page.attributes if (tag, name) == ("a", "style")]
+    assert len(places) == 9
+    for place in places:
+        left, top, width, height = map(float, re.findall(r"[\d.-]+(?=%)", place))
+        assert 0 <= left < left + width <= 100 and 0 <= top < top + height <= 100
+    without = Page(render_report(replace(data, contact=())))
+    assert not [link for link in links_of(without) if link[0].startswith("#image-")]
+
+
+def test_a_bar_leads_to_the_image_in_it() -> None:
+    values = [0.1, 0.1, 0.2, 0.3, 0.3, 0.3]
+    contact = tuple(ContactRow(f"image {index}", png(9), {}) for index in (2, 4, 5))
+    rows = table(measured(BASE, {"sncd": values, "lpips": values}))
+    page = Page(render_report(report_of(rows, (BASE,), contact=contact, references={})))
+    bars = [(target, title) for target, title in links_of(page) if title][:2]
+    assert bars == [("#image-0", "StyleGAN2-W+: image 2"), ("#image-1", "StyleGAN2-W+: image 4 and 1 more")]
+    styles = [value for tag, name, value in page.attributes if (tag, name) == ("a", "style")]
+    first, second = (float(re.findall(r"left: ([\d.]+)%", style)[0]) for style in styles[:2])
+    assert first < 55 < second  # the middle and the right end of the axis
+
+
+def test_the_parts_of_a_loss_stand_beside_it(data: ReportData) -> None:
+    losses = {
+        BASE.name: LossParts(
+            24, 0.48, {"lpips": 1.0, "noise_regularization": 1e5}, {"lpips": 0.06, "noise_regularization": 0.42}
+        ),
+        LSAP.name: LossParts(24, 0.5, {"lpips": 1.0, "sncd": 0.5}, {"lpips": 0.4, "sncd": 0.1}),
+    }
+    page = Page(render_report(replace(data, losses=losses)))
+    (shown,) = [one for one in page.tables if one[0][-1] == "Final loss"]
+    assert shown == [
+        ["Method", "LPIPS", "SNCD", "noise regularization", "Final loss"],
+        ["StyleGAN2-W+", "0.06001 × 0.0600", "–", "0.420100,000 × 0.0000042", "0.480"],
+        ["LSAP_O-W+", "0.4001 × 0.400", "0.1000.5 × 0.200", "–", "0.500"],
+    ]
+    assert "Most of the final loss of StyleGAN2-W+ is noise regularization, which says how much structure" in page.words
+    assert "Means over 24 images of each method at the last recorded step" in page.words
+    assert "What the final loss is made of" not in Page(render_report(data)).words
 
 
 @pytest.mark.parametrize(("side", "shown", "is_pixelated"), [(32, 64, True), (28, 84, True), (256, 128, False)])

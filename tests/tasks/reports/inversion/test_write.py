@@ -14,6 +14,7 @@ from PIL import Image
 
 from lsap_archive import open_archive
 from lsap_core.alignment.references import reference_rows
+from lsap_core.inversion.by_optimization import TRACE_TERMS
 from lsap_core.presets import METHODS, Method, method
 from tasks.archived.anchors import AnchorOptions, open_anchor
 from tasks.archived.runs import current_rows
@@ -23,6 +24,7 @@ from tasks.reports.inversion.data import ReportData
 from tasks.reports.inversion.differences import compare_pairs
 from tasks.reports.inversion.page import render_report
 from tasks.reports.inversion.summaries import summarize_rows
+from tasks.reports.inversion.worked import WorkedImages
 from tasks.reports.inversion.write import ReportRequest, kept_report, write_report
 from tasks.weights.generators import load_generator
 from tasks.workers.pool import LocalPool
@@ -30,6 +32,7 @@ from tasks.workers.pool import LocalPool
 BASE = method("stylegan2_w", num_steps=2)
 ALIGNED = method("lsap_o_w", num_steps=2, sncd_weight=0.5)
 BOTH = (BASE, ALIGNED)
+MEASURED = {"seconds": 2.0, "shards": [], "num_workers": 1, "device": "cpu"}
 
 
 def report_request(
@@ -39,7 +42,7 @@ def report_request(
         "title": "A title of ours",
         "config_yaml": "source: here\n",
         "num_images": 3,
-        "measured": {"seconds": 2.0, "embedded": 6, "num_workers": 1, "device": "cpu"},
+        "measured": MEASURED,
     }
     inversion = replace(prepared.request, archive=archive or prepared.request.archive)
     facts = replace(prepared.facts, methods=methods or prepared.facts.methods)
@@ -82,7 +85,8 @@ def gray(data: bytes) -> np.ndarray:
 def test_a_report_and_its_table_lie_in_the_archive(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     laboratory.fill(3)
     prepared = invert(laboratory)
-    written = Written(laboratory, prepared, monkeypatch)
+    shards = [(run_id, 0) for run_id in prepared.runs]
+    written = Written(laboratory, prepared, monkeypatch, measured={**MEASURED, "shards": shards})
     assert written.report.url == f"{laboratory.archive}/reports/invert.html"
     page = laboratory.store.get("reports/invert.html").decode()
     assert "A title of ours" in page
@@ -97,14 +101,22 @@ def test_a_report_and_its_table_lie_in_the_archive(laboratory: Any, monkeypatch:
     assert [(each.name, each.base) for each in data.methods] == [("stylegan2_w", None), ("lsap_o_w", "stylegan2_w")]
     assert data.methods[1].settings["sncd_weight"] == 0.5
     assert data.rows.num_rows == 6
-    assert (data.summary["wall_seconds"], data.summary["images_per_second"]) == (2.0, 3.0)
+    assert (data.summary["wall_seconds"], data.summary["images_per_second"]) == (2.0, 1.5)
+    assert written.report.worked == WorkedImages(num_all=3, num_ok=3, num_failed=0)
+    archive = open_archive(laboratory.archive)
+    for each in BOTH:
+        losses = data.losses[each.name]
+        last = dict(zip(TRACE_TERMS, archive.trace(list(written.shown), each.name).values[:, -1].mean(0), strict=True))
+        assert losses.parts["lpips"] == pytest.approx(last["lpips"], rel=1e-5)
+        assert losses.parts.get("sncd", 0) == pytest.approx(last["sncd"] * each.settings.sncd_weight, rel=1e-5)
+        assert sum(losses.parts.values()) == pytest.approx(losses.loss, rel=1e-5)
+        assert losses.loss == pytest.approx(last["loss"], rel=1e-5)
 
 
 def test_a_command_that_embedded_nothing_has_no_speed(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     laboratory.fill(1)
     prepared = invert(laboratory)
-    nothing = {"seconds": 0.0, "embedded": 0, "num_workers": 1, "device": "cpu"}
-    assert Written(laboratory, prepared, monkeypatch, measured=nothing).data.summary["images_per_second"] is None
+    assert Written(laboratory, prepared, monkeypatch).data.summary["images_per_second"] is None
 
 
 def test_locations_lead_to_what_is_there(laboratory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
