@@ -104,6 +104,17 @@ def test_a_click_enlarges_a_picture_and_another_puts_it_back(tab: Tab) -> None:
     assert 0 <= tab.box_of("#image-3")["top"] < 400  # what was looked at is in view again
 
 
+def test_an_enlarged_original_lies_over_the_heads_of_its_table(tab: Tab) -> None:
+    tab.click("#image-3-0 img")
+    tab.wait_for("location.hash == '#image-3-0'")
+    covered = (
+        "(box => [...Array(40).keys()].map(n => document.elementFromPoint(box.x + 2 + n * box.width / 41, box.y + 4)))"
+        "(document.querySelector('#images thead').getBoundingClientRect())"
+    )
+    assert tab.value_of(f"{covered}.every(on => on === null || on.closest('#image-3-0'))")
+    assert tab.value_of(f"{covered}.some(on => on !== null)")
+
+
 def test_heads_and_first_columns_stay_in_view(tab: Tab) -> None:
     box = "#images .scroll"
     tab.value_of(f"document.querySelector('{box}').scrollIntoView()")

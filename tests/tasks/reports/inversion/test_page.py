@@ -540,6 +540,8 @@ def test_failures_bars_and_points_lead_to_images_of_the_page(data: ReportData, p
     assert ("#image-1", "") in links_of(page)  # broken.png, among the failures
     places = [value for tag, name, value in page.attributes if (tag, name) == ("a", "style")]
     assert len(places) == 9
+    tops = [float(re.findall(r"top: ([\d.]+)%", place)[0]) for place in places]
+    assert tops[0] < 35 < tops[1] < tops[2]  # rows of a histogram from the first method down
     for place in places:
         left, top, width, height = map(float, re.findall(r"[\d.-]+(?=%)", place))
         assert 0 <= left < left + width <= 100 and 0 <= top < top + height <= 100
@@ -557,6 +559,8 @@ def test_a_bar_leads_to_the_image_in_it() -> None:
     styles = [value for tag, name, value in page.attributes if (tag, name) == ("a", "style")]
     first, second = (float(re.findall(r"left: ([\d.]+)%", style)[0]) for style in styles[:2])
     assert first < 55 < second  # the middle and the right end of the axis
+    tops = [float(re.findall(r"top: ([\d.]+)%", style)[0]) for style in styles[-3:]]
+    assert tops[0] > tops[1] == tops[2]  # points: the larger SNCD is higher
 
 
 def test_the_parts_of_a_loss_stand_beside_it(data: ReportData) -> None:
