@@ -36,6 +36,7 @@ from tasks.editing.chosen import (
 )
 from tasks.editing.request import EditRequest
 from tasks.editing.worker import EditWorker
+from tasks.sources.source import open_source
 from tasks.stage import Job
 from tasks.weights.generators import LoadedGenerator
 
@@ -66,6 +67,7 @@ class EditingStage:
 
         Raises:
             StoreRefusedError: this process may not write there.
+            SourceError: nothing is where the originals should be.
             Else as `choose_edits`.
         """
         self.build_worker = functools.partial(EditWorker, request)
@@ -75,6 +77,8 @@ class EditingStage:
         self._request = request
         self._start = start
         self.generator, self.edits, self.notes = choose_edits(request)
+        if request.source is not None:
+            open_source(request.source).close()  # a mistyped one is told before the work, not by the report after it
         self.writer = open_writer(request.archive, self.generator)
         if start:
             self.writer.store.check_writable()

@@ -32,6 +32,7 @@ from lsap_core.presets import method
 from tasks.archived.rendering import Renderer, Stored, shift_of
 from tasks.editing.chosen import check_edits
 from tasks.editing.plan import EditingStage
+from tasks.errors import SourceError
 from tasks.weights.generators import GeneratorFile, load_generator, save_generator
 from tasks.weights.networks import EMBEDDED, NetworkChoice
 from tasks.weights.published import Published
@@ -43,6 +44,13 @@ SLIGHT = {"direction": "right", "strength": 0.5}
 def codes(archive: Any, name: str, count: int) -> np.ndarray:
     found: np.ndarray = archive.codes([f"{number}.png" for number in range(count)], name)
     return found
+
+
+def test_originals_that_are_nowhere_are_told_before_anything_is_edited(desk: Any) -> None:
+    desk.laboratory.fill(1)
+    desk.laboratory.invert()
+    with pytest.raises(SourceError, match="nothing is at /nowhere/photos"):
+        desk.plan(desk.request({"slight": SLIGHT}, source="/nowhere/photos"))
 
 
 def test_a_strength_moves_codes_along_the_direction_and_0_keeps_every_bit(desk: Any) -> None:
