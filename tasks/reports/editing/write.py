@@ -134,7 +134,7 @@ def write_editing_report(asked: EditingReportRequest, open_pool: Callable[[], Po
         versions=versions_of(VERSIONED),
     )
     tiles = [
-        Tile("edited images", f"{max((line.num_ok for line in lines.values()), default=0):,}", "of one method"),
+        Tile("edited images", f"{max((line.num_ok for line in lines.values()), default=0):,}", "of each method"),
         Tile("methods", f"{len(methods):,}", ", ".join(one.name for one in methods)),
         Tile("edits", f"{len(page.edits):,}", ", ".join(page.edits)),
     ]

@@ -114,7 +114,7 @@ def write_evaluation_report(asked: EvaluationReportRequest, open_pool: Callable[
     )
     num_edits = sum(one.is_edit for one in subjects)
     tiles = [
-        Tile("images", f"{max((one.count for one in means.numbers.values()), default=0):,}", "measured of one method"),
+        Tile("images", f"{max((one.count for one in means.numbers.values()), default=0):,}", "measured of each method"),
         Tile("methods", f"{len(subjects) - num_edits:,}", f"and {count_of(num_edits, 'edit')} of them"),
         Tile("measures", f"{sum(len(table.columns) for table in tables):,}", f"{len(page.networks):,} networks looked"),
     ]
