@@ -101,7 +101,8 @@ class Version(argparse.Action):
 def command_parser() -> argparse.ArgumentParser:
     """The parser of a whole command line; what it gives has the call in `command`."""
     about = "GAN inversion by latent space alignment, at scale."
-    parser = Parser(prog="lsap", description=about)
+    first = "a first try: lsap invert photo.png --domain digits --adapt"
+    parser = Parser(prog="lsap", description=about, epilog=first)
     parser.add_argument("--version", action=Version, nargs=0, help="show which version this is")
     parser.set_defaults(command=lambda _: _show_help(parser), json=False, debug=False)
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", title="commands")
