@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from domains.domain import Domain
 from lsap.inversion import Inversion
 from lsap.photos import Photo, Source, adapted, read_photo
-from lsap.refining import refined
+from lsap.refining import FoundPhotos, refined
 from lsap_core.alignment.anchor import Anchor
 from lsap_core.editing import Edit
 from lsap_core.encoders.encoder import Encoder
@@ -241,27 +242,17 @@ class Model:
     ) -> Iterator[Inversion | BadImageError]:
         started = time.monotonic()
         looked = [self._looked_at(photo, adapt) for photo in photos]
-        photos = [photo for photo, _ in looked]
-        target = torch.cat([photo.tensor for photo in photos]).to(self._device)
-        seeds = [image_seed(seed, photo.name) for photo in photos]
-        embedder = method.settings.embedder(self._parts(method))
-        state = embedder.start(seeds, target=target)
-        num_steps = embedder.settings.num_steps
+        target = torch.cat([photo.tensor for photo, _ in looked]).to(self._device)
+        seeds = [image_seed(seed, photo.name) for photo, _ in looked]
         share = 0.5 if refiner else 1.0
-        embedder.advance(state, target, after_step=lambda now: tell(share * now.step / num_steps))
-        found = embedder.finish(state)
-        if method.settings.keeps_noise:
-            found = as_kept(found, self._generator, method.keep_noise)
-        maps = [one[:, 0] for one in found.noise] if method.noise != "constant" else None
-        stored = Stored.of_arrays(Renderer(self._generator), found.w_plus, maps)
-        images, title, stopped = found.reconstruction, method.title, found.stopped_at.tolist()
-        why = method.settings.why_stopped
-        full_name = method.name
+        found = self._embedded(method, target, seeds, lambda part: tell(share * part))
+        name = method.name
         if refiner:
-            made = refined(
+            name = f"{method.name}/{refiner}"
+            found = refined(
                 self.domain.refiner(refiner),
                 method.name,
-                stored,
+                found,
                 target,
                 seeds,
                 files=self.domain.refiners,
@@ -270,28 +261,40 @@ class Model:
                 perceptual=self._networks.perceptual,
                 tell=lambda part: tell(share + (1 - share) * part),
             )
-            stored, images, title = made.stored, made.images, f"{title}, refined by {made.title}"
-            stopped = [one if one >= 0 else two for one, two in zip(stopped, made.stopped_at, strict=True)]
-            full_name = f"{method.name}/{refiner}"
+        stored = found.stored
         measured = measure(
-            images, target, stored.codes, generator=self._generator, anchor=self._anchor, networks=self._networks
+            found.images, target, stored.codes, generator=self._generator, anchor=self._anchor, networks=self._networks
         )
         seconds = (time.monotonic() - started) / len(photos)
         for index, (photo, warnings) in enumerate(looked):
-            if stopped[index] >= 0:
-                reason, message = why(stopped[index])
-                yield BadImageError(reason, f"{photo.name}: {message}")
+            if (problem := found.problems[index]) is not None:
+                yield BadImageError(problem[0], f"{photo.name}: {problem[1]}")
                 continue
             yield Inversion(
                 self,
                 photo,
                 stored.of(index),
-                method=full_name,
-                title=title,
-                measures={name: values[index] for name, values in measured.items()},
+                method=name,
+                title=found.title,
+                measures={measure: values[index] for measure, values in measured.items()},
                 warnings=warnings,
                 seconds=seconds,
             )
+
+    def _embedded(self, method: Method, target: Tensor, seeds: Sequence[int], tell: Tell) -> FoundPhotos:
+        """The first stage of photos [N, C, R, R], as an archive would keep it."""
+        embedder = method.settings.embedder(self._parts(method))
+        state = embedder.start(seeds, target=target)
+        num_steps = embedder.settings.num_steps
+        embedder.advance(state, target, after_step=lambda now: tell(now.step / num_steps))
+        found = embedder.finish(state)
+        if method.settings.keeps_noise:
+            found = as_kept(found, self._generator, method.keep_noise)
+        maps = [one[:, 0] for one in found.noise] if method.noise != "constant" else None
+        stored = Stored.of_arrays(Renderer(self._generator), found.w_plus, maps)
+        why = method.settings.why_stopped
+        problems = [None if step < 0 else why(step) for step in found.stopped_at.tolist()]
+        return FoundPhotos(stored, found.reconstruction, method.title, problems)
 
     def _looked_at(self, photo: Photo, adapt: bool) -> tuple[Photo, tuple[str, ...]]:
         """A photo, made alike where that is wanted, and what has to be said about it."""

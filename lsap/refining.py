@@ -19,28 +19,33 @@ from tasks.weights.published import Published
 from tasks.weights.refiners import load_refiner_networks, name_of_networks
 from tasks.weights.segmenters import choose_segmenter, load_segmenter
 
+NOT_STORED = (
+    "state_beyond_float16",
+    "what the refiner found of it cannot be kept in half precision: take another refiner, or fewer steps",
+)
+
 
 @dataclass(frozen=True)
-class RefinedPhotos:
-    """Refined inversions of N photos.
+class FoundPhotos:
+    """What is found of N photos.
 
     Attributes:
         stored: as an archive would keep them: edits are rendered from there.
         images: of them, [N, C, R, R], unclamped.
-        title: what the refiner's paper calls it.
-        stopped_at: of each the step at which its numbers were no longer finite, or -1.
+        title: what the paper calls how they were found.
+        problems: of each photo whose numbers were not finite, reason and message; None of all others.
     """
 
     stored: Stored
     images: Tensor
     title: str
-    stopped_at: list[int]
+    problems: list[tuple[str, str] | None]
 
 
 def refined(
     refiner: NamedRefiner,
     embedding: str,
-    stored: Stored,
+    found: FoundPhotos,
     target: Tensor,
     seeds: Sequence[int],
     *,
@@ -49,13 +54,13 @@ def refined(
     published: Published,
     perceptual: PerceptualDistance,
     tell: Callable[[float], None],
-) -> RefinedPhotos:
-    """Refine inversions.
+) -> FoundPhotos:
+    """Refine inversions; what failed already stays failed.
 
     Args:
         refiner: with its settings.
         embedding: name of the method that found the codes: networks may belong to one.
-        stored: the inversions of N photos.
+        found: the inversions of N photos.
         target: the photos, [N, C, R, R] in [-1, 1].
         seeds: of each photo's random state.
         files: paths or URLs of the networks of refiners, by name.
@@ -68,6 +73,7 @@ def refined(
         MissingWeightsError: nobody names a file of its networks.
         ConfigError: the file holds networks of another refiner.
     """
+    stored = found.stored
     generator = stored.generator
     networks = None
     if refiner.settings.needs_networks:
@@ -76,12 +82,12 @@ def refined(
             raise MissingWeightsError(
                 f"refiner {refiner.name} needs its networks, and the domain names no file of them"
             )
-        found = load_refiner_networks(files[name], generator.config)
-        if found.kind != refiner.settings.kind:
+        loaded = load_refiner_networks(files[name], generator.config)
+        if loaded.kind != refiner.settings.kind:
             raise ConfigError(
-                f"{files[name]} holds networks of {found.kind}, {refiner.name} wants those of {refiner.settings.kind}"
+                f"{files[name]} holds networks of {loaded.kind}, {refiner.name} wants those of {refiner.settings.kind}"
             )
-        networks = found.networks
+        networks = loaded.networks
         if isinstance(networks, SamNetworks):
             chosen = choose_segmenter(segmenter, published)
             networks = SamNetworks(networks.predictor, load_segmenter(chosen, published))
@@ -99,5 +105,16 @@ def refined(
         as_kept = as_stored(built, done.refined, stored.noise)
         images = as_kept.synthesize()
     kept = {W_PLUS: as_kept.w_plus, **as_kept.arrays()}
-    refined_ones = replace(stored, codes=as_kept.w_plus, refiner=built, kept=kept)
-    return RefinedPhotos(refined_ones, images, refiner.title, done.stopped_at.tolist())
+    is_finite = torch.stack([values.isfinite().flatten(1).all(dim=1) for values in (images, *kept.values())]).all(dim=0)
+    problems = list(found.problems)
+    for index, step in enumerate(done.stopped_at.tolist()):
+        if problems[index] is None and step >= 0:
+            problems[index] = built.settings.why_stopped(step)
+        elif problems[index] is None and not is_finite[index]:
+            problems[index] = NOT_STORED
+    return FoundPhotos(
+        replace(stored, codes=as_kept.w_plus, refiner=built, kept=kept),
+        images,
+        f"{found.title}, refined by {refiner.title}",
+        problems,
+    )

@@ -159,6 +159,27 @@ def test_a_bad_photo_among_good_ones_is_one_failure(digits: lsap.Model, seven: P
     ]
 
 
+@pytest.mark.parametrize("method", ["stylegan2_w_plus", "stylegan2_w_plus/sam"])
+def test_numbers_that_are_not_finite_are_no_result(digits: lsap.Model, seven: Path, method: str) -> None:
+    with pytest.raises(BadImageError, match=r"seven\.png: ") as caught:
+        digits.invert(seven, method, num_steps=3, learning_rate=1e38)
+    assert caught.value.reason == "non_finite_loss"
+
+
+def test_what_half_precision_cannot_keep_is_no_result(
+    digits: lsap.Model, seven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lsap import refining
+
+    def beyond(refiner: Any, refined: Any, noise: Any) -> Any:
+        w_plus = refined.w_plus * float("inf")
+        return refiner.restore(refining.Embedded(w_plus, noise), refined.arrays())
+
+    monkeypatch.setattr(refining, "as_stored", beyond)
+    with pytest.raises(BadImageError, match="cannot be kept in half precision"):
+        digits.invert(seven, "lsap_e/sam")
+
+
 def test_published_weights_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LSAP_BACKBONES", str(tmp_path))
     with pytest.raises(MissingWeightsError, match="stylegan2-ffhq-config-f"):
