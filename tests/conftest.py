@@ -30,6 +30,7 @@ QUIET = {
 
 for variable, quiet_value in QUIET.items():
     os.environ.setdefault(variable, quiet_value)  # at import: a folder's own conftest may import torch at once
+os.environ.pop("COLUMNS", None)  # pytest-xdist has workers believe in a terminal of 80 columns, which would fold lines
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

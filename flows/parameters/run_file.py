@@ -93,9 +93,9 @@ class Parameters(BaseModel):
 
 
 def _takes_several(annotation: Any) -> bool:
-    """Whether a field takes a list, or a list or nothing."""
+    """Whether a field takes a list, or a list or nothing; one that takes a number too means something else."""
     kinds = [annotation, *get_args(annotation)] if get_origin(annotation) is not tuple else [annotation]
-    return any(get_origin(kind) is tuple for kind in kinds)
+    return any(get_origin(kind) is tuple for kind in kinds) and int not in kinds
 
 
 def read_values(path: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from domains.digits.data import load_split
+from flows.commands.markdown_tables import cells_of
 from lsap_archive import Archive, Store, open_archive, verify_archive
 from lsap_core.images import to_uint8
 from tasks.weights.generators import load_generator
@@ -112,7 +113,10 @@ def test_the_report_and_its_table_are_in_the_archive(story: Story, first: Any) -
     for method in ("StyleGAN2-W+", "LSAP_O-W+"):
         assert method in table
         assert method in page
-    assert table.strip() in first.out
+    cells = {
+        cell for line in table.splitlines() if line.startswith("|") for cell in cells_of(line) if "---" not in cell
+    }
+    assert len(cells) > 20 and [cell for cell in cells if cell not in first.out] == []
     assert f"report:  {URL}/reports/invert.html" in first.out
     assert "20 ok" in first.out
 
