@@ -7,7 +7,7 @@ import posixpath
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -27,9 +27,10 @@ from tasks.sources.image_columns import (
 from tasks.sources.items import stored_name
 from tasks.sources.names import file_name
 from tasks.sources.shard_index import Member, ShardIndex, index_of
-from tasks.sources.storage import StoredFiles, storage_errors
-from tasks.sources.watched_files import WatchedFile
+from tasks.sources.storage import StoredFiles
+from tasks.sources.watched_files import WatchedFile, storage_or_damage
 
+INCOMPLETE = "{shown} is not a complete Arrow file ({error}): copy it again"
 _BLOCK_BYTES = 2 * 2**20  # of a request
 _FILE_FORMAT = b"ARROW1\0\0"  # before what is a stream otherwise, with an index behind it that is not needed
 _PLACE = re.compile(r"(?P<column>[^:]*):(?P<offset>\d+)\+(?P<row>\d+)")
@@ -184,21 +185,9 @@ class _File:
         found = values_of(_part(batch, self.column.path), LONGEST_NAME)
         return (value if isinstance(value, bytes) else None for value in found)
 
-    @contextmanager
-    def _storage_or_damage(self) -> Iterator[None]:
-        """A broken network is not a broken file."""
-        try:
-            yield
-        except SourceError:
-            raise
-        except Exception as error:  # each client of a storage has its own
-            if (failure := self._handle.failure) is not None:
-                self._handle.failure = None
-                with storage_errors(self.shown, self._files.secrets):
-                    raise failure from None
-            if not isinstance(error, pa.ArrowException | OSError | ValueError | EOFError):
-                raise
-            raise SourceError(f"{self.shown} is not a complete Arrow file ({error}): copy it again") from None
+    def _storage_or_damage(self) -> AbstractContextManager[None]:
+        damaged = (pa.ArrowException, OSError, ValueError, EOFError)
+        return storage_or_damage(self._handle, self.shown, self._files.secrets, damaged, INCOMPLETE)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -6,7 +6,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import accumulate
 from typing import Final
 from urllib.parse import quote
@@ -29,10 +29,13 @@ from tasks.sources.image_columns import (
 from tasks.sources.items import stored_name
 from tasks.sources.names import file_name
 from tasks.sources.shard_index import Member, ShardIndex, index_of
-from tasks.sources.storage import StoredFiles, storage_errors
-from tasks.sources.watched_files import WatchedFile
+from tasks.sources.storage import StoredFiles
+from tasks.sources.watched_files import WatchedFile, storage_or_damage
 
 KEPT_BYTES = 128 * 2**20  # of images unpacked last: those of a row group of usual size
+INCOMPLETE = (
+    "{shown} is not a complete Parquet file without encryption ({error}): copy it again, or write it in the clear"
+)
 _ROWS_AT_ONCE = 16  # unpacked together
 _OPEN_FILES = 4
 _BLOCK_BYTES = 2 * 2**20  # of a request
@@ -234,24 +237,9 @@ class _File:
                 return
             yield from values_of(batch.column(0), limit)
 
-    @contextmanager
-    def _storage_or_damage(self) -> Iterator[None]:
-        """A broken network is not a broken file."""
-        try:
-            yield
-        except SourceError:
-            raise
-        except Exception as error:  # each client of a storage has its own
-            if (failure := self._handle.failure) is not None:
-                self._handle.failure = None
-                with storage_errors(self.shown, self._files.secrets):
-                    raise failure from None
-            if not isinstance(error, pa.ArrowException | OSError | ValueError | KeyError | RecursionError):
-                raise
-            raise SourceError(
-                f"{self.shown} is not a complete Parquet file without encryption ({error}): copy it again, or write it "
-                "in the clear"
-            ) from None
+    def _storage_or_damage(self) -> AbstractContextManager[None]:
+        damaged = (pa.ArrowException, OSError, ValueError, KeyError, RecursionError)
+        return storage_or_damage(self._handle, self.shown, self._files.secrets, damaged, INCOMPLETE)
 
     def close(self) -> None:
         self._handle.close()

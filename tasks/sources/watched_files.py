@@ -1,7 +1,13 @@
 """A file that libraries read from, of which it is known afterwards whether the storage failed or the content."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from lsap_archive import Secrets
+from tasks.errors import SourceError
+from tasks.sources.storage import storage_errors
 
 
 class WatchedFile(io.RawIOBase):
@@ -39,3 +45,33 @@ class WatchedFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+@contextmanager
+def storage_or_damage(
+    file: WatchedFile, shown: str, secrets: Secrets, damaged: tuple[type[Exception], ...], told: str
+) -> Iterator[None]:
+    """What a library raises in this block as what it is: a broken network is not a broken file.
+
+    Args:
+        file: that it reads.
+        shown: what messages call the file.
+        secrets: that they must not tell.
+        damaged: what it raises where the content is at fault.
+        told: the sentence then, with {shown} and {error}.
+
+    Raises:
+        SourceError: the storage failed, or the file is damaged.
+    """
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:  # each client of a storage has its own
+        if (failure := file.failure) is not None:
+            file.failure = None
+            with storage_errors(shown, secrets):
+                raise failure from None
+        if not isinstance(error, damaged):
+            raise
+        raise SourceError(told.format(shown=shown, error=error)) from None
