@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,18 +18,38 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from domains.domain import Domain
 from lsap_core.editing import Edit, compose
+from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import to_uint8
 from tasks.archived.rendering import Stored
 from tasks.pictures.folders import write_whole
 from tasks.pictures.sheets import as_picture, as_png, draw_sheet, draw_strips
 
 if TYPE_CHECKING:
-    from lsap.model import Model
     from lsap.photos import Photo
 
 STRENGTHS = (-2.0, -1.0, 1.0, 2.0)
 SHOWN_MEASURES = {"mse": "MSE", "lpips": "LPIPS", "sncd": "SNCD", "identity_similarity": "identity"}
+
+
+class OfModel(Protocol):
+    """What an inversion asks the model that it was made by."""
+
+    domain: Domain
+    config: GeneratorConfig
+    digest: str
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Names of the directions that edits follow by default."""
+        ...
+
+    def build_edit(
+        self, direction: str | Mapping[str, Any], strength: float | None, options: Mapping[str, Any]
+    ) -> Edit:
+        """An edit of the generator's codes."""
+        ...
 
 
 class _Shown(ABC):
@@ -74,7 +94,7 @@ class Inversion(_Shown):
 
     def __init__(
         self,
-        model: Model,
+        model: OfModel,
         photo: Photo,
         stored: Stored,
         *,
@@ -239,7 +259,7 @@ class _EditOf:
 
     @classmethod
     def parse(
-        cls, model: Model, direction: str | Mapping[str, Any], strength: float | None, options: Mapping[str, Any]
+        cls, model: OfModel, direction: str | Mapping[str, Any], strength: float | None, options: Mapping[str, Any]
     ) -> _EditOf:
         edit = model.build_edit(direction, strength, options)
         if isinstance(direction, str):
