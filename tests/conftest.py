@@ -66,6 +66,8 @@ def pytest_unconfigure() -> None:
 
 # Tests that share a Prefect server, a Ray and an S3 server, each group in one process; what takes longest begins first.
 GROUPS = ("tests/flows/faults/", "tests/flows/")
+WITHOUT_SERVERS = ("tests/flows/commands/", "tests/flows/parameters/")
+WITH_SERVERS = "tests/flows/commands/test_cli.py"  # the exception among them
 
 
 class ByFileAndServers(LoadScopeScheduling):
@@ -73,6 +75,8 @@ class ByFileAndServers(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file.startswith(WITHOUT_SERVERS) and file != WITH_SERVERS:
+            return file
         return next((group for group in GROUPS if file.startswith(group)), file)
 
 
