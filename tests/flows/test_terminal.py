@@ -82,6 +82,7 @@ def test_ctrl_c_ends_a_run_with_two_shards_under_way_in_one_line(config: Path, t
         f"archive={tmp_path / 'archive'}",
         "workers.count=2",
         "embedding.num_steps=9999",
+        "compile=never",
     ]
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
