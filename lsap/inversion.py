@@ -172,7 +172,7 @@ class Inversion(_Shown):
             rows.append([first[0], *edits[:middle], first[1], *edits[middle:]])
         labels = [*(f"{strength:+g}" for strength in strengths)]
         labels.insert(middle, "inversion")
-        names = [Path(name).stem.replace("_", " ") for name in chosen]
+        names = [short_name(name).replace("_", " ") for name in chosen]
         if not rows:
             return draw_sheet([first], column_labels=["original", "inversion"], largest=512)
         return draw_sheet(rows, column_labels=["original", *labels], row_labels=names, largest=512)
@@ -273,6 +273,17 @@ def _figure(png: bytes, told: Sequence[str]) -> str:
     return f'<div><img src="data:image/png;base64,{picture}" style="max-width:100%">{lines}</div>'
 
 
+def short_name(direction: str) -> str:
+    """What a direction is called on a strip and in names of files: its name, or that of its file without the folder.
+
+    Example:
+        >>> short_name("slant"), short_name("from/elsewhere/many.pt#smile")
+        ('slant', 'many_smile')
+    """
+    file, sign, entry = direction.partition("#")
+    return Path(file).stem + (f"_{entry.replace('/', '_')}" if sign else "")
+
+
 def write_folder(inversion: Inversion, folder: Path, *, directions: Sequence[str], strengths: Sequence[float]) -> None:
     """Write reconstruction.png, original.png, codes.npz and, where there are directions, edits.png and each edit."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -283,5 +294,4 @@ def write_folder(inversion: Inversion, folder: Path, *, directions: Sequence[str
     write_whole(folder / "strip.png", as_png(inversion.strip(directions, strengths)))
     for direction in directions:
         for strength in strengths:
-            stem = Path(direction).stem.replace("#", "_")
-            inversion.edit(direction, strength).save(folder / f"{stem}{strength:+g}.png")
+            inversion.edit(direction, strength).save(folder / f"{short_name(direction)}{strength:+g}.png")

@@ -83,6 +83,15 @@ def test_directions_of_another_generator_are_left_out_and_told(
     assert code != DONE and "it was found on generator" in told.splitlines()[-1]
 
 
+def test_two_directions_of_one_file_are_two_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({name: torch.randn(1, 64) for name in ("smile", "age")}, photos / "many.pt")
+    chosen = [f"{photos / 'many.pt'}#{name}" for name in ("smile", "age")]
+    words = [photos / "seven.png", *FAST, "--out", photos / "out", "--strength", 1, "--direction", *chosen]
+    code, _, told = lsap("invert", *words, capsys=capsys)
+    assert code == DONE, told
+    assert {file.name for file in (photos / "out").glob("many*")} == {"many_smile+1.png", "many_age+1.png"}
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
