@@ -51,14 +51,15 @@ from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.format.documents import Size, typed
 
 FORMAT_NAME = "lsap-archive"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare,
-version 5 refinements and arrays of float16, version 6 compressed arrays and chunks that fit small runs.
+version 5 refinements and arrays of float16, version 6 compressed arrays and chunks that fit small runs, version 7
+previews, coordinates, and a name of its own for each dimension.
 
 Older archives are read and written further. Every manifest and plan has the version of whoever wrote it, so an archive
 may hold several; archive.json has that of its first day.
 """
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
 
 ARCHIVE_KEY = "archive.json"
 SEQUENCE_PREFIX = "sequence"

@@ -99,7 +99,7 @@ def test_plan_and_manifest_say_what_there_is(memory_place: Any, work: Any) -> No
     run = publish(work, memory_place)
     for name in ("plan.json", "_manifest.json"):
         document = json.loads(memory_place.store.get(f"runs/run-1/{name}"))
-        assert document["format_version"] == 6
+        assert document["format_version"] == 7
         assert [array["name"] for array in document["arrays"]] == ["w_plus", "features", "mask"]
     planned = laid_out(refined_plan(work, memory_place).arrays, num_rows=5, shard_rows=2)
     assert run.manifest().arrays == tuple(run.arrays.values()) == planned
@@ -235,7 +235,7 @@ def test_a_run_that_was_planned_before_version_4_is_gone_on_with_by_the_same_pla
     with pytest.raises(ArchiveMismatchError, match="was planned with another trace_steps"):
         writer.start_run(work.plan(trace_steps=(0,)))
     assert work.write(run, 2) and run.publish({})
-    assert json.loads(quick_place.store.get("runs/run-1/_manifest.json"))["format_version"] == 6
+    assert json.loads(quick_place.store.get("runs/run-1/_manifest.json"))["format_version"] == 7
     archive = open_archive(quick_place.url)
     np.testing.assert_array_equal(archive.codes(["image-2"], "lsap_o"), work.expected(run)[2:3])
     with pytest.raises(ArchiveKeyError, match="run-1 kept no noise_00 for shard 1"):
@@ -266,8 +266,8 @@ def test_a_plan_of_a_newer_version_is_refused(memory_place: Any, work: Any) -> N
     writer.start_run(work.plan())
     key = "runs/run-1/plan.json"
     values = decode_document(memory_place.store.get(key), key)
-    memory_place.store.put(key, encode_document({**values, "format_version": 7}, key))
-    with pytest.raises(ArchiveMismatchError, match=r"plan.json is of format version 7, .* install the lsap_archive"):
+    memory_place.store.put(key, encode_document({**values, "format_version": 8}, key))
+    with pytest.raises(ArchiveMismatchError, match=r"plan.json is of format version 8, .* install the lsap_archive"):
         writer.runs()
 
 

@@ -300,10 +300,10 @@ def test_damaged_documents_are_found(memory_place: Any, published: Callable[[Any
 
 
 def test_a_newer_format_is_refused(memory_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.format.manifest.FORMAT_VERSION", 7)
-    with pytest.raises(ArchiveMismatchError, match="is of format version 7, this package reads 1, 2, 3, 4, 5, 6"):
+    monkeypatch.setattr("lsap_archive.format.manifest.FORMAT_VERSION", 8)
+    with pytest.raises(ArchiveMismatchError, match="is of format version 8, this package reads 1, 2, 3, 4, 5, 6, 7"):
         memory_place.writer()
-    with pytest.raises(ArchiveMismatchError, match="is of format version 7"):
+    with pytest.raises(ArchiveMismatchError, match="is of format version 8"):
         open_archive(memory_place.url)
 
 
