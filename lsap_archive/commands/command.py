@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsap_archive.commands.columns import OF_TABLE, SCHEMAS, as_markdown
 from lsap_archive.commands.exported import export
 from lsap_archive.commands.shown import print_json, print_table, visible
 from lsap_archive.errors import (
@@ -21,6 +22,7 @@ from lsap_archive.errors import (
     QueryError,
     StoreRefusedError,
 )
+from lsap_archive.format.columns import columns_table
 from lsap_archive.reading.archive import Archive, open_archive
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
@@ -79,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         "--table", choices=TABLES, default="latest", help="default latest: the newest of method and image"
     )
     what.add_argument("--sql", metavar="QUERY", help="the answer to this instead")
+
+    columns = verbs.add_parser("columns", help="what the columns of the tables hold")
+    columns.add_argument("table", nargs="?", choices=list(SCHEMAS), help="of one table alone")
+    shape = columns.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print them as JSON")
+    shape.add_argument("--markdown", action="store_true", help="as a page of the documentation")
+    columns.set_defaults(command=_columns)
     return parser
 
 
@@ -159,11 +168,26 @@ def _code(archive: Archive, parsed: argparse.Namespace) -> NDArray[Any]:
 
 def _export(parsed: argparse.Namespace) -> int:
     query = parsed.sql or f'select * from "{parsed.table}"'
-    written = export(open_archive(parsed.url), query, Path(parsed.out))
+    told = None if parsed.sql else OF_TABLE.get(parsed.table)
+    written = export(open_archive(parsed.url), query, Path(parsed.out), told)
     if parsed.json:
         print_json({"file": parsed.out, "rows": written})
     else:
         print(visible(f"{parsed.out}: {written} rows"))
+    return DONE
+
+
+def _columns(parsed: argparse.Namespace) -> int:
+    if parsed.markdown:
+        print(as_markdown())
+        return DONE
+    tables = {name: columns_table(SCHEMAS[name]) for name in ([parsed.table] if parsed.table else SCHEMAS)}
+    if parsed.json:
+        print_json(tables)
+        return DONE
+    for name, rows in tables.items():
+        print(f"{name}:")
+        print_table(list(rows[0]), rows)
     return DONE
 
 

@@ -14,18 +14,21 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lsap_archive.errors import ArchiveMismatchError
+from lsap_archive.format.columns import with_descriptions
 from lsap_archive.reading.archive import Archive
 
 _WRITERS = {".parquet": pq.ParquetWriter, ".csv": pa.csv.CSVWriter}
 
 
-def export(archive: Archive, query: str, path: Path) -> int:
+def export(archive: Archive, query: str, path: Path, told: pa.Schema | None = None) -> int:
     """Write the answer to a query into a file, which appears whole or not at all.
 
     Args:
         archive: that is asked.
         query: SQL, as `Archive.sql` takes it.
         path: of the file; .parquet or .csv says which kind. In CSV lists and the like are JSON.
+        told: a schema whose fields tell what the columns hold, which the Parquet file then tells too; None for a query
+            whose columns may be anything.
 
     Returns:
         How many rows were written.
@@ -44,7 +47,8 @@ def export(archive: Archive, query: str, path: Path) -> int:
     with archive.sql_batches(query) as batches:
         if not batches.schema.names:
             raise ArchiveMismatchError(f"the query has no columns that could be written: wanted a select, got {query}")
-        schema = _flat(batches.schema) if path.suffix == ".csv" else batches.schema
+        schema = batches.schema if told is None else with_descriptions(batches.schema, told)
+        schema = _flat(schema) if path.suffix == ".csv" else schema
         with _appearing_whole(path) as unfinished, _WRITERS[path.suffix](unfinished, schema) as writer:
             for batch in batches:
                 writer.write_batch(_in_schema(batch, schema))
