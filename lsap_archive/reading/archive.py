@@ -336,9 +336,12 @@ class Archive:
         return files_of(table, self._store, self._manifests, self._hidden, self._published_evaluations)
 
     def rows_left_out(self, run_id: str) -> list[int]:
-        """Rows of a published run that readers do not see, because an older one has them with the same content."""
-        run = next(run for run, one in enumerate(self._manifests) if one.run_id == run_id)
-        rows: list[int] = self._rows.twice_in(run).tolist()
+        """Rows of a published run that readers do not see, because an older one has them with the same content.
+
+        Raises:
+            ArchiveKeyError: no such published run.
+        """
+        rows: list[int] = self._rows.twice_in(self._number_of(run_id)).tolist()
         return rows
 
     def sql(self, query: str, **params: Any) -> pa.Table:
@@ -579,10 +582,13 @@ class Archive:
         Raises:
             ArchiveKeyError: no such published run or array.
         """
+        return self._array(self._number_of(run_id), name)
+
+    def _number_of(self, run_id: str) -> int:
         run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
         if run is None:
             raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
-        return self._array(run, name)
+        return run
 
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.

@@ -236,7 +236,9 @@ def _left_out(
         manifests = {one.run_id: one for one in _visible(store, Manifest, [one.run_id for one in alike])}
         in_order = [manifests[one.run_id] for one in alike if one.run_id in manifests]
         archive = Archive(store, *read_header(store), in_order)
-        found.update({one.run_id: frozenset(archive.rows_left_out(one.run_id)) for one in suspects})
+        for one in suspects:  # of one whose manifest is damaged it stays as it was
+            is_known = one.run_id in manifests
+            found[one.run_id] = frozenset(archive.rows_left_out(one.run_id)) if is_known else one.left_out
     return found
 
 
