@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -44,6 +44,7 @@ from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.checked import read_checked, read_header, read_row_files
+from lsap_archive.reading.dataset import run_dataset
 from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
@@ -55,9 +56,13 @@ from lsap_archive.reading.retirement import (
     visible_manifest,
 )
 from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
+from lsap_archive.reading.run_reader import RunReader
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet, image_sets, read_states, with_set_numbers
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
+
+if TYPE_CHECKING:
+    import xarray
 
 _SHARDS_TOGETHER = 64  # files of rows that are read at once
 _ROWS_OF_A_BATCH = 2**16
@@ -558,10 +563,24 @@ class Archive:
         Raises:
             ArchiveKeyError: no such published run or array.
         """
-        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
-        if run is None:
-            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
-        return self._array(run, name)
+        return self._array(self._number_of(run_id), name)
+
+    def dataset(self, run_id: str) -> xarray.Dataset:
+        """A published run of any version as `xarray.open_zarr` opens those of this one, lazily and checked.
+
+        Arrays along `image`, with `image_id` beside it, and `step` and `term` of a trace; no dimension has two sizes.
+        Of rows that are not ok, and of retired shards, it holds NaN, or 0 of integers. Needs xarray.
+
+        Raises:
+            ArchiveKeyError: no such published run.
+            ArchiveMismatchError: xarray is not installed.
+            CorruptArchiveError: an object is missing or altered, also while values are read later.
+
+        Example:
+            codes = archive.dataset("lsap_e-1").set_xindex("image_id").w_plus.sel(image_id="anna").values
+        """
+        self._number_of(run_id)
+        return run_dataset(RunReader(self._store, run_id, self.geometry))
 
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.
@@ -823,10 +842,16 @@ class Archive:
 
     def _array(self, run: int, name: str) -> zarr.Array[Any]:
         if (run, name) not in self._arrays:
-            if f"{name}/zarr.json" not in self._objects[run].files:
+            if name not in {array.name for array in self._manifests[run].arrays}:
                 raise ArchiveKeyError(f"run {self._manifests[run].run_id} has no array {name}")
             self._arrays[run, name] = open_published(self._objects[run], name)
         return self._arrays[run, name]
+
+    def _number_of(self, run_id: str) -> int:
+        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
+        if run is None:
+            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
+        return run
 
     def _names_of_runs(self) -> str:
         return ", ".join(manifest.run_id for manifest in self._manifests) or "none"
