@@ -495,6 +495,22 @@ class Archive:
         places = self._places(image_ids, method)
         return in_threads(lambda place: self._image(*place), places)
 
+    def kept_images(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
+        """As `images`, with None where the run kept none.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of a method, of an inversion too.
+
+        Raises:
+            ArchiveKeyError: as in `codes`.
+            CorruptArchiveError: an object is missing or altered.
+        """
+        places = self._places(image_ids, method)
+        return in_threads(
+            lambda place: self._image(*place) if image_name(place[1]) in self._objects[place[0]].files else None, places
+        )
+
     def previews(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
         """Small pictures that runs kept of what a method made of images, as WebP files.
 
