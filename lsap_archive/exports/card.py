@@ -93,7 +93,7 @@ def _body(chosen: Chosen, num_rows: int) -> list[str]:
         "",
         "**The licence is unknown**: the archive does not tell under which terms images, generator and networks may be "
         "used. Look it up and set `license` above before you hand this on; images of people, and codes that give them "
-        "back, may be personal data.",
+        "back, may be personal data, and `uri` and the settings may name folders of whoever made the archive.",
         "",
         "## Where it comes from",
         "",
