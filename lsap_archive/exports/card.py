@@ -81,7 +81,7 @@ def _body(chosen: Chosen, num_rows: int) -> list[str]:
     if chosen.trace_terms:
         arrays.append(f"- along the trace: steps {_code(chosen.trace_steps)}, terms {_code(chosen.trace_terms)}")
     pictures = [
-        f"- `{name}`: {what}, of {chosen.told[name]} of the rows; null where none was kept"
+        f"- `{name}`: {what}, of {chosen.num_pictures[name]} of the rows; null where none was kept"
         for name, what in ((IMAGE, "what the method made of the image"), (ORIGINAL, "the image itself, small"))
         if name in chosen.picture_columns
     ]

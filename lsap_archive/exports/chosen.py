@@ -23,7 +23,7 @@ NOISE = "noise"
 IMAGE, ORIGINAL = "image", "original"
 """Columns of pictures: what a method made of an image, and the image itself."""
 _BATCH_BYTES = 32 * 2**20
-_BATCH_ROWS = 512
+_BATCH_ROWS, _BATCH_PICTURES = 512, 32
 _TAKEN = {*ROW_SCHEMA.names, IMAGE, ORIGINAL}
 
 
@@ -54,7 +54,7 @@ class Chosen:
         has_pictures: whether pictures are exported.
         trace_steps: where a trace is exported.
         trace_terms: likewise.
-        told: counts, filled while batches are read: images of each method, pictures of each column.
+        num_pictures: of each column, counted while batches are read.
     """
 
     archive: Archive
@@ -64,7 +64,7 @@ class Chosen:
     has_pictures: bool
     trace_steps: tuple[int, ...] = ()
     trace_terms: tuple[str, ...] = ()
-    told: Counter[str] = field(default_factory=Counter)
+    num_pictures: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def picture_columns(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class Chosen:
             CorruptArchiveError: an object is missing or altered.
         """
         item_bytes = 4 * sum(map(math.prod, self.shapes.values()))
-        size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // item_bytes))
+        size = max(1, min(_BATCH_PICTURES if self.has_pictures else _BATCH_ROWS, _BATCH_BYTES // item_bytes))
         with self.archive.sql_batches(self.query) as answer:
             for rows in answer:
                 for part in _of_one_method(rows, size):
@@ -91,7 +91,7 @@ class Chosen:
         Raises:
             ArchiveMismatchError: there was none.
         """
-        if self.has_pictures and not (self.told[IMAGE] or self.told[ORIGINAL]):
+        if self.has_pictures and not self.num_pictures.total():
             raise ArchiveMismatchError(
                 f"{self.archive.url} keeps no picture of what is exported: leave pictures out, or write them with "
                 "`lsap archive images`"
@@ -114,8 +114,7 @@ class Chosen:
                 previews[image_id] if one is None else one for image_id, one in zip(ids, kept, strict=True)
             ]
             pictures[ORIGINAL] = self.archive.original_previews(ids)
-        self.told[method] += len(ids)
-        self.told.update({column: sum(one is not None for one in of) for column, of in pictures.items()})
+        self.num_pictures.update({column: sum(one is not None for one in of) for column, of in pictures.items()})
         return Batch(rows, arrays, pictures)
 
     def _values(self, name: str, ids: list[str], method: str) -> dict[str, Any]:

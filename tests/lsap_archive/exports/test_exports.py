@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from lsap_archive import PlannedRow, Preview, RunPlan, RunWriter, Subject, code_arrays, open_archive
+from lsap_archive import PlannedRow, Preview, RunArray, RunPlan, RunWriter, Subject, code_arrays, open_archive
 from lsap_archive.commands.command import main
 from lsap_archive.exports.chosen import choose
 from lsap_archive.exports.hugging_face import write_dataset
@@ -211,3 +211,27 @@ def test_files_of_rows_may_be_of_some_methods(url: str, tmp_path: Path, publishe
     assert main(["export", url, str(tmp_path / "rows.csv"), "--method", "lsap_o/slant", "--method", "it's"]) == 0
     lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert len(lines) == 6 and all('"lsap_o/slant"' in line for line in lines[1:])
+
+
+def test_arrays_of_a_refinement_and_of_one_dimension_come_along(local_place: Any, work: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    writer = local_place.writer()
+    inversion = writer.start_run(work.plan())
+    work.write_all(inversion)
+    assert inversion.publish({})
+    arrays = (*code_arrays(writer.geometry), RunArray("weights", (4,), ("parameter",), "float16"))
+    subject = Subject("run-1", "lsap_o", "4a44dc15", None, None, refiner="pti")
+    run = writer.start_run(work.plan("run-2", method="lsap_o/pti", method_digest="9e", subject=subject, arrays=arrays))
+    for shard in range(run.num_shards):
+        kept = {name: of.astype(run.arrays[name].dtype) for name, of in work.arrays(run, shard).items()}
+        assert run.write_shard(shard, kept, work.rows(run, shard), "first")
+    assert run.publish({})
+    words = ["--format", "datasets", "--method", "lsap_o/pti", "--arrays", "weights,noise_01"]
+    assert main(["export", local_place.url, str(tmp_path / "codes"), *words]) == 0
+    found = datasets.load_dataset(str(tmp_path / "codes"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert found.features["weights"] == datasets.List(datasets.Value("float32"), length=4)
+    ids, archive, numbers = found["image_id"][:], open_archive(local_place.url), found.with_format("numpy")[:]
+    np.testing.assert_array_equal(numbers["weights"], archive.refined(ids, "lsap_o/pti")["weights"])
+    np.testing.assert_array_equal(numbers["noise_01"], archive.noise(ids, "lsap_o")[1])
+    assert "noise_00" not in found.features and len(ids) == 5
