@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lsap_archive.commands.columns import SCHEMAS, as_markdown
 from lsap_archive.commands.exported import add_words, export_asked
 from lsap_archive.commands.shown import print_json, print_table, visible
 from lsap_archive.errors import (
@@ -20,6 +21,7 @@ from lsap_archive.errors import (
     QueryError,
     StoreRefusedError,
 )
+from lsap_archive.format.columns import columns_table
 from lsap_archive.reading.archive import Archive, open_archive
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
@@ -73,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     code.add_argument("--code", metavar="FILE.npy", help="a code in W+ [K, D] or in W [D]")
     nearest.add_argument("-k", type=int, default=10, metavar="N", help="how many (default 10)")
     add_words(rows, TABLES)
+
+    columns = verbs.add_parser("columns", help="what the columns of the tables hold")
+    columns.add_argument("table", nargs="?", choices=list(SCHEMAS), help="of one table alone")
+    shape = columns.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print them as JSON")
+    shape.add_argument("--markdown", action="store_true", help="as a page of the documentation")
+    columns.set_defaults(command=_columns)
     return parser
 
 
@@ -157,6 +166,20 @@ def _export(parsed: argparse.Namespace) -> int:
         print_json({"file": parsed.out, "rows": written})
     else:
         print(visible(f"{parsed.out}: {written} rows"))
+    return DONE
+
+
+def _columns(parsed: argparse.Namespace) -> int:
+    if parsed.markdown:
+        print(as_markdown())
+        return DONE
+    tables = {name: columns_table(SCHEMAS[name]) for name in ([parsed.table] if parsed.table else SCHEMAS)}
+    if parsed.json:
+        print_json(tables)
+        return DONE
+    for name, rows in tables.items():
+        print(f"{name}:")
+        print_table(list(rows[0]), rows)
     return DONE
 
 

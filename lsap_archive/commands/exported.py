@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from lsap_archive.commands.columns import OF_TABLE
 from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.exports.chosen import choose
 from lsap_archive.exports.hugging_face import write_dataset
 from lsap_archive.exports.lance_dataset import write_lance
 from lsap_archive.exports.web_dataset import write_tars
+from lsap_archive.format.columns import with_descriptions
 from lsap_archive.format.layout import W_PLUS
 from lsap_archive.reading.archive import Archive, open_archive
 
@@ -76,20 +78,23 @@ def export_asked(parsed: argparse.Namespace) -> int:
     query = parsed.sql or f'select * from "{parsed.table or "latest"}"'
     if parsed.method:
         query += f" where method in ({', '.join(map(_quoted, parsed.method))})"
-    return export(open_archive(parsed.url), query, path)
+    told = None if parsed.sql else OF_TABLE.get(parsed.table or "latest")
+    return export(open_archive(parsed.url), query, path, told)
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def export(archive: Archive, query: str, path: Path) -> int:
+def export(archive: Archive, query: str, path: Path, told: pa.Schema | None = None) -> int:
     """Write the answer to a query into a file, which appears whole or not at all.
 
     Args:
         archive: that is asked.
         query: SQL, as `Archive.sql` takes it.
         path: of the file; .parquet or .csv says which kind. In CSV lists and the like are JSON.
+        told: a schema whose fields tell what the columns hold, which the Parquet file then tells too; None for a query
+            whose columns may be anything.
 
     Returns:
         How many rows were written.
@@ -108,7 +113,8 @@ def export(archive: Archive, query: str, path: Path) -> int:
     with archive.sql_batches(query) as batches:
         if not batches.schema.names:
             raise ArchiveMismatchError(f"the query has no columns that could be written: wanted a select, got {query}")
-        schema = _flat(batches.schema) if path.suffix == ".csv" else batches.schema
+        schema = batches.schema if told is None else with_descriptions(batches.schema, told)
+        schema = _flat(schema) if path.suffix == ".csv" else schema
         with _appearing_whole(path) as unfinished, _WRITERS[path.suffix](unfinished, schema) as writer:
             for batch in batches:
                 writer.write_batch(_in_schema(batch, schema))

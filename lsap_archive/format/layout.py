@@ -9,6 +9,7 @@
     seen/<digest>.parquet             what a network saw of some original images; create-only
     sets/<digest>.json                numbers of whole sets of images over states of several evaluations; create-only
     reports/<name>                    reports
+    published/...                     what is published, for readers that know only Parquet: `format.published_list`
     versions/<digest>.parquet         images that were read again and had not changed: address, version and digest
     runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
     runs/<run_id>/images.parquet      the planned images, one row each
@@ -56,7 +57,7 @@ FORMAT_NAME = "lsap-archive"
 FORMAT_VERSION = 7
 """Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare,
 version 5 refinements and arrays of float16, version 6 compressed arrays and chunks that fit small runs, version 7
-previews, coordinates, and a name of its own for each dimension.
+previews, coordinates, a name of its own for each dimension, and lists of what is published.
 
 Older archives are read and written further. Every manifest and plan has the version of whoever wrote it, so an archive
 may hold several; archive.json has that of its first day.
@@ -73,6 +74,7 @@ SEEN_PREFIX = "seen"
 CALIBRATING_PREFIX = "calibrating"
 SETS_PREFIX = "sets"
 VERSIONS_PREFIX = "versions"
+PUBLISHED_PREFIX = "published"
 W_PLUS = "w_plus"
 TRACE = "trace"
 INNER_CHUNK_ROWS = 16

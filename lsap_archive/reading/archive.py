@@ -46,6 +46,7 @@ from lsap_archive.reading.arrays import PublishedObjects, open_published, read_r
 from lsap_archive.reading.checked import read_checked, read_header, read_row_files
 from lsap_archive.reading.dataset import run_dataset
 from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
+from lsap_archive.reading.files import files_of
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
 from lsap_archive.reading.previews import KeptPreviews, preview_bytes
@@ -325,6 +326,26 @@ class Archive:
         if unknown:
             raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
         return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns))
+
+    def files(self, table: str) -> list[str]:
+        """URLs of the Parquet files of what is published, for other readers, such as `polars.scan_parquet`.
+
+        An empty file that has all columns comes first where the archive has one. Rows that count in another run are in
+        the files, too; the list `published/rows.parquet` tells which these are.
+
+        Args:
+            table: "rows" or "measurements".
+
+        Raises:
+            ArchiveKeyError: another table.
+        """
+        return files_of(table, self._store, self._manifests, self._hidden, self._published_evaluations)
+
+    def rows_left_out(self, run_id: str) -> list[int]:
+        """Rows of a published run that readers do not see, because an older one has them with the same content."""
+        run = next(run for run, one in enumerate(self._manifests) if one.run_id == run_id)
+        rows: list[int] = self._rows.twice_in(run).tolist()
+        return rows
 
     def sql(self, query: str, **params: Any) -> pa.Table:
         """Answer of DuckDB to a query over the tables `rows`, `latest` and `measurements`.

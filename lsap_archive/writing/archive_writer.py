@@ -58,6 +58,7 @@ from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
 from lsap_archive.writing.publication import Publication
+from lsap_archive.writing.published_lists import keep_published_lists
 from lsap_archive.writing.run_writer import RunWriter
 
 
@@ -366,6 +367,13 @@ class ArchiveWriter:
         if copy is not None:
             self.store.create(key, copy)
         return copy is not None
+
+    def keep_published_lists(self) -> None:
+        """Write what other readers go by, below `published/`, where it is not what is published now.
+
+        Whoever publishes does so; this is for archives of older versions, and for what killed commands left.
+        """
+        keep_published_lists(self.store)
 
     def put_report(self, name: str, data: bytes) -> str:
         """Write a report, in the place of an older one.
