@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lsap_archive.commands.columns import OF_TABLE, SCHEMAS, as_markdown
-from lsap_archive.commands.exported import export
+from lsap_archive.commands.columns import SCHEMAS, as_markdown
+from lsap_archive.commands.exported import add_words, export_asked
 from lsap_archive.commands.shown import print_json, print_table, visible
 from lsap_archive.errors import (
     ArchiveError,
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = verbs.add_parser("verify", help="check every object of an archive")
     sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
     nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to one")
-    rows = verbs.add_parser("export", help="rows, measurements or the answer to a query, as Parquet or CSV")
+    rows = verbs.add_parser("export", help="rows or an answer as Parquet or CSV; codes as datasets, Lance, WebDataset")
     commands = {describe: _describe, verify: _verify, sql: _sql, nearest: _nearest, rows: _export}
     for verb, command in commands.items():
         verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
@@ -75,12 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     code.add_argument("--image", metavar="ID", help="an image of the archive, by the same method")
     code.add_argument("--code", metavar="FILE.npy", help="a code in W+ [K, D] or in W [D]")
     nearest.add_argument("-k", type=int, default=10, metavar="N", help="how many (default 10)")
-    rows.add_argument("out", metavar="FILE", help=".parquet or .csv; takes the place of what is there")
-    what = rows.add_mutually_exclusive_group()
-    what.add_argument(
-        "--table", choices=TABLES, default="latest", help="default latest: the newest of method and image"
-    )
-    what.add_argument("--sql", metavar="QUERY", help="the answer to this instead")
+    add_words(rows, TABLES)
 
     columns = verbs.add_parser("columns", help="what the columns of the tables hold")
     columns.add_argument("table", nargs="?", choices=list(SCHEMAS), help="of one table alone")
@@ -167,9 +161,7 @@ def _code(archive: Archive, parsed: argparse.Namespace) -> NDArray[Any]:
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    query = parsed.sql or f'select * from "{parsed.table}"'
-    told = None if parsed.sql else OF_TABLE.get(parsed.table)
-    written = export(open_archive(parsed.url), query, Path(parsed.out), told)
+    written = export_asked(parsed)
     if parsed.json:
         print_json({"file": parsed.out, "rows": written})
     else:
