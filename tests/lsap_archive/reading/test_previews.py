@@ -19,13 +19,15 @@ from lsap_archive import (
     Preview,
     RunWriter,
     Store,
+    StoredObject,
     Subject,
     code_arrays,
     open_archive,
     repair_archive,
     verify_archive,
 )
-from lsap_archive.reading.previews import KeptPreviews
+from lsap_archive.format.previews import largest_previews
+from lsap_archive.reading.previews import KeptPreviews, previews_of_manifest
 
 IDS = [f"image-{row}" for row in range(5)]
 FIRST = "runs/run-1/previews/shard-00000.parquet"
@@ -98,7 +100,12 @@ def test_images_without_a_code_have_none_and_duplicates_that_of_their_original(m
     archive = open_archive(memory_place.url)
     kept = [0, None, 4, None, 4]
     assert archive.previews(IDS, "lsap_o") == [None if row is None else webp(f"run-1 {row}") for row in kept]
-    assert archive.original_previews(IDS) == [None if row is None else webp(f"original {row} in run-1") for row in kept]
+    originals = [None if row is None else webp(f"original {row} in run-1") for row in kept]
+    assert archive.original_previews(IDS) == originals
+    changed = (PlannedRow(0, "image-4", "file:///4.png", "new-4"),)
+    write(start(memory_place, work, "run-2", rows=changed), work, "run-2")
+    archive = open_archive(memory_place.url)
+    assert archive.previews(["image-2", "image-4"], "lsap_o") == [webp("run-1 4"), webp("run-2 0")]
 
 
 def test_the_newest_run_counts_also_where_it_kept_none_but_originals_are_those_there_are(
@@ -153,12 +160,15 @@ def damage(store: Store, how: str) -> None:
 def test_damaged_previews_are_told_and_cost_no_code(memory_place: Any, work: Any, how: str) -> None:
     write(start(memory_place, work), work, "run-1")
     before = open_archive(memory_place.url).codes(IDS, "lsap_o")
+    sound = memory_place.store.get(FIRST)
     damage(memory_place.store, how)
     archive = open_archive(memory_place.url)
     if how != "gone":
-        for _ in range(2):  # an error is not remembered, nor taken for nothing
-            with pytest.raises(CorruptArchiveError, match=FIRST):
-                archive.previews(IDS, "lsap_o")
+        with pytest.raises(CorruptArchiveError, match=FIRST):
+            archive.previews(IDS, "lsap_o")
+        memory_place.store.put(FIRST, sound)  # an error is not remembered
+        assert archive.previews(["image-0"], "lsap_o") == [webp("run-1 0")]
+        damage(memory_place.store, how)
         assert [one.key for one in verify_archive(memory_place.url).problems] == [FIRST]
         assert repair_archive(memory_place.url, dry_run=True).removed == [FIRST]
         assert repair_archive(memory_place.url).removed == [FIRST]
@@ -192,6 +202,30 @@ def test_a_run_under_way_makes_a_shard_again_whose_previews_are_lost(local_place
     assert [one.key for one in verify_archive(local_place.url).problems] == [FIRST]
     repair_archive(local_place.url)
     assert run.missing_shards() == [0, 1, 2]
+
+
+def test_nothing_is_left_of_previews_of_a_run_that_is_given_up(memory_place: Any, work: Any) -> None:
+    run = start(memory_place, work)
+    previews = [Preview(row, webp(f"run-1 {row}")) for row in run.rows_of(0)]
+    assert run.write_shard(0, work.arrays(run, 0), work.rows(run, 0), "first", previews=previews)
+    assert FIRST in memory_place.store.sizes()
+    run.give_up("nobody wants it")
+    assert not [key for key in memory_place.store.sizes() if "/previews/" in key]
+
+
+def test_more_than_previews_can_be_is_never_read(memory_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> bytes:
+        raise AssertionError("it was read")
+
+    store = memory_place.store
+    store.put("previews.parquet", b"longer than it says")
+    monkeypatch.setattr(Store, "get", read)
+    for size, told in (
+        (2 * largest_previews(16), "previews of 16 images have"),
+        (3, "has 19 bytes, the manifest says 3"),
+    ):
+        with pytest.raises(CorruptArchiveError, match=told):
+            previews_of_manifest(store, "previews.parquet", StoredObject("previews.parquet", size, "0" * 64), 16)
 
 
 def test_a_file_is_read_once_and_the_last_ones_are_kept(
