@@ -194,7 +194,7 @@ def test_runs_without_noise_or_trace_say_so(memory_place: Any, work: Any) -> Non
 
 
 def test_nearest_is_exact(quick_place: Any, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.reading.archive._BLOCK_VALUES", 6)  # one code at a time
+    monkeypatch.setattr("lsap_archive.reading.nearest.exact._BLOCK_PRODUCTS", 1)  # one code at a time
     run = quick_place.writer().start_run(work.plan())
     work.write_all(run)
     run.publish({})
