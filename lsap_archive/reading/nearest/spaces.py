@@ -79,7 +79,7 @@ class Vectors:
             if given.shape in (wanted, wanted[1:])
             else given
         )
-        if many.ndim != 3 or many.shape[1:] != wanted or not np.isfinite(many).all():
+        if many.ndim != 3 or many.shape[1:] != wanted or not len(many) or not np.isfinite(many).all():
             raise ArchiveMismatchError(
                 f"the code is {given.shape}: finite {wanted} or {wanted[1:]} is wanted, or (N, {wanted[0]}, "
                 f"{wanted[1]}) of several"

@@ -131,11 +131,11 @@ class ResidentCodes:
         key = (method, space)
         with self._lock:
             if key not in self._blocks:
-                wanted = vector_bytes(len(codes), vectors.size)
-                while wanted > share_of_memory() and self._blocks:
-                    del self._blocks[next(iter(self._blocks))]
-                if wanted > share_of_memory():
+                wanted, room = vector_bytes(len(codes), vectors.size), share_of_memory()
+                if wanted > room + sum(map(_given_back, self._blocks.values())):
                     return None
+                while wanted > room:
+                    room += _given_back(self._blocks.pop(next(iter(self._blocks))))
                 self._blocks[key] = _read_all(codes, vectors)
             self._blocks[key] = block = self._blocks.pop(key)  # the newest comes last
             return block
@@ -147,6 +147,11 @@ def _read_all(codes: StoredCodes, vectors: Vectors) -> Block:
         found.vectors[block.positions] = block.vectors
         found.squares[block.positions] = block.squares
     return found
+
+
+def _given_back(block: Block) -> int:
+    """What there is more of the share of free memory without a block."""
+    return vector_bytes(*block.vectors.shape) // 2
 
 
 def vector_bytes(count: int, size: int) -> int:

@@ -212,7 +212,7 @@ def test_nearest_is_exact(quick_place: Any, work: Any, monkeypatch: pytest.Monke
 def test_nearest_refuses_what_is_no_code(memory_place: Any, published: Callable[[Any], Any]) -> None:
     published(memory_place)
     archive = open_archive(memory_place.url)
-    for code in (np.zeros((3, 3)), np.zeros(2), np.full(3, np.nan)):
+    for code in (np.zeros((3, 3)), np.zeros(2), np.full(3, np.nan), np.zeros((0, 2, 3))):
         with pytest.raises(ArchiveMismatchError, match=r"\(2, 3\) or \(3,\) is wanted"):
             archive.nearest(code, 1, "lsap_o")
     with pytest.raises(ArchiveMismatchError, match="k is 0"):

@@ -198,10 +198,13 @@ def test_what_was_not_asked_for_the_longest_makes_room(place: Any, monkeypatch: 
     codes = archive.nearest_codes
     assert codes.resident("lsap_o", "w_plus") is not None and codes.resident("lsap_o", "w") is not None
     codes.resident("lsap_o", "w_plus")  # now "w" is older
-    room = iter([0, *[10**6] * 9])
-    monkeypatch.setattr(stored, "share_of_memory", lambda: next(room))
+    monkeypatch.setattr(stored, "share_of_memory", lambda: 1600)  # of "w_plus" and "s_n" 2400 are wanted, of "w" 1680
     assert codes.resident("lsap_o", "s_n") is not None
     assert codes._resident.get("lsap_o", "w") is None and codes._resident.get("lsap_o", "w_plus") is not None
+    monkeypatch.setattr(stored, "share_of_memory", lambda: 0)  # no room, whatever goes: nothing does
+    wide = some_layers(weights=(np.ones((900, 3), np.float32),) * 2, biases=(np.ones(900, np.float32),) * 2)
+    assert codes._resident.keep("x", "s_n", codes.stored("lsap_o"), Vectors("s_n", archive.geometry, wide)) is None
+    assert codes._resident.get("lsap_o", "w_plus") is not None
 
 
 def test_room_is_half_of_what_a_container_may_still_take(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
