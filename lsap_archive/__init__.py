@@ -20,6 +20,7 @@ from lsap_archive.errors import (
 # What is written: plans, manifests, tables, arrays.
 from lsap_archive.format.arrays import RunArray, code_arrays, noise_arrays, trace_arrays
 from lsap_archive.format.chunks import expected_bytes, item_bytes
+from lsap_archive.format.code_index import IndexInfo
 from lsap_archive.format.documents import decode_document, encode_document, sha256_of, typed, utc_now
 from lsap_archive.format.evaluations import EvaluationInfo, EvaluationPlan
 from lsap_archive.format.layout import FORMAT_VERSION, Geometry, noise_name, report_key, scratch_key
@@ -45,10 +46,14 @@ from lsap_archive.format.rows import (
     hangs_on_fit,
     to_parquet,
 )
+from lsap_archive.format.style_layers import StyleLayers
 from lsap_archive.format.subject import Subject
 
 # Reading, also run by run and what is retired.
 from lsap_archive.reading.archive import Archive, RunInfo, Trace, is_archive, open_archive, read_anchor
+from lsap_archive.reading.nearest.answers import about_answer
+from lsap_archive.reading.nearest.asked import ask_nearest, image_of_picture, notes_of_answer, read_code
+from lsap_archive.reading.nearest.spaces import Metric, Space
 from lsap_archive.reading.retirement import retired_of
 from lsap_archive.reading.run_reader import RunReader
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet
@@ -72,6 +77,7 @@ from lsap_archive.upkeep.verify_report import Problem, VerifyReport
 
 # Writing, and what a planner subtracts.
 from lsap_archive.writing.archive_writer import ArchiveWriter
+from lsap_archive.writing.code_index import build_index
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
 from lsap_archive.writing.overlaps import Overlaps
 from lsap_archive.writing.planned_images import (
@@ -114,7 +120,9 @@ __all__ = [
     "Geometry",
     "ImageSet",
     "IncompleteRunError",
+    "IndexInfo",
     "Manifest",
+    "Metric",
     "Overlaps",
     "PlannedImages",
     "PlannedRow",
@@ -130,13 +138,18 @@ __all__ = [
     "RunWriter",
     "Secrets",
     "ShardCommit",
+    "Space",
     "Store",
     "StoreRefusedError",
     "StoreUnavailableError",
     "StoredObject",
+    "StyleLayers",
     "Subject",
     "Trace",
     "VerifyReport",
+    "about_answer",
+    "ask_nearest",
+    "build_index",
     "code_arrays",
     "committed_rows",
     "count_alterations",
@@ -148,15 +161,18 @@ __all__ = [
     "expected_bytes",
     "give_up_unfinished",
     "hangs_on_fit",
+    "image_of_picture",
     "is_archive",
     "item_bytes",
     "noise_arrays",
     "noise_name",
+    "notes_of_answer",
     "open_archive",
     "open_file_system",
     "planned_images",
     "published_rows",
     "read_anchor",
+    "read_code",
     "read_file",
     "refuse_special_file",
     "repair_archive",

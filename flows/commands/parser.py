@@ -11,6 +11,7 @@ from domains.embedded import embedded_folders
 from flows.commands import archives, completion, domains, fields, formats, weights
 from flows.commands.directions import add_direction_commands
 from flows.commands.images import add_image_commands
+from flows.commands.nearest import add_nearest_command
 from flows.commands.photos import add_invert_command
 from flows.commands.reproductions import add_reproduce_commands, add_weights_command
 from flows.commands.runs import FLOWS, STUDIES, command_of
@@ -136,6 +137,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     _finish(repair, archives.mend_archive)
     archives.add_import_command(archive, _finish)
+    add_nearest_command(archive, _finish)
     images = archive.add_parser("images", help="write reconstructions, or edited images, as files")
     images.add_argument("url")
     images.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or, of an edit, "lsap_e/slant"')

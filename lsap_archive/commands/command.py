@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lsap_archive.commands.columns import SCHEMAS, as_markdown
 from lsap_archive.commands.exported import add_words, export_asked
+from lsap_archive.commands.nearest import add_index_options, add_nearest_options, find_nearest, make_index
 from lsap_archive.commands.shown import print_json, print_table, visible
 from lsap_archive.errors import (
     ArchiveError,
@@ -22,7 +20,7 @@ from lsap_archive.errors import (
     StoreRefusedError,
 )
 from lsap_archive.format.columns import columns_table
-from lsap_archive.reading.archive import Archive, open_archive
+from lsap_archive.reading.archive import open_archive
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
 
@@ -60,20 +58,25 @@ def _parser() -> argparse.ArgumentParser:
     describe = verbs.add_parser("describe", help="what an archive holds")
     verify = verbs.add_parser("verify", help="check every object of an archive")
     sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
-    nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to one")
+    nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to some")
+    index = verbs.add_parser("index", help="make the index that `nearest --approximate` asks, and measure its recall")
     rows = verbs.add_parser("export", help="rows or an answer as Parquet or CSV; codes as datasets, Lance, WebDataset")
-    commands = {describe: _describe, verify: _verify, sql: _sql, nearest: _nearest, rows: _export}
+    commands = {
+        describe: _describe,
+        verify: _verify,
+        sql: _sql,
+        nearest: find_nearest,
+        index: make_index,
+        rows: _export,
+    }
     for verb, command in commands.items():
         verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
         verb.add_argument("--json", action="store_true", help="print the result as JSON")
         verb.set_defaults(command=command)
 
     sql.add_argument("query", help="\"select method, avg(sncd) from rows where status = 'ok' group by method\"")
-    nearest.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or a digest')
-    code = nearest.add_mutually_exclusive_group(required=True)
-    code.add_argument("--image", metavar="ID", help="an image of the archive, by the same method")
-    code.add_argument("--code", metavar="FILE.npy", help="a code in W+ [K, D] or in W [D]")
-    nearest.add_argument("-k", type=int, default=10, metavar="N", help="how many (default 10)")
+    add_nearest_options(nearest)
+    add_index_options(index)
     add_words(rows, TABLES)
 
     columns = verbs.add_parser("columns", help="what the columns of the tables hold")
@@ -131,33 +134,6 @@ def _sql(parsed: argparse.Namespace) -> int:
     else:
         print_table(answer.column_names, answer.to_pylist())
     return DONE
-
-
-def _nearest(parsed: argparse.Namespace) -> int:
-    archive = open_archive(parsed.url)
-    found = archive.nearest(_code(archive, parsed), parsed.k, parsed.method)
-    if parsed.json:
-        print_json(found.to_pylist())
-    else:
-        print_table(found.column_names, found.to_pylist())
-    return DONE
-
-
-def _code(archive: Archive, parsed: argparse.Namespace) -> NDArray[Any]:
-    """The code that is asked about, [K, D] or [D]."""
-    if parsed.image is not None:
-        code: NDArray[Any] = archive.codes([parsed.image], parsed.method)[0]
-        return code
-    wanted = "wanted an .npy file with the numbers of one code"
-    try:
-        loaded = np.load(parsed.code, allow_pickle=False)
-    except FileNotFoundError:
-        raise ArchiveMismatchError(f"{parsed.code} does not exist; {wanted}") from None
-    except (ValueError, EOFError) as error:
-        raise ArchiveMismatchError(f"{parsed.code} is no such file; {wanted}") from error
-    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "iuf":
-        raise ArchiveMismatchError(f"{parsed.code} holds something else; {wanted}")
-    return loaded
 
 
 def _export(parsed: argparse.Namespace) -> int:

@@ -11,6 +11,8 @@
     reports/<name>                    reports
     published/...                     what is published, for readers that know only Parquet: `format.published_list`
     versions/<digest>.parquet         images that were read again and had not changed: address, version and digest
+    styles/<sha256>.npz               the layers that make style vectors of codes, named by their content; create-only
+    indexes/<asked>-<codes>.npz       what finds nearest codes sooner, named by method, space, metric and its codes
     runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
     runs/<run_id>/images.parquet      the planned images, one row each
     runs/<run_id>/zarr.json           a Zarr v3 group, sized up front:
@@ -75,6 +77,8 @@ CALIBRATING_PREFIX = "calibrating"
 SETS_PREFIX = "sets"
 VERSIONS_PREFIX = "versions"
 PUBLISHED_PREFIX = "published"
+STYLES_PREFIX = "styles"
+INDEXES_PREFIX = "indexes"
 W_PLUS = "w_plus"
 TRACE = "trace"
 INNER_CHUNK_ROWS = 16
@@ -328,6 +332,16 @@ def set_key(digest: str) -> str:
 def versions_key(digest: str) -> str:
     """Key of images that were read again, named by the digest of the file."""
     return f"{VERSIONS_PREFIX}/{checked_name(digest, 'digest of versions')}.parquet"
+
+
+def styles_key(digest: str) -> str:
+    """Key of the layers that make style vectors, named by the digest of the file."""
+    return f"{STYLES_PREFIX}/{checked_name(digest, 'digest of style layers')}.npz"
+
+
+def index_key(name: str) -> str:
+    """Key of an index of codes, named by what may be asked of it and by the codes that are in it."""
+    return f"{INDEXES_PREFIX}/{checked_name(name, 'name of an index')}.npz"
 
 
 def anchor_key(digest: str) -> str:

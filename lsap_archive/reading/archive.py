@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ from lsap_archive.format.layout import (
     image_name,
     noise_name,
     rows_name,
+    rows_of_shard,
     run_prefix,
 )
 from lsap_archive.format.manifest import Manifest
@@ -50,6 +52,10 @@ from lsap_archive.reading.files import files_of
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
 from lsap_archive.reading.previews import KeptPreviews, preview_bytes
+from lsap_archive.reading.nearest.answers import answer_table
+from lsap_archive.reading.nearest.search import NearestCodes
+from lsap_archive.reading.nearest.spaces import Metric, Space
+from lsap_archive.reading.nearest.stored import StoredCodes
 from lsap_archive.reading.retirement import (
     RetiredShards,
     hidden_of,
@@ -60,6 +66,7 @@ from lsap_archive.reading.retirement import (
 from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
 from lsap_archive.reading.run_reader import RunReader
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet, image_sets, read_states, with_set_numbers
+from lsap_archive.reading.whole_shards import decoded_shard
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
@@ -68,7 +75,6 @@ if TYPE_CHECKING:
 
 _SHARDS_TOGETHER = 64  # files of rows that are read at once
 _ROWS_OF_A_BATCH = 2**16
-_BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -589,45 +595,90 @@ class Archive:
         steps, terms = kinds.pop()
         return Trace(self._gather(places, TRACE, (len(steps), len(terms))), steps, terms)
 
-    def nearest(self, code: NDArray[Any], k: int, method: str) -> pa.Table:
-        """The images whose codes are nearest, by exact comparison with every code, shard by shard.
+    def nearest(
+        self,
+        code: NDArray[Any],
+        k: int,
+        method: str,
+        *,
+        space: Space = "w_plus",
+        metric: Metric = "euclidean",
+        approximate: bool = False,
+        stay: bool = True,
+    ) -> pa.Table:
+        """The images whose codes are nearest: exactly, unless an approximate answer is asked for.
 
-        The distance is the Euclidean one in W+, over all K x D values, in float64. Duplicates are left out:
-        their code is that of another image.
+        In "w_plus" all K x D values are compared, in "w" the mean of the K rows, in "s_n" the directions of the style
+        vectors of the convolutions and the last ToRGB (of an edit in S: of its codes, without what it adds).
+        "euclidean" is the length of the difference, "cosine" 1 - the cosine of the angle (in "s_n" the layers' mean).
+        Answers are in float64, of codes in float32. Duplicates are left out: their code is that of another image.
+
+        The first question reads the codes, which then stay in memory, if they take no more than half of what is free;
+        else they are read again, block by block, each time. May be asked by several threads.
 
         Args:
-            code: [K, D], or [D] in W, which stands for K equal rows.
+            code: [K, D], or [D] in W, which stands for K equal rows; or several codes [N, K, D].
             k: how many, at least 1.
             method: name or digest of the method.
+            space: what is compared.
+            metric: how.
+            approximate: whether the index of `lsap-archive index` proposes which codes are compared: sooner, and some
+                may be missed.
+            stay: False reads only what this question needs and keeps nothing, for whoever has but one.
 
         Returns:
             A pyarrow table of min(k, images) rows: image_id, distance (float64), uri, run_id, row; nearest
-            first, equal distances in the order of the ids.
+            first, equal distances in the order of the ids. For several codes as many of each, with a column `query`
+            that counts them from 0. Its metadata say how it was found: `about_answer`.
 
         Raises:
             ArchiveKeyError: an unknown method.
-            ArchiveMismatchError: another shape, a value that is not finite, or k below 1.
+            ArchiveMismatchError: another shape, a value that is not finite, k below 1, an unknown space or metric, or
+                an index that the installed library cannot read.
+            ArchiveNotFoundError: there is no index of just these codes, or for S^N the archive lacks the layers.
             CorruptArchiveError: an object is missing or damaged.
         """
-        wanted = (self.geometry.num_ws, self.geometry.w_dim)
-        target = np.asarray(code, dtype=np.float64)
-        if target.shape not in (wanted, wanted[1:]) or not np.isfinite(target).all():
-            raise ArchiveMismatchError(f"the code is {target.shape}: finite {wanted} or {wanted[1:]} is wanted")
-        if k < 1:
-            raise ArchiveMismatchError(f"k is {k}: at least 1 is wanted")
-        kept = np.empty((0, 2))  # distance and place of what may be among the nearest
-        for places, values in self._ok_codes(method):
-            difference = values - target
-            distances = np.sqrt(np.einsum("nkd,nkd->n", difference, difference))
-            kept = np.concatenate([kept, np.stack([distances, places], axis=1)])
-            if len(kept) > k:
-                kept = kept[kept[:, 0] <= np.partition(kept[:, 0], k - 1)[k - 1]]
-        places = kept[:, 1].astype(np.int64)
-        found = self._rows.at(places.tolist(), ["image_id", "uri", "run_id", "row"])
-        distance_at = dict(zip(places.tolist(), kept[:, 0].tolist(), strict=True))
-        distances = pa.array([distance_at[place] for place in found.column("place").to_pylist()], pa.float64())
-        table = found.drop_columns("place").add_column(1, "distance", distances)
-        return table.sort_by([("distance", "ascending"), ("image_id", "ascending")]).slice(0, k)
+        answer = self.nearest_codes.ask(code, k, method, space, metric, approximate=approximate, stay=stay)
+        asked = range(len(answer.found)) if np.ndim(code) == 3 else None
+        return answer_table(answer, k, self._rows, asked)
+
+    def nearest_to_images(
+        self,
+        image_ids: Sequence[str],
+        k: int,
+        method: str,
+        *,
+        space: Space = "w_plus",
+        metric: Metric = "euclidean",
+        approximate: bool = False,
+        stay: bool = True,
+    ) -> pa.Table:
+        """The images whose codes are nearest to those of some images, by the same method; each is its own nearest.
+
+        Args:
+            image_ids: at least one.
+            k: as in `nearest`, like all that follows.
+            method: name or digest of the method.
+            space: what is compared.
+            metric: how.
+            approximate: whether an index may be used.
+            stay: whether codes stay in memory.
+
+        Returns:
+            As of several codes in `nearest`, with the ids in the column `query`.
+
+        Raises:
+            ArchiveKeyError: as `codes`; the others as `nearest`.
+        """
+        codes = self.codes(image_ids, method)
+        answer = self.nearest_codes.ask(codes, k, method, space, metric, approximate=approximate, stay=stay)
+        return answer_table(answer, k, self._rows, list(image_ids))
+
+    @cached_property
+    def nearest_codes(self) -> NearestCodes:
+        """What `nearest` asks, and `build_index` reads, as long as there is this archive."""
+        archive = weakref.proxy(self)  # no circle: codes and rows leave memory with the archive
+        return NearestCodes(self._store, self.generator, self.geometry, lambda method: archive._stored_codes(method))
 
     def array(self, run_id: str, name: str) -> zarr.Array[Any]:
         """An array of a published run, lazily: "w_plus", "noise_00", ..., "trace".
@@ -878,18 +929,29 @@ class Archive:
             raise ArchiveKeyError(f"run {run_id} kept no image of row {row}: edit again with keep_images: true")
         return read_checked(self._store, f"{run_prefix(run_id)}/{name}", self._objects[run].files[name])
 
-    def _ok_codes(self, method: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Places and codes of every image's newest ok row, block by block."""
+    def _stored_codes(self, method: str) -> StoredCodes:
+        archive = weakref.proxy(self)
         runs = self._runs_of(method)
-        places, run_of, rows = self._rows.newest_ok(runs)
-        block = max(_BLOCK_VALUES // (self.geometry.num_ws * self.geometry.w_dim), 1)
-        for run in runs:
-            of_run = run_of == run
-            for shard, chosen in self._by_shard(run, rows[of_run]):
-                for start in range(0, len(chosen), block):
-                    part = chosen[start : start + block]
-                    values = self._read(run, W_PLUS, shard, rows[of_run][part])
-                    yield places[of_run][part], values.astype(np.float64)
+        about = {run: self._manifests[run] for run in runs}
+        return StoredCodes(
+            *self._rows.newest_ok(runs),
+            run_ids={run: manifest.run_id for run, manifest in about.items()},
+            shard_rows={run: manifest.shard_rows for run, manifest in about.items()},
+            read=lambda run, shard, rows: archive._read_codes(run, shard, rows),
+        )
+
+    def _read_codes(self, run: int, shard: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Codes of rows that lie in one shard; of most of its rows, by reading it whole."""
+        manifest, array = self._manifests[run], self._array(run, W_PLUS)
+        name = chunk_name(W_PLUS, shard, array.ndim)
+        if name in self._objects[run].files and 2 * len(rows) > len(
+            rows_of_shard(shard, manifest.shard_rows, manifest.num_rows)
+        ):
+            key = f"{run_prefix(manifest.run_id)}/{name}"
+            data = read_checked(self._store, key, self._objects[run].files[name])
+            if (values := decoded_shard(array, data, self._store.join(key))) is not None:
+                return values[rows - shard * manifest.shard_rows]
+        return self._read(run, W_PLUS, shard, rows)
 
     def _gather(self, places: list[tuple[int, int]], name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Values of an array at (run, row) places, [N, *shape], each shard opened once."""

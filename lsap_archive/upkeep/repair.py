@@ -31,12 +31,14 @@ from lsap_archive.format.layout import (
     COPY_FOLDER,
     EVALUATIONS_PREFIX,
     FORMAT_VERSION,
+    INDEXES_PREFIX,
     MANIFEST_NAME,
     PUBLISHED_PREFIX,
     RUNS_PREFIX,
     SEEN_PREFIX,
     SEQUENCE_PREFIX,
     SETS_PREFIX,
+    STYLES_PREFIX,
     VERSIONS_PREFIX,
     anchor_key,
     calibration_key,
@@ -222,8 +224,10 @@ def _mend(store: Store, problems: list[Problem], report: RepairReport) -> None:
                 _mend_anchor(store, problem, report)
         elif folder in (
             CALIBRATING_PREFIX,
+            INDEXES_PREFIX,
             SEEN_PREFIX,
             SETS_PREFIX,
+            STYLES_PREFIX,
             VERSIONS_PREFIX,
         ):  # found again by whoever needs it
             _remove(store, of_one, report)

@@ -76,7 +76,7 @@ class RepairReport:
     def next_commands(self) -> list[str]:
         """What to run now, so that what is missing is made again."""
         runs = self.runs.values()
-        unpublished = [key for key in self.removed if key.startswith(("runs/", "anchors/"))]
+        unpublished = [key for key in self.removed if key.startswith(("runs/", "anchors/", "styles/"))]
         commands = []
         gone = [name for name in self.retired if name.startswith("runs/")]
         lost_by = {run.flow for run in runs if run.images}
@@ -90,6 +90,8 @@ class RepairReport:
         lost = [*self.retired, *self.removed, *self.given_up, *self.made_of_them]
         if commands or any("evaluations/" in name or name.startswith("sets/") for name in lost):
             commands.append("lsap run evaluate")
+        if any(key.startswith("indexes/") for key in self.removed):
+            commands.append("lsap-archive index")
         return commands
 
     def to_dict(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from lsap_archive.reading.retirement import RetiredShards, hidden_of, may_be_twi
 from lsap_archive.reading.sets import FID, image_sets, set_summary
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.verify_evaluations import verify_evaluation
+from lsap_archive.upkeep.verify_nearest import verify_nearest
 from lsap_archive.upkeep.verify_publication import verify_manifest, verify_retired
 from lsap_archive.upkeep.verify_published import verify_published
 from lsap_archive.upkeep.verify_report import VerifyReport
@@ -108,6 +109,7 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
         _note_errors(key, "what was seen of originals", report, read_seen, store, digest)
     for key in store.keys(VERSIONS_PREFIX):
         _note_errors(key, "the versions that it is named by", report, read_versions, store, key)
+    verify_nearest(store, geometry, report)
     oldest_first = sorted(runs.values(), key=lambda one: one.order)
     hidden = {one.run_id: hidden_of(one, found) for one in oldest_first}
     once = [one for one in oldest_first if not may_be_twice(one, found)]

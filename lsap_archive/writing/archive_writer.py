@@ -24,6 +24,7 @@ from lsap_archive.format.layout import (
     SEEN_PREFIX,
     SEQUENCE_PREFIX,
     STAGING_FOLDER,
+    STYLES_PREFIX,
     VERSIONS_PREFIX,
     Geometry,
     anchor_copy_key,
@@ -33,12 +34,14 @@ from lsap_archive.format.layout import (
     calibration_parts,
     report_key,
     run_prefix,
+    styles_key,
     versions_key,
 )
 from lsap_archive.format.manifest import Manifest, encode_header
 from lsap_archive.format.plan import PlannedRow, RunPlan, images_digest, planned_table
 from lsap_archive.format.rows import IMAGES_SCHEMA, from_parquet, to_parquet
 from lsap_archive.format.shards import coordinate_objects, run_metadata
+from lsap_archive.format.style_layers import StyleLayers, style_layers_digest
 from lsap_archive.reading.checked import measured_object, read_header
 from lsap_archive.reading.kept import (
     encode_anchor_copy,
@@ -374,6 +377,28 @@ class ArchiveWriter:
         Whoever publishes does so; this is for archives of older versions, and for what killed commands left.
         """
         keep_published_lists(self.store)
+
+    def has_style_layers(self) -> bool:
+        """Whether the style layers of the generator are kept; whoever reads them sees whether they are whole."""
+        return bool(self.store.keys(STYLES_PREFIX))
+
+    def put_style_layers(self, layers: StyleLayers) -> bool:
+        """Keep the style layers of the archive's generator, once; readers need them for S^N.
+
+        Returns:
+            Whether they are new.
+
+        Raises:
+            ArchiveMismatchError: they are those of another generator, or do not fit the codes.
+        """
+        if layers.generator_digest != self.generator["digest"]:
+            raise ArchiveMismatchError(
+                f"style layers of generator {layers.generator_digest[:16]}: those of {self.generator['digest'][:16]} "
+                f"are wanted, whose codes {self.store.url} holds"
+            )
+        layers.check_fits(self.geometry)
+        data = layers.encode()
+        return self.store.create(styles_key(style_layers_digest(data)), data)
 
     def put_report(self, name: str, data: bytes) -> str:
         """Write a report, in the place of an older one.

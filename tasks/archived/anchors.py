@@ -1,4 +1,4 @@
-"""The anchor of a generator, estimated once and kept in the archive by digest."""
+"""What an archive keeps of its generator: the anchor, estimated once and kept by digest, and the style layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lsap_archive import ArchiveWriter, CorruptArchiveError, read_anchor
+from lsap_archive import ArchiveWriter, CorruptArchiveError, StyleLayers, read_anchor
 from lsap_core.alignment.anchor import EVALUATION_SAMPLES, Anchor, anchor_digest, estimate_anchor
 from lsap_core.generators.generator import Generator
 from lsap_core.spaces.styles import StyleSet
@@ -35,8 +35,27 @@ class AnchorOptions:
         return anchor_digest(generator_digest, num_samples=self.num_samples, style_set=self.style_set, seed=self.seed)
 
 
+def keep_style_layers(archive: ArchiveWriter, generator: Generator, generator_digest: str) -> None:
+    """Keep the layers that make style vectors in the archive, once, so that its readers know S^N without torch."""
+    if archive.has_style_layers():
+        return
+    synthesis = generator.synthesis
+    affines = [layer.affine for layer in (*synthesis.conv_layers(), synthesis.to_rgb_layers()[-1])]  # set "authors"
+    archive.put_style_layers(
+        StyleLayers(
+            generator_digest,
+            tuple((affine.weight * affine.weight_gain).detach().float().cpu().numpy() for affine in affines),
+            tuple((affine.bias * affine.lr_multiplier).detach().float().cpu().numpy() for affine in affines),
+        )
+    )
+
+
 def keep_anchor(archive: ArchiveWriter, generator: Generator, generator_digest: str, options: AnchorOptions) -> str:
-    """The digest of the anchor, which is in the archive afterwards; estimated only when it was not."""
+    """The digest of the anchor, which is in the archive afterwards; estimated only when it was not.
+
+    So are the style layers of the generator.
+    """
+    keep_style_layers(archive, generator, generator_digest)
     digest = options.digest(generator_digest)
     if not archive.has_anchor(digest):
         anchor = estimate_anchor(

@@ -35,7 +35,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
 from lsap_core.images import from_uint8, quantize, to_uint8
 from lsap_core.presets import METHODS
-from tasks.archived.anchors import AnchorOptions, keep_anchor, open_anchor
+from tasks.archived.anchors import AnchorOptions, keep_anchor, keep_style_layers, open_anchor
 from tasks.archived.jobs import provenance_of, publish_made
 from tasks.archived.opening import geometry_of, open_writer
 from tasks.archived.previews import ShardPreviews
@@ -300,6 +300,7 @@ def _digest_of_code(code: Tensor) -> str:
 
 def _anchor_of(request: ImportRequest, writer: ArchiveWriter, generator: Generator, digest: str) -> str:
     """The anchor of the archive's newest inversion, so that values of SNCD can be compared; else the one asked for."""
+    keep_style_layers(writer, generator, digest)
     if is_archive(request.archive):
         for run in reversed(open_archive(request.archive).runs):
             if run.subject is None and (anchor := config_of(run).anchor) is not None and writer.has_anchor(anchor):

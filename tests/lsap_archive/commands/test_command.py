@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsap_archive import open_archive
+from lsap_archive import PlannedRow, open_archive
 from lsap_archive.commands import exported
 from lsap_archive.commands.command import main
 
@@ -68,6 +69,46 @@ def test_the_nearest_code_to_an_images_own_is_that_image(
     assert second["distance"] > 0
 
 
+def test_several_are_asked_about_by_their_names(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = tmp_path / "w.npy"
+    np.save(code, np.zeros(3))
+    assert main(["nearest", url, "lsap_o", "--image", "image-3", "--code", str(code), "-k", "2", "--space", "w"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.split("\n")[1].split()[:3] == ["image-3", "image-3", "0"] and shown.err == ""
+    assert [line.split()[0] for line in shown.out.splitlines()[1:]] == ["image-3"] * 2 + [str(code)] * 2
+
+
+def test_a_picture_is_known_by_its_content(
+    local_place: Any, work: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "anna.png").write_bytes(b"pixels")
+    (tmp_path / "other.png").write_bytes(b"others")
+    digest = hashlib.sha256(b"pixels").hexdigest()
+    rows = (PlannedRow(0, "bert", "/bert.png", "0" * 64), PlannedRow(1, "anna", "/anna.png", digest))
+    run = local_place.writer().start_run(work.plan(rows=rows))
+    work.write_all(run)
+    run.publish({})
+    assert main(["nearest", local_place.url, "lsap_o", str(tmp_path / "anna.png"), "-k", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["image_id"] == "anna"
+    assert main(["nearest", local_place.url, "lsap_o", str(tmp_path / "other.png")]) == 2
+    assert "`lsap archive nearest` inverts such a picture" in capsys.readouterr().err
+
+
+def test_an_index_is_made_and_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["nearest", url, "lsap_o", "--image", "image-3", "--metric", "cosine"]
+    assert main([*asked, "--approximate"]) == 2
+    assert "make one with `lsap-archive index" in capsys.readouterr().err
+    assert main(["index", url, "lsap_o", "--metric", "cosine"]) == 0
+    assert "of the 10 nearest others of 5 codes it finds 100.0%" in capsys.readouterr().out
+    assert main([*asked, "--approximate"]) == 0
+    approximate = capsys.readouterr()
+    assert main(asked) == 0
+    assert approximate.out == capsys.readouterr().out
+    assert approximate.err == "approximate: the index finds 100.0% of the 10 nearest\n"
+    assert main(["index", url, "lsap_o", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recall"] == 1.0
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_exports_have_every_row_of_every_batch(
     suffix: str, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -120,6 +161,10 @@ def test_an_export_that_fails_leaves_what_was_there(
         (["nearest", "{url}", "lsap_o", "--code", "{url}/archive.json"], "wanted an .npy file with the numbers"),
         (["nearest", "{url}", "lsap_o", "--code", "{url}/no.npy"], "does not exist"),
         (["nearest", "{url}", "lsap_o", "--image", "image-0", "-k", "0"], "k is 0"),
+        (["nearest", "{url}", "lsap_o"], "nothing is asked about"),
+        (["nearest", "{url}", "lsap_o", "{url}/no.png"], "cannot be read (No such file or directory)"),
+        (["nearest", "{url}", "lsap_o", "--image", "image-0", "--space", "s_n"], "keeps no style layers"),
+        (["index", "{url}", "psp"], "no published run of method psp"),
         (["export", "{url}", "rows.xlsx"], "ends in .xlsx; wanted .parquet or .csv"),
         (["export", "{url}", "{url}/no/rows.csv"], "is no folder"),
         (["describe", "s3://user:secret@host/bucket"], "carries"),

@@ -196,7 +196,7 @@ def test_runs_without_noise_or_trace_say_so(memory_place: Any, work: Any) -> Non
 
 
 def test_nearest_is_exact(quick_place: Any, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsap_archive.reading.archive._BLOCK_VALUES", 6)  # one code at a time
+    monkeypatch.setattr("lsap_archive.reading.nearest.exact._BLOCK_PRODUCTS", 1)  # one code at a time
     run = quick_place.writer().start_run(work.plan())
     work.write_all(run)
     run.publish({})
@@ -214,7 +214,7 @@ def test_nearest_is_exact(quick_place: Any, work: Any, monkeypatch: pytest.Monke
 def test_nearest_refuses_what_is_no_code(memory_place: Any, published: Callable[[Any], Any]) -> None:
     published(memory_place)
     archive = open_archive(memory_place.url)
-    for code in (np.zeros((3, 3)), np.zeros(2), np.full(3, np.nan)):
+    for code in (np.zeros((3, 3)), np.zeros(2), np.full(3, np.nan), np.zeros((0, 2, 3))):
         with pytest.raises(ArchiveMismatchError, match=r"\(2, 3\) or \(3,\) is wanted"):
             archive.nearest(code, 1, "lsap_o")
     with pytest.raises(ArchiveMismatchError, match="k is 0"):

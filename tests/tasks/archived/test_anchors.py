@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from lsap_archive import ArchiveNotFoundError, ArchiveWriter, Geometry
+from lsap_archive.reading.style_layers import read_style_layers
 from lsap_core.alignment.anchor import EVALUATION_SAMPLES, estimate_anchor
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
+from lsap_core.spaces.styles import normalize, select
 from tasks.archived.anchors import AnchorOptions, keep_anchor, open_anchor
 
 CONFIG = GeneratorConfig(16, (4, 3, 2), z_dim=4, w_dim=5, num_mapping_layers=2)
@@ -53,6 +55,19 @@ def test_a_kept_anchor_reads_back_as_it_was_estimated(
     torch.testing.assert_close(found.w_avg, wanted.w_avg, atol=0, rtol=0)
     torch.testing.assert_close(list(found.directions), list(wanted.directions), atol=0, rtol=0)
     assert {each.dtype for each in found.directions} == {torch.float32}
+
+
+def test_readers_know_s_n_as_the_generator_does(archive: ArchiveWriter, generator: Generator) -> None:
+    """In float32: what the archive keeps of the affine layers gives the directions that SNCD is made of."""
+    keep_anchor(archive, generator, "g", OPTIONS)
+    name, layers = read_style_layers(archive.store, archive.generator, archive.geometry)
+    codes = torch.randn(6, CONFIG.num_ws, CONFIG.w_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = torch.cat(normalize(select(generator.styles(codes), CONFIG, "authors")), dim=1)
+    torch.testing.assert_close(torch.from_numpy(layers.directions(codes.numpy())), wanted, atol=1e-6, rtol=1e-6)
+    before = contents(archive)
+    keep_anchor(archive, generator, "g", OPTIONS)
+    assert contents(archive) == before and f"styles/{name}.npz" in before
 
 
 def test_an_anchor_is_estimated_once(archive: ArchiveWriter, generator: Generator) -> None:

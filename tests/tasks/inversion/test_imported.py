@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lsap_archive import ArchiveMismatchError, open_archive, verify_archive
+from lsap_archive import ArchiveMismatchError, Store, open_archive, verify_archive
 from lsap_core.alignment.sncd import SncdLoss
 from lsap_core.errors import CheckpointError, ConfigError, ShapeError
 from lsap_core.generators import Generator, GeneratorConfig
@@ -168,8 +168,12 @@ def test_imported_codes_are_edited_measured_and_queried(desk: Any, request_of: A
     assert archive.nearest(codes[3, 0].numpy(), 1, "projected").column("image_id").to_pylist() != []
     assert verify_archive(laboratory.archive).is_sound
 
+    (layers,) = Store.from_url(laboratory.archive).keys("styles")
+    Store.from_url(laboratory.archive).delete(layers)  # as in an archive that was begun before they were kept
     again = import_codes(request_of(place, source=str(laboratory.source)))
     assert (again.run_id, again.by_status, again.known) == (None, {}, 5)
+    near = open_archive(laboratory.archive).nearest(codes[3].numpy(), 1, "projected", space="s_n")
+    assert near.column("image_id").to_pylist() == ["3.png"]
     other = saved(tmp_path / "other.pt", codes + 1)
     with pytest.raises(ConfigError, match=r"another code of 0\.png that was imported under this name"):
         import_codes(request_of(other, source=str(laboratory.source)))
