@@ -51,11 +51,11 @@ from lsap_archive.reading.evaluations import measurement_parts, newest_measureme
 from lsap_archive.reading.files import files_of
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
-from lsap_archive.reading.previews import KeptPreviews, preview_bytes
 from lsap_archive.reading.nearest.answers import answer_table
 from lsap_archive.reading.nearest.search import NearestCodes
 from lsap_archive.reading.nearest.spaces import Metric, Space
 from lsap_archive.reading.nearest.stored import StoredCodes
+from lsap_archive.reading.previews import KeptPreviews, preview_bytes
 from lsap_archive.reading.retirement import (
     RetiredShards,
     hidden_of,
