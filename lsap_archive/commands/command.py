@@ -22,11 +22,11 @@ from lsap_archive.errors import (
     StoreRefusedError,
 )
 from lsap_archive.reading.archive import Archive, open_archive
+from lsap_archive.reading.queries import TABLES
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
-TABLES = ("latest", "rows", "measurements", "all_measurements", "set_numbers")
 _WRONG_REQUESTS = (ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError, QueryError, StoreRefusedError)
 
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true", help="print the result as JSON")
         verb.set_defaults(command=command)
 
-    sql.add_argument("query", help="\"select method, avg(sncd) from rows where status = 'ok' group by method\"")
+    sql.add_argument("query", help="\"select method, avg(sncd) from latest where status = 'ok' group by method\"")
     nearest.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or a digest')
     code = nearest.add_mutually_exclusive_group(required=True)
     code.add_argument("--image", metavar="ID", help="an image of the archive, by the same method")
