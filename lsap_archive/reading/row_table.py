@@ -148,7 +148,7 @@ class RowTable:
             suspected = self.columns(names).filter(pa.array(of_suspects))
             suspected = suspected.append_column("place", pa.array(places))
             suspected = suspected.append_column("run", pa.array(self._columns.runs[places], pa.int32()))
-            shown[_places(_TWICE, suspected=suspected, methods=pa.table(methods))["place"]] = False
+            shown[_numbers(_TWICE, suspected=suspected, methods=pa.table(methods))["place"]] = False
         return shown
 
     @property
@@ -174,11 +174,19 @@ class RowTable:
             if (key := tuple(sorted(set(runs)))) not in self._newest_by_runs:
                 chosen = np.isin(self._columns.runs, key) & self.shown
                 if len(key) > 1:
-                    placed = self._columns.read(["image_id"]).filter(pa.array(chosen))
-                    placed = placed.append_column("place", pa.array(np.flatnonzero(chosen)))
-                    chosen[_places(_SUPERSEDED, placed=placed)["place"]] = False
+                    image_ids = self._columns.read(["image_id"])
+                    several = np.flatnonzero(chosen)[self._may_be_several(image_ids.filter(pa.array(chosen)))]
+                    placed = image_ids.take(pa.array(several)).append_column("place", pa.array(several))
+                    chosen[_numbers(_SUPERSEDED, placed=placed)["place"]] = False
                 self._newest_by_runs[key] = chosen
             return self._newest_by_runs[key]
+
+    @staticmethod
+    def _may_be_several(image_ids: pa.Table) -> NDArray[np.bool_]:
+        """Whether an id may be there again, by its hash: most images are there once, and texts are slow to group."""
+        found = _numbers("select (hash(image_id) >> 1)::bigint as hash from image_ids", image_ids=image_ids)["hash"]
+        ordered = np.sort(found)
+        return np.isin(found, ordered[1:][ordered[1:] == ordered[:-1]])
 
     def _outcome(self, name: str) -> pa.ChunkedArray:
         """A column of OUTCOME, in which a copy of what failed has failed for the same reason."""
@@ -209,7 +217,7 @@ class RowTable:
             tables[name] = pa.table({"place": pa.array(places), "run": runs, column: values})
         if not all(table.num_rows for table in tables.values()):
             return {"place": np.empty(0, np.int64), "original": np.empty(0, np.int64)}
-        return _places(_FAILED_COPIES, **tables)
+        return _numbers(_FAILED_COPIES, **tables)
 
     def twice_in(self, run: int) -> NDArray[np.int64]:
         """Rows of a run that are not shown, because an older one has them."""
@@ -268,8 +276,8 @@ class RowTable:
         return pa.table({"place": pa.array(wanted), **{name: found[name] for name in columns}})
 
 
-def _places(query: str, **tables: pa.Table) -> dict[str, NDArray[np.int64]]:
-    """The numbers that a query over some tables gives, by column; what does not fit into memory moves to a folder."""
+def _numbers(query: str, **tables: pa.Table) -> dict[str, NDArray[np.int64]]:
+    """What a query over some tables gives, by column; what does not fit into memory moves to a folder meanwhile."""
     spill = Path(tempfile.gettempdir()) / f"lsap-rows-{uuid.uuid4().hex}"  # made when needed, removed at the end
     with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)}) as database:
         for name, table in tables.items():

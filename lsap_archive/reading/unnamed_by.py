@@ -145,7 +145,7 @@ class ByCheck:
         for source in self._sources(node.get("from_table"), scope):
             if not self._mixed(source, scope.limit) or _names(apart, source, source.by):
                 continue
-            is_used = _names(everything, source, source.values)
+            is_used = _names(everything, source, source.values, but_counted=True)
             if groups or any(_names([one], source, source.values) for one in windows):
                 if is_used and not (groups and _names(selected, source, source.by)):
                     self._refuse(source, scope.limit)
@@ -262,16 +262,20 @@ def _nodes(part: Any) -> Iterator[Any]:
                 yield inner
 
 
-def _inside(part: Any) -> Iterator[dict[str, Any]]:
-    """All expressions in a part, but for those of queries inside it."""
+def _inside(part: Any, but_counted: bool = False) -> Iterator[dict[str, Any]]:
+    """All expressions in a part without those of queries inside it; and without what only asks if there is a value."""
     if isinstance(part, list | tuple):
         for one in part:
-            yield from _inside(one)
-    elif isinstance(part, dict):
+            yield from _inside(one, but_counted)
+    elif isinstance(part, dict) and not (but_counted and _only_counts(part)):
         yield part
         for name, one in part.items():
             if name != "subquery":
-                yield from _inside(one)
+                yield from _inside(one, but_counted)
+
+
+def _only_counts(part: Any) -> bool:
+    return part.get("type") in ("OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL") or part.get("function_name") == "count"
 
 
 def _of_class(part: Any, name: str) -> Iterator[dict[str, Any]]:
@@ -309,9 +313,9 @@ def _base_tables(table: Any) -> Iterator[str]:
     return (one["table_name"].lower() for one in _inside(table) if one.get("type") == "BASE_TABLE")
 
 
-def _names(part: Any, source: _Source, columns: frozenset[str]) -> bool:
+def _names(part: Any, source: _Source, columns: frozenset[str], *, but_counted: bool = False) -> bool:
     """Whether an expression names one of some columns of a source, the whole of it, or all columns by a star."""
-    for one in _inside(part):
+    for one in _inside(part, but_counted):
         if one.get("class") == "COLUMN_REF":
             *table, name = [name.lower() for name in one["column_names"]]
             if (name in columns and (not table or table[-1] == source.alias)) or name == source.alias:

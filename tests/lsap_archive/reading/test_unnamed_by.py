@@ -108,6 +108,8 @@ def test_what_would_mix_networks_is_refused(query: str) -> None:
         "select count(*) from measurements",
         "select image_id, count(*) from measurements group by all order by all",
         "select distinct measure from measurements",
+        "select count(*) from measurements where value is not null",
+        "select measure, count(value) from measurements group by all",
         "select method, count(*) from measurements where problem is not null group by method",
         "describe measurements",
         "pivot measurements on \"by\" in ('alex', 'vgg') using avg(value) group by image_id",
