@@ -43,7 +43,7 @@ TABLES = (*ROWS, *OTHERS)
 
 _ROWS_OF_A_BATCH = 2**16
 _NOT_READ = "this column was not read: name it in the query"
-_UNFORESEEN = {"query", "query_table", "try"}  # they hide what a query names, or what it runs into
+_HIDING = ("query", "query_table", "json_execute_serialized_sql")  # functions that run SQL which is made on the way
 _EXPLAIN = re.compile(r"\s*explain(\s+analyze\b|\s*\([^)]*\))?", re.IGNORECASE)
 
 
@@ -61,7 +61,8 @@ class Queries:
         self._url = url
         self._rows = rows
         self._others = dict(others)
-        self._made: dict[str, pa.Table] = {}
+        self._made: set[str] = set()
+        self._networks: dict[str, dict[str, list[str]]] = {}
         self._viewed: frozenset[str] | None = None  # columns that the views of rows have
         self._lock = threading.RLock()
 
@@ -124,19 +125,20 @@ class Queries:
         parsed = self._parsed(query)
         if parsed is None:
             return False
+        if hiding := _first(parsed, lambda part: part.get("function_name") in _HIDING):
+            raise self._refused(f"{hiding['function_name']}() runs SQL that cannot be looked at: write it out")
         words = set(re.findall(r"\w+", query.lower()))
-        reads_all = not words.isdisjoint(_UNFORESEEN) or _has_star(parsed)
-        self._make(words, reads_all)
-        if not words.isdisjoint(MEASURED):
-            self._check_by(parsed, params)
+        is_star = _first(parsed, lambda part: part.get("class") == "STAR")
+        self._make(words, reads_all=is_star is not None or "try" in words)  # try() would hide what was not read
+        if networks := {name: self._networks[name] for name in MEASURED if name in words}:
+            ByCheck(networks, self._aggregates, params).check(parsed)
         return True
 
     def _read_all_for(self, error: Exception) -> bool:
         """Read all columns if an error says that one was not read; False for any other."""
-        if _NOT_READ not in str(error) or self._viewed == frozenset(ROW_SCHEMA.names):
-            return False
-        self._show_rows(ROW_SCHEMA.names)
-        return True
+        if is_unread := _NOT_READ in str(error):
+            self._show_rows(ROW_SCHEMA.names)
+        return is_unread
 
     def _batches_of(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         """The batches; what DuckDB refuses only then comes as an error of Arrow, or of its files."""
@@ -146,17 +148,15 @@ class Queries:
             except StopIteration:
                 return
             except (pa.ArrowException, OSError) as error:
-                raise QueryError(f"{self._url}: the query was refused: {error}") from error
+                raise self._refused(str(error)) from error
             yield batch
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
         try:
             yield
-        except duckdb.Error as error:
-            raise QueryError(f"{self._url}: the query was refused: {error}") from error
-        except UnnamedByError as error:
-            raise QueryError(f"{self._url}: the query was refused: {error}") from error
+        except (duckdb.Error, UnnamedByError) as error:
+            raise self._refused(str(error)) from error
 
     @cached_property
     def _database(self) -> duckdb.DuckDBPyConnection:
@@ -215,14 +215,15 @@ class Queries:
 
     def _make(self, words: set[str], reads_all: bool) -> None:
         """See to it that the tables and columns that a query names are there."""
-        hides_tables = not words.isdisjoint(_UNFORESEEN)
         for name, make in self._others.items():
-            if (name in words or hides_tables) and name not in self._made:
+            if name in words and name not in self._made:
                 made = make()
                 with self._lock:
-                    self._made[name] = made
+                    if name in MEASURED:
+                        self._networks[name] = _networks_of(made)
                     self._show(self._database, name, made)
-        if hides_tables or not words.isdisjoint(ROWS):
+                    self._made.add(name)
+        if not words.isdisjoint(ROWS):
             self._show_rows([name for name in ROW_SCHEMA.names if reads_all or name in words])
 
     def _show_rows(self, names: Sequence[str]) -> None:
@@ -247,16 +248,6 @@ class Queries:
         columns = (f'"{one}"::json as "{one}"' if one in JSON_COLUMNS else f'"{one}"' for one in table.column_names)
         database.from_arrow(table).project(", ".join(columns)).create_view(name, replace=True)
 
-    def _check_by(self, parsed: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-        networks: dict[str, dict[str, list[str]]] = {}
-        for name in (one for one in MEASURED if one in self._made):
-            pairs = self._made[name].select(["measure", "by"]).group_by(["measure", "by"]).aggregate([])
-            by_measure: dict[str, list[str]] = {}
-            for pair in pairs.to_pylist():
-                by_measure.setdefault(pair["measure"], []).append(pair["by"] or "")
-            networks[name] = {measure: sorted(by_measure[measure]) for measure in sorted(by_measure)}
-        ByCheck(networks, self._aggregates, params).check(parsed)
-
     @cached_property
     def _aggregates(self) -> frozenset[str]:
         query = "select distinct lower(function_name) from duckdb_functions() where function_type = 'aggregate'"
@@ -264,13 +255,26 @@ class Queries:
             return frozenset(name for (name,) in cursor.execute(query).fetchall())
 
 
-def _has_star(part: Any) -> bool:
-    """Whether a parsed query asks for all columns; `order by all` does not."""
-    if isinstance(part, list):
-        return any(map(_has_star, part))
-    if not isinstance(part, dict):
-        return False
-    return part.get("class") == "STAR" or any(_has_star(one) for name, one in part.items() if name != "orders")
+def _first(part: Any, is_it: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any] | None:
+    """The first node of a parsed query that is what is looked for; `order by all` is a star that asks for nothing."""
+    inner: list[Any] = part if isinstance(part, list) else []
+    if isinstance(part, dict):
+        if is_it(part):
+            return part
+        inner = [one for name, one in part.items() if name != "orders" or not _is_order_by_all(one)]
+    return next((found for one in inner if (found := _first(one, is_it)) is not None), None)
+
+
+def _is_order_by_all(orders: Any) -> bool:
+    return isinstance(orders, list) and [one["expression"].get("class") for one in orders] == ["STAR"]
+
+
+def _networks_of(measured: pa.Table) -> dict[str, list[str]]:
+    """By measure, what measured it, both sorted; "" for nothing but the formula."""
+    found: dict[str, list[str]] = {}
+    for pair in measured.group_by(["measure", "by"]).aggregate([]).to_pylist():
+        found.setdefault(pair["measure"], []).append(pair["by"] or "")
+    return {measure: sorted(found[measure]) for measure in sorted(found)}
 
 
 def _column(field: pa.Field, is_read: bool) -> str:

@@ -165,6 +165,8 @@ def test_no_other_table_can_be_named(archive: Archive) -> None:
         "prepare mine as select 1",
         "select 1; select 2",
         "pivot latest on status using count(*)",
+        "select * from query('select avg(value) from ' || 'measurements')",
+        "from query_table('latest')",
     ],
 )
 def test_a_query_changes_nothing(archive: Archive, tmp_path: Path, query: str) -> None:
@@ -200,7 +202,6 @@ def test_a_query_reads_the_archive_alone(archive: Archive, tmp_path: Path, query
         "summarize latest",
         "describe latest",
         "select try(columns('mse')) from latest",
-        "select * from query('select mse from ' || 'latest')",
         "pivot latest on status in ('ok') using count(*) group by method",
         "explain select * from latest",
         "select run_id from history union all by name select * from latest",
@@ -223,6 +224,16 @@ def test_only_columns_that_are_named_are_read(archive: Archive) -> None:
     assert other._rows.read_columns == {"mse", "method", "image_id"}  # which tells what is the newest
     other.codes(["a"], "lsap_o")
     assert other._rows.read_columns == {"mse", "method", "image_id", "status", "duplicate_of"}
+
+
+def test_a_query_that_would_mix_networks_is_refused_until_it_says_by(archive: Archive) -> None:
+    query = "select avg(value) as mean from all_measurements where measure = $measure"
+    with pytest.raises(QueryError, match=r"refused: lpips was measured by alex, vgg, .* where \"by\" = 'alex'"):
+        archive.sql(query, measure="lpips")
+    assert archive.sql(f"{query} and \"by\" = 'alex'", measure="lpips").to_pylist() == [{"mean": 0.4}]
+    assert archive.sql(query, measure="mse").to_pylist() == [{"mean": 20.4}]
+    with pytest.raises(QueryError, match="lpips"):
+        archive.sql("explain select avg(value) from measurements")
 
 
 def test_several_threads_ask_at_once(archive: Archive) -> None:
