@@ -202,6 +202,7 @@ def test_a_query_reads_the_archive_alone(archive: Archive, tmp_path: Path, query
         "summarize latest",
         "describe latest",
         "select try(columns('mse')) from latest",
+        "select try(l) as row_or_null from latest as l",
         "pivot latest on status in ('ok') using count(*) group by method",
         "explain select * from latest",
         "select run_id from history union all by name select * from latest",
@@ -282,11 +283,13 @@ def test_many_files_are_read_as_few_are(tmp_path: Path, work: Any, name: str, mo
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_one_damaged_file_of_many_is_noticed(local_place: Any, work: Any) -> None:
+@pytest.mark.parametrize("is_sound", [False, True])
+def test_one_wrong_file_of_many_is_noticed(local_place: Any, work: Any, is_sound: bool) -> None:
+    """Damaged, or that of another shard, of which nothing but its digest tells."""
     many_files(local_place, work)
     path = Path(local_place.url) / "runs/many/rows/shard-00017.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data = bytearray(path.with_name("shard-00016.parquet").read_bytes() if is_sound else path.read_bytes())
+    data[len(data) // 2] ^= not is_sound
     path.write_bytes(bytes(data))
     with pytest.raises(CorruptArchiveError, match="shard-00017"):
         open_archive(local_place.url).sql("select count(*) from latest")
