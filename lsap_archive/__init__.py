@@ -26,7 +26,9 @@ from lsap_archive.format.layout import FORMAT_VERSION, Geometry, noise_name, rep
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
 from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA
 from lsap_archive.format.plan import PlannedRow, RunPlan
+from lsap_archive.format.previews import PREVIEW_BYTES, PREVIEW_SIDE, Preview
 from lsap_archive.format.provenance import Provenance
+from lsap_archive.format.published_list import duckdb_view
 from lsap_archive.format.rows import (
     BETWEEN_WORDS,
     DUPLICATE,
@@ -92,6 +94,8 @@ __all__ = [
     "MEASUREMENT_SCHEMA",
     "OF_READER",
     "OK",
+    "PREVIEW_BYTES",
+    "PREVIEW_SIDE",
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
     "SET_SCHEMA",
@@ -114,6 +118,7 @@ __all__ = [
     "Overlaps",
     "PlannedImages",
     "PlannedRow",
+    "Preview",
     "Problem",
     "Provenance",
     "QueryError",
@@ -138,6 +143,7 @@ __all__ = [
     "count_open",
     "credential_in",
     "decode_document",
+    "duckdb_view",
     "encode_document",
     "expected_bytes",
     "give_up_unfinished",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,9 +43,12 @@ from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.checked import read_checked, read_header
+from lsap_archive.reading.dataset import run_dataset
 from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
+from lsap_archive.reading.files import files_of
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
+from lsap_archive.reading.previews import KeptPreviews, preview_bytes
 from lsap_archive.reading.published_tables import evaluations_table, runs_table
 from lsap_archive.reading.queries import Queries
 from lsap_archive.reading.retirement import (
@@ -57,9 +60,13 @@ from lsap_archive.reading.retirement import (
 )
 from lsap_archive.reading.row_columns import RowColumns, RowFile
 from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
+from lsap_archive.reading.run_reader import RunReader
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet, image_sets, read_states, with_set_numbers
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
+
+if TYPE_CHECKING:
+    import xarray
 
 _BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
 
@@ -322,6 +329,26 @@ class Archive:
             raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
         return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns), history=history)
 
+    def files(self, table: str) -> list[str]:
+        """URLs of the Parquet files of what is published, for other readers, such as `polars.scan_parquet`.
+
+        An empty file that has all columns comes first where the archive has one. Rows that count in another run are in
+        the files, too; the list `published/rows.parquet` tells which these are.
+
+        Args:
+            table: "rows" or "measurements".
+
+        Raises:
+            ArchiveKeyError: another table.
+        """
+        return files_of(table, self._store, self._manifests, self._hidden, self._published_evaluations)
+
+    def rows_left_out(self, run_id: str) -> list[int]:
+        """Rows of a published run that readers do not see, because an older one has them with the same content."""
+        run = next(run for run, one in enumerate(self._manifests) if one.run_id == run_id)
+        rows: list[int] = self._rows.twice_in(run).tolist()
+        return rows
+
     def sql(self, query: str, **params: Any) -> pa.Table:
         """Answer of DuckDB to a query, which reads these tables and nothing else; several threads may ask at once.
 
@@ -475,6 +502,53 @@ class Archive:
         places = self._places(image_ids, method)
         return in_threads(lambda place: self._image(*place), places)
 
+    def kept_images(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
+        """As `images`, with None where the run kept none.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of a method, of an inversion too.
+
+        Raises:
+            ArchiveKeyError: as in `codes`.
+            CorruptArchiveError: an object is missing or altered.
+        """
+        places = self._places(image_ids, method)
+        return in_threads(
+            lambda place: self._image(*place) if image_name(place[1]) in self._objects[place[0]].files else None, places
+        )
+
+    def previews(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
+        """Small pictures that runs kept of what a method made of images, as WebP files.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of an inversion, a refinement or an edit.
+
+        Returns:
+            One file for each id; None where none was kept, or the image has no code of the method. Duplicates have that
+            of their original.
+
+        Raises:
+            ArchiveKeyError: an unknown method.
+            CorruptArchiveError: previews are altered.
+        """
+        return self._previews.pictures(image_ids, self._runs_of(method))
+
+    def original_previews(self, image_ids: Sequence[str]) -> list[bytes | None]:
+        """Small pictures of images before they were inverted, as WebP files, from the newest run that kept one.
+
+        Args:
+            image_ids: N ids.
+
+        Returns:
+            One file for each id; None where no run kept one.
+
+        Raises:
+            CorruptArchiveError: previews are altered.
+        """
+        return self._previews.originals(image_ids)
+
     def trace(self, image_ids: Sequence[str], method: str) -> Trace:
         """Objective terms of images along the optimization.
 
@@ -544,16 +618,31 @@ class Archive:
         Raises:
             ArchiveKeyError: no such published run or array.
         """
-        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
-        if run is None:
-            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
-        return self._array(run, name)
+        return self._array(self._number_of(run_id), name)
+
+    def dataset(self, run_id: str) -> xarray.Dataset:
+        """A published run of any version as `xarray.open_zarr` opens those of this one, lazily and checked.
+
+        Arrays along `image`, with `image_id` beside it, and `step` and `term` of a trace; no dimension has two sizes.
+        Of rows that are not ok, and of retired shards, it holds NaN, or 0 of integers. Needs xarray.
+
+        Raises:
+            ArchiveKeyError: no such published run.
+            ArchiveMismatchError: xarray is not installed.
+            CorruptArchiveError: an object is missing or altered, also while values are read later.
+
+        Example:
+            codes = archive.dataset("lsap_e-1").set_xindex("image_id").w_plus.sel(image_id="anna").values
+        """
+        self._number_of(run_id)
+        return run_dataset(RunReader(self._store, run_id, self.geometry))
 
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.
 
-        `num_bytes` are those that are stored. `noise` of a method says what its images are rendered with: maps of their
-        own, as "float32" or "float16", or the generator's "constant" ones; the column of the rows tells of each image.
+        `num_bytes` are those that are stored, `preview_bytes` those of them that are previews. `noise` of a method says
+        what its images are rendered with: maps of their own, as "float32" or "float16", or the generator's "constant"
+        ones; the column of the rows tells of each image.
         `fits`, where its runs tell, is what they did with images of another shape: with several, the column `altered`
         tells of each image.
         """
@@ -565,6 +654,7 @@ class Archive:
             about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
             about["runs"] += 1
             about["num_bytes"] = about.get("num_bytes", 0) + manifest.num_bytes
+            about["preview_bytes"] = about.get("preview_bytes", 0) + preview_bytes(manifest)
             if manifest.subject is None:
                 about["noise"] = sorted({*about.get("noise", ()), self._noise_of(manifest)})
             for status, number in by_status.items():
@@ -599,7 +689,7 @@ class Archive:
         """Rows of a run that readers see, by status; they are read only where some are not seen."""
         if not self._hidden[manifest.run_id] and not may_be_twice(manifest, self._retired):
             return manifest.rows_by_status
-        return self._rows.counts_in(self._number_of[manifest.run_id])
+        return self._rows.counts_in(self._numbers[manifest.run_id])
 
     @cached_property
     def _published_evaluations(self) -> list[EvaluationInfo]:
@@ -608,6 +698,10 @@ class Archive:
         names = set(self._store.folders(EVALUATIONS_PREFIX))
         refuse_lost(self._store, EvaluationInfo.kind, names - {one.evaluation_id for one in found})
         return found
+
+    @cached_property
+    def _previews(self) -> KeptPreviews:
+        return KeptPreviews(self._store, self._manifests, lambda: self._rows)
 
     @cached_property
     def _rows(self) -> RowTable:
@@ -630,22 +724,20 @@ class Archive:
                     yield RowFile(run, f"{run_prefix(manifest.run_id)}/{name}", files[name], rows)
 
     @cached_property
-    def _number_of(self) -> dict[str, int]:
+    def _numbers(self) -> dict[str, int]:
         """Numbers of the runs, the oldest first."""
         return {one.run_id: run for run, one in enumerate(self._manifests)}
 
     @cached_property
     def _measurements(self) -> pa.Table:
-        newest = [
-            self._of_newest(*one) for one in zip(self._published_evaluations, self._measurement_tables[1:], strict=True)
-        ]
-        return newest_measurements(self._published_evaluations, newest).combine_chunks()
+        tables = self._measurement_tables[1:]
+        return newest_measurements(self._published_evaluations, tables, self._of_newest).combine_chunks()
 
     def _of_newest(self, info: EvaluationInfo, measured: pa.Table) -> pa.Table:
         """What was measured of rows that are the newest of their image and method, or of synthetic images."""
         if info.run_id is None or not measured.num_rows:
             return measured
-        rows = self._rows.newest_in(self._number_of[info.run_id])
+        rows = self._rows.newest_in(self._numbers[info.run_id])
         return measured.filter(pc.is_in(measured.column("row"), pa.array(rows)))
 
     @cached_property
@@ -668,7 +760,7 @@ class Archive:
         if info.run_id is None:
             yield from (part.select(columns) for part in parts)
             return
-        run = self._number_of.get(info.run_id)
+        run = self._numbers.get(info.run_id)
         if run is None:
             return
         manifest = self._manifests[run]
@@ -744,8 +836,7 @@ class Archive:
         in_run = [row for row in candidates if row.run == one.run]
         if in_run:
             return in_run[-1]
-        told = self._rows.at([row.place for row in (one, *candidates)], ["digest"])
-        digests = dict(zip(told.column("place").to_pylist(), told.column("digest").to_pylist(), strict=True))
+        digests = self._rows.digests([one, *candidates])
         same_content = [row for row in candidates if digests[row.place] == digests[one.place]]
         return (same_content or candidates)[-1]
 
@@ -826,10 +917,16 @@ class Archive:
 
     def _array(self, run: int, name: str) -> zarr.Array[Any]:
         if (run, name) not in self._arrays:
-            if f"{name}/zarr.json" not in self._objects[run].files:
+            if name not in {array.name for array in self._manifests[run].arrays}:
                 raise ArchiveKeyError(f"run {self._manifests[run].run_id} has no array {name}")
             self._arrays[run, name] = open_published(self._objects[run], name)
         return self._arrays[run, name]
+
+    def _number_of(self, run_id: str) -> int:
+        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
+        if run is None:
+            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
+        return run
 
     def _names_of_runs(self) -> str:
         return ", ".join(manifest.run_id for manifest in self._manifests) or "none"

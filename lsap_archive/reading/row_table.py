@@ -255,6 +255,11 @@ class RowTable:
             found.setdefault(one.image_id, []).append(one)
         return found
 
+    def digests(self, rows: Sequence[RowPlace]) -> dict[int, str]:
+        """Digests of the content of some rows, by their places."""
+        told = self.at([row.place for row in rows], ["digest"])
+        return dict(zip(*(told.column(name).to_pylist() for name in ("place", "digest")), strict=True))
+
     def newest_ok(self, runs: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Place, run and row of each image's newest row in some runs, where that is ok; in the order of places."""
         is_ok = np.asarray(pc.equal(self.columns(["status"]).column(0), OK))
