@@ -21,11 +21,11 @@ from lsap_archive.errors import (
 )
 from lsap_archive.format.columns import columns_table
 from lsap_archive.reading.archive import open_archive
+from lsap_archive.reading.queries import TABLES
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
-TABLES = ("latest", "rows", "measurements", "all_measurements", "set_numbers")
 _WRONG_REQUESTS = (ArchiveKeyError, ArchiveMismatchError, ArchiveNotFoundError, QueryError, StoreRefusedError)
 
 
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true", help="print the result as JSON")
         verb.set_defaults(command=command)
 
-    sql.add_argument("query", help="\"select method, avg(sncd) from rows where status = 'ok' group by method\"")
+    sql.add_argument("query", help="\"select method, avg(sncd) from latest where status = 'ok' group by method\"")
     add_nearest_options(nearest)
     add_index_options(index)
     add_words(rows, TABLES)

@@ -5,7 +5,7 @@
     published/no_rows.parquet           an empty file, the first of either list: whoever takes the columns of the first
     published/no_measurements.parquet   file has all that there are now, and there is at least one file
     published/latest.sql                a query of DuckDB: of each method and image the newest row
-    published/measurements.sql          likewise: every measure of a run once, the newest
+    published/measurements.sql          likewise: every measure of the newest rows once
     published/all_measurements.sql      likewise: also what was measured again since
 
 All of it follows from what is published and what is retired, and is written anew by whoever changes either.
@@ -75,8 +75,7 @@ LISTED_MEASUREMENTS = pa.schema(
     ]
 )
 
-_SQL = {
-    "latest": f"""\
+_LATEST = f"""\
 -- Of each method and image the newest row; a copy of an image that failed is failed, too.
 with listed as (
     select run_id, shard, age, left_out
@@ -96,7 +95,9 @@ seen as (
     where not list_contains(left_out, "row"))
 select * exclude (age) from seen
 qualify row_number() over (partition by method, image_id order by age desc, "row" desc) = 1
-""",
+"""
+_SQL = {
+    "latest": _LATEST,
     "all_measurements": f"""\
 -- Every measurement of what readers see, also what was measured again since.
 with listed as (
@@ -108,21 +109,26 @@ join listed using (evaluation_id, shard)
 where not list_contains(left_out, "row")
 """,
     "measurements": f"""\
--- Every measure of a run once: if it was measured again, the newest evaluation counts.
-with listed as (
+-- Every measure of the newest rows, and of synthetic images, once: that of the newest evaluation.
+with latest as (
+{_LATEST}),
+listed as (
     select evaluation_id, shard, age, subject, left_out
-    from read_parquet(getvariable('archive') || '/{MEASUREMENTS_LIST}'))
-select stored.*
-from read_parquet(getvariable('measurement_files'), union_by_name = true) as stored
-join listed using (evaluation_id, shard)
-where not list_contains(left_out, "row")
-qualify age = max(age) over (partition by subject, measure, "by")
+    from read_parquet(getvariable('archive') || '/{MEASUREMENTS_LIST}')),
+newest as (
+    select stored.*
+    from read_parquet(getvariable('measurement_files'), union_by_name = true) as stored
+    join listed using (evaluation_id, shard)
+    where not list_contains(left_out, "row")
+    qualify age = max(age) over (partition by subject, measure, "by"))
+from newest
+where run_id is null or exists (from latest where latest.run_id = newest.run_id and latest."row" = newest."row")
 """,
 }
 _LIST_OF = {
-    "latest": ("row_files", ROWS_LIST),
-    "measurements": ("measurement_files", MEASUREMENTS_LIST),
-    "all_measurements": ("measurement_files", MEASUREMENTS_LIST),
+    "latest": {"row_files": ROWS_LIST},
+    "measurements": {"row_files": ROWS_LIST, "measurement_files": MEASUREMENTS_LIST},
+    "all_measurements": {"measurement_files": MEASUREMENTS_LIST},
 }
 
 
@@ -154,12 +160,14 @@ def duckdb_view(url: str, table: str, name: str | None = None) -> str:
     if table not in _SQL:
         raise ArchiveMismatchError(f"there is no published query {table!r}: one of {', '.join(_SQL)} is wanted")
     literal = re.sub(r"[\[*?]", r"[\g<0>]", url.rstrip("/")).replace("'", "''")  # DuckDB takes paths for patterns
-    variable, listed = _LIST_OF[table]
     return "; ".join(
         (
             f"set variable archive = '{literal}'",
-            f"set variable {variable} = (select list(getvariable('archive') || '/' || file) "
-            f"from read_parquet(getvariable('archive') || '/{listed}'))",
+            *(
+                f"set variable {variable} = (select list(getvariable('archive') || '/' || file) "
+                f"from read_parquet(getvariable('archive') || '/{listed}'))"
+                for variable, listed in _LIST_OF[table].items()
+            ),
             f"set variable {table} = (select content from read_text(getvariable('archive') || '/{sql_key(table)}'))",
             f"create view {name or table} as from query(getvariable('{table}'))",
         )

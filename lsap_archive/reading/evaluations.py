@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,12 +48,17 @@ def measurement_parts(store: Store, info: EvaluationInfo, columns: Sequence[str]
         yield pa.concat_tables(in_threads(read, files[start : start + _SHARDS_TOGETHER]))
 
 
-def newest_measurements(evaluations: Sequence[EvaluationInfo], tables: Iterable[pa.Table]) -> pa.Table:
+def newest_measurements(
+    evaluations: Sequence[EvaluationInfo],
+    tables: Iterable[pa.Table],
+    seen: Callable[[EvaluationInfo, pa.Table], pa.Table],
+) -> pa.Table:
     """All measurements, the oldest evaluation first; what was measured of a subject again counts once, the newest.
 
     Args:
         evaluations: the oldest first.
         tables: the measurements of each.
+        seen: what of an evaluation's measurements readers are to see.
     """
     taken: set[tuple[str, str, str | None]] = set()
     kept = []
@@ -66,5 +71,5 @@ def newest_measurements(evaluations: Sequence[EvaluationInfo], tables: Iterable[
                 again = pc.and_(pc.equal(table.column("measure"), measure), pc.fill_null(same_by, False))
                 table = table.filter(pc.invert(again))
         taken |= {(subject, measure, by) for measure, by in names}
-        kept.append(table)
+        kept.append(seen(info, table))
     return pa.concat_tables([MEASUREMENT_SCHEMA.empty_table(), *reversed(kept)])

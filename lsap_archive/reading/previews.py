@@ -130,8 +130,11 @@ class KeptPreviews:
             more = rows.of_images(sorted(unknown), runs)
             found |= {image_id: more.get(image_id, []) for image_id in unknown}
             originals = {str(row.duplicate_of) for of in more.values() for row in of if row.status == DUPLICATE}
+        copies = [row for of_image in found.values() for row in of_image if row.status == DUPLICATE]
+        told = rows.digests([*copies, *(one for row in copies for one in found.get(str(row.duplicate_of), ()))])
         return {
-            image_id: [_settled(row, found, frozenset()) for row in found.get(image_id, ())] for image_id in image_ids
+            image_id: [_settled(row, found, told, frozenset()) for row in found.get(image_id, ())]
+            for image_id in image_ids
         }
 
     def _read(self, places: Iterable[tuple[int, int] | None]) -> dict[tuple[int, int], KeptPreview]:
@@ -188,7 +191,9 @@ def _files_of(manifest: Manifest) -> dict[int, StoredObject]:
     return {shard: files[name] for shard, name in names.items() if name in files}
 
 
-def _settled(row: RowPlace, found: Mapping[str, list[RowPlace]], seen: frozenset[str]) -> tuple[int, int] | None:
+def _settled(
+    row: RowPlace, found: Mapping[str, list[RowPlace]], digests: Mapping[int, str], seen: frozenset[str]
+) -> tuple[int, int] | None:
     """Where the code of a row stands: of a duplicate in its run if it is there, else the newest of the same content."""
     if row.status == OK:
         return row.run, row.row
@@ -196,6 +201,6 @@ def _settled(row: RowPlace, found: Mapping[str, list[RowPlace]], seen: frozenset
         return None
     candidates = found.get(str(row.duplicate_of), [])
     in_run = [one for one in candidates if one.run == row.run]
-    same_content = [one for one in candidates if one.digest == row.digest]
+    same_content = [one for one in candidates if digests[one.place] == digests[row.place]]
     chosen = (in_run or same_content or candidates)[-1:]
-    return _settled(chosen[0], found, seen | {row.image_id}) if chosen else None
+    return _settled(chosen[0], found, digests, seen | {row.image_id}) if chosen else None

@@ -152,7 +152,7 @@ def test_every_file_gets_its_row_whatever_the_limit_of_failures(
 def check_archive(folder: Path) -> None:
     assert verify_archive(str(folder)).problems == []
     archive = open_archive(str(folder))
-    rows = archive.rows().to_pylist()
+    rows = archive.rows(history=True).to_pylist()
     wanted = [*OK, *FAILED, *DUPLICATES, *DUPLICATES.values()]
     assert Counter(row["image_id"] for row in rows) == dict.fromkeys(wanted, 1)
     for row in rows:

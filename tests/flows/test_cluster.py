@@ -236,6 +236,6 @@ def test_a_node_that_comes_is_used_and_one_that_is_killed_costs_no_image(
     assert verify_archive(str(archive)).problems == []
     found = open_archive(str(archive))
     names = sorted(path.name for path in images.iterdir())
-    assert Counter(row["image_id"] for row in found.rows().to_pylist()) == dict.fromkeys(names, 1)
+    assert Counter(row["image_id"] for row in found.rows(history=True).to_pylist()) == dict.fromkeys(names, 1)
     wanted = undisturbed(names[:SHARD_ROWS])
     np.testing.assert_array_equal(found.codes(names[:SHARD_ROWS], METHOD), wanted)

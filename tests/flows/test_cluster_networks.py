@@ -224,7 +224,7 @@ def test_a_head_a_node_and_a_store_with_addresses_of_their_own_make_one_run(
     sessions = Path(f"/proc/{raylet}/root{session_folder}")
     assert {path.name for path in sessions.glob("session_2*/runtime_resources/py_modules_files/*/*")} == PACKAGES
     assert verify_archive("s3://lsap/apart", options).problems == []
-    rows = open_archive("s3://lsap/apart", options).rows().to_pylist()
+    rows = open_archive("s3://lsap/apart", options).rows(history=True).to_pylist()
     assert Counter(row["image_id"] for row in rows) == dict.fromkeys(names, 1)
     folders = (session_folder, sessions)
     written = [path for folder in folders for path in folder.glob("session_2*/logs/*") if path.is_file()]

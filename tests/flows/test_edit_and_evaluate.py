@@ -183,7 +183,7 @@ def test_every_image_has_a_row_of_each_edit(story: Story, edited: dict[str, Any]
     assert set(edited["refused"]) == {f"{ENCODED}/too_far", f"{OPTIMIZED}/too_far"}
     assert "a change of 100 is out of reach: between strength" in edited["refused"][f"{ENCODED}/too_far"]
     for name in names:
-        rows = [row for row in story.archive().rows().to_pylist() if row["method"] == name]
+        rows = [row for row in story.archive().rows(history=True).to_pylist() if row["method"] == name]
         assert {row["image_id"] for row in rows} == {path.name for path in story.images.iterdir()}
         assert {row["strength"] for row in rows} == {edited["strengths"][name]}
         (failed,) = (row for row in rows if row["status"] == "failed")

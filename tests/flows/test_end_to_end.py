@@ -72,7 +72,7 @@ def first(story: Story) -> Any:
 
 
 def test_every_image_has_one_complete_row_of_each_method(story: Story, first: Any) -> None:
-    rows = story.archive().rows().to_pylist()
+    rows = story.archive().rows(history=True).to_pylist()
     wanted = {(method, path.name) for method in METHODS for path in story.images.iterdir()}
     assert Counter((row["method"], row["image_id"]) for row in rows) == dict.fromkeys(wanted, 1)
     for row in rows:
@@ -87,7 +87,7 @@ def test_every_image_has_one_complete_row_of_each_method(story: Story, first: An
 def test_codes_and_noise_give_the_mse_of_the_row(method: str, story: Story, first: Any) -> None:
     """What is archived is enough to make the reconstruction that was measured."""
     archive = story.archive()
-    rows = [row for row in archive.rows().to_pylist() if row["method"] == method]
+    rows = [row for row in archive.rows(history=True).to_pylist() if row["method"] == method]
     ids = [row["image_id"] for row in rows]
     codes, noise = archive.codes(ids, method), archive.noise(ids, method)
     assert np.isfinite(codes).all()
@@ -154,7 +154,7 @@ def test_two_more_images_are_all_that_is_embedded(story: Story, first: Any) -> N
     assert (told["num_images"], told["embedded"], told["by_status"]) == (12, 4, {"ok": 4})
     after = runs_of(story)
     assert before.items() <= after.items()
-    new = [row for row in story.archive().rows().to_pylist() if row["run_id"] not in before]
+    new = [row for row in story.archive().rows(history=True).to_pylist() if row["run_id"] not in before]
     assert Counter((row["method"], row["image_id"]) for row in new) == {
         (method, name): 1 for method in METHODS for name in names
     }

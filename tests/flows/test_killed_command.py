@@ -40,7 +40,7 @@ class Watched:
         return self.found("runs/*/_commit/*.json")
 
     def rows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = open_archive(str(self.folder)).rows().to_pylist()
+        found: list[dict[str, Any]] = open_archive(str(self.folder)).rows(history=True).to_pylist()
         return found
 
 
@@ -82,7 +82,7 @@ def check_finished(
     """Complete, sound, equal to the undisturbed one; what was committed at the kill is as it was."""
     assert finished.code == 0, finished.err
     assert verify_archive(str(archive.folder)).problems == []
-    rows, wanted_rows = archive.rows(), undisturbed.rows()
+    rows, wanted_rows = archive.rows(history=True), undisturbed.rows(history=True)
     assert Counter((row["method"], row["image_id"]) for row in rows) == Counter(
         (row["method"], row["image_id"]) for row in wanted_rows
     )
@@ -101,7 +101,8 @@ def check_same_values(archive: Watched, undisturbed: Watched) -> None:
     found, wanted = (open_archive(str(one.folder)) for one in (archive, undisturbed))
     columns = ["method", "image_id", "status", *METRICS]
     tables = [
-        {(row["method"], row["image_id"]): row for row in one.rows(columns).to_pylist()} for one in (found, wanted)
+        {(row["method"], row["image_id"]): row for row in one.rows(columns, history=True).to_pylist()}
+        for one in (found, wanted)
     ]
     for key, row in tables[1].items():
         assert tables[0][key]["status"] == row["status"] == "ok"

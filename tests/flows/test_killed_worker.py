@@ -54,7 +54,7 @@ def test_the_shard_of_a_killed_worker_is_tried_again_in_sight(
     assert "WorkerLostError" in finished.err
     assert json.loads(finished.out)["by_status"] == {"ok": NUM_IMAGES}
     assert verify_archive(str(archive)).problems == []
-    rows = open_archive(str(archive)).rows().to_pylist()
+    rows = open_archive(str(archive)).rows(history=True).to_pylist()
     assert Counter(row["image_id"] for row in rows) == {path.name: 1 for path in images.iterdir()}
     tasks = [run for run in prefect_server.task_runs_of(finished) if run["name"].startswith("embed-")]
     assert sorted(run["run_count"] for run in tasks) == [1] * (NUM_IMAGES // SHARD_ROWS - 1) + [2]

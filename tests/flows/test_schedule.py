@@ -106,7 +106,9 @@ class Scheduled:
         self.names += names
 
     def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = open_archive(f"{PLACE}/archive", storage_options=self.options).rows().to_pylist()
+        rows: list[dict[str, Any]] = (
+            open_archive(f"{PLACE}/archive", storage_options=self.options).rows(history=True).to_pylist()
+        )
         return rows
 
     def deployment(self, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ SaveDigits = Callable[[Path, Iterable[int]], list[str]]
 
 
 def statuses(archive: Path) -> dict[str, str]:
-    return {row["image_id"]: row["status"] for row in open_archive(str(archive)).rows().to_pylist()}
+    return {row["image_id"]: row["status"] for row in open_archive(str(archive)).rows(history=True).to_pylist()}
 
 
 def test_an_interrupted_source_waits_while_another_one_is_inverted(

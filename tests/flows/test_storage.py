@@ -152,7 +152,7 @@ def worked(filled: Bucket) -> dict[str, Any]:
 
 def test_every_flow_works_by_url_alone(filled: Bucket, worked: dict[str, Any]) -> None:
     archive = open_archive(ARCHIVE, storage_options=filled.options)
-    rows = archive.rows().to_pylist()
+    rows = archive.rows(history=True).to_pylist()
     assert {row["image_id"] for row in rows if row["method"] == "e4e"} == set(names(filled))
     assert {row["method"] for row in rows} == {"e4e", "e4e/more"} and len(rows) == 2 * NUM_IMAGES
     assert {row["status"] for row in rows} == {"ok"}

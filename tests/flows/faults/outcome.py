@@ -88,7 +88,7 @@ class Values:
 
     @classmethod
     def of(cls, archive: Archive) -> Values:
-        rows = archive.rows(["method", "image_id", "status", *METRICS]).to_pylist()
+        rows = archive.rows(["method", "image_id", "status", *METRICS], history=True).to_pylist()
         pairs = [(row["method"], row["image_id"]) for row in rows]
         status = {pair: row["status"] for pair, row in zip(pairs, rows, strict=True)}
         shown = {pair: repr(row) for pair, row in zip(pairs, rows, strict=True)}

@@ -86,7 +86,7 @@ def test_the_newest_counts_although_its_clock_is_behind(bench: Bench) -> None:
     archive = open_archive(url, storage_options=bench.options)
     created = [run.created for run in archive.runs]
     assert created == sorted(created, reverse=True), "the clocks were not apart"
-    rows = archive.rows(["digest", "run_id"]).to_pylist()
+    rows = archive.rows(["digest", "run_id"], history=True).to_pylist()
     newest = archive.codes(["image.png"], "lsap_e")
     assert rows[0]["digest"] != rows[1]["digest"]
     assert embedded_by(hours=1) == 0, "the old image was taken for the newest"

@@ -26,4 +26,4 @@ def test_a_command_that_is_told_to_stop_ends_soon_and_takes_along_what_it_has_st
     finished = lsap.invert(archive=archive, **FIELDS).wait()
     assert finished.code == 0, finished.err
     assert verify_archive(str(archive)).problems == []
-    assert len(open_archive(str(archive)).rows()) == 16
+    assert len(open_archive(str(archive)).rows(history=True)) == 16

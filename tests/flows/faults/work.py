@@ -176,9 +176,12 @@ class Bench:
         requests = self.proxy.log[start:]
         archive = open_archive(url, storage_options=self.options)
         members: dict[str, set[str]] = {}
-        sources = {(row["run_id"], row["row"]): row["uri"].removeprefix("s3://") for row in archive.rows().to_pylist()}
+        sources = {
+            (row["run_id"], row["row"]): row["uri"].removeprefix("s3://")
+            for row in archive.rows(history=True).to_pylist()
+        }
         if verb in ("invert", "refine"):
-            for row in archive.rows().to_pylist():
+            for row in archive.rows(history=True).to_pylist():
                 if verb == "refine" and row["subject_run_id"] is None:  # it was there before
                     continue
                 marker = f"runs/{row['run_id']}/_commit/{row['shard']:05d}.json"

@@ -44,7 +44,7 @@ def finish(stage: InversionStage, *jobs: Job) -> list[str]:
 def check_once(laboratory: Any, num_retired: int) -> None:
     archive = open_archive(laboratory.archive)
     assert archive.sql("select image_id from latest order by image_id").column(0).to_pylist() == [
-        f"{number}.png" for number in range(archive.rows().num_rows)
+        f"{number}.png" for number in range(archive.rows(history=True).num_rows)
     ]
     report = verify_archive(laboratory.archive)
     assert report.is_sound and (report.counts["unfinished_runs"], report.counts["retired_runs"]) == (0, num_retired)
@@ -76,7 +76,7 @@ def test_commands_that_fit_otherwise_share_the_images_that_need_it_not(
     begun = begun_with_other_fits(laboratory, stages, "wide.png")
     told = [note for at in (is_first_to_end, 1 - is_first_to_end) for note in finish(*begun[at])]
     assert not any("not published" in note for note in told)
-    found = open_archive(laboratory.archive).sql("select image_id, status, reason, altered from rows").to_pylist()
+    found = open_archive(laboratory.archive).sql("select image_id, status, reason, altered from history").to_pylist()
     squares = [f"{number}.png" for number in range(9)]
     assert sorted(row["image_id"] for row in found) == [*squares, "wide.png", "wide.png"]
     wide = {(row["status"], row["reason"], row["altered"]) for row in found if row["image_id"] == "wide.png"}

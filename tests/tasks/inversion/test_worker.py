@@ -206,7 +206,7 @@ def test_a_copy_stands_in_for_an_original_that_is_not_there_any_more(laboratory:
         "4.png": ("failed", "changed", "1.png"),
     }
     archive = laboratory.invert()
-    assert [row["image_id"] for row in archive.rows().to_pylist()[5:]] == ["1.png", "4.png"]
+    assert [row["image_id"] for row in archive.rows(history=True).to_pylist()[5:]] == ["1.png", "4.png"]
     assert np.isfinite(archive.codes(list(rows), "stylegan2_w_plus")).all()
     assert laboratory.prepare().runs == ()
 
@@ -285,7 +285,7 @@ def test_what_was_not_read_is_tried_again_once_by_a_reader_that_reads_more(
     assert [shard.num_images for shard in again.shards] == [1]
     laboratory.embed(again)
     archive = laboratory.publish(again)
-    assert [row["image_id"] for row in archive.rows().to_pylist()] == ["a.jxl", "b.png", "c.png", "a.jxl"]
+    assert [row["image_id"] for row in archive.rows(history=True).to_pylist()] == ["a.jxl", "b.png", "c.png", "a.jxl"]
     assert laboratory.prepare().runs == ()
 
 

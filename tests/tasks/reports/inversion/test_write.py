@@ -175,7 +175,7 @@ def test_rows_of_other_anchors_and_methods_are_left_out(laboratory: Any) -> None
     one = invert(laboratory)
     other = invert(laboratory, anchor=AnchorOptions(num_samples=65))
     archive = open_archive(laboratory.archive)
-    assert archive.rows().num_rows == 8
+    assert archive.rows(history=True).num_rows == 8
     for prepared in (one, other):
         rows = current_rows(archive, (BASE, ALIGNED), prepared.facts.anchor)
         assert set(rows.column("run_id").to_pylist()) == set(prepared.runs)
@@ -193,7 +193,7 @@ def test_rows_of_another_encoder_are_left_out(laboratory: Any, tmp_path: Path, n
         laboratory.encoders = {"e4e": new_encoder(tmp_path / f"{seed}.safetensors", seed=seed)}
         seen.append(invert(laboratory, methods=methods))
     archive = open_archive(laboratory.archive)
-    assert archive.rows().num_rows == 4
+    assert archive.rows(history=True).num_rows == 4
     for prepared in seen:
         rows = current_rows(archive, methods, prepared.facts.anchor, prepared.facts.encoders)
         assert set(rows.column("run_id").to_pylist()) == set(prepared.runs)
