@@ -136,6 +136,7 @@ function fillControls() {
   }
   for (const button of $("show").children) button.setAttribute("aria-pressed", button.dataset.show === state.show);
   $("size").value = state.size;
+  $("sort").options[0].textContent = /^\s*(select|with|from)\b/i.test(state.sql) ? "as the query says" : "image id";
   $("sort").value = state.sort;
   const worst = columns.get(state.sort)?.worst;
   const named = worst ? { [worst === "high" ? "desc" : "asc"]: "worst first", [worst === "high" ? "asc" : "desc"]: "best first" } : { desc: "highest first", asc: "lowest first" };
@@ -175,7 +176,7 @@ function fillOnce() {
     make("input", { type: "checkbox", value: one.name }), " ", make("span", { className: "name", textContent: one.name }))));
   const numbers = about.columns.filter((one) => one.kind !== "text");
   $("column").append(...numbers.map((one) => named(one.name)));
-  $("sort").append(make("option", { value: "", textContent: "image id, or as the query says" }),
+  $("sort").append(make("option", { value: "", textContent: "image id" }),
     make("optgroup", { label: "Numbers" }, ...numbers.map((one) => named(one.name))),
     make("optgroup", { label: "Texts" }, ...about.columns.filter((one) => one.kind === "text").map((one) => named(one.name))));
   $("codes-limit").textContent = `codes.npz has up to ${about.most_codes.toLocaleString("en")} codes`;

@@ -270,7 +270,6 @@ export class Grid {
   fillValues(cell, row) {
     const { column, methods, minus } = this.layout;
     const told = methods.map((method) => (row.others[method] ? shown(row.others[method].values[column]) || "–" : "not run"));
-    cell.values[0].textContent = "original";
     methods.forEach((method, at) => { cell.values[at + 1].textContent = told[at]; });
     const [a, b] = [methods[0], minus].map((method) => row.others[method]?.values[column]);
     const has = minus && typeof a === "number" && typeof b === "number";
