@@ -99,6 +99,7 @@ async function showHistogram(signal) {
 
 function tell(error) {
   const place = state.sql ? $("sql-error") : $("status");
+  if (!loaded) $("status").textContent = "Nothing is shown.";
   place.textContent = error.message;
   place.hidden = false;
   if (state.sql) document.body.classList.add("panel-open");
