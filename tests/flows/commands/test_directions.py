@@ -249,11 +249,10 @@ def test_an_archive_of_another_generator_is_refused(
     url = str(tmp_path / "archive")
     geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sizes)
     ArchiveWriter.open(url, generator_digest="4a" * 32, generator_name="other", geometry=geometry)
-    refused = lsap_here(
-        *("direction", "apply", url, "--domain", "digits", "--method", "e4e", "--image", "anna"),
-        *("--direction", "slant", "--strength", 1, "--out", tmp_path / "sheet.png"),
-    )
-    assert refused.is_refused("holds codes of generator 4a4a", "pass the generator of the archive")
+    apply = ("direction", "apply", url, "--method", "e4e", "--image", "anna", "--direction", "slant", "--strength", 1)
+    for words in ((*apply, "--out", tmp_path / "sheet.png"), ("archive", "images", url, "e4e", "--out", tmp_path)):
+        refused = lsap_here(*words, "--domain", "digits")
+        assert refused.is_refused("holds codes of generator 4a4a", "pass the generator of the archive")
 
 
 def test_what_circulates_becomes_a_file_that_knows_its_generator(
