@@ -17,6 +17,10 @@ from lsap_archive.errors import (
     StoreUnavailableError,
 )
 
+# The explorer; what it stands on is imported once it is asked for.
+from lsap_archive.explorer.door import explore_archive
+from lsap_archive.explorer.live import LiveDirection, LiveRenderer
+
 # What is written: plans, manifests, tables, arrays.
 from lsap_archive.format.arrays import RunArray, code_arrays, noise_arrays, trace_arrays
 from lsap_archive.format.chunks import expected_bytes, item_bytes
@@ -110,6 +114,8 @@ __all__ = [
     "Geometry",
     "ImageSet",
     "IncompleteRunError",
+    "LiveDirection",
+    "LiveRenderer",
     "Manifest",
     "Overlaps",
     "PlannedImages",
@@ -140,6 +146,7 @@ __all__ = [
     "decode_document",
     "encode_document",
     "expected_bytes",
+    "explore_archive",
     "give_up_unfinished",
     "hangs_on_fit",
     "is_archive",
