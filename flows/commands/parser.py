@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from domains.embedded import embedded_folders
 from flows.commands import archives, completion, domains, fields, formats, weights
 from flows.commands.directions import add_direction_commands
+from flows.commands.explored import add_explore_command
 from flows.commands.generators import add_generator_arguments
 from flows.commands.images import add_image_commands
 from flows.commands.photos import add_invert_command
@@ -136,6 +137,7 @@ def command_parser() -> argparse.ArgumentParser:
         help="only give up this run or evaluation, which is under way: what is done of it is lost, and planned anew",
     )
     _finish(repair, archives.mend_archive)
+    add_explore_command(archive, _finish)
     archives.add_import_command(archive, _finish)
     about_images = "write reconstructions, or edited images, as files: those that are kept, and by a generator all"
     images = archive.add_parser("images", help=about_images)
