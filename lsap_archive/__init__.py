@@ -30,6 +30,7 @@ from lsap_archive.format.layout import FORMAT_VERSION, Geometry, noise_name, rep
 from lsap_archive.format.manifest import Manifest, ShardCommit, StoredObject
 from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEMA
 from lsap_archive.format.plan import PlannedRow, RunPlan
+from lsap_archive.format.previews import PREVIEW_BYTES, PREVIEW_SIDE, Preview
 from lsap_archive.format.provenance import Provenance
 from lsap_archive.format.rows import (
     BETWEEN_WORDS,
@@ -96,6 +97,8 @@ __all__ = [
     "MEASUREMENT_SCHEMA",
     "OF_READER",
     "OK",
+    "PREVIEW_BYTES",
+    "PREVIEW_SIDE",
     "ROW_SCHEMA",
     "SCHEMA_VERSION",
     "SET_SCHEMA",
@@ -120,6 +123,7 @@ __all__ = [
     "Overlaps",
     "PlannedImages",
     "PlannedRow",
+    "Preview",
     "Problem",
     "Provenance",
     "QueryError",

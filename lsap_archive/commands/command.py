@@ -21,6 +21,7 @@ from lsap_archive.errors import (
     QueryError,
     StoreRefusedError,
 )
+from lsap_archive.explorer.door import explore_archive
 from lsap_archive.reading.archive import Archive, open_archive
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
@@ -60,12 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     verify = verbs.add_parser("verify", help="check every object of an archive")
     sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
     nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to one")
+    explore = verbs.add_parser("explore", help="a web page of this machine that shows an archive, until Ctrl-C")
     rows = verbs.add_parser("export", help="rows, measurements or the answer to a query, as Parquet or CSV")
     commands = {describe: _describe, verify: _verify, sql: _sql, nearest: _nearest, rows: _export}
-    for verb, command in commands.items():
+    for verb, command in {**commands, explore: _explore}.items():
         verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
-        verb.add_argument("--json", action="store_true", help="print the result as JSON")
         verb.set_defaults(command=command)
+    for verb in commands:
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
 
     sql.add_argument("query", help="\"select method, avg(sncd) from rows where status = 'ok' group by method\"")
     nearest.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or a digest')
@@ -73,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     code.add_argument("--image", metavar="ID", help="an image of the archive, by the same method")
     code.add_argument("--code", metavar="FILE.npy", help="a code in W+ [K, D] or in W [D]")
     nearest.add_argument("-k", type=int, default=10, metavar="N", help="how many (default 10)")
+    explore.add_argument("--port", type=int, default=8765, metavar="N", help="default 8765; 0 for any that is free")
+    explore.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; others want --token")
+    explore.add_argument("--token", help="what readers have to know, at least 16 characters; auto makes one")
     rows.add_argument("out", metavar="FILE", help=".parquet or .csv; takes the place of what is there")
     what = rows.add_mutually_exclusive_group()
     what.add_argument(
@@ -138,6 +144,16 @@ def _nearest(parsed: argparse.Namespace) -> int:
     else:
         print_table(found.column_names, found.to_pylist())
     return DONE
+
+
+def _explore(parsed: argparse.Namespace) -> int:
+    archive = open_archive(parsed.url)
+    explore_archive(archive, host=parsed.host, port=parsed.port, token=parsed.token, announce=_announce)
+    return DONE
+
+
+def _announce(address: str) -> None:
+    print(f"{address}\nCtrl-C ends it", flush=True)
 
 
 def _code(archive: Archive, parsed: argparse.Namespace) -> NDArray[Any]:

@@ -19,6 +19,7 @@
         <name>/                         [N, ...], any other array that the plan declares, such as features
     runs/<run_id>/rows/shard-00000.parquet
     runs/<run_id>/images/00000000.png an edited image by its row, where an edit run keeps them
+    runs/<run_id>/previews/shard-00000.parquet    small pictures of the shard's images, where the run keeps them
     runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
     runs/<run_id>/_commit/00000.json  which attempt won the shard; create-only
     runs/<run_id>/_manifest.json      the run is published: files, sizes, digests; create-only, last
@@ -255,6 +256,15 @@ ROWS_FOLDER = "rows"
 def rows_name(shard: int) -> str:
     """Parquet file of a shard's rows, relative to the run's folder."""
     return f"{ROWS_FOLDER}/shard-{shard:05d}.parquet"
+
+
+PREVIEWS_FOLDER = "previews"
+"""Where small pictures of a run's images lie, relative to its folder."""
+
+
+def previews_name(shard: int) -> str:
+    """Parquet file of a shard's previews, relative to the run's folder."""
+    return f"{PREVIEWS_FOLDER}/shard-{shard:05d}.parquet"
 
 
 def attempt_name(shard: int, attempt: str) -> str:

@@ -47,6 +47,7 @@ from lsap_archive.reading.checked import read_checked, read_header, read_row_fil
 from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
+from lsap_archive.reading.previews import KeptPreviews, preview_bytes
 from lsap_archive.reading.retirement import (
     RetiredShards,
     hidden_of,
@@ -489,6 +490,37 @@ class Archive:
         places = self._places(image_ids, method)
         return in_threads(lambda place: self._image(*place), places)
 
+    def previews(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
+        """Small pictures that runs kept of what a method made of images, as WebP files.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of an inversion, a refinement or an edit.
+
+        Returns:
+            One file for each id; None where none was kept, or the image has no code of the method. Duplicates have that
+            of their original.
+
+        Raises:
+            ArchiveKeyError: an unknown method.
+            CorruptArchiveError: previews are altered.
+        """
+        return self._previews.pictures(image_ids, self._runs_of(method))
+
+    def original_previews(self, image_ids: Sequence[str]) -> list[bytes | None]:
+        """Small pictures of images before they were inverted, as WebP files, from the newest run that kept one.
+
+        Args:
+            image_ids: N ids.
+
+        Returns:
+            One file for each id; None where no run kept one.
+
+        Raises:
+            CorruptArchiveError: previews are altered.
+        """
+        return self._previews.originals(image_ids)
+
     def trace(self, image_ids: Sequence[str], method: str) -> Trace:
         """Objective terms of images along the optimization.
 
@@ -566,8 +598,9 @@ class Archive:
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.
 
-        `num_bytes` are those that are stored. `noise` of a method says what its images are rendered with: maps of their
-        own, as "float32" or "float16", or the generator's "constant" ones; the column of the rows tells of each image.
+        `num_bytes` are those that are stored, `preview_bytes` those of them that are previews. `noise` of a method says
+        what its images are rendered with: maps of their own, as "float32" or "float16", or the generator's "constant"
+        ones; the column of the rows tells of each image.
         `fits`, where its runs tell, is what they did with images of another shape: with several, the column `altered`
         tells of each image.
         """
@@ -579,6 +612,7 @@ class Archive:
             about = of_kind.setdefault(manifest.method, {"runs": 0, **dict.fromkeys(STATUSES, 0)})
             about["runs"] += 1
             about["num_bytes"] = about.get("num_bytes", 0) + manifest.num_bytes
+            about["preview_bytes"] = about.get("preview_bytes", 0) + preview_bytes(manifest)
             if manifest.subject is None:
                 about["noise"] = sorted({*about.get("noise", ()), self._noise_of(manifest)})
             for status, number in by_status.items():
@@ -624,6 +658,10 @@ class Archive:
         names = set(self._store.folders(EVALUATIONS_PREFIX))
         refuse_lost(self._store, EvaluationInfo.kind, names - {one.evaluation_id for one in found})
         return found
+
+    @cached_property
+    def _previews(self) -> KeptPreviews:
+        return KeptPreviews(self._store, self._manifests, lambda: self._rows)
 
     @cached_property
     def _rows(self) -> RowTable:

@@ -16,7 +16,8 @@ from lsap_archive.upkeep.repair_report import flow_of
 from lsap_archive.writing.run_writer import RunWriter
 
 _MARKER = re.compile(r"_commit/(\d+)\.json")
-_SHARD_OF = (re.compile(r"rows/shard-(\d+)\.parquet"), re.compile(r"[a-z0-9_]+/c/(\d+)(?:/0)*"), _MARKER)
+_SHARD_OF = (re.compile(r"(?:rows|previews)/shard-(\d+)\.parquet"), re.compile(r"[a-z0-9_]+/c/(\d+)(?:/0)*"), _MARKER)
+_PREVIEWS = re.compile(r"previews/shard-(\d+)\.parquet")
 _ROW_OF = re.compile(r"images/(\d+)\.png")
 
 
@@ -49,12 +50,25 @@ class RunRepair(PublicationRepair[Manifest]):
     def mend_published(self, manifest: Manifest, damaged: Mapping[str, Sequence[str]]) -> list[int | None]:
         """Also report the run's method, and how many of its images are lost."""
         account = self.report.run(manifest.run_id)
+        damaged = self._without_previews(manifest, damaged)
         account.method, account.flow = manifest.method, flow_of(manifest.subject)
         lost = super().mend_published(manifest, damaged)
         for shard in manifest.own_shards if None in lost else [one for one in lost if one is not None]:
             account.retired_shards.append(shard)
             account.images += len(rows_of_shard(shard, manifest.shard_rows, manifest.num_rows))
         return lost
+
+    def _without_previews(self, manifest: Manifest, damaged: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+        """What is damaged but for previews: these are mended from the staged copy, else taken away, and codes stay."""
+        previews = [name for name in damaged if _PREVIEWS.fullmatch(name)]
+        for name in previews:
+            if (data := self.wanted(manifest, name)) is not None:
+                self.restore(name, data)
+                continue
+            self.report.removed.append(self.publication.key(name))
+            if not self.report.dry_run:
+                self.store.delete(self.publication.key(name))
+        return {name: sentences for name, sentences in damaged.items() if name not in previews}
 
     def take_away(self, damaged: Set[str]) -> None:
         """Take away damaged markers, markers of damaged objects, and a plan that is damaged or whose objects are.

@@ -20,15 +20,18 @@ from lsap_archive.format.layout import (
     Geometry,
     commit_name,
     image_name,
+    previews_name,
     rows_name,
     rows_of_shard,
     run_prefix,
 )
 from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
+from lsap_archive.format.previews import decode_previews
 from lsap_archive.format.rows import IMAGES_SCHEMA, OK, ROW_SCHEMA, count_by_status
 from lsap_archive.format.shards import chunk_of, decode_shard
 from lsap_archive.reading.checked import digest_or_none, is_vital
+from lsap_archive.reading.previews import previews_of_manifest
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.verify_objects import checked_object, readable_table
 from lsap_archive.upkeep.verify_publication import checked_plan, verify_records, verify_retirements
@@ -106,6 +109,7 @@ class PublishedRun:
         for image in (image_name(row) for row in rows):
             if image in self._files:
                 self._checked(image)
+        self._verify_previews(shard, rows)
         if name not in self._files:
             report.note(key, "no entry in the manifest", "the rows of the shard")
             return None
@@ -131,6 +135,23 @@ class PublishedRun:
             metadata = self._metadata.get(f"{array.name}/zarr.json")
             if blob is not None and metadata is not None and is_ok is not None:
                 _verify_values(blob, metadata, shard, key, is_ok, array, self.report)
+
+    def _verify_previews(self, shard: int, rows: range) -> None:
+        """Previews are WebP files of the shard's rows; where they were taken away, nothing is lost that is needed."""
+        if (stored := self._files.get(previews_name(shard))) is None:
+            return
+        key = self._key(stored.name)
+        if not self.store.exists(key):
+            self.report.information.append(f"{key} is not there any more: readers show no previews of these images")
+            return
+        try:
+            data = previews_of_manifest(self.store, key, stored, len(rows))
+            decode_previews(data, rows, key)
+        except OBJECT_ERRORS as error:
+            self.report.note(key, str(error), "previews of the shard")
+            return
+        self.report.count("objects")
+        self.report.count("bytes", len(data))
 
     def _verify_images(self, data: bytes | None) -> None:
         key = self._key(IMAGES_NAME)

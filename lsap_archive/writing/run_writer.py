@@ -8,7 +8,7 @@ and repeated, by anybody, at any time: the marker decides which attempt's rows a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ from lsap_archive.format.layout import (
     IMAGES_FOLDER,
     IMAGES_NAME,
     PLAN_NAME,
+    PREVIEWS_FOLDER,
     ROWS_FOLDER,
     STAGING_FOLDER,
     Geometry,
@@ -37,11 +38,13 @@ from lsap_archive.format.layout import (
     checked_name,
     commit_name,
     image_name,
+    previews_name,
     rows_name,
     rows_of_shard,
 )
 from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit, StoredObject
 from lsap_archive.format.plan import images_digest
+from lsap_archive.format.previews import Preview, encode_previews
 from lsap_archive.format.rows import (
     IMAGES_SCHEMA,
     OK,
@@ -191,6 +194,7 @@ class RunWriter:
         attempt: str,
         *,
         images: Iterable[tuple[int, bytes]] = (),
+        previews: Iterable[Preview] = (),
     ) -> bool:
         """Write a shard: stage, commit, promote. Writing it again changes nothing.
 
@@ -201,6 +205,8 @@ class RunWriter:
             rows: pyarrow table, see `lsap_archive.format.rows.conform_rows`.
             attempt: who does it, e.g. "actor-3-try-1"; kept in the rows.
             images: (row, PNG file) of ok rows of this shard to keep, of an edit run only; may be made one by one.
+            previews: small WebP pictures of ok rows of this shard; asked for after the images were, so that both may
+                be made in one pass.
 
         Returns:
             Whether this attempt won the shard. If not, its results are dropped: another attempt's are kept.
@@ -214,7 +220,7 @@ class RunWriter:
         if self.is_committed(shard):
             self._tidy_lost()
             return False
-        staged = self.stage(shard, arrays, rows, attempt, images=images)
+        staged = self.stage(shard, arrays, rows, attempt, images=images, previews=previews)
         if not self.commit(staged):
             self.discard(staged)
             return False
@@ -229,6 +235,7 @@ class RunWriter:
         attempt: str,
         *,
         images: Iterable[tuple[int, bytes]] = (),
+        previews: Iterable[Preview] = (),
     ) -> ShardCommit:
         """First step of write_shard: write everything under keys of this attempt alone."""
         checked_name(attempt, "attempt")
@@ -260,6 +267,9 @@ class RunWriter:
         for row, png in images:
             self._check_image(row, is_ok, shard)
             objects.append(self._stage_object(folder, image_name(row), png))
+        file = encode_previews(self._checked_previews(previews, is_ok, shard), f"shard {shard} of run {self.run_id}")
+        if file is not None:
+            objects.append(self._stage_object(folder, previews_name(shard), file))
         objects.append(self._stage_object(folder, rows_name(shard), to_parquet(table)))
         return ShardCommit(
             run_id=self.run_id,
@@ -393,7 +403,7 @@ class RunWriter:
         """
         self._publication.retire([reason])
         arrays = (f"{name}/c" for name in self.arrays)
-        self._publication.remove_work((ROWS_FOLDER, IMAGES_FOLDER, *arrays, STAGING_FOLDER))
+        self._publication.remove_work((ROWS_FOLDER, IMAGES_FOLDER, PREVIEWS_FOLDER, *arrays, STAGING_FOLDER))
         self.store.delete_temporary(self._prefix)
 
     def _verified_manifest(self, summary: Mapping[str, Any]) -> Manifest:
@@ -487,6 +497,20 @@ class RunWriter:
         rows = self.rows_of(shard)
         if row not in rows or not is_ok[row - rows.start]:
             raise ArchiveMismatchError(f"{where}: an image of row {row} was given, which is not an ok row of it")
+
+    def _checked_previews(self, previews: Iterable[Preview], is_ok: NDArray[np.bool_], shard: int) -> Iterator[Preview]:
+        """Refuse previews of rows that are not ok ones of the shard, and originals of what is made of an inversion."""
+        where, rows = f"shard {shard} of run {self.run_id}", self.rows_of(shard)
+        for one in previews:
+            if one.row not in rows or not is_ok[one.row - rows.start]:
+                raise ArchiveMismatchError(
+                    f"{where}: a preview of row {one.row} was given, which is not an ok row of it"
+                )
+            if one.original is not None and self.subject is not None:
+                raise ArchiveMismatchError(
+                    f"{where}: an original of row {one.row} was given: its inversion keeps it, leave it out"
+                )
+            yield one
 
     def _check_values(self, array: RunArray, values: NDArray[Any], is_ok: NDArray[np.bool_], shard: int) -> None:
         """Refuse a wrong shape or type, and ok rows that are not finite where the plan wants no gaps."""

@@ -67,7 +67,9 @@ def test_runs_and_description(memory_place: Any, published: Callable[[Any], Any]
     assert info.provenance == {"seed": 7} and info.created == run.manifest().created
     about = archive.describe()
     counts = {"runs": 1, "ok": 5, "failed": 0, "duplicate": 0}
-    assert about["methods"] == {"lsap_o": {**counts, "num_bytes": about["num_bytes"], "noise": ["float32"]}}
+    assert about["methods"] == {
+        "lsap_o": {**counts, "num_bytes": about["num_bytes"], "preview_bytes": 0, "noise": ["float32"]}
+    }
     assert about["generator"] == {"digest": "9f86d081", "name": "tiny"}
     assert about["num_bytes"] == sum(
         size for key, size in memory_place.store.sizes("runs/run-1").items() if "/_" not in key

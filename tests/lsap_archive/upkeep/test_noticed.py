@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from lsap_archive import (
     EvaluationPlan,
     EvaluationWriter,
     PlannedRow,
+    Preview,
     Store,
     Subject,
     code_arrays,
@@ -33,6 +35,12 @@ def npz(value: float) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, sums=np.full(8, value))
     return buffer.getvalue()
+
+
+def webp(number: int, row: int) -> bytes:
+    """A header alone, of 1 x 1 pixels, and what tells it apart."""
+    body = b"\x2f\0\0\0\0" + bytes([number, row]) * 8 + b"\0"
+    return b"RIFF" + struct.pack("<I", len(body) + 12) + b"WEBPVP8L" + struct.pack("<I", len(body)) + body
 
 
 def images(first: int) -> tuple[PlannedRow, ...]:
@@ -68,7 +76,9 @@ def build(place: Any, work: Any) -> None:
         run = writer.start_run(
             work.plan(f"run-{number}", rows=images(2 * number), method="m", config=config, arrays=arrays)
         )
-        work.write_all(run, number)
+        previews = [Preview(row, webp(number, row)) for row in (0, 1)]
+        rows = work.rows(run, 0, number)
+        assert run.write_shard(0, work.arrays(run, 0, number), rows, "first", previews=previews)
         assert run.publish({})
         publish_evaluation(writer, f"run-{number}", 1.0 + number)
     config = {"calibration": {"strength": 0.0}, "calibration_digest": "c0"}
@@ -101,6 +111,7 @@ def read_all(url: str) -> dict[str, Any]:
         "codes": archive.codes(ids, "m").tolist(),
         "edited": archive.codes(ids[:2], "m/slant").tolist(),
         "images": archive.images(ids[:2], "m/slant"),
+        "previews": archive.previews(ids, "m"),
         "measurements": archive.sql("select * from all_measurements").to_pylist(),
         "numbers": archive.set_numbers().to_pylist(),
         "evaluations": [(one.evaluation_id, one.summary) for one in archive.evaluations],
@@ -172,6 +183,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     **{f"evaluations/of-run-0/_copy/{name}": TWO for name in ("_manifest.json", "plan.json")},
     **{f"runs/run-2/{name}": TWO for name in ("plan.json", "images.parquet", "zarr.json", "_commit/00000.json")},
     **{f"evaluations/evaluation-0/{name}": ALL for name in ("shards/00000.parquet", "states/00000.npz")},
+    "runs/run-0/previews/shard-00000.parquet": ALL,
     "evaluations/evaluation-0/plan.json": TWO,
 }
 """Every kind of object, by a key or its beginning, and how one is damaged.
@@ -194,6 +206,10 @@ TOLD_ELSEWHERE = {
         "deleted",
     ): "the original is there; verify tells, and repair makes it",
     ("evaluations/of-run-0/_copy/plan.json", "deleted"): "the original is there; verify tells, and repair makes it",
+    (
+        "runs/run-0/previews/shard-00000.parquet",
+        "deleted",
+    ): "nothing depends on previews; verify says that they are gone",
     ("runs/run-2/plan.json", "deleted"): "no reader sees it yet; whoever plans it again goes on",
     ("runs/run-2/_commit/00000.json", "deleted"): "no reader sees it yet; the shard is made again",
     ("evaluations/evaluation-0/plan.json", "deleted"): "no reader sees it yet; whoever plans it again goes on",
@@ -203,6 +219,7 @@ TOLD_ELSEWHERE = {
 DIFFERENT = {
     ("sets/*", "deleted"): "a number less, and said so",
     ("versions/*", "deleted"): "planners alone read them",
+    ("runs/run-0/previews/shard-00000.parquet", "deleted"): "readers show no previews there, which is what there is",
     ("calibrations/c0.json", "deleted"): "the next edit measures it again, or repair takes it from the edit's plan",
 }
 """Where readers give less without an error, and why nobody is misled."""
