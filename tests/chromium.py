@@ -98,7 +98,16 @@ class Tab:
 
     def press(self, key: str) -> None:
         """A key by its name, such as "ArrowDown", "Enter" or "Escape"."""
-        number = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
+        number = {
+            "Enter": 13,
+            "Escape": 27,
+            "End": 35,
+            "Home": 36,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+        }[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             about = {"key": key, "code": key, "windowsVirtualKeyCode": number, **(text if kind == "keyDown" else {})}

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from lsap_archive.errors import ArchiveKeyError, QueryError
 from lsap_archive.explorer.chosen import Chosen, finite
-from lsap_archive.explorer.columns import literal
+from lsap_archive.explorer.columns import literal, quoted
 from lsap_archive.explorer.downloads import codes_as_npz, ids_as_csv, ids_as_text, most_codes
 from lsap_archive.explorer.live import LiveRenderer
 from lsap_archive.explorer.pictures import PictureDesk, media_type
@@ -163,12 +163,14 @@ class Answers:
     @cached_property
     def _about(self) -> dict[str, Any]:
         counts = self._tables.ask("select method, status, count(*) as number from images group by all").to_pylist()
+        values = ", ".join(f"count({quoted(name)}) as {quoted(name)}" for name in self._tables.columns)
+        (filled,) = self._tables.ask(f"select {values} from images").to_pylist()
         by_method: dict[str, dict[str, int]] = {name: {} for name in self._methods}
         for one in counts:
             by_method.setdefault(one["method"], {})[one["status"]] = one["number"]
         subjects = {one.method: one.subject is not None for one in self._archive.runs}
         edits = set(self._archive.edits)
-        values = self._archive.geometry.num_ws * self._archive.geometry.w_dim
+        size = self._archive.geometry.num_ws * self._archive.geometry.w_dim
         kinds = {
             name: "edit" if name in edits else "refinement" if subjects[name] else "inversion" for name in subjects
         }
@@ -180,12 +182,14 @@ class Answers:
                     "name": name,
                     "kind": kinds[name],
                     "counts": by_method[name],
-                    "has_quick_neighbours": sum(by_method[name].values()) * values <= _QUICK_VALUES,
+                    "has_quick_neighbours": sum(by_method[name].values()) * size <= _QUICK_VALUES,
                 }
                 for name in self._methods
             ],
             "columns": [
-                {"name": one.name, "kind": one.kind, "worst": one.worst} for one in self._tables.columns.values()
+                {"name": one.name, "kind": one.kind, "worst": one.worst}
+                for one in self._tables.columns.values()
+                if filled[one.name]
             ],
             "directions": [
                 {"name": one.name, "low": one.low, "high": one.high, "step": one.step} for one in self._live.directions

@@ -36,9 +36,10 @@ def explore_archive(
     try:
         from lsap_archive.explorer.serve import serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "jinja2", "uvicorn"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("starlette", "jinja2", "uvicorn"):
             raise
         raise ArchiveMismatchError(
-            f"the explorer needs {error.name}, which is not installed: pip install 'lsap-archive[explore]'"
+            f"the explorer needs {missing}, which is not installed: pip install 'lsap-archive[explore]'"
         ) from error
     serve(archive, host=host, port=port, token=token, live=live, announce=announce)

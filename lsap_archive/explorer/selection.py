@@ -108,7 +108,9 @@ class Selection:
 
     def to_file(self, columns: Collection[Column], what: str = "shown.image_id, shown.method") -> str:
         """The query over the archive's own tables, for `lsap-archive sql`."""
-        named = [one for one in columns if one.measure is not None and one.name in self.to_sql()]
+        query = self.to_sql().casefold()
+        names = [(one, one.name.casefold()) for one in columns if one.measure is not None]
+        named = [one for one, name in names if name in query or quoted(name) in query]
         return f"with images as (\n{images_sql(named)}\n)\n{self.to_sql(what)}\n"
 
 

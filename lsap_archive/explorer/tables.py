@@ -87,7 +87,7 @@ class Tables:
             with self._database.cursor() as connection, self._ended_in_time(connection) as is_late:
                 try:
                     connection.execute("begin transaction read only")
-                    return connection.execute(query).to_arrow_table()
+                    return connection.sql(query).to_arrow_table()
                 except duckdb.InterruptException:
                     assert is_late.is_set(), "nobody else ends queries"
                     raise QueryError(

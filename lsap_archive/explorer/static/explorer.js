@@ -8,6 +8,7 @@ import { Histogram } from "./histogram.js";
 
 const $ = (id) => document.getElementById(id);
 const TYPED_AFTER = 300; // milliseconds after the last letter
+const OPENED = "opened"; // marks the step of the history that opened an image: closing it goes back
 const FIRST_COLUMNS = ["lpips", "mse", "sncd"];
 
 let state = readAddress(location.search);
@@ -24,11 +25,17 @@ function compared() {
   return [method().name, ...state.with.filter((name) => name !== method().name && about.methods.some((one) => one.name === name))];
 }
 
-/** Changes the state; by a step of the history, unless `isSmall`. */
-function change(changes, isSmall = false) {
+/** Changes the state; by a step of the history, unless `isSmall`. `mark` is kept with the step. */
+function change(changes, isSmall = false, mark = null) {
   state = { ...state, ...changes };
-  history[isSmall ? "replaceState" : "pushState"](null, "", writeAddress(state));
+  if (isSmall) history.replaceState(history.state, "", writeAddress(state));
+  else history.pushState(mark, "", writeAddress(state));
   follow();
+}
+
+/** Without what leaves images out. */
+function everything() {
+  change({ text: "", sql: "", status: [], range: [], at: "" });
 }
 
 function gridQuery() {
@@ -78,6 +85,7 @@ async function load(query, layout, around, signal) {
   $("sql-error").hidden = true;
   showLayout(layout);
   grid.select(query, answer, answer.offset, index);
+  $("everything").hidden = !state.text && !state.sql && !state.status.length && !state.range.length;
   $("status").textContent = `${answer.total.toLocaleString("en")} image${answer.total === 1 ? "" : "s"}`;
   await showHistogram(signal);
 }
@@ -91,6 +99,7 @@ async function showHistogram(signal) {
 
 function tell(error) {
   const place = state.sql ? $("sql-error") : $("status");
+  if (!loaded) $("status").textContent = "Nothing is shown.";
   place.textContent = error.message;
   place.hidden = false;
   if (state.sql) document.body.classList.add("panel-open");
@@ -103,6 +112,7 @@ function showLayout(layout) {
   const heads = $("heads");
   heads.hidden = !layout.methods.length;
   heads.replaceChildren(...["original", ...layout.methods].map((name) => make("span", { className: "name", textContent: name, title: name })));
+  heads.style.paddingRight = `${4 + $("grid").offsetWidth - $("grid").clientWidth}px`; // the scroll bar's
   grid.restyle(layout);
 }
 
@@ -232,6 +242,7 @@ function wire() {
     $("sql-error").hidden = true;
     change({ sql: "", at: "" });
   });
+  $("everything").addEventListener("click", everything);
   $("panel-toggle").addEventListener("click", () => {
     const isOpen = document.body.classList.toggle("panel-open");
     $("panel-toggle").setAttribute("aria-expanded", isOpen);
@@ -259,7 +270,7 @@ async function begin() {
   grid = new Grid($("grid"), $("spacer"), {
     open: async (index) => {
       const row = await grid.rowAt(index);
-      change({ image: row.image });
+      change({ image: row.image }, false, OPENED);
     },
     moved: (index) => {
       clearTimeout(saving);
@@ -267,7 +278,7 @@ async function begin() {
         const image = index ? grid.row(index)?.image : "";
         if (image === undefined || image === state.at) return;
         state.at = image;
-        history.replaceState(null, "", writeAddress(state));
+        history.replaceState(history.state, "", writeAddress(state));
       }, 200);
     },
     failed: tell,
@@ -276,7 +287,8 @@ async function begin() {
   detail = new Detail($("detail"), {
     about,
     closed: () => {
-      if (state.image) change({ image: "" });
+      if (state.image && history.state === OPENED) history.back();
+      else if (state.image) change({ image: "" }, true);
       $("grid").focus();
     },
     step: async (by) => {

@@ -172,6 +172,8 @@ export class Grid {
 
   putAway(cell) {
     cell.element.hidden = true;
+    cell.element.removeAttribute("id");
+    cell.element.removeAttribute("aria-selected");
     for (const picture of cell.pictures) picture.set(null);
     cell.row = null;
     this.spare.push(cell);

@@ -1,0 +1,108 @@
+"""Queries that come over the web reach the archive's tables and nothing else, change nothing, and end."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lsap_archive import Archive, QueryError
+from lsap_archive.explorer.tables import Tables
+
+SECRET = "what no page may see"
+
+
+@pytest.fixture(scope="module")
+def tables(shown_archive: Archive) -> Tables:
+    return Tables(shown_archive, seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select * from read_csv('{file}')",
+        "select * from read_text('{file}')",
+        "select * from read_blob('{file}')",
+        "select * from read_json('{file}')",
+        "select * from parquet_scan('{file}')",
+        "select * from '{file}'",
+        "select * from sniff_csv('{file}')",
+        "select * from glob('{folder}/*')",
+        "select * from query('from read_text(''{file}'')')",
+        "select * from query_table('{file}')",
+        "select * from duckdb_secrets()",
+        "select getenv('HOME')",
+        "select * from 'http://127.0.0.1:9/x.csv'",
+        "select * from read_parquet('s3://bucket/x.parquet')",
+        "with a as (insert into images select * from images returning image_id) select * from a",
+        "attach '{folder}/new.db'",
+        "copy images to '{folder}/new.csv'",
+        "copy images from '{file}'",
+        "export database '{folder}/new'",
+        "install httpfs",
+        "load httpfs",
+        "set enable_external_access = true",
+        "set lock_configuration = false",
+        "reset enable_external_access",
+        "pragma enable_external_access",
+        "call enable_logging(storage = 'file', storage_path = '{folder}/log')",
+        "select * from enable_logging()",
+        "create table mine as select 1",
+        "create or replace view latest as select 1",
+        "create macro lower(x) as 'no'",
+        "drop table images",
+        "delete from images",
+        "begin transaction",
+        "commit",
+        "explain analyze select 1",
+        "select 1; select 2",
+        "prepare mine as select 1",
+        "",
+        "select '" + "x" * 30_000 + "'",
+        "select '\0'",
+    ],
+)
+def test_no_query_leads_out_of_the_tables(tables: Tables, tmp_path: Path, query: str) -> None:
+    file = tmp_path / "secret.csv"
+    file.write_text(SECRET)
+    with pytest.raises(QueryError) as refused:
+        tables.ask(query.replace("{file}", str(file)).replace("{folder}", str(tmp_path)))
+    assert SECRET not in str(refused.value)
+    assert [one.name for one in tmp_path.iterdir()] == ["secret.csv"]
+    assert tables.ask("select count(*) as number from latest").to_pylist() == [{"number": 2400}]
+
+
+def test_what_is_read_by_the_reader_itself_stays_possible(shown_archive: Archive, tmp_path: Path) -> None:
+    """The explorer locks its own database, not the reader's."""
+    (tmp_path / "mine.csv").write_text("image_id\na\n")
+    assert shown_archive.sql(f"select * from '{tmp_path}/mine.csv'").num_rows == 1
+
+
+@pytest.mark.parametrize("table", ["images", "latest", "rows", "measurements", "all_measurements", "set_numbers"])
+def test_the_tables_of_the_archive_are_there(tables: Tables, shown_archive: Archive, table: str) -> None:
+    found = tables.ask(f"select count(*) as number from {table}").to_pylist()
+    if table != "images":
+        assert found == shown_archive.sql(f"select count(*) as number from {table}").to_pylist()
+
+
+def test_a_query_without_end_is_ended_and_others_are_answered(tables: Tables) -> None:
+    endless = "select count(*) from range(10000000) a, range(10000000) b where a.range * b.range % 7 = 3"
+    started = time.monotonic()
+    with ThreadPoolExecutor() as threads:
+        slow = [threads.submit(tables.ask, endless) for _ in range(2)]
+        assert tables.ask("select 1 as one").to_pylist() == [{"one": 1}]
+        for one in slow:
+            with pytest.raises(QueryError, match="longer than 1 seconds and was ended"):
+                one.result()
+    assert time.monotonic() - started < 20
+
+
+def test_threads_ask_at_once(tables: Tables) -> None:
+    def ask(number: int) -> int:
+        found = tables.ask(f"select count(*) + {number} as number from images where mse > 0 or mse is null")
+        return int(found.column("number")[0].as_py())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(ask, range(64))) == [2400 + number for number in range(64)]
