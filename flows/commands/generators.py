@@ -66,12 +66,18 @@ def renderer_of(archive: Archive, loaded: LoadedGenerator, domain: Domain | None
         ParameterError: the archive's codes are of another generator.
     """
     from flows.parameters.run_file import ParameterError
+    from tasks.archived.opening import geometry_of
     from tasks.archived.rendering import Renderer
 
     if (digest := archive.generator["digest"]) != loaded.digest:
         raise ParameterError(
             f"{archive.url} holds codes of generator {digest[:16]}, and this is {loaded.digest[:16]}: pass the "
             "generator of the archive (--generator or --domain)"
+        )
+    if archive.geometry != geometry_of(loaded.config):  # an archive may say of itself what it likes
+        raise ParameterError(
+            f"{archive.url} says that it is of generator {digest[:16]}, and holds codes of {archive.geometry}, which "
+            "that does not take: its archive.json is wrong, restore it"
         )
     return Renderer(loaded.generator, domain.refiners if domain else {})
 

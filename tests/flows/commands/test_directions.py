@@ -230,6 +230,10 @@ def test_an_archive_of_another_generator_is_refused(
     for words in ((*apply, "--out", tmp_path / "sheet.png"), ("archive", "images", url, "e4e", "--out", tmp_path)):
         refused = lsap_here(*words, "--domain", "digits")
         assert refused.is_refused("holds codes of generator 4a4a", "pass the generator of the archive")
+    lying = str(tmp_path / "lying")
+    ArchiveWriter.open(lying, generator_digest=digits.digest, generator_name="other", geometry=Geometry(2, 3, ()))
+    refused = lsap_here("archive", "images", lying, "e4e", "--domain", "digits", "--out", tmp_path)
+    assert refused.is_refused("says that it is of generator", "holds codes of Geometry(num_ws=2, w_dim=3")
 
 
 def test_what_circulates_becomes_a_file_that_knows_its_generator(
