@@ -58,7 +58,7 @@ class Answers:
         places = self._chosen.places(selection)
         offset, limit = _number(request, "offset", 0), min(_number(request, "limit", 0), _MOST_ROWS)
         values = self._values(request)
-        rows = self._chosen.rows(places[offset : offset + limit].tolist(), values)
+        rows = self._chosen.rows(places[offset : offset + limit], values)
         compared = self._compared(request)
         ids = [row["image_id"] for row in rows]
         others = self._chosen.of_methods(ids, compared, values)

@@ -68,20 +68,16 @@ class Chosen:
                 total -= sizes[query]
                 del self._kept[query]
 
-    def rows(self, places: Sequence[int], values: Sequence[str]) -> list[dict[str, Any]]:
+    def rows(self, places: Places, values: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of `images` by their places, in this order, with values of some columns.
 
         Args:
             places: in `images`.
             values: names of columns.
         """
-        if not len(places):
-            return []
-        names = ", ".join(map(quoted, dict.fromkeys((*_ROW, *values))))
-        listed = ", ".join(str(int(one)) for one in places)
-        table = self._tables.ask(f"select {names} from images where place in ({listed})")
-        found = {row["place"]: row for row in table.to_pylist()}
-        return [found[place] for place in places]
+        names = ", ".join(f"images.{quoted(name)}" for name in dict.fromkeys((*_ROW, *values)))
+        query = f"select {names} from images join chosen on chosen.place = images.place order by chosen.at"
+        return list(self._tables.ask(query, places=places).to_pylist()) if len(places) else []
 
     def of_methods(
         self, image_ids: Sequence[str], methods: Sequence[str], values: Sequence[str]

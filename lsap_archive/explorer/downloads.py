@@ -18,7 +18,7 @@ from lsap_archive.reading.archive import Archive
 
 MOST_BYTES_OF_CODES = 256 * 2**20
 LONGEST_ID = 1024  # NumPy gives every text of an array the room of the longest
-_ROWS_TOGETHER = 4096
+_ROWS_TOGETHER = 2**15
 _CODES_TOGETHER = 512
 
 
@@ -30,7 +30,7 @@ def most_codes(archive: Archive) -> int:
 def ids_as_text(chosen: Chosen, places: Places) -> Iterator[str]:
     """One id a line; a line break in an id, which would make two of it, is written out."""
     for start in range(0, len(places), _ROWS_TOGETHER):
-        rows = chosen.rows(places[start : start + _ROWS_TOGETHER].tolist(), [])
+        rows = chosen.rows(places[start : start + _ROWS_TOGETHER], [])
         yield "".join(row["image_id"].replace("\r", "\\r").replace("\n", "\\n") + "\n" for row in rows)
 
 
@@ -42,7 +42,7 @@ def ids_as_csv(chosen: Chosen, places: Places, values: Sequence[str]) -> Iterato
         writer = csv.writer(file)
         if start == 0:
             writer.writerow(names)
-        rows = chosen.rows(places[start : start + _ROWS_TOGETHER].tolist(), values)
+        rows = chosen.rows(places[start : start + _ROWS_TOGETHER], values)
         writer.writerows([row[name] for name in names] for row in rows)
         yield file.getvalue()
 
@@ -62,7 +62,7 @@ def codes_as_npz(archive: Archive, chosen: Chosen, places: Places) -> IO[bytes]:
     rows = [
         row
         for start in range(0, len(places), _ROWS_TOGETHER)
-        for row in chosen.rows(places[start : start + _ROWS_TOGETHER].tolist(), [])
+        for row in chosen.rows(places[start : start + _ROWS_TOGETHER], [])
         if row["status"] != FAILED
     ]
     if not rows:

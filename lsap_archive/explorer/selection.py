@@ -13,6 +13,7 @@ from lsap_archive.format.rows import STATUSES
 
 _WHOLE_QUERY = re.compile(r"\s*(select|with|from)\b", re.IGNORECASE)
 _MOST_RANGES = 16
+_LONGEST = 20_000  # characters of SQL
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def read_selection(
     text, sql = one("text"), one("sql").strip().rstrip(";").rstrip()
     if "\0" in text or "\0" in sql:
         raise QueryError("NUL is in no name")
+    if len(sql) > _LONGEST:
+        raise QueryError(f"the query has {len(sql)} characters: {_LONGEST} are allowed")
     statuses = tuple(status for status in STATUSES if status in asked.get("status", ()))
     ranges = tuple(_read_range(text, columns) for text in list(asked.get("range", ()))[:_MOST_RANGES])
     sort = one("sort") or None

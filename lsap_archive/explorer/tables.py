@@ -11,11 +11,13 @@ import contextlib
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lsap_archive.errors import QueryError
 from lsap_archive.explorer.columns import Column, images_sql, measured_columns, quoted, row_columns
@@ -24,7 +26,6 @@ from lsap_archive.reading.archive import Archive
 
 SECONDS_OF_A_QUERY = 20.0
 _TOGETHER = 4  # queries
-_LENGTH = 20_000  # characters of a query
 _BATCH = 2**16
 _ON_DEMAND = ("all_measurements", "set_numbers")  # copied for the first query that names one
 _LOCKED: dict[str, str | int | float | list[str]] = {
@@ -76,8 +77,12 @@ class Tables:
         for name in ("latest", "rows"):
             self._database.execute(f"create view {name} as select {names} from images")
 
-    def ask(self, query: str) -> pa.Table:
+    def ask(self, query: str, *, places: Sequence[int] | NDArray[np.int64] | None = None) -> pa.Table:
         """The answer to one query that reads.
+
+        Args:
+            query: over the tables.
+            places: of rows of `images`; the query has them as `chosen`, with their number `at` in this order.
 
         Raises:
             QueryError: it is not one, DuckDB refuses it, it took too long, or too many are under way.
@@ -89,6 +94,9 @@ class Tables:
         try:
             with self._database.cursor() as connection, self._ended_in_time(connection) as is_late:
                 try:
+                    if places is not None:
+                        numbers = pa.array(range(len(places)), pa.int64())
+                        connection.register("chosen", pa.table({"place": pa.array(places, pa.int64()), "at": numbers}))
                     connection.execute("begin transaction read only")
                     return connection.sql(query).to_arrow_table()
                 except duckdb.InterruptException:
@@ -131,8 +139,8 @@ class Tables:
 
     @staticmethod
     def _check(query: str) -> None:
-        if len(query) > _LENGTH or "\0" in query:
-            raise QueryError(f"a query has up to {_LENGTH} characters, none of them NUL")
+        if "\0" in query:
+            raise QueryError("NUL is in no query")
         try:
             statements = duckdb.extract_statements(query)
         except duckdb.Error as error:

@@ -103,6 +103,7 @@ def test_differences_of_two_methods_sort(client: TestClient, shown_archive: Arch
         ({"sql": "select image_id from images; drop table images"}, "syntax error"),
         ({"sql": "true) as a; drop table images; select 1 from (select 1 where (true"}, "syntax error"),
         ({"sql": "select 1/0 as image_id, error('no')"}, "no"),
+        ({"sql": "mse > 0 -- " + "x" * 20_000}, "characters: 20000 are allowed"),
         ({"sort": "nothing"}, "no column nothing"),
         ({"method": "nothing"}, "no method nothing"),
         ({"range": "mse~a~b"}, "no number"),
@@ -113,7 +114,7 @@ def test_differences_of_two_methods_sort(client: TestClient, shown_archive: Arch
         ({"offset": "9" * 40}, "whole number"),
         ({"sort": "uri", "minus": "lsap_e"}, "no number"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_what_is_asked_wrongly_is_told(client: TestClient, asked: dict[str, str], told: str) -> None:
     answer = client.get("/api/selection", params=asked)

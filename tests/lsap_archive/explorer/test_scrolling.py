@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from starlette.testclient import TestClient
 
 from lsap_archive import (
     Archive,
@@ -24,7 +25,7 @@ from tests.chromium import NAMES, Tab, browser, find_chromium
 from tests.lsap_archive.explorer.conftest import webp
 
 CHROMIUM = find_chromium()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium here: none of {', '.join(NAMES)} was found")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium here: none of {', '.join(NAMES)} was found")
 NUM_IMAGES, SHARD_ROWS = 100_000, 8192
 WITH_PREVIEWS = (0, 6, NUM_IMAGES // SHARD_ROWS)  # shards
 MOST_CELLS = 120  # of 7 columns and about 5 lines in view, and two more on each side
@@ -66,6 +67,16 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         yield tab
 
 
+def test_files_have_all_of_them(large_archive: Archive) -> None:
+    client = TestClient(explorer_app(large_archive), base_url="http://localhost")
+    wanted = [f"image-{row:06d}" for row in range(NUM_IMAGES)]
+    assert client.get("/download/ids.txt").text.splitlines() == wanted
+    asked = {"sort": "lpips", "value": "lpips"}
+    lines = client.get("/download/ids.csv", params=asked).text.splitlines()[1:]
+    values = [float(line.rpartition(",")[2]) for line in lines]
+    assert len(values) == NUM_IMAGES and values == sorted(values)
+
+
 def requests(tab: Tab, path: str) -> int:
     number: int = tab.value_of(
         f"performance.getEntriesByType('resource').filter(one => one.name.includes('{path}')).length"
@@ -73,6 +84,7 @@ def requests(tab: Tab, path: str) -> int:
     return number
 
 
+@in_browser
 def test_scrolling_keeps_the_page_small_and_fills_every_cell(tab: Tab, serve_app: Any, large_archive: Archive) -> None:
     tab.open(serve_app(explorer_app(large_archive)), width=1280, height=800)
     tab.wait_for(FILLED)
@@ -96,6 +108,7 @@ def test_scrolling_keeps_the_page_small_and_fills_every_cell(tab: Tab, serve_app
     assert pictures <= 7 * (60 * 240 // 177 + 12)
 
 
+@in_browser
 def test_a_jump_to_the_end_asks_for_nothing_between(tab: Tab, serve_app: Any, large_archive: Archive) -> None:
     tab.open(serve_app(explorer_app(large_archive)), width=1280, height=800)
     tab.wait_for(FILLED)
@@ -110,6 +123,7 @@ def test_a_jump_to_the_end_asks_for_nothing_between(tab: Tab, serve_app: Any, la
     tab.wait_for(f"[...document.querySelectorAll('.cell')].some(each => each.title == 'image-{NUM_IMAGES - 1:06d}')")
 
 
+@in_browser
 def test_more_than_a_browser_can_scroll_is_scrolled(tab: Tab, serve_app: Any, large_archive: Archive) -> None:
     """On a phone with large pictures, lines of one image: 28 million pixels, of which browsers can scroll 12."""
     tab.open(serve_app(explorer_app(large_archive)) + "?size=256", width=400, height=800)
