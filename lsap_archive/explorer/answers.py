@@ -15,7 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from lsap_archive.errors import ArchiveKeyError, QueryError
+from lsap_archive.errors import ArchiveError, ArchiveKeyError, QueryError
 from lsap_archive.explorer.chosen import Chosen, finite
 from lsap_archive.explorer.columns import literal, quoted
 from lsap_archive.explorer.downloads import codes_as_npz, ids_as_csv, ids_as_text, most_codes
@@ -29,6 +29,7 @@ _MOST_ROWS = 400  # of one answer
 _MOST_METHODS = 12  # that are compared
 _MOST_NEIGHBOURS = 100
 _QUICK_VALUES = 4e8  # numbers that are compared for neighbours without being asked twice: about a second
+_RENDERS_WAITING = 4  # that are made one after the other; a page asks for one at a time
 _CHUNK = 2**18
 _FOREVER = "private, max-age=31536000, immutable"
 
@@ -45,6 +46,7 @@ class Answers:
         self._desks = {name: PictureDesk(partial(archive.previews, method=name)) for name in self._methods}
         self._originals = PictureDesk(archive.original_previews)
         self._one_search = threading.Lock()
+        self._renders = threading.BoundedSemaphore(_RENDERS_WAITING)
 
     def archive(self, request: Request) -> Response:
         """What there is: methods, columns, sliders, limits."""
@@ -138,7 +140,12 @@ class Answers:
             if name not in ends:
                 raise QueryError(f"no direction {name}: there are {', '.join(ends)}")
             strengths[name] = _within(value, *ends[name])
-        picture = self._live.render(_text(request, "image"), _text(request, "method"), strengths)
+        if not self._renders.acquire(blocking=False):  # those who wait would leave no thread for anybody else
+            raise ArchiveError("other pictures are being rendered: move the slider again in a moment")
+        try:
+            picture = self._live.render(_text(request, "image"), _text(request, "method"), strengths)
+        finally:
+            self._renders.release()
         kind = media_type(picture)
         assert kind is not None, "a WebP or PNG file was promised"
         return Response(picture, headers={"Cache-Control": "no-store"}, media_type=kind)

@@ -17,6 +17,7 @@ from lsap_archive.format.rows import FAILED
 from lsap_archive.reading.archive import Archive
 
 MOST_BYTES_OF_CODES = 256 * 2**20
+LONGEST_ID = 1024  # NumPy gives every text of an array the room of the longest
 _ROWS_TOGETHER = 2**15
 _CODES_TOGETHER = 512
 
@@ -66,6 +67,8 @@ def codes_as_npz(archive: Archive, chosen: Chosen, places: Places) -> IO[bytes]:
     ]
     if not rows:
         raise QueryError("no image of this selection has a code: choose others")
+    if (letters := max(len(row[name]) for row in rows for name in ("image_id", "method"))) > LONGEST_ID:
+        raise QueryError(f"a name of {letters} letters is among them, and each would take its room: leave it out")
     shape = (len(rows), archive.geometry.num_ws, archive.geometry.w_dim)
     file = tempfile.TemporaryFile()  # noqa: SIM115, whoever sends it closes it
     try:

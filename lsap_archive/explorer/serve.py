@@ -55,7 +55,13 @@ def serve(
     name = socket.gethostname() if is_any else f"[{host}]" if ":" in host else host
     address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?{TOKEN}={token}" if token else "")
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none"
+        app,
+        log_config=None,  # whoever serves decides how lines are shown: names in them are anybody's
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
     )
     announce(address)
     with listening:

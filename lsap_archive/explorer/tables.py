@@ -33,6 +33,7 @@ _AT_ONCE = ("latest", "rows", "measurements")
 _ON_DEMAND = tuple(name for name in TABLES if name not in _AT_ONCE)  # copied for the first query that names one
 _LOCKED: dict[str, str | int | float | list[str]] = {
     "memory_limit": "1GB",
+    "max_temp_directory_size": "4GB",
     "python_enable_replacements": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -44,6 +45,7 @@ class Tables:
 
     Attributes:
         columns: of `images`, by name.
+        num_rows: of `images`.
     """
 
     def __init__(self, archive: Archive, *, seconds: float = SECONDS_OF_A_QUERY) -> None:
@@ -73,6 +75,7 @@ class Tables:
             "create table images as select row_number() over (order by image_id, method) as place, * "
             f"from ({images_sql(columns)}) order by place"
         )
+        self.num_rows: int = self._database.execute("select count(*) from images").fetchall()[0][0]
         names = ", ".join(map(quoted, ROW_SCHEMA.names))
         self._database.execute("drop table latest")
         for name in ("latest", "rows"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from lsap_archive import Archive
+from lsap_archive import Archive, LiveDirection
+from lsap_archive.explorer.app import explorer_app
 
 MSE = "select image_id from latest where method = 'lsap_e' order by mse desc nulls last, image_id"
 
@@ -208,3 +212,32 @@ def test_sliders_render_within_their_ends(client: TestClient) -> None:
         answer = client.get("/live", params={**asked, "strength": strength})
         assert answer.status_code == 400 and told in answer.json()["error"]
     assert "has no preview" in client.get("/live", params={"image": "nobody", "method": "lsap_e"}).json()["error"]
+
+
+def test_an_id_that_would_make_a_file_huge_is_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsap_archive.explorer.downloads.LONGEST_ID", 5)
+    answer = client.get("/download/codes.npz")
+    assert answer.status_code == 400 and "a name of 11 letters is among them" in answer.json()["error"]
+
+
+def test_those_who_wait_for_a_picture_leave_threads_for_others(shown_archive: Archive) -> None:
+    waiting, going_on = threading.Semaphore(0), threading.Event()
+
+    class Slow:
+        directions = (LiveDirection("slant", -1, 1, 0.1),)
+
+        def render(self, image_id: str, method: str, strengths: Mapping[str, float]) -> bytes:
+            waiting.release()
+            assert going_on.wait(30)
+            return b"\x89PNG\r\n\x1a\n"
+
+    client = TestClient(explorer_app(shown_archive, live=Slow()), base_url="http://localhost")
+    asked = {"image": "any", "method": "lsap_e"}
+    with ThreadPoolExecutor(4) as threads:
+        first = [threads.submit(client.get, "/live", params=asked) for _ in range(4)]
+        assert all(waiting.acquire(timeout=30) for _ in first)
+        fifth = client.get("/live", params=asked)
+        going_on.set()
+        assert [one.result().status_code for one in first] == [200] * 4
+    assert fifth.status_code == 503 and "other pictures are being rendered" in fifth.json()["error"]
+    assert client.get("/live", params=asked).status_code == 200

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lsap_archive import Archive, QueryError
+from lsap_archive.explorer.chosen import Chosen
+from lsap_archive.explorer.selection import Selection
 from lsap_archive.explorer.tables import Tables
 from lsap_archive.reading.queries import TABLES
 
@@ -107,3 +109,14 @@ def test_threads_ask_at_once(tables: Tables) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ask, range(64))) == [2400 + number for number in range(64)]
+
+
+def test_a_condition_that_leaves_its_bracket_makes_no_more_of_what_there_is(
+    shown_archive: Archive, tables: Tables
+) -> None:
+    """What a link asks for is bounded by the archive, whatever SQL is in it."""
+    condition = "true) union all by name (select images.* from images, range(1000000000000)"
+    found = Chosen(Tables(shown_archive, seconds=10)).places(Selection("lsap_e", condition=f"{condition} limit 99999"))
+    assert len(found) == tables.num_rows == 2400
+    with pytest.raises(QueryError, match=r"was ended|Out of Memory"):
+        Chosen(tables).places(Selection("lsap_e", condition=condition))
