@@ -87,6 +87,9 @@ async function load(query, layout, around, signal) {
   grid.select(query, answer, answer.offset, index);
   $("everything").hidden = !state.text && !state.sql && !state.status.length && !state.range.length;
   $("status").textContent = `${answer.total.toLocaleString("en")} image${answer.total === 1 ? "" : "s"}`;
+  const isTooMuch = answer.total > about.most_codes;
+  document.querySelector("[data-file='codes.npz']").hidden = isTooMuch;
+  $("codes-limit").hidden = !isTooMuch;
   await showHistogram(signal);
 }
 
@@ -189,7 +192,7 @@ function fillOnce() {
   $("sort").append(make("option", { value: "", textContent: "image id" }),
     make("optgroup", { label: "Numbers" }, ...numbers.map((one) => named(one.name))),
     make("optgroup", { label: "Texts" }, ...about.columns.filter((one) => one.kind === "text").map((one) => named(one.name))));
-  $("codes-limit").textContent = `codes.npz has up to ${about.most_codes.toLocaleString("en")} codes`;
+  $("codes-limit").textContent = `codes.npz is there for up to ${about.most_codes.toLocaleString("en")} images`;
 }
 
 function wire() {
