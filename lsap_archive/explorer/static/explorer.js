@@ -105,7 +105,15 @@ function tell(error) {
   if (!loaded) $("status").textContent = "Nothing is shown.";
   place.textContent = error.message;
   place.hidden = false;
-  if (state.sql) document.body.classList.add("panel-open");
+  if (state.sql) openPanel(true);
+  place.scrollIntoView({ block: "nearest" });
+}
+
+/** Shows what images are chosen by, where there is no room for both. */
+function openPanel(isOpen) {
+  document.body.classList.toggle("panel-open", isOpen);
+  $("panel-toggle").setAttribute("aria-expanded", isOpen);
+  $("panel-toggle").textContent = isOpen ? "Done" : "Filter";
 }
 
 let shownLayout = "";
@@ -246,10 +254,7 @@ function wire() {
     change({ sql: "", at: "" });
   });
   $("everything").addEventListener("click", everything);
-  $("panel-toggle").addEventListener("click", () => {
-    const isOpen = document.body.classList.toggle("panel-open");
-    $("panel-toggle").setAttribute("aria-expanded", isOpen);
-  });
+  $("panel-toggle").addEventListener("click", () => openPanel($("panel-toggle").getAttribute("aria-expanded") !== "true"));
   addEventListener("popstate", () => {
     state = readAddress(location.search);
     state.column ||= firstColumn();
