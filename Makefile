@@ -70,9 +70,9 @@ demo: $(INSTALLED)
 reproduce: $(INSTALLED)
 	$(BIN)/lsap run reproduce all $(REPRODUCTION)
 
-# Three processes on two cores: the two that run flows wait a good part of their time.
+# Four processes on two cores: the three that run flows wait a good part of their time.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 4
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/flows/faults --all-faults $(FLAGS)

@@ -32,6 +32,7 @@ from lsap_archive.format.measurements import MEASURED_COLUMNS, MEASUREMENT_SCHEM
 from lsap_archive.format.plan import PlannedRow, RunPlan
 from lsap_archive.format.previews import PREVIEW_BYTES, PREVIEW_SIDE, Preview
 from lsap_archive.format.provenance import Provenance
+from lsap_archive.format.published_list import duckdb_view
 from lsap_archive.format.rows import (
     BETWEEN_WORDS,
     DUPLICATE,
@@ -148,6 +149,7 @@ __all__ = [
     "count_open",
     "credential_in",
     "decode_document",
+    "duckdb_view",
     "encode_document",
     "expected_bytes",
     "explore_archive",

@@ -65,19 +65,26 @@ def pytest_unconfigure() -> None:
 
 
 # Tests that share a Prefect server, a Ray and an S3 server, each group in one process; what takes longest begins first.
-GROUPS = ("tests/flows/faults/", "tests/flows/")
+PAPER = ("tests/flows/test_reproduce", "tests/flows/test_studies", "tests/flows/test_train")
+GROUPS = ("tests/flows/faults/", "tests/flows/", "the paper's flows")
 WITHOUT_SERVERS = ("tests/flows/commands/", "tests/flows/parameters/")
 WITH_SERVERS = "tests/flows/commands/test_cli.py"  # the exception among them
+
+
+def group_of(file: str) -> str | None:
+    """The group that shares servers with a file's tests; None of those that need none."""
+    if file.startswith(WITHOUT_SERVERS) and file != WITH_SERVERS:
+        return None
+    if file.startswith(PAPER):
+        return GROUPS[2]
+    return next((group for group in GROUPS if file.startswith(group)), None)
 
 
 class ByFileAndServers(LoadScopeScheduling):
     """A file's tests stay in one process, and so do those that share servers."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if file.startswith(WITHOUT_SERVERS) and file != WITH_SERVERS:
-            return file
-        return next((group for group in GROUPS if file.startswith(group)), file)
+        return group_of(nodeid.partition("::")[0]) or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFileAndServers:
@@ -88,7 +95,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFileAnd
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; skip the tests marked `gpu` where there is no CUDA device, and say so."""
-    items.sort(key=lambda item: [not item.nodeid.startswith(group) for group in GROUPS])
+    groups = {item.nodeid: group_of(item.nodeid.partition("::")[0]) for item in items}
+    items.sort(key=lambda item: [groups[item.nodeid] != group for group in GROUPS])
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lsap_archive.commands.exported import export
+from lsap_archive.commands.columns import SCHEMAS, as_markdown
+from lsap_archive.commands.exported import add_words, export_asked
 from lsap_archive.commands.shown import print_json, print_table, visible
 from lsap_archive.errors import (
     ArchiveError,
@@ -22,6 +22,7 @@ from lsap_archive.errors import (
     StoreRefusedError,
 )
 from lsap_archive.explorer.door import explore_archive
+from lsap_archive.format.columns import columns_table
 from lsap_archive.reading.archive import Archive, open_archive
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
     nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to one")
     explore = verbs.add_parser("explore", help="a web page of this machine that shows an archive, until Ctrl-C")
-    rows = verbs.add_parser("export", help="rows, measurements or the answer to a query, as Parquet or CSV")
+    rows = verbs.add_parser("export", help="rows or an answer as Parquet or CSV; codes as datasets, Lance, WebDataset")
     commands = {describe: _describe, verify: _verify, sql: _sql, nearest: _nearest, rows: _export}
     for verb, command in {**commands, explore: _explore}.items():
         verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
@@ -79,12 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     explore.add_argument("--port", type=int, default=8765, metavar="N", help="default 8765; 0 for any that is free")
     explore.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; others want --token")
     explore.add_argument("--token", help="what readers have to know, at least 16 characters; auto makes one")
-    rows.add_argument("out", metavar="FILE", help=".parquet or .csv; takes the place of what is there")
-    what = rows.add_mutually_exclusive_group()
-    what.add_argument(
-        "--table", choices=TABLES, default="latest", help="default latest: the newest of method and image"
-    )
-    what.add_argument("--sql", metavar="QUERY", help="the answer to this instead")
+    add_words(rows, TABLES)
+
+    columns = verbs.add_parser("columns", help="what the columns of the tables hold")
+    columns.add_argument("table", nargs="?", choices=list(SCHEMAS), help="of one table alone")
+    shape = columns.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print them as JSON")
+    shape.add_argument("--markdown", action="store_true", help="as a page of the documentation")
+    columns.set_defaults(command=_columns)
     return parser
 
 
@@ -174,12 +177,25 @@ def _code(archive: Archive, parsed: argparse.Namespace) -> NDArray[Any]:
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    query = parsed.sql or f'select * from "{parsed.table}"'
-    written = export(open_archive(parsed.url), query, Path(parsed.out))
+    written = export_asked(parsed)
     if parsed.json:
         print_json({"file": parsed.out, "rows": written})
     else:
         print(visible(f"{parsed.out}: {written} rows"))
+    return DONE
+
+
+def _columns(parsed: argparse.Namespace) -> int:
+    if parsed.markdown:
+        print(as_markdown())
+        return DONE
+    tables = {name: columns_table(SCHEMAS[name]) for name in ([parsed.table] if parsed.table else SCHEMAS)}
+    if parsed.json:
+        print_json(tables)
+        return DONE
+    for name, rows in tables.items():
+        print(f"{name}:")
+        print_table(list(rows[0]), rows)
     return DONE
 
 

@@ -9,6 +9,7 @@
     seen/<digest>.parquet             what a network saw of some original images; create-only
     sets/<digest>.json                numbers of whole sets of images over states of several evaluations; create-only
     reports/<name>                    reports
+    published/...                     what is published, for readers that know only Parquet: `format.published_list`
     versions/<digest>.parquet         images that were read again and had not changed: address, version and digest
     runs/<run_id>/plan.json           what the run works on; create-only, its presence means "may be worked"
     runs/<run_id>/images.parquet      the planned images, one row each
@@ -17,13 +18,14 @@
         noise_00/ noise_01/ ...         [N, h, w] float32, where the plan declares them
         trace/                          [N, steps, terms] float32, where the plan declares it
         <name>/                         [N, ...], any other array that the plan declares, such as features
+        image_id/ step/ term/           what stands along dimensions: ids of the images, steps and terms of a trace
     runs/<run_id>/rows/shard-00000.parquet
     runs/<run_id>/images/00000000.png an edited image by its row, where an edit run keeps them
     runs/<run_id>/previews/shard-00000.parquet    small pictures of the shard's images, where the run keeps them
     runs/<run_id>/_staging/00000/<attempt>/...   what an attempt wrote; removed when the run is published
     runs/<run_id>/_commit/00000.json  which attempt won the shard; create-only
     runs/<run_id>/_manifest.json      the run is published: files, sizes, digests; create-only, last
-    runs/<run_id>/_copy/...           once more, for repair: the manifest, plan.json, images.parquet, every zarr.json
+    runs/<run_id>/_copy/...           once more, for repair: manifest, plan, images, coordinates, every zarr.json
     runs/<run_id>/_retired/00000.json readers see nothing of this shard any more; create-only
     runs/<run_id>/_retired/run.json   nor of the whole run; create-only; so is given up what never was published
     runs/<run_id>/_retired/twice.json rows that older runs have with the same content count there; create-only
@@ -55,7 +57,7 @@ FORMAT_NAME = "lsap-archive"
 FORMAT_VERSION = 7
 """Version 2 has edit runs and evaluations, version 3 retired shards, version 4 arrays that plans and manifests declare,
 version 5 refinements and arrays of float16, version 6 compressed arrays and chunks that fit small runs, version 7
-previews, coordinates, and a name of its own for each dimension.
+previews, coordinates, a name of its own for each dimension, and lists of what is published.
 
 Older archives are read and written further. Every manifest and plan has the version of whoever wrote it, so an archive
 may hold several; archive.json has that of its first day.
@@ -72,6 +74,7 @@ SEEN_PREFIX = "seen"
 CALIBRATING_PREFIX = "calibrating"
 SETS_PREFIX = "sets"
 VERSIONS_PREFIX = "versions"
+PUBLISHED_PREFIX = "published"
 W_PLUS = "w_plus"
 TRACE = "trace"
 INNER_CHUNK_ROWS = 16

@@ -8,29 +8,27 @@ from typing import Any
 import pyarrow as pa
 
 from lsap_archive.errors import ArchiveMismatchError
+from lsap_archive.format.columns import column
 
 MEASUREMENT_SCHEMA = pa.schema(
     [
-        pa.field("evaluation_id", pa.string(), nullable=False),
-        pa.field("run_id", pa.string()),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("edit", pa.string()),
-        pa.field("strength", pa.float64()),
-        pa.field("measure", pa.string(), nullable=False),
-        pa.field("by", pa.string()),
-        pa.field("value", pa.float64()),
-        pa.field("problem", pa.string()),
-        pa.field("shard", pa.int32(), nullable=False),
+        column("evaluation_id", pa.string(), "the evaluation", is_needed=True),
+        column("run_id", pa.string(), "the measured run; null for synthetic images"),
+        column("row", pa.int64(), "the measured row of that run", values="from 0", is_needed=True),
+        column("image_id", pa.string(), "name of the image", is_needed=True),
+        column("method", pa.string(), "the measured method or edit, such as lsap_e/slant", is_needed=True),
+        column("edit", pa.string(), "of an edit, its name"),
+        column("strength", pa.float64(), "of an edit, how far it goes, in its own measure"),
+        column("measure", pa.string(), "what was measured, such as lpips", is_needed=True),
+        column("by", pa.string(), "with what: the name of a network, an attribute or an edit"),
+        column(
+            "value", pa.float64(), "what came out, in the measure's own unit; psnr, in dB, of equal images is infinite"
+        ),
+        column("problem", pa.string(), "where there is no value, a short code of the reason"),
+        column("shard", pa.int32(), "the shard of the evaluation, one file", values="from 0", is_needed=True),
     ]
 )
-"""One row for each image and measure: `run_id` and `row` join it with the rows of the measured run.
-
-run_id is null for synthetic images. measure says what was measured ("lpips"), by says with what ("lpips-alex", the
-name of an attribute or of an edit). value is a number (the PSNR of equal images is inf), or null with a short code of
-the reason in problem.
-"""
+"""One row for each image and measure: `run_id` and `row` join it with the rows of the measured run."""
 
 MEASURED_COLUMNS = ("row", "image_id", "measure", "by", "value", "problem")
 """What a writer hands in; the plan knows the others."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.format.arrays import RunArray, trace_of
+from lsap_archive.format.coordinates import COORDINATES
 from lsap_archive.format.documents import as_json, sha256_of
 from lsap_archive.format.layout import INNER_CHUNK_ROWS, TRACE, checked_name
 from lsap_archive.format.rows import IMAGES_SCHEMA
@@ -95,6 +96,11 @@ class RunPlan:
             raise ArchiveMismatchError(f"run {self.run_id} declares an array twice: {', '.join(names.elements())}")
         if self.subject is not None and self.subject.is_edit and TRACE in names:
             raise ArchiveMismatchError(f"run {self.run_id} edits {self.subject.run_id}: an edit has no trace")
+        if taken := sorted(set(COORDINATES) & set(names)):
+            raise ArchiveMismatchError(
+                f"run {self.run_id} declares an array {taken[0]}, as one of the coordinates of every run is called: "
+                "choose another name"
+            )
         self._check_shards()
 
     def _check_shards(self) -> None:

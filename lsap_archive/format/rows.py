@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lsap_archive.errors import ArchiveMismatchError, CorruptArchiveError, first_line
+from lsap_archive.format.columns import column
 from lsap_archive.format.subject import Subject
 
 SCHEMA_VERSION = 5
@@ -43,70 +44,77 @@ HOW_FITTED = (
 """What was done because of an image's shape, in SQL; '' for nothing. Rows of one content are alike where it is one."""
 
 
-def _needed(name: str, kind: Any) -> Any:
-    return pa.field(name, kind, nullable=False)
-
-
 IMAGES_SCHEMA = pa.schema(
     [
-        _needed("row", pa.int64()),
-        _needed("image_id", pa.string()),
-        _needed("uri", pa.string()),
-        _needed("digest", pa.string()),
-        pa.field("version", pa.string()),
+        column("row", pa.int64(), "row of the image in the run's arrays", values="from 0", is_needed=True),
+        column("image_id", pa.string(), "name of the image, unique in the run", is_needed=True),
+        column("uri", pa.string(), "where the image lay", is_needed=True),
+        column("digest", pa.string(), "digest of the image's content", is_needed=True),
+        column(
+            "version",
+            pa.string(),
+            "what the storage's listing told of it, such as size and time; while it stays, so does the content "
+            "(schema version 3; null where the listing told nothing)",
+        ),
     ]
 )
-"""The plan of a run: which image has which row of the arrays, where it lies and the digest of its content.
-
-version is what the listing of the storage told of it, such as size and time: while it stays the same at a uri, so does
-the content. It is null where the listing told nothing, and in plans of schema versions before 3.
-"""
+"""The plan of a run: which image has which row of the arrays, where it lies and the digest of its content."""
 
 ROW_SCHEMA = pa.schema(
     [
-        _needed("run_id", pa.string()),
-        _needed("row", pa.int64()),
-        _needed("image_id", pa.string()),
-        _needed("uri", pa.string()),
-        _needed("digest", pa.string()),
-        _needed("status", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("duplicate_of", pa.string()),
-        _needed("method", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("altered", pa.string()),
-        pa.field("noise", pa.string()),
-        pa.field("mse", pa.float32()),
-        pa.field("lpips", pa.float32()),
-        pa.field("lpips_judge", pa.float32()),
-        pa.field("identity_similarity", pa.float32()),
-        pa.field("sncd", pa.float32()),
-        pa.field("w_distance", pa.float32()),
-        pa.field("num_steps", pa.int32()),
-        pa.field("seconds", pa.float32()),
-        pa.field("final_loss", pa.float32()),
-        _needed("shard", pa.int32()),
-        _needed("attempt", pa.string()),
-        pa.field("subject_run_id", pa.string()),
-        pa.field("subject_row", pa.int64()),
-        pa.field("edit", pa.string()),
-        pa.field("strength", pa.float64()),
+        column("run_id", pa.string(), "the run", is_needed=True),
+        column("row", pa.int64(), "row of the image in the run's arrays", values="from 0", is_needed=True),
+        column("image_id", pa.string(), "name of the image, unique in the run", is_needed=True),
+        column("uri", pa.string(), "where the image lay", is_needed=True),
+        column("digest", pa.string(), "digest of the image's content", is_needed=True),
+        column("status", pa.string(), "what became of the image", values=", ".join(STATUSES), is_needed=True),
+        column("reason", pa.string(), "of a failed image, why: a short code"),
+        column("message", pa.string(), "of a failed image, what is wrong and what to do: a sentence"),
+        column("duplicate_of", pa.string(), "of a duplicate, the image that has the same content, and its code"),
+        column("method", pa.string(), "name of the method; lsap_e/pti is refined, lsap_e/slant edited", is_needed=True),
+        column("width", pa.int32(), "of the original file; null where there were no pixels", unit="px"),
+        column("height", pa.int32(), "of the original file; null where there were no pixels", unit="px"),
+        column(
+            "altered",
+            pa.string(),
+            "what was done to the pixels beyond decoding and shrinking: words between commas, empty for nothing "
+            "(schema version 4; null where there were no pixels)",
+        ),
+        column(
+            "noise",
+            pa.string(),
+            "noise maps that the image is rendered and measured with: its own, or the generator's constant ones "
+            "(schema version 5; null where there is no code)",
+            values="float32, float16, constant",
+        ),
+        column("mse", pa.float32(), "mean squared error against the image, of pixels in [-1, 1]", values="0 to 4"),
+        column("lpips", pa.float32(), "LPIPS against the image, by the run's network for it", values="from 0"),
+        column("lpips_judge", pa.float32(), "LPIPS by a network that is in no loss", values="from 0"),
+        column("identity_similarity", pa.float32(), "cosine of identities, of image and inversion", values="-1 to 1"),
+        column("sncd", pa.float32(), "S^N cosine distance of the code to the anchor", values="from 0"),
+        column(
+            "w_distance",
+            pa.float32(),
+            "squared distance to the mean code, mean over layers; 1 is the level of synthetic codes",
+            values="from 0",
+        ),
+        column("num_steps", pa.int32(), "steps of the optimization, or passes through the encoder", unit="steps"),
+        column("seconds", pa.float32(), "wall time of the batch over its size", unit="s"),
+        column("final_loss", pa.float32(), "the objective at the last step; null of an encoder"),
+        column("shard", pa.int32(), "the shard of the run, one file of rows", values="from 0", is_needed=True),
+        column("attempt", pa.string(), "who wrote the shard", is_needed=True),
+        column("subject_run_id", pa.string(), "of a refinement or an edit, the run whose code it was made of"),
+        column(
+            "subject_row", pa.int64(), "of a refinement or an edit, the row of that code in that run", values="from 0"
+        ),
+        column("edit", pa.string(), "of an edit, its name"),
+        column("strength", pa.float64(), "of an edit, how far it goes, in its own measure"),
     ]
 )
 """One row per image and method: what became of the image, and what was measured of it.
 
-status is "ok" (the arrays hold its code), "failed" (`reason` is a code, `message` a sentence; the arrays hold
-NaN) or "duplicate" (the same content as image `duplicate_of`, whose code it shares; the arrays hold NaN). A copy of an
-image that failed is failed itself, and tells why.
-width and height are those of the original file, in pixels; altered is what was done to its pixels beyond decoding and
-shrinking them, as words between commas such as "cmyk_to_rgb,cropped", "" for nothing. All three are null where there
-were no pixels; altered also in rows of schema versions before 4. noise is what the image is rendered with: maps of its
-own, "float32" or "float16", or the generator's "constant" ones; what is measured is of that. It is null where there is
-no code, and in rows of schema versions before 5. seconds is the batch's wall time over its size.
-Of a refinement or an edit, subject_run_id and subject_row say which code was refined or edited; they are null for an
-inversion. What is measured of an edit stands in the measurements of an evaluation.
+The arrays hold the codes of rows that are "ok", and NaN at others. A copy of an image that failed is failed itself, and
+tells why. What is measured of an edit stands in the measurements of an evaluation.
 """
 
 
@@ -290,11 +298,11 @@ def _check_status(table: Any, where: str) -> None:
     unknown = sorted(set(table.column("status").to_pylist()) - set(STATUSES))
     if unknown:
         raise ArchiveMismatchError(f"{where}: status {unknown[0]!r}: one of {', '.join(STATUSES)} is wanted")
-    for status, column in ((FAILED, "reason"), (DUPLICATE, "duplicate_of")):
-        bad = table.filter(pc.and_(pc.equal(table.column("status"), status), pc.is_null(table.column(column))))
+    for status, needed in ((FAILED, "reason"), (DUPLICATE, "duplicate_of")):
+        bad = table.filter(pc.and_(pc.equal(table.column("status"), status), pc.is_null(table.column(needed))))
         if bad.num_rows:
             raise ArchiveMismatchError(
-                f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {column}; wanted one"
+                f"{where}: image {bad.column('image_id')[0].as_py()} is {status} and has no {needed}; wanted one"
             )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from lsap_archive.errors import HOW_TO_REPAIR, CorruptArchiveError, first_line
 from lsap_archive.format.arrays import RunArray, trace_of
 from lsap_archive.format.chunks import chunk_rows, compressors, guarded, rows_of_object
+from lsap_archive.format.coordinates import IMAGE, IMAGE_ID, coordinate_values, coordinates_of, dimension_names
 from lsap_archive.format.layout import chunk_name
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.plan import RunPlan
@@ -24,15 +26,43 @@ _NO_CHUNK = 2**64 - 1
 
 
 def group_metadata(
-    arrays: Collection[RunArray], num_rows: int, shard_rows: int, attributes: dict[str, Any]
+    arrays: Collection[RunArray],
+    num_rows: int,
+    shard_rows: int,
+    attributes: dict[str, Any],
+    *,
+    has_coordinates: bool = True,
 ) -> dict[str, bytes]:
-    """The zarr.json of the group and of each array, by key relative to the group.
+    """The zarr.json of the group, of each array and of each coordinate, by key relative to the group.
 
-    The group's also holds those of the arrays (consolidated metadata): one request opens a run, and no reader
+    The group's also holds those of the others (consolidated metadata): one request opens a run, and no reader
     takes the other objects beside the arrays for a part of the group.
+
+    Args:
+        arrays: what is kept of each image.
+        num_rows: N, images of the run.
+        shard_rows: rows of a shard.
+        attributes: of the group, JSON values.
+        has_coordinates: False for the bytes of versions before 7, which had no coordinates, and arrays of several sizes
+            along dimensions of one name.
     """
     objects: dict[str, Buffer] = {}
+    coordinates = coordinates_of(arrays, num_rows) if has_coordinates else ()
+    if has_coordinates:  # so xarray knows what is none along a dimension of its own name
+        attributes = {**attributes, "coordinates": IMAGE_ID}
     group = zarr.create_group(MemoryStore(store_dict=objects), zarr_format=3, attributes=attributes)
+    declared = {array.name: (IMAGE, *array.dimensions) for array in arrays}
+    names = dimension_names(arrays) if has_coordinates else declared
+    for one in coordinates:
+        group.create_array(
+            name=one.name,
+            shape=(one.size,),
+            chunks=(one.size,),
+            dtype=one.dtype,
+            compressors=[Crc32cCodec()],
+            fill_value="" if one.dtype == "string" else 0,
+            dimension_names=(one.dimension,),
+        )
     for array in arrays:
         group.create_array(
             name=array.name,
@@ -43,10 +73,10 @@ def group_metadata(
             compressors=compressors(array),
             fill_value=array.fill_value,
             attributes=array.attributes,
-            dimension_names=("image", *array.dimensions),
+            dimension_names=names[array.name],
         )
     documents = {key: json.loads(value.to_bytes()) for key, value in objects.items()}
-    members = {array.name: documents[f"{array.name}/zarr.json"] for array in arrays}
+    members = {name: documents[f"{name}/zarr.json"] for name in (*(one.name for one in coordinates), *declared)}
     documents["zarr.json"]["consolidated_metadata"] = {
         "kind": "inline",
         "must_understand": False,
@@ -74,8 +104,37 @@ def encode_shard(metadata: bytes, shard: int, values: NDArray[Any]) -> bytes | N
     return blobs[0] if blobs else None
 
 
-def run_metadata(run: RunPlan | Manifest, generator_digest: str) -> dict[str, bytes]:
-    """Every zarr.json of a run, by key relative to its folder: the same bytes from its plan and from its manifest."""
+def run_metadata(run: RunPlan | Manifest, generator_digest: str, *, has_coordinates: bool = True) -> dict[str, bytes]:
+    """Every zarr.json of a run, by key relative to its folder: the same bytes from its plan and from its manifest.
+
+    Args:
+        run: its plan or its manifest.
+        generator_digest: of the archive.
+        has_coordinates: as in `group_metadata`.
+    """
+    attributes = run_attributes(run, generator_digest)
+    return group_metadata(run.arrays, run.num_rows, run.shard_rows, attributes, has_coordinates=has_coordinates)
+
+
+def coordinate_objects(run: RunPlan | Manifest, generator_digest: str, image_ids: Sequence[str]) -> dict[str, bytes]:
+    """Values of a run's coordinates as Zarr objects, by key relative to its folder.
+
+    Args:
+        run: its plan or its manifest.
+        generator_digest: of the archive.
+        image_ids: of its rows, in their order.
+    """
+    metadata = run_metadata(run, generator_digest)
+    found = {}
+    for name, values in coordinate_values(run.arrays, image_ids).items():
+        array, objects = _array_in_memory(metadata[f"{name}/zarr.json"], {})
+        array.with_config({"write_empty_chunks": True})[:] = values
+        found[chunk_name(name, 0, 1)] = objects[chunk_name("", 0, 1).lstrip("/")].to_bytes()
+    return found
+
+
+def run_attributes(run: RunPlan | Manifest, generator_digest: str) -> dict[str, Any]:
+    """What a run's Zarr group says of it, JSON values."""
     steps, terms = trace_of(run.arrays)
     attributes: dict[str, Any] = {
         "run_id": run.run_id,
@@ -87,7 +146,7 @@ def run_metadata(run: RunPlan | Manifest, generator_digest: str) -> dict[str, by
     }
     if run.subject is not None:
         attributes["subject"] = run.subject.to_dict()
-    return group_metadata(run.arrays, run.num_rows, run.shard_rows, attributes)
+    return attributes
 
 
 def shard_checksums(metadata: bytes, blob: bytes) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,9 @@ from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
 from lsap_archive.reading.checked import read_checked, read_header
+from lsap_archive.reading.dataset import run_dataset
 from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
+from lsap_archive.reading.files import files_of
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
 from lsap_archive.reading.previews import KeptPreviews, preview_bytes
@@ -58,9 +60,13 @@ from lsap_archive.reading.retirement import (
 )
 from lsap_archive.reading.row_columns import RowColumns, RowFile
 from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
+from lsap_archive.reading.run_reader import RunReader
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet, image_sets, read_states, with_set_numbers
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
+
+if TYPE_CHECKING:
+    import xarray
 
 _BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
 
@@ -323,6 +329,26 @@ class Archive:
             raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
         return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns), history=history)
 
+    def files(self, table: str) -> list[str]:
+        """URLs of the Parquet files of what is published, for other readers, such as `polars.scan_parquet`.
+
+        An empty file that has all columns comes first where the archive has one. Rows that count in another run are in
+        the files, too; the list `published/rows.parquet` tells which these are.
+
+        Args:
+            table: "rows" or "measurements".
+
+        Raises:
+            ArchiveKeyError: another table.
+        """
+        return files_of(table, self._store, self._manifests, self._hidden, self._published_evaluations)
+
+    def rows_left_out(self, run_id: str) -> list[int]:
+        """Rows of a published run that readers do not see, because an older one has them with the same content."""
+        run = next(run for run, one in enumerate(self._manifests) if one.run_id == run_id)
+        rows: list[int] = self._rows.twice_in(run).tolist()
+        return rows
+
     def sql(self, query: str, **params: Any) -> pa.Table:
         """Answer of DuckDB to a query, which reads these tables and nothing else; several threads may ask at once.
 
@@ -476,6 +502,22 @@ class Archive:
         places = self._places(image_ids, method)
         return in_threads(lambda place: self._image(*place), places)
 
+    def kept_images(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
+        """As `images`, with None where the run kept none.
+
+        Args:
+            image_ids: N ids.
+            method: name or digest of a method, of an inversion too.
+
+        Raises:
+            ArchiveKeyError: as in `codes`.
+            CorruptArchiveError: an object is missing or altered.
+        """
+        places = self._places(image_ids, method)
+        return in_threads(
+            lambda place: self._image(*place) if image_name(place[1]) in self._objects[place[0]].files else None, places
+        )
+
     def previews(self, image_ids: Sequence[str], method: str) -> list[bytes | None]:
         """Small pictures that runs kept of what a method made of images, as WebP files.
 
@@ -576,10 +618,24 @@ class Archive:
         Raises:
             ArchiveKeyError: no such published run or array.
         """
-        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
-        if run is None:
-            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
-        return self._array(run, name)
+        return self._array(self._published_run(run_id), name)
+
+    def dataset(self, run_id: str) -> xarray.Dataset:
+        """A published run of any version as `xarray.open_zarr` opens those of this one, lazily and checked.
+
+        Arrays along `image`, with `image_id` beside it, and `step` and `term` of a trace; no dimension has two sizes.
+        Of rows that are not ok, and of retired shards, it holds NaN, or 0 of integers. Needs xarray.
+
+        Raises:
+            ArchiveKeyError: no such published run.
+            ArchiveMismatchError: xarray is not installed.
+            CorruptArchiveError: an object is missing or altered, also while values are read later.
+
+        Example:
+            codes = archive.dataset("lsap_e-1").set_xindex("image_id").w_plus.sel(image_id="anna").values
+        """
+        self._published_run(run_id)
+        return run_dataset(RunReader(self._store, run_id, self.geometry))
 
     def describe(self) -> dict[str, Any]:
         """What the archive holds, as JSON values: generator, geometry, rows by method and status, set numbers.
@@ -864,10 +920,16 @@ class Archive:
 
     def _array(self, run: int, name: str) -> zarr.Array[Any]:
         if (run, name) not in self._arrays:
-            if f"{name}/zarr.json" not in self._objects[run].files:
+            if name not in {array.name for array in self._manifests[run].arrays}:
                 raise ArchiveKeyError(f"run {self._manifests[run].run_id} has no array {name}")
             self._arrays[run, name] = open_published(self._objects[run], name)
         return self._arrays[run, name]
+
+    def _published_run(self, run_id: str) -> int:
+        run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
+        if run is None:
+            raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")
+        return run
 
     def _names_of_runs(self) -> str:
         return ", ".join(manifest.run_id for manifest in self._manifests) or "none"

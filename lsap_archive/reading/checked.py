@@ -7,6 +7,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.format.coordinates import COORDINATE_CHUNKS
 from lsap_archive.format.documents import sha256_of
 from lsap_archive.format.layout import (
     ARCHIVE_KEY,
@@ -111,8 +112,8 @@ def read_checked(store: Store, key: str, stored: StoredObject) -> bytes:
 
 
 def is_vital(name: str) -> bool:
-    """Whether a whole run hangs on the object of that name: its plan, its images, or metadata of an array."""
-    return name in (PLAN_NAME, IMAGES_NAME) or name.rsplit("/", 1)[-1] == "zarr.json"
+    """Whether a whole run hangs on the object of that name: plan, images, coordinates, or metadata of an array."""
+    return name in (PLAN_NAME, IMAGES_NAME, *COORDINATE_CHUNKS) or name.rsplit("/", 1)[-1] == "zarr.json"
 
 
 def measured_object(store: Store, prefix: str, name: str) -> StoredObject:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from lsap_archive.errors import ArchiveMismatchError, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.documents import Count, decode_document, encode_document, typed
 from lsap_archive.format.layout import RETIRED_FOLDER, prefix_of, retired_name, run_prefix
-from lsap_archive.format.manifest import Manifest
 from lsap_archive.reading.checked import P, read_manifest
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
@@ -54,6 +54,22 @@ class Retirement:
         """
         found: Retirement = typed(cls, decode_document(data, name), name)
         return found
+
+
+class Made(Protocol):
+    """What a run is made of: as its manifest tells it, or whatever else knows."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The run itself, and those that it is made of, the inversion last."""
+
+    @property
+    def num_shards(self) -> int:
+        """Above the number of every shard."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ def visible_manifest(store: Store, manifest_type: type[P], name: str) -> P | Non
     return None if is_retired(store, manifest_type.kind, name) else manifest
 
 
-def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, frozenset[int]]:
+def hidden_shards(store: Store, manifests: Sequence[Made]) -> dict[str, frozenset[int]]:
     """Shards that readers do not see, by run: retired ones, also of what the run is made of.
 
     Args:
@@ -114,18 +130,18 @@ def hidden_shards(store: Store, manifests: Sequence[Manifest]) -> dict[str, froz
     return {one.run_id: hidden_of(one, found) for one in manifests}
 
 
-def retired_by_run(store: Store, manifests: Sequence[Manifest]) -> dict[str, RetiredShards]:
+def retired_by_run(store: Store, manifests: Sequence[Made]) -> dict[str, RetiredShards]:
     """What of each of these runs, and of those that they are made of, is retired by keys of its own."""
     run_ids = sorted({run_id for one in manifests for run_id in one.lineage})
     return dict(zip(run_ids, in_threads(lambda run_id: retired_of(store, run_id), run_ids), strict=True))
 
 
-def may_be_twice(manifest: Manifest, found: Mapping[str, RetiredShards]) -> bool:
+def may_be_twice(manifest: Made, found: Mapping[str, RetiredShards]) -> bool:
     """Whether rows of a run count in older runs that have them too; they do as those of the inversion do."""
-    return found[manifest.inversion].has_twice
+    return found[manifest.lineage[-1]].has_twice
 
 
-def hidden_of(manifest: Manifest, found: Mapping[str, RetiredShards]) -> frozenset[int]:
+def hidden_of(manifest: Made, found: Mapping[str, RetiredShards]) -> frozenset[int]:
     """Shards of a run that readers do not see."""
     hidden: frozenset[int] = frozenset()
     for run_id in manifest.lineage:

@@ -157,7 +157,12 @@ class RunReader:
         return None if manifest.subject is None else RunReader(self.store, manifest.inversion, self.geometry)
 
     @cached_property
-    def _images(self) -> pa.Table:
+    def images(self) -> pa.Table:
+        """The planned images in IMAGES_SCHEMA.
+
+        Raises:
+            CorruptArchiveError: the file is missing or altered.
+        """
         key = f"{run_prefix(self.manifest.run_id)}/{IMAGES_NAME}"
         return read_checked_table(self.store, key, self.manifest.file(IMAGES_NAME), IMAGES_SCHEMA)
 
@@ -173,7 +178,7 @@ class RunReader:
                 where = self.store.join(f"{run_prefix(run_id)}/{name}")
                 raise CorruptArchiveError(f"{where} is not in the run's manifest: {HOW_TO_REPAIR}")
             return read_row_files(self.store, run_id, files)[0]
-        planned = self._images.slice(shard * size, size)
+        planned = self.images.slice(shard * size, size)
         constants = {"status": FAILED, "reason": RETIRED, "message": "its shard is retired"}
         rows = pa.table({name: [value] * planned.num_rows for name, value in constants.items()})
         manifest = self.manifest
@@ -192,7 +197,7 @@ class RunReader:
         copied = rows.filter(pc.equal(rows.column("status"), DUPLICATE)).column("duplicate_of")
         if not len(copied) or not (self.manifest.rows_by_status[FAILED] or self.hidden):
             return rows
-        place_of = pc.index_in(copied.unique(), self._images.column("image_id").combine_chunks()).drop_null()
+        place_of = pc.index_in(copied.unique(), self.images.column("image_id").combine_chunks()).drop_null()
         shards = sorted({row // self.manifest.shard_rows for row in place_of.to_pylist()})
         told: dict[str, dict[str, Any]] = {}
         for table in in_threads(self._rows_of, shards):

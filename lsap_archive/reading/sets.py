@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
+from lsap_archive.format.columns import column
 from lsap_archive.format.documents import Count, decode_document, encode_document, sha256_of, typed
 from lsap_archive.format.evaluations import EvaluationInfo
 from lsap_archive.format.layout import evaluation_prefix, rows_of_shard, set_key, state_name
@@ -32,20 +33,26 @@ shard's images some count in another run, and its sums cannot be split."""
 
 SET_SCHEMA = pa.schema(
     [
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("edit", pa.string()),
-        pa.field("strength", pa.float64()),
-        pa.field("method_digest", pa.string(), nullable=False),
-        pa.field("measure", pa.string(), nullable=False),
-        pa.field("by", pa.string(), nullable=False),
-        pa.field("by_digest", pa.string(), nullable=False),
-        pa.field("value", pa.float64()),
-        pa.field("problem", pa.string()),
-        pa.field("num_images", pa.int64()),
-        pa.field("num_originals", pa.int64()),
-        pa.field("evaluations", pa.list_(pa.string()), nullable=False),
+        column("method", pa.string(), "the measured method or edit", is_needed=True),
+        column("edit", pa.string(), "of an edit, its name"),
+        column("strength", pa.float64(), "of an edit, how far it goes, in its own measure"),
+        column("method_digest", pa.string(), "digest of everything that decides the results", is_needed=True),
+        column("measure", pa.string(), "what was measured", values=FID, is_needed=True),
+        column("by", pa.string(), "the network of whose features the sums are", is_needed=True),
+        column("by_digest", pa.string(), "digest of its weights", is_needed=True),
+        column("value", pa.float64(), "the number of the whole set", values="from 0"),
+        column(
+            "problem",
+            pa.string(),
+            "where there is no value, why",
+            values=", ".join((STALE, NOT_MEASURED, COUNTED_TWICE, TOO_FEW_IMAGES)),
+        ),
+        column("num_images", pa.int64(), "images of the set", values="from 0"),
+        column("num_originals", pa.int64(), "originals that it is compared with", values="from 0"),
+        column("evaluations", pa.list_(pa.string()), "whose sums make up the set, the oldest first", is_needed=True),
     ]
 )
+"""One row for each method and network, over all images that readers see."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from lsap_archive.format.layout import (
     EVALUATIONS_PREFIX,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    PUBLISHED_PREFIX,
     RUNS_PREFIX,
     SEEN_PREFIX,
     SEQUENCE_PREFIX,
@@ -60,6 +61,7 @@ from lsap_archive.writing.archive_writer import ArchiveWriter
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
 from lsap_archive.writing.overlaps import Overlaps
 from lsap_archive.writing.publication import Publication
+from lsap_archive.writing.published_lists import keep_published_lists
 from lsap_archive.writing.run_writer import RunWriter
 
 _MANIFEST = re.compile(rf"({RUNS_PREFIX}|{EVALUATIONS_PREFIX})/[^/]+/{re.escape(MANIFEST_NAME)}")
@@ -97,6 +99,7 @@ def repair_archive(
     if not (dry_run and any(one.is_damage for one in problems)):  # else they may not be readable yet
         _give_up_seen(store, report)
     _keep_copies(store, report)
+    _list_published(store, problems, report)
     return report
 
 
@@ -326,6 +329,17 @@ def _manifests(store: Store) -> list[Manifest]:
         except OBJECT_ERRORS:
             continue
     return [one for one in found if not is_retired(store, "run", one.run_id)]
+
+
+def _list_published(store: Store, problems: list[Problem], report: RepairReport) -> None:
+    """Write the lists for other readers, where they are damaged or what this repair did made them stale."""
+    report.restored += [one.key for one in problems if one.key.startswith(f"{PUBLISHED_PREFIX}/")]
+    if report.dry_run:
+        return
+    try:
+        keep_published_lists(store, anew=True)
+    except OBJECT_ERRORS as error:
+        report.left.append(f"{PUBLISHED_PREFIX}/ cannot be written: {error}")
 
 
 def _keep_copies(store: Store, report: RepairReport) -> None:

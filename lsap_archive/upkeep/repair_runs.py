@@ -6,10 +6,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from lsap_archive.errors import OBJECT_ERRORS
-from lsap_archive.format.layout import COMMIT_FOLDER, MANIFEST_NAME, PLAN_NAME, commit_name, rows_name, rows_of_shard
+from lsap_archive.format.layout import (
+    COMMIT_FOLDER,
+    IMAGES_NAME,
+    MANIFEST_NAME,
+    PLAN_NAME,
+    commit_name,
+    copy_name,
+    rows_name,
+    rows_of_shard,
+)
 from lsap_archive.format.manifest import Manifest, ShardCommit
-from lsap_archive.format.rows import count_by_status
-from lsap_archive.format.shards import run_metadata
+from lsap_archive.format.rows import IMAGES_SCHEMA, count_by_status, from_parquet
+from lsap_archive.format.shards import coordinate_objects, run_metadata
 from lsap_archive.reading.checked import is_vital, read_header, read_row_files
 from lsap_archive.upkeep.repair_publication import PublicationRepair, bytes_or_none, is_readable
 from lsap_archive.upkeep.repair_report import flow_of
@@ -88,6 +97,8 @@ class RunRepair(PublicationRepair[Manifest]):
         """The shard that an object belongs to; None for one that the whole run hangs on."""
         if match := _ROW_OF.fullmatch(name):
             return int(match[1]) // manifest.shard_rows
+        if is_vital(name):
+            return None
         found = (pattern.fullmatch(name) for pattern in _SHARD_OF)
         return next((int(match[1]) for match in found if match), None)
 
@@ -98,15 +109,28 @@ class RunRepair(PublicationRepair[Manifest]):
         return super().wanted(manifest, name)
 
     def candidates(self, manifest: Manifest, name: str) -> Iterator[bytes]:
-        """Also the staged object, and metadata of arrays, which follow from the manifest."""
+        """Also the staged object, metadata of arrays, which follow from the manifest, and coordinates."""
         yield from super().candidates(manifest, name)
         shard = self.shard_of(manifest, name)
         commit = None if shard is None else self._commit_at(self.publication.key(commit_name(shard)))
         if commit is not None:
             yield from self.those_at(*(one.staged for one in commit.objects if one.name == name and one.staged))
         if is_vital(name):
-            metadata = run_metadata(manifest, manifest.generator["digest"])
-            yield from (metadata[one] for one in metadata if one == name)
+            yield from (made[name] for made in self._made_again(manifest) if name in made)
+
+    def _made_again(self, manifest: Manifest) -> Iterator[dict[str, bytes]]:
+        """What a run begins with as it follows from manifest and images, by the name; before version 7 otherwise."""
+        digest = manifest.generator["digest"]
+        yield run_metadata(manifest, digest)
+        yield run_metadata(manifest, digest, has_coordinates=False)
+        key = self.publication.key(IMAGES_NAME)
+        for data in self.those_at(IMAGES_NAME, copy_name(IMAGES_NAME)):
+            try:
+                ids = from_parquet(data, IMAGES_SCHEMA, key).column("image_id").to_pylist()
+            except OBJECT_ERRORS:
+                continue
+            if len(ids) == manifest.num_rows:
+                yield coordinate_objects(manifest, digest, ids)
 
     def _commit_at(self, key: str) -> ShardCommit | None:
         """A commit marker; None if it is missing or damaged."""

@@ -45,6 +45,7 @@ from lsap_archive.reading.sets import FID, image_sets, set_summary
 from lsap_archive.stores.store import Store
 from lsap_archive.upkeep.verify_evaluations import verify_evaluation
 from lsap_archive.upkeep.verify_publication import verify_manifest, verify_retired
+from lsap_archive.upkeep.verify_published import verify_published
 from lsap_archive.upkeep.verify_report import VerifyReport
 from lsap_archive.upkeep.verify_rows import RowLedger
 from lsap_archive.upkeep.verify_runs import PublishedRun, verify_subjects, verify_unfinished
@@ -111,6 +112,7 @@ def verify_archive(url: str, storage_options: Mapping[str, Any] | None = None) -
     hidden = {one.run_id: hidden_of(one, found) for one in oldest_first}
     once = [one for one in oldest_first if not may_be_twice(one, found)]
     _verify_sets(store, once, evaluations, hidden, report)
+    verify_published(store, report)
     return report
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lsap_archive.errors import OBJECT_ERRORS, ArchiveNotFoundError
 from lsap_archive.format.arrays import RunArray
+from lsap_archive.format.coordinates import COORDINATES, IMAGE_ID
 from lsap_archive.format.documents import decode_document
 from lsap_archive.format.layout import (
     COMMIT_FOLDER,
@@ -18,6 +19,7 @@ from lsap_archive.format.layout import (
     PLAN_NAME,
     STAGING_FOLDER,
     Geometry,
+    chunk_name,
     commit_name,
     image_name,
     previews_name,
@@ -29,7 +31,7 @@ from lsap_archive.format.manifest import Manifest, RunPlanDocument, ShardCommit,
 from lsap_archive.format.plan import images_digest
 from lsap_archive.format.previews import decode_previews
 from lsap_archive.format.rows import IMAGES_SCHEMA, OK, ROW_SCHEMA, count_by_status
-from lsap_archive.format.shards import chunk_of, decode_shard
+from lsap_archive.format.shards import chunk_of, coordinate_objects, decode_shard
 from lsap_archive.reading.checked import digest_or_none, is_vital
 from lsap_archive.reading.previews import previews_of_manifest
 from lsap_archive.stores.store import Store
@@ -68,13 +70,14 @@ class PublishedRun:
         if geometry is not None and Geometry.from_dict(manifest.geometry, self._key(MANIFEST_NAME)) != geometry:
             report.note(self._key(MANIFEST_NAME), str(manifest.geometry), str(geometry), is_damage=False)
         metadata = ("zarr.json", *(f"{array.name}/zarr.json" for array in manifest.arrays))
-        for name in (PLAN_NAME, IMAGES_NAME, *metadata):
+        begun = [name for name in COORDINATES if f"{name}/zarr.json" in self._files]  # before version 7 there were none
+        for name in (PLAN_NAME, IMAGES_NAME, *metadata, *(chunk_name(name, 0, 1) for name in begun)):
             if name not in self._files:
                 report.note(self._key(name), "no entry in the manifest", "one")
         found = {name: self._checked(name) for name in self._files if is_vital(name)}
         self._metadata = {name: data for name, data in found.items() if name.endswith(".json")}
         if IMAGES_NAME in found:
-            self._verify_images(found[IMAGES_NAME])
+            self._verify_images(found[IMAGES_NAME], found.get(chunk_name(IMAGE_ID, 0, 1)))
         self._verify_shards(ledger)
         self._verify_markers()
         verify_retirements(self.publication, report)
@@ -153,7 +156,7 @@ class PublishedRun:
         self.report.count("objects")
         self.report.count("bytes", len(data))
 
-    def _verify_images(self, data: bytes | None) -> None:
+    def _verify_images(self, data: bytes | None, coordinate: bytes | None) -> None:
         key = self._key(IMAGES_NAME)
         table = readable_table(data, IMAGES_SCHEMA, key, self.report)
         plan = self._metadata.get(PLAN_NAME)
@@ -167,6 +170,10 @@ class PublishedRun:
             return
         if images_digest(table) != wanted:
             self.report.note(key, "other images", f"the planned images, digest {wanted[:16]}")
+        elif coordinate is not None:
+            ids, name = table.column("image_id").to_pylist(), chunk_name(IMAGE_ID, 0, 1)
+            if coordinate_objects(self.manifest, self.manifest.generator["digest"], ids)[name] != coordinate:
+                self.report.note(self._key(name), "other image ids", "those of the planned images", is_damage=False)
 
     def _verify_markers(self) -> None:
         manifest = self.manifest

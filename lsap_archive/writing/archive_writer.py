@@ -38,7 +38,7 @@ from lsap_archive.format.layout import (
 from lsap_archive.format.manifest import Manifest, encode_header
 from lsap_archive.format.plan import PlannedRow, RunPlan, images_digest, planned_table
 from lsap_archive.format.rows import IMAGES_SCHEMA, from_parquet, to_parquet
-from lsap_archive.format.shards import run_metadata
+from lsap_archive.format.shards import coordinate_objects, run_metadata
 from lsap_archive.reading.checked import measured_object, read_header
 from lsap_archive.reading.kept import (
     encode_anchor_copy,
@@ -58,6 +58,7 @@ from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 from lsap_archive.writing.evaluation_writer import EvaluationWriter
 from lsap_archive.writing.publication import Publication
+from lsap_archive.writing.published_lists import keep_published_lists
 from lsap_archive.writing.run_writer import RunWriter
 
 
@@ -142,6 +143,7 @@ class ArchiveWriter:
             if plan.subject is not None:
                 self._check_subject(plan)
             objects = run_metadata(plan, self.generator["digest"])
+            objects |= coordinate_objects(plan, self.generator["digest"], [one.image_id for one in plan.rows])
             objects[IMAGES_NAME] = to_parquet(plan.table())
             for name, data in objects.items():
                 if not store.create(publication.key(name), data):
@@ -366,6 +368,13 @@ class ArchiveWriter:
             self.store.create(key, copy)
         return copy is not None
 
+    def keep_published_lists(self) -> None:
+        """Write what other readers go by, below `published/`, where it is not what is published now.
+
+        Whoever publishes does so; this is for archives of older versions, and for what killed commands left.
+        """
+        keep_published_lists(self.store)
+
     def put_report(self, name: str, data: bytes) -> str:
         """Write a report, in the place of an older one.
 
@@ -406,11 +415,15 @@ class ArchiveWriter:
             same = from_parquet(found, IMAGES_SCHEMA, key).equals(plan.table())
         elif not (same := found == data):
             undeclared = {name: value for name, value in plan.document().items() if name != "arrays"}
-            older = (  # before version 6 nothing was compressed; before version 4 noise maps were told that never came
+            older = (  # before version 7 there were no coordinates; before version 6 nothing was compressed;
+                plan.arrays,
                 tuple(as_before(array) for array in plan.arrays),
-                declared_arrays(undeclared, self.geometry, key),
+                declared_arrays(
+                    undeclared, self.geometry, key
+                ),  # before version 4 noise maps were told that never came
             )
-            left = (run_metadata(replace(plan, arrays=of), self.generator["digest"]).get(name) for of in older)
+            digest = self.generator["digest"]
+            left = [run_metadata(replace(plan, arrays=of), digest, has_coordinates=False).get(name) for of in older]
             if same := found in left:
                 self.store.put(key, data)
         if not same:

@@ -39,6 +39,7 @@ from lsap_archive.reading.kept import read_seen
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 from lsap_archive.writing.publication import Publication
+from lsap_archive.writing.published_lists import keep_published_lists
 
 
 class EvaluationWriter:
@@ -215,9 +216,10 @@ class EvaluationWriter:
         return won
 
     def tidy(self) -> None:
-        """Last step of publish: keep copies for repair. It may be repeated at any time."""
+        """Last step of publish: lists for other readers, and copies for repair. It may be repeated at any time."""
         self.store.delete_temporary(self._prefix)
-        self._publication.keep_copies()
+        keep_published_lists(self.store, self.evaluation_id)
+        self._publication.keep_copies()  # last: it tells whether all is done
 
     @property
     def is_tidy(self) -> bool:
@@ -240,6 +242,8 @@ class EvaluationWriter:
         self._publication.retire([reason])
         self._publication.remove_work(("states", "shards"))
         self.store.delete_temporary(self._prefix)
+        if self.is_published:  # somebody was at it meanwhile
+            keep_published_lists(self.store)
 
     def refuse_given_up(self) -> None:
         """Make sure that the evaluation was not given up; what was measured since is removed then.

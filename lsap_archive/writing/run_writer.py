@@ -61,6 +61,7 @@ from lsap_archive.reading.checked import describe, digest_or_none, measured_obje
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 from lsap_archive.writing.publication import Publication
+from lsap_archive.writing.published_lists import keep_published_lists
 
 
 class RunWriter:
@@ -360,8 +361,12 @@ class RunWriter:
         return self._publication.publish(lambda: self._verified_manifest(summary))
 
     def tidy(self) -> None:
-        """Last step of publish: keep copies for repair, remove what was staged. It may be repeated at any time."""
+        """Last step of publish: copies for repair, lists for other readers, and what was staged is removed.
+
+        It may be repeated at any time.
+        """
         self._publication.keep_copies()
+        keep_published_lists(self.store, self.run_id)
         self.store.delete_temporary(self._prefix)
         self.store.delete_folder(self._publication.key(STAGING_FOLDER))  # last: it tells whether all is done
 
@@ -405,6 +410,8 @@ class RunWriter:
         arrays = (f"{name}/c" for name in self.arrays)
         self._publication.remove_work((ROWS_FOLDER, IMAGES_FOLDER, PREVIEWS_FOLDER, *arrays, STAGING_FOLDER))
         self.store.delete_temporary(self._prefix)
+        if self.is_published:  # somebody was at it meanwhile
+            keep_published_lists(self.store)
 
     def _verified_manifest(self, summary: Mapping[str, Any]) -> Manifest:
         """The manifest of a run whose shards are all committed, every object checked in full."""

@@ -38,9 +38,8 @@ def test_both_have_one_version_and_the_same_bounds() -> None:
     assert reader["version"] == whole["version"]
     assert reader["requires-python"] == whole["requires-python"]
     extras = [line for lines in reader["optional-dependencies"].values() for line in lines]
-    known = bounds(
-        [*whole["dependencies"], *whole["optional-dependencies"]["gcs"], *whole["optional-dependencies"]["azure"]]
-    )
+    optional = whole["optional-dependencies"]
+    known = bounds([*whole["dependencies"], *optional["gcs"], *optional["azure"], *optional["dev"]])
     of_reader = bounds([*reader["dependencies"], *extras])
     assert of_reader == {name: known[name] for name in of_reader}
 

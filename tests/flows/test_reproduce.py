@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flows.parameters.reproduce import ReproduceRun
-from lsap_archive import ArchiveMismatchError, open_archive
+from lsap_archive import ArchiveMismatchError, duckdb_view, open_archive
 from tasks.reports.paper.gather import Inverted, current_runs
 from tasks.settings import Settings
 
@@ -50,7 +50,7 @@ def test_one_command_inverts_edits_measures_and_writes_a_page_whose_numbers_are_
     written = pq.read_table(tmp_path / "out" / "report_tables.parquet").to_pylist()
     assert {row["table"] for row in written} == {"table1", "edit-slant", "fidelity", "table2"}
     connection = duckdb.connect()
-    connection.execute(f"create view measurements as from '{tmp_path}/archive/evaluations/*/shards/*.parquet'")
+    connection.execute(duckdb_view(str(tmp_path / "archive"), "all_measurements", "measurements"))
     asked = [row for row in written if row["measured"] is not None and row["source"].startswith("select")]
     for row in asked:
         mean, _, count, *_ = connection.execute(row["source"]).fetchone()

@@ -286,7 +286,8 @@ def test_what_is_kept_beside_the_runs_is_found_by_its_digest(url: str) -> None:
 def test_verifying_finds_nothing(url: str) -> None:
     report = verify_archive(url)
     assert report.is_sound and report.counts == COUNTS
-    unfinished, retired = report.information
+    unfinished, retired, unlisted = report.information
+    assert unlisted.startswith("nothing lies below published/")
     assert unfinished == f"runs/{UNFINISHED} is not published: 1 of 2 shards are committed"
     assert retired.startswith(f"shard 1 of runs/{DAMAGED} is retired")
     repaired = repair_archive(url, dry_run=True)
@@ -377,7 +378,9 @@ def test_what_much_hangs_on_is_restored_as_it_was(url: str, how: str) -> None:
     found = {problem.key for problem in verify_archive(url).problems}
     assert {key for key in RESTORED if "manifest" in key} <= found  # of what hangs on these it says as much
     assert set(repair_archive(url).restored) == set(RESTORED)
-    assert verify_archive(url).is_sound and contents(url) == before
+    after = contents(url)
+    assert verify_archive(url).is_sound and {key: after[key] for key in before} == before
+    assert all(key.startswith("published/") for key in after.keys() - before.keys())  # these it did not have
 
 
 def test_what_cannot_be_restored_is_retired_or_taken_away(url: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Template
 
-from lsap_archive import FAILED, OK
+from lsap_archive import FAILED, OK, duckdb_view
 from tasks.pictures.sheets import width_on_page
 from tasks.reports.inversion.comparisons import compare_in_words, comparison_notes
 from tasks.reports.inversion.data import GROUPS, MethodInfo, ReportData
@@ -246,8 +246,8 @@ def _snippets(data: ReportData, tables: Mapping[str, pa.Table]) -> list[tuple[st
         shape = f"[1, {data.generator['num_ws']}, {data.generator['w_dim']}]"
         image_id = table.column("image_id")[0].as_py()
         python.append(f"archive.codes([{image_id!r}], {name!r})  # {shape}")
-    glob = f"{data.archive_url.rstrip('/')}/runs/*/rows/*.parquet".replace("'", "''")
-    query = f"select method, status, count(*), avg(lpips), avg(sncd) from '{glob}' group by all"
+    view = duckdb_view(data.archive_url, "latest")
+    query = f"{view}; select method, status, count(*), avg(lpips), avg(sncd) from latest group by all"
     quoted = shlex.quote(query) if re.search(r'["$`\\!]', query) else f'"{query}"'  # the latter is easier to read
     return [
         ("Command line", f"lsap archive describe {shlex.quote(data.archive_url)}"),

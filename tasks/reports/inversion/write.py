@@ -89,6 +89,7 @@ def write_report(request: ReportRequest, pool: Pool) -> Report:
     data = _report_data(request, archive, loaded, pool)
     table = render_markdown_table(data)
     writer = open_writer(request.inversion.archive, loaded)
+    writer.keep_published_lists()  # the page says how to read by them
     url = put_page(writer, "invert.html", render_report(data))
     writer.put_report("invert.md", table.encode())
     sheet = writer.put_report("invert.jpg", _small_sheet(data)) if data.contact else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Template
 
+from lsap_archive import duckdb_view
 from tasks.pictures.sheets import width_on_page
 from tasks.reports.figure_style import Picture
 from tasks.reports.page import Tile, page_template
@@ -144,9 +145,9 @@ def _tiles(data: Reproduction, num_numbers: int) -> list[Tile]:
 
 
 def _view_of(archive: str) -> str:
-    """How DuckDB alone sees an archive's measurements; the queries of the page run after it."""
-    glob = f"{archive.rstrip('/')}/evaluations/*/shards/*.parquet".replace("'", "''")
-    return f"duckdb -c {shlex.quote(f'create view measurements as from {chr(39)}{glob}{chr(39)}; <query>')}"
+    """How DuckDB alone sees an archive's measurements, also older ones; the queries of the page run after it."""
+    view = duckdb_view(archive, "all_measurements", "measurements")
+    return f"duckdb -c {shlex.quote(f'{view}; <query>')}"
 
 
 @dataclass(frozen=True)

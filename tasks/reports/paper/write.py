@@ -330,6 +330,7 @@ def _write(request: PaperRequest, data: Reproduction, drawn: _Drawn) -> WrittenR
     kind = "reproduce" if request.stem == "report" else f"reproduce_{request.stem}"
     for archive in filter(is_archive, dict.fromkeys(data.archives.values())):  # of Table 3 alone the first is not there
         writer = open_writer(archive, request.generator.load())
+        writer.keep_published_lists()  # the page says how to read by them
         put_link(writer, kind, title=data.title, created=data.created, url=store.join(page))
     num_numbers = sum(cell.measured.is_there for table in data.tables for row in table.rows for cell in row.cells)
     return WrittenReproduction(store.join(page), tuple(store.join(name) for name in files), markdown, num_numbers)

@@ -226,7 +226,8 @@ def test_nearest_refuses_what_is_no_code(memory_place: Any, published: Callable[
 def test_plain_zarr_opens_a_run(local_place: Any, work: Any, published: Callable[[Any], Any]) -> None:
     run = published(local_place)
     group = zarr.open_group(f"{local_place.url}/runs/run-1", mode="r", zarr_format=3)
-    assert sorted(group.array_keys()) == ["noise_00", "noise_01", "trace", "w_plus"]
+    assert sorted(group.array_keys()) == ["image_id", "noise_00", "noise_01", "step", "term", "trace", "w_plus"]
+    assert list(group["image_id"][:]) == [f"image-{row}" for row in range(5)]
     np.testing.assert_array_equal(np.asarray(group["w_plus"][:]), work.expected(run))
     assert group.attrs["trace_terms"] == ["mse", "lpips", "sncd"]
     assert group["w_plus"].metadata.dimension_names == ("image", "layer", "channel")

@@ -357,6 +357,7 @@ def test_metadata_follows_from_the_manifest_where_there_is_no_copy(whole: Any) -
         "plan.json",
         "images.parquet",
         "zarr.json",
+        "0",  # image_id/c/0
         "_manifest.json",
     }
 

@@ -34,8 +34,9 @@ def test_a_sound_archive_is_counted(place: Any, published: Callable[[Any], Any])
     published(place)
     report = verify_archive(place.url, place.options)
     assert report.is_sound and report.information == []
-    # plan, images, group and four arrays, each with its copy, and per shard four arrays and the rows
-    assert report.counts["objects"] == 2 * (2 + 5) + 3 * 5
+    # plan, images, group, four arrays and three coordinates with values, each with its copy, and per shard four arrays
+    # and the rows; lists and queries
+    assert report.counts["objects"] == 2 * (2 + 5 + 3 * 2) + 3 * 5 + 4 + 3
     assert report.counts["published_runs"] == 1 and report.counts["rows"] == 5
     assert json.loads(json.dumps(report.to_dict()))["is_sound"] is True
 

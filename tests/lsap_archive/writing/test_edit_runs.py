@@ -104,7 +104,7 @@ def test_an_edit_keeps_no_array_but_its_codes(
 ) -> None:
     publish_edit(work, local_place, published(local_place))
     group = zarr.open_group(f"{local_place.url}/runs/edit-1", mode="r", zarr_format=3)
-    assert sorted(group) == ["w_plus"]
+    assert sorted(group) == ["image_id", "w_plus"]
 
 
 def test_images_of_an_edit_are_kept_and_read(

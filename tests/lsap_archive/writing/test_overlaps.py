@@ -94,7 +94,8 @@ def test_a_run_whose_images_all_are_there_is_given_up(quick_place: Any, work: An
     check_once(quick_place, "abcde")
     left = [key.removeprefix("runs/run-2/") for key in quick_place.store.keys("runs/run-2")]
     markers = ["_commit/00000.json", "_commit/00001.json", "_retired/run.json"]
-    assert left == [*markers, "images.parquet", "plan.json", "w_plus/zarr.json", "zarr.json"]
+    begun = ["image_id/c/0", "image_id/zarr.json", "images.parquet", "plan.json", "w_plus/zarr.json", "zarr.json"]
+    assert left == [*markers, *begun]
     assert not second.write_shard(0, work.arrays(second, 0), work.rows(second, 0), "late"), "another's is kept"
     assert publish(quick_place, second) == ["all its images are in run run-1, with the same content"], (
         "it may be repeated"

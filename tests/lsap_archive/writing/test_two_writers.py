@@ -131,7 +131,7 @@ def test_in_whichever_order_two_writers_ask_the_store(memory_place: Any, work: A
     begun(memory_place)
     begin = {key: memory_place.store.get(key) for key in memory_place.store.sizes()}
     asked = race(memory_place, work, ("a", 999), ("b", 999))
-    for phases in orders(asked, 4):
+    for phases in orders(asked, 5):
         memory_place.store.delete_folder("runs")
         for key, data in begin.items():
             memory_place.store.put(key, data)
