@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def test_a_page_is_served_with_live_pictures_until_ctrl_c(two_digits: str, digit
             assert address.startswith("http://127.0.0.1:") and said and Path(place) == Path(two_digits)
             with urllib.request.urlopen(address, timeout=30) as page:
                 assert page.status == 200 and "default-src 'self'" in page.headers["Content-Security-Policy"]
+            with pytest.raises(urllib.error.HTTPError, match="421"):
+                urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "rebound.example"}), timeout=30)
             live = f"{address}live?image=anna&method=e4e&strength=slant~2"
             with urllib.request.urlopen(live, timeout=30) as answer:
                 shown = np.asarray(Image.open(io.BytesIO(answer.read())))

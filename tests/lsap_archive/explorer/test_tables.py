@@ -75,6 +75,12 @@ def test_no_query_leads_out_of_the_tables(tables: Tables, tmp_path: Path, query:
     assert tables.ask("select count(*) as number from latest").to_pylist() == [{"number": 2400}]
 
 
+def test_the_database_is_bounded_and_locked(tables: Tables) -> None:
+    names = ("enable_external_access", "lock_configuration", "max_temp_directory_size", "memory_limit")
+    found = tables.ask(f"select name, value from duckdb_settings() where name in {names} order by name").to_pylist()
+    assert [one["value"] for one in found] == ["false", "true", "3.7 GiB", "953.6 MiB"]
+
+
 def test_what_is_read_by_the_reader_itself_stays_possible(shown_archive: Archive, tmp_path: Path) -> None:
     """The explorer locks its own database, not the reader's."""
     (tmp_path / "mine.csv").write_text("image_id\na\n")
