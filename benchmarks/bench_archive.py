@@ -4,8 +4,8 @@ A generator of plausible values writes an archive of N rows on disk, in runs of 
 digests, metrics of plausible sizes, 1 % failed images, 0.5 % duplicates, and codes of 8 x 64 values, 2 KiB each. Then:
 
 - *open*: `open_archive` and `describe`.
-- *codes by id*: the codes of 64 images anywhere, twice: the first call also reads the rows.
-- *sql*: means by method and the 10 worst rows, over the rows.
+- *codes by id*: the codes of 64 images anywhere, twice: the first call also reads their ids.
+- *sql*: means by method and the 10 worst rows, over the newest rows; the first call also reads the columns it names.
 - *nearest*: the 10 nearest codes to one, by exact comparison.
 - *export*: all codes and ids, block by block, into files of another kind (.npy and CSV).
 - *verify*: `verify_archive`, everything.
@@ -45,8 +45,8 @@ RUN_IMAGES = 100_000
 SHARD_ROWS = 512
 ASKED = 64
 NAIVE_UP_TO = {"naive nearest": 100_000}  # ten times as many take 10 GB
-AGGREGATE = "select method, status, count(*) as n, avg(lpips) as lpips, avg(sncd) as sncd from rows group by all"
-WORST = "select image_id, lpips from rows where status = 'ok' order by lpips desc limit 10"
+AGGREGATE = "select method, status, count(*) as n, avg(lpips) as lpips, avg(sncd) as sncd from latest group by all"
+WORST = "select image_id, lpips from latest where status = 'ok' order by lpips desc limit 10"
 
 
 def write_archive(url: str, num_rows: int) -> None:
@@ -151,7 +151,7 @@ def export(url: str, num_rows: int) -> dict[str, float]:
                 array = archive.array(run.run_id, "w_plus")
                 for start in range(0, run.num_rows, SHARD_ROWS):
                     codes.write(np.ascontiguousarray(array[start : start + SHARD_ROWS]).tobytes())
-            query = "select image_id, status from rows where run_id = $run"
+            query = "select image_id, status from history where run_id = $run"
             for run in archive.runs:
                 columns = archive.sql(query, run=run.run_id).columns
                 csv.writer(file).writerows(zip(*(column.to_pylist() for column in columns), strict=True))

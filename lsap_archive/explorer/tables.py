@@ -12,6 +12,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import duckdb
@@ -23,11 +24,13 @@ from lsap_archive.errors import QueryError
 from lsap_archive.explorer.columns import Column, images_sql, measured_columns, quoted, row_columns
 from lsap_archive.format.rows import ROW_SCHEMA
 from lsap_archive.reading.archive import Archive
+from lsap_archive.reading.queries import TABLES
 
 SECONDS_OF_A_QUERY = 20.0
 _TOGETHER = 4  # queries
-_BATCH = 2**16
-_ON_DEMAND = ("all_measurements", "set_numbers")  # copied for the first query that names one
+_KNOWN = 64  # queries whose columns are not asked for again
+_AT_ONCE = ("latest", "rows", "measurements")
+_ON_DEMAND = tuple(name for name in TABLES if name not in _AT_ONCE)  # copied for the first query that names one
 _LOCKED: dict[str, str | int | float | list[str]] = {
     "memory_limit": "1GB",
     "max_temp_directory_size": "4GB",
@@ -61,6 +64,7 @@ class Tables:
         self._database.execute("set enable_external_access = false")
         self._database.execute("set lock_configuration = true")
         self._copied: set[str] = set()
+        self._known_columns = lru_cache(maxsize=_KNOWN)(self._columns_of)
         self._copy("latest")
         measurements = ["run_id", "row", "image_id", "method", "edit", "strength", "measure", "by", "value", "problem"]
         self._put("measurements", archive.measurements([*measurements, "evaluation_id"]))
@@ -113,9 +117,16 @@ class Tables:
         """Names of the columns that a query gives.
 
         Raises:
-            QueryError: as in `ask`.
+            QueryError: as in `ask`, or the reader of archives would refuse it.
         """
-        return list(self.ask(f"select * from (\n{query}\n) limit 0").column_names)
+        return self._known_columns(query)
+
+    def _columns_of(self, query: str) -> list[str]:
+        names = list(self.ask(f"select * from (\n{query}\n) limit 0").column_names)
+        if "measurements" in query.lower():  # of which the reader lets none be mixed
+            images = images_sql(self.columns.values())
+            self._archive.sql(f"explain with images as (\n{images}\n) select * from (\n{query}\n)")
+        return names
 
     @contextlib.contextmanager
     def _ended_in_time(self, connection: duckdb.DuckDBPyConnection) -> Iterator[threading.Event]:
@@ -157,10 +168,6 @@ class Tables:
                         self._copy(name)
 
     def _copy(self, name: str) -> None:
-        if name == "all_measurements":
-            everything = [one.evaluation_id for one in self._archive.evaluations]
-            self._put(name, self._archive.measurements(evaluations=everything))
-            return
         with self._archive.sql_batches(f"select * from {name}") as batches:
             self._put(name, batches)
 

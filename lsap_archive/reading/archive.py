@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +19,6 @@ from lsap_archive.errors import (
     ArchiveKeyError,
     ArchiveMismatchError,
     CorruptArchiveError,
-    QueryError,
 )
 from lsap_archive.format.arrays import trace_of
 from lsap_archive.format.documents import decode_document
@@ -36,6 +34,7 @@ from lsap_archive.format.layout import (
     image_name,
     noise_name,
     rows_name,
+    rows_of_shard,
     run_prefix,
 )
 from lsap_archive.format.manifest import Manifest
@@ -43,11 +42,13 @@ from lsap_archive.format.measurements import MEASUREMENT_SCHEMA
 from lsap_archive.format.rows import DUPLICATE, OK, ROW_SCHEMA, STATUSES
 from lsap_archive.format.subject import Subject
 from lsap_archive.reading.arrays import PublishedObjects, open_published, read_rows
-from lsap_archive.reading.checked import read_checked, read_header, read_row_files
+from lsap_archive.reading.checked import read_checked, read_header
 from lsap_archive.reading.evaluations import measurement_parts, newest_measurements, read_evaluations
 from lsap_archive.reading.kept import read_kept_anchor
 from lsap_archive.reading.lost import refuse_lost, refuse_vanished
 from lsap_archive.reading.previews import KeptPreviews, preview_bytes
+from lsap_archive.reading.published_tables import evaluations_table, runs_table
+from lsap_archive.reading.queries import Queries
 from lsap_archive.reading.retirement import (
     RetiredShards,
     hidden_of,
@@ -55,13 +56,12 @@ from lsap_archive.reading.retirement import (
     retired_by_run,
     visible_manifest,
 )
+from lsap_archive.reading.row_columns import RowColumns, RowFile
 from lsap_archive.reading.row_table import RowPlace, RowTable, Suspect
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet, image_sets, read_states, with_set_numbers
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
-_SHARDS_TOGETHER = 64  # files of rows that are read at once
-_ROWS_OF_A_BATCH = 2**16
 _BLOCK_VALUES = 4 * 2**20  # values compared at once by nearest: 16 MiB of float32
 
 
@@ -162,7 +162,7 @@ def open_archive(url: str, storage_options: Mapping[str, Any] | None = None) -> 
         >>> archive.codes(["bert"], "lsap_e")[0]
         array([[ 6.,  7.,  8.],
                [ 9., 10., 11.]], dtype=float32)
-        >>> archive.sql("SELECT image_id FROM rows WHERE lpips < $bound", bound=0.4).to_pylist()
+        >>> archive.sql("SELECT image_id FROM latest WHERE lpips < $bound", bound=0.4).to_pylist()
         [{'image_id': 'anna'}]
     """
     store = Store.from_url(url, storage_options)
@@ -186,10 +186,10 @@ class Archive:
 
     A method is named by its name ("lsap_e": all its runs) or by its digest (only runs of that configuration).
     Where several runs of it hold an image, because its content changed or it was run again, the run published
-    last counts; `rows` shows them all, `latest` in `sql` only that one. What two commands at once put there twice, with
-    the same content, is shown once. A duplicate has the code of the image it duplicates. An edit is
-    named after its method ("lsap_e/slant"), a refinement after its inversion ("lsap_e/pti"); their noise is that of the
-    inversion.
+    last counts: `rows` shows that one, with `history=True` all, as the tables `latest` and `history` of `sql` do. What
+    two commands at once put there twice, with the same content, is shown once. A duplicate has the code of the image it
+    duplicates. An edit is named after its method ("lsap_e/slant"), a refinement after its inversion ("lsap_e/pti");
+    their noise is that of the inversion.
 
     Attributes:
         url: where it is.
@@ -271,12 +271,13 @@ class Archive:
         method: str | None = None,
         evaluations: Sequence[str] | None = None,
     ) -> pa.Table:
-        """What evaluations have measured; of what was measured of a run again, the newest.
+        """What evaluations have measured of the newest row of each method and image, once: what the newest one has.
 
         Args:
             columns: names from MEASUREMENT_SCHEMA; None for all.
             method: only of this method or edit, by name.
-            evaluations: ids; all that these have measured, also if it was measured again since.
+            evaluations: ids; all that these have measured, also of rows that are not the newest, and if it was measured
+                again since.
 
         Raises:
             ArchiveKeyError: an unknown column or evaluation.
@@ -303,14 +304,15 @@ class Archive:
         for info in self._evaluations_of(evaluations):
             yield from self._parts_of(info, columns)
 
-    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows that readers see, the oldest run first.
+    def rows(self, columns: Sequence[str] | None = None, *, history: bool = False) -> pa.Table:
+        """The newest row of each method and image, the oldest run first.
 
         They are in memory then, about 300 bytes each; `sql` and reading by id need bounded memory however many there
         are.
 
         Args:
             columns: names from ROW_SCHEMA; None for all.
+            history: all published rows instead, also of images that were inverted again since.
 
         Raises:
             ArchiveKeyError: an unknown column.
@@ -319,29 +321,29 @@ class Archive:
         unknown = [name for name in columns or () if name not in ROW_SCHEMA.names]
         if unknown:
             raise ArchiveKeyError(f"no column {', '.join(unknown)}: the rows have {', '.join(ROW_SCHEMA.names)}")
-        return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns))
+        return self._rows.table(ROW_SCHEMA.names if columns is None else list(columns), history=history)
 
     def sql(self, query: str, **params: Any) -> pa.Table:
-        """Answer of DuckDB to a query over the tables `rows`, `latest` and `measurements`.
+        """Answer of DuckDB to a query, which reads these tables and nothing else; several threads may ask at once.
 
-        `rows` are all published rows, `latest` has of each method and image the newest. All have run_id and row to be
-        joined by. Measurements are as in `measurements()`; `all_measurements` has also what was measured again since,
-        told apart by evaluation_id. `set_numbers` has what is no mean over images, such as a Fréchet distance. They are
-        read only for a query that names them.
+        `latest` has the newest row of each method and image (`rows` is the same), `history` all published rows; both
+        have run_id and row to be joined by. `measurements` has what evaluations measured of `latest`, and of synthetic
+        images, whose run_id is null, as `measurements()`; `all_measurements` also what was measured again since, and of
+        other rows, told apart by evaluation_id. `runs` and `evaluations` have dates and settings, `set_numbers` what is
+        no mean over images, such as a Fréchet distance. Only what a query names is read.
 
         Args:
-            query: SQL; parameters are written $name.
+            query: SQL, one select; parameters are written $name.
             params: value of each parameter.
 
         Raises:
-            QueryError: DuckDB refuses the query; the message is DuckDB's.
+            QueryError: DuckDB refuses the query, and says why; it does more than read; or it uses `value` of a measure
+                that several networks measured, and does not name `by`.
             CorruptArchiveError: a file is missing or altered.
         """
-        with self._asked(query, params) as answer:
-            return pa.table({}) if answer is None else answer.to_arrow_table()
+        return self._queries.table(query, params)
 
-    @contextlib.contextmanager
-    def sql_batches(self, query: str, **params: Any) -> Iterator[pa.RecordBatchReader]:
+    def sql_batches(self, query: str, **params: Any) -> AbstractContextManager[pa.RecordBatchReader]:
         """The answer of `sql` a batch at a time, for answers that need not fit into memory.
 
         Args:
@@ -349,7 +351,7 @@ class Archive:
             params: value of each parameter.
 
         Raises:
-            QueryError: DuckDB refuses the query, also while the answer is read.
+            QueryError: as `sql`, also while the answer is read.
             CorruptArchiveError: a file is missing or altered.
 
         Example:
@@ -357,41 +359,25 @@ class Archive:
                 for batch in batches:
                     ...
         """
-        with self._asked(query, params) as answer:
-            if answer is None:
-                yield pa.table({}).to_reader()
-                return
-            reader = answer.to_arrow_reader(_ROWS_OF_A_BATCH)
-            yield pa.RecordBatchReader.from_batches(reader.schema, self._batches_of(reader))
+        return self._queries.batches(query, params)
 
-    def _batches_of(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        """The batches; what DuckDB refuses only then comes as an error of Arrow, or of its files."""
-        while True:
-            try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                return
-            except (pa.ArrowException, OSError) as error:
-                raise QueryError(f"{self.url}: the query was refused: {error}") from error
-            yield batch
+    @cached_property
+    def _queries(self) -> Queries:
+        others = {
+            "runs": lambda: runs_table(self._manifests, [self._counts_of(one) for one in self._manifests]),
+            "evaluations": self._evaluations_table,
+            "measurements": lambda: self._measurements,
+            "all_measurements": lambda: pa.concat_tables(self._measurement_tables),
+            "set_numbers": self.set_numbers,
+        }
+        return Queries(self.url, self._rows, others)
 
-    @contextlib.contextmanager
-    def _asked(self, query: str, params: Mapping[str, Any]) -> Iterator[duckdb.DuckDBPyRelation | None]:
-        """The answer, to be read before this ends; None for a statement that has none."""
-        with self._rows.database.cursor() as connection:
-            if "measurements" in query.lower():
-                connection.register("measurements", self._measurements)
-                connection.register("all_measurements", pa.concat_tables(self._measurement_tables))
-            if "set_numbers" in query.lower():
-                connection.register("set_numbers", self.set_numbers())
-            connection.begin()
-            try:
-                yield connection.sql(query, params=params) if params else connection.sql(query)
-            except duckdb.Error as error:
-                raise QueryError(f"{self.url}: the query was refused: {error}") from error
-            finally:
-                with contextlib.suppress(duckdb.Error):  # the query may have ended the transaction itself
-                    connection.rollback()
+    def _evaluations_table(self) -> pa.Table:
+        measured = [
+            {(measure, by or "") for part in self._parts_of(one, ["measure", "by"]) for measure, by in _pairs_of(part)}
+            for one in self._published_evaluations
+        ]
+        return evaluations_table(self.evaluations, measured)
 
     def codes(self, image_ids: Sequence[str], method: str) -> NDArray[np.float32]:
         """W+ codes of images.
@@ -647,9 +633,7 @@ class Archive:
         """Rows of a run that readers see, by status; they are read only where some are not seen."""
         if not self._hidden[manifest.run_id] and not may_be_twice(manifest, self._retired):
             return manifest.rows_by_status
-        query = "select status, count(*) from rows where run_id = ? group by status"
-        found = dict(self._rows.database.cursor().execute(query, [manifest.run_id]).fetchall())
-        return {status: found.get(status, 0) for status in STATUSES}
+        return self._rows.counts_in(self._number_of[manifest.run_id])
 
     @cached_property
     def _published_evaluations(self) -> list[EvaluationInfo]:
@@ -672,21 +656,35 @@ class Archive:
             for run, manifest in enumerate(self._manifests)
             if manifest.method_digest in digests
         }
-        return RowTable(self._row_tables(), suspects)
+        columns = RowColumns(self._store, list(self._row_files()))
+        return RowTable(columns, [manifest.method for manifest in self._manifests], suspects)
 
-    def _row_tables(self) -> Iterator[tuple[int, pa.Table]]:
+    def _row_files(self) -> Iterator[RowFile]:
         for run, manifest in enumerate(self._manifests):
-            shards = [shard for shard in manifest.own_shards if shard not in self._hidden[manifest.run_id]]
             files = {file.name: file for file in manifest.files if file.name.startswith("rows/")}
-            for start in range(0, len(shards), _SHARDS_TOGETHER):
-                names = [rows_name(shard) for shard in shards[start : start + _SHARDS_TOGETHER]]
-                chosen = [files[name] for name in names if name in files]
-                for table in read_row_files(self._store, manifest.run_id, chosen):
-                    yield run, table
+            for shard in manifest.own_shards:
+                if shard not in self._hidden[manifest.run_id] and (name := rows_name(shard)) in files:
+                    rows = rows_of_shard(shard, manifest.shard_rows, manifest.num_rows)
+                    yield RowFile(run, f"{run_prefix(manifest.run_id)}/{name}", files[name], rows)
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        """Numbers of the runs, the oldest first."""
+        return {one.run_id: run for run, one in enumerate(self._manifests)}
 
     @cached_property
     def _measurements(self) -> pa.Table:
-        return newest_measurements(self._published_evaluations, self._measurement_tables[1:]).combine_chunks()
+        newest = [
+            self._of_newest(*one) for one in zip(self._published_evaluations, self._measurement_tables[1:], strict=True)
+        ]
+        return newest_measurements(self._published_evaluations, newest).combine_chunks()
+
+    def _of_newest(self, info: EvaluationInfo, measured: pa.Table) -> pa.Table:
+        """What was measured of rows that are the newest of their image and method, or of synthetic images."""
+        if info.run_id is None or not measured.num_rows:
+            return measured
+        rows = self._rows.newest_in(self._number_of[info.run_id])
+        return measured.filter(pc.is_in(measured.column("row"), pa.array(rows)))
 
     @cached_property
     def _measurement_tables(self) -> list[pa.Table]:
@@ -708,7 +706,7 @@ class Archive:
         if info.run_id is None:
             yield from (part.select(columns) for part in parts)
             return
-        run = next((run for run, one in enumerate(self._manifests) if one.run_id == info.run_id), None)
+        run = self._number_of.get(info.run_id)
         if run is None:
             return
         manifest = self._manifests[run]
@@ -755,7 +753,7 @@ class Archive:
         for image_id in image_ids:
             if image_id not in found:
                 raise ArchiveKeyError(
-                    f"{self.url} has no image {image_id} of method {method}: its table rows has the ids"
+                    f"{self.url} has no image {image_id} of method {method}: its table latest has the ids"
                 )
         places = {image_id: rows[-1] for image_id, rows in found.items()}
         seen = {image_id: {image_id} for image_id in places}
@@ -782,18 +780,23 @@ class Archive:
                 f"no row of method {method}: run that image"
             )
         in_run = [row for row in candidates if row.run == one.run]
-        same_content = [row for row in candidates if row.digest == one.digest]
-        return (in_run or same_content or candidates)[-1]
+        if in_run:
+            return in_run[-1]
+        told = self._rows.at([row.place for row in (one, *candidates)], ["digest"])
+        digests = dict(zip(told.column("place").to_pylist(), told.column("digest").to_pylist(), strict=True))
+        same_content = [row for row in candidates if digests[row.place] == digests[one.place]]
+        return (same_content or candidates)[-1]
 
     def _check_ok(self, image_id: str, row: RowPlace, method: str) -> None:
         if row.status == OK:
             return
         original = row.image_id if row.duplicate_of is None else row.duplicate_of
         also = "" if original == image_id else f" (it has the content of {original})"
-        sentence = f": {row.message}" if row.message else ""
+        told = self._rows.at([row.place], ["reason", "message"]).to_pylist()[0]
+        sentence = f": {told['message']}" if told["message"] else ""
         raise ArchiveKeyError(
             f"image {image_id}{also} has no code of method {method}: it {row.status} in run "
-            f"{row.run_id}, reason {row.reason}{sentence}"
+            f"{self._manifests[row.run].run_id}, reason {told['reason']}{sentence}"
         )
 
     def _made_of(self, places: list[tuple[int, int]], by_run: Mapping[str, str | None]) -> list[tuple[int, int]]:
@@ -868,3 +871,9 @@ class Archive:
 
     def _names_of_runs(self) -> str:
         return ", ".join(manifest.run_id for manifest in self._manifests) or "none"
+
+
+def _pairs_of(part: pa.Table) -> Iterator[tuple[str, str | None]]:
+    """The different pairs of measure and by in some measurements."""
+    for pair in part.group_by(["measure", "by"]).aggregate([]).to_pylist():
+        yield pair["measure"], pair["by"]

@@ -131,7 +131,8 @@ class KeptPreviews:
             found |= {image_id: more.get(image_id, []) for image_id in unknown}
             originals = {str(row.duplicate_of) for of in more.values() for row in of if row.status == DUPLICATE}
         return {
-            image_id: [_settled(row, found, frozenset()) for row in found.get(image_id, ())] for image_id in image_ids
+            image_id: [_settled(row, found, frozenset(), rows) for row in found.get(image_id, ())]
+            for image_id in image_ids
         }
 
     def _read(self, places: Iterable[tuple[int, int] | None]) -> dict[tuple[int, int], KeptPreview]:
@@ -188,14 +189,18 @@ def _files_of(manifest: Manifest) -> dict[int, StoredObject]:
     return {shard: files[name] for shard, name in names.items() if name in files}
 
 
-def _settled(row: RowPlace, found: Mapping[str, list[RowPlace]], seen: frozenset[str]) -> tuple[int, int] | None:
+def _settled(
+    row: RowPlace, found: Mapping[str, list[RowPlace]], seen: frozenset[str], rows: RowTable
+) -> tuple[int, int] | None:
     """Where the code of a row stands: of a duplicate in its run if it is there, else the newest of the same content."""
     if row.status == OK:
         return row.run, row.row
     if row.status != DUPLICATE or row.image_id in seen:
         return None
     candidates = found.get(str(row.duplicate_of), [])
-    in_run = [one for one in candidates if one.run == row.run]
-    same_content = [one for one in candidates if one.digest == row.digest]
-    chosen = (in_run or same_content or candidates)[-1:]
-    return _settled(chosen[0], found, seen | {row.image_id}) if chosen else None
+    chosen = [one for one in candidates if one.run == row.run]
+    if not chosen and candidates:
+        told = rows.at([one.place for one in (row, *candidates)], ["digest"])
+        digests = dict(zip(told.column("place").to_pylist(), told.column("digest").to_pylist(), strict=True))
+        chosen = [one for one in candidates if digests[one.place] == digests[row.place]] or candidates
+    return _settled(chosen[-1], found, seen | {row.image_id}, rows) if chosen else None

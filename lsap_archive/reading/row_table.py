@@ -1,35 +1,41 @@
-"""The rows that readers see, in a database that moves to a temporary folder when it grows: memory stays bounded."""
+"""The rows that readers see, and the newest of each method and image."""
 
 from __future__ import annotations
 
 import tempfile
+import threading
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lsap_archive.format.rows import DUPLICATE, FAILED, HOW_FITTED, IS_SETTLED, OK, ROW_SCHEMA
+from lsap_archive.format.rows import DUPLICATE, FAILED, HOW_FITTED, IS_SETTLED, OK, ROW_SCHEMA, STATUSES
+from lsap_archive.reading.row_columns import MEMORY_LIMIT, RowColumns
 
-MEMORY_LIMIT = "512MB"
-_FAILED_COPIES = f"""
-    update places set status = original.status, reason = original.reason, message = original.message
-    from (select run, image_id, status, reason, message from places where status = '{FAILED}') as original
-    where places.status = '{DUPLICATE}' and places.run = original.run and places.duplicate_of = original.image_id
+OUTCOME = ("status", "reason", "message")
+_FAILED_COPIES = """
+    select copies.place as place, originals.place as original from copies
+    join originals on copies.run = originals.run and copies.duplicate_of = originals.image_id
 """
-_TOGETHER = 32 * 1024  # rows put in at once: one shard at a time would take most of the time
 _TWICE = f"""
-    create table twice as select run, "row", place from (
-        select place, run, "row", digest, may_be_twice, {HOW_FITTED} as fitted,
+    select place from (
+        select place, may_be_twice, {IS_SETTLED} as is_settled, {HOW_FITTED} as fitted, digest,
             lag(digest) over ordered as digest_before,
             lag({IS_SETTLED}) over ordered as was_settled, lag({HOW_FITTED}) over ordered as fitted_before
-        from places join methods using (run)
+        from suspected join methods using (run)
         window ordered as (partition by method_digest, image_id order by place))
     where may_be_twice and was_settled and digest = digest_before and fitted = fitted_before
+"""
+_SUPERSEDED = """
+    select place from placed join (
+        select image_id, max(place) as newest from placed group by image_id having count(*) > 1) using (image_id)
+    where place < newest
 """
 
 
@@ -40,19 +46,15 @@ class RowPlace(NamedTuple):
         place: number of the row, the oldest run first.
         run: number of the run.
         row: its row in the run's arrays.
-        image_id, digest, status, reason, message, duplicate_of, run_id: as in ROW_SCHEMA.
+        image_id, status, duplicate_of: as in ROW_SCHEMA.
     """
 
     place: int
     run: int
     row: int
     image_id: str
-    digest: str
     status: str
-    reason: str | None
-    message: str | None
     duplicate_of: str | None
-    run_id: str
 
 
 class Suspect(NamedTuple):
@@ -68,108 +70,209 @@ class Suspect(NamedTuple):
 
 
 class RowTable:
-    """Rows of many runs, filled once.
+    """Rows of many runs, of which columns are read when they are first asked for; several threads may ask at once.
 
     A row that was written as the duplicate of one that failed, as all copies of bad images were before schema version
-    4, is shown as failed with the same reason.
-
-    Attributes:
-        database: with the table `rows` in ROW_SCHEMA, `latest`, which has the newest of each method and image, and
-            `places`, which also has place and run of each row.
+    4, is shown as failed with the same reason. What was published by two commands at once, with the same content, is
+    shown once.
     """
 
-    def __init__(self, tables: Iterable[tuple[int, pa.Table]], suspects: Mapping[int, Suspect] | None = None) -> None:
-        """Copy every row, without those that are there twice.
+    def __init__(
+        self, columns: RowColumns, methods: Sequence[str], suspects: Mapping[int, Suspect] | None = None
+    ) -> None:
+        """Nothing is read yet.
 
         Args:
-            tables: number of the run and rows in ROW_SCHEMA, the oldest run first.
+            columns: the rows as they are written, those of the oldest run first.
+            methods: name of each run's method; an image is in a run at most once.
             suspects: by number, runs that may have rows of older ones once more, and those older ones.
         """
-        spill = Path(tempfile.gettempdir()) / f"lsap-rows-{uuid.uuid4().hex}"  # made when needed, removed at the end
-        self.database = duckdb.connect(
-            config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill), "python_enable_replacements": False}
-        )
-        self._columns = ", ".join(f'"{name}"' for name in ROW_SCHEMA.names)
-        self.database.register("empty", ROW_SCHEMA.empty_table())
-        self.database.execute("create table places as select 0::bigint as place, 0::integer as run, * from empty")
-        self.database.unregister("empty")
-        self.database.execute(f"create view rows as select {self._columns} from places")
-        self._num_rows = 0
-        waiting: list[pa.Table] = []
-        for run, table in tables:
-            waiting.append(table.add_column(0, "run", pa.array([run] * table.num_rows, pa.int32())))
-            if sum(one.num_rows for one in waiting) >= _TOGETHER:
-                self._insert(waiting)
-                waiting = []
-        self._insert(waiting)
-        self.database.execute(_FAILED_COPIES)
-        self._leave_out_twice(suspects or {})
-        self.database.execute(
-            f"create view latest as select {self._columns} from places semi join "
-            "(select max(place) as place from places group by method, image_id) using (place)"
-        )
+        self._columns = columns
+        self._methods = list(methods)
+        self._suspects = dict(suspects or {})
+        self._corrected: dict[str, pa.ChunkedArray] = {}
+        self._newest_by_runs: dict[tuple[int, ...], NDArray[np.bool_]] = {}
+        self._newest: NDArray[np.bool_] | None = None
+        self._shown: NDArray[np.bool_] | None = None
+        self._copies: dict[str, NDArray[np.int64]] | None = None
+        self._lock = threading.RLock()
 
-    def _leave_out_twice(self, suspects: Mapping[int, Suspect]) -> None:
-        """Leave out what an older run has with the same content, as it was published by two commands at once."""
-        self.database.execute("create table methods (run integer, method_digest text, may_be_twice boolean)")
-        for run, one in suspects.items():
-            self.database.execute("insert into methods values (?, ?, ?)", [run, *one])
-        self.database.execute(_TWICE)
-        self.database.execute("delete from places where place in (select place from twice)")
+    @property
+    def num_rows(self) -> int:
+        """Rows that are written, those included that are not shown."""
+        return self._columns.num_rows
+
+    @property
+    def read_columns(self) -> frozenset[str]:
+        """Columns that were read already."""
+        return self._columns.names
+
+    def columns(self, names: Sequence[str], *, newest: bool = False) -> pa.Table:
+        """Columns of all rows that are written, to be seen through `shown` or `newest`.
+
+        Args:
+            names: from ROW_SCHEMA.
+            newest: whether `newest` will be asked as well, so that every file is opened once.
+
+        Raises:
+            CorruptArchiveError: a file is missing or altered.
+        """
+        with self._lock:
+            needed = list(names)
+            if not set(OUTCOME).isdisjoint(names):
+                needed += ["status", "image_id", "duplicate_of"]
+            if newest and len(set(self._methods)) < len(self._methods):
+                needed.append("image_id")
+            table = self._columns.read(list(dict.fromkeys(needed)))
+            found = [self._outcome(name) if name in OUTCOME else table.column(name) for name in names]
+            return pa.table(found, schema=pa.schema([ROW_SCHEMA.field(name) for name in names]))
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Whether a row is shown: all are, but for what is there twice."""
+        with self._lock:
+            if self._shown is None:
+                self._shown = self._without_twice()
+            return self._shown
+
+    def _without_twice(self) -> NDArray[np.bool_]:
+        shown = np.ones(self.num_rows, dtype=bool)
+        if any(one.may_be_twice for one in self._suspects.values()):
+            of_suspects = np.isin(self._columns.runs, list(self._suspects))
+            names = ("image_id", "digest", "altered", "status", "reason")
+            places = np.flatnonzero(of_suspects)
+            told = [(run, *one) for run, one in self._suspects.items()]
+            methods = dict(
+                zip(("run", "method_digest", "may_be_twice"), map(list, zip(*told, strict=True)), strict=True)
+            )
+            suspected = self.columns(names).filter(pa.array(of_suspects))
+            suspected = suspected.append_column("place", pa.array(places))
+            suspected = suspected.append_column("run", pa.array(self._columns.runs[places], pa.int32()))
+            shown[_places(_TWICE, suspected=suspected, methods=pa.table(methods))["place"]] = False
+        return shown
+
+    @property
+    def newest(self) -> NDArray[np.bool_]:
+        """Whether a row is the newest of its image and method."""
+        with self._lock:
+            if self._newest is None:
+                self._newest = self._newest_of_methods()
+            return self._newest
+
+    def _newest_of_methods(self) -> NDArray[np.bool_]:
+        by_method: dict[str, list[int]] = {}
+        for run, method in enumerate(self._methods):
+            by_method.setdefault(method, []).append(run)
+        newest = np.zeros(self.num_rows, dtype=bool)
+        for runs in by_method.values():
+            newest |= self._newest_of(runs)
+        return newest
+
+    def _newest_of(self, runs: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether a row is the newest of its image in some runs."""
+        with self._lock:
+            if (key := tuple(sorted(set(runs)))) not in self._newest_by_runs:
+                chosen = np.isin(self._columns.runs, key) & self.shown
+                if len(key) > 1:
+                    placed = self._columns.read(["image_id"]).filter(pa.array(chosen))
+                    placed = placed.append_column("place", pa.array(np.flatnonzero(chosen)))
+                    chosen[_places(_SUPERSEDED, placed=placed)["place"]] = False
+                self._newest_by_runs[key] = chosen
+            return self._newest_by_runs[key]
+
+    def _outcome(self, name: str) -> pa.ChunkedArray:
+        """A column of OUTCOME, in which a copy of what failed has failed for the same reason."""
+        if name not in self._corrected:
+            column, copies = self._columns.read([name]).column(0), self._failed_copies
+            if len(copies["place"]):
+                tells = np.arange(self.num_rows)
+                tells[copies["place"]] = copies["original"]
+                column = column.take(pa.array(tells))
+            self._corrected[name] = column
+        return self._corrected[name]
+
+    @property
+    def _failed_copies(self) -> dict[str, NDArray[np.int64]]:
+        """Places of duplicates of what failed, and of what they are duplicates of."""
+        with self._lock:
+            if self._copies is None:
+                self._copies = self._find_failed_copies()
+            return self._copies
+
+    def _find_failed_copies(self) -> dict[str, NDArray[np.int64]]:
+        status = self._columns.read(["status"]).column(0)
+        tables = {}
+        for name, kind, column in (("copies", DUPLICATE, "duplicate_of"), ("originals", FAILED, "image_id")):
+            places = np.flatnonzero(np.asarray(pc.equal(status, kind)))
+            values = self._columns.read([column]).column(0).take(pa.array(places))
+            runs = pa.array(self._columns.runs[places], pa.int32())
+            tables[name] = pa.table({"place": pa.array(places), "run": runs, column: values})
+        if not all(table.num_rows for table in tables.values()):
+            return {"place": np.empty(0, np.int64), "original": np.empty(0, np.int64)}
+        return _places(_FAILED_COPIES, **tables)
 
     def twice_in(self, run: int) -> NDArray[np.int64]:
-        """Rows of a run that were left out, because an older one has them."""
-        found = self.database.cursor().execute('select "row" from twice where run = ?', [run]).fetchnumpy()
-        return np.asarray(found["row"], dtype=np.int64)
+        """Rows of a run that are not shown, because an older one has them."""
+        return self._rows_where((self._columns.runs == run) & ~self.shown)
 
-    def _insert(self, tables: Sequence[pa.Table]) -> None:
-        if not tables:
-            return
-        table = pa.concat_tables(tables)
-        places = pa.array(range(self._num_rows, self._num_rows + table.num_rows), pa.int64())
-        self.database.register("arrived", table.add_column(0, "place", places))
-        self.database.execute("insert into places select * from arrived")
-        self.database.unregister("arrived")
-        self._num_rows += table.num_rows
+    def newest_in(self, run: int) -> NDArray[np.int64]:
+        """Rows of a run that are the newest of their image and method, in order."""
+        return self._rows_where((self._columns.runs == run) & self.newest)
 
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        """All rows, in memory, the oldest run first."""
-        names = ", ".join(f'"{name}"' for name in columns)
-        found = self.database.cursor().sql(f"select {names} from places order by place").to_arrow_table()
-        return found.cast(pa.schema([ROW_SCHEMA.field(name) for name in columns]))
+    def _rows_where(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.asarray(self._columns.rows[mask], dtype=np.int64)
+
+    def counts_in(self, run: int) -> dict[str, int]:
+        """How many rows of a run that are shown have each status."""
+        status = self.columns(["status"]).column(0).filter(pa.array((self._columns.runs == run) & self.shown))
+        found = {one["values"]: one["counts"] for one in pc.value_counts(status).to_pylist()}
+        return {one: found.get(one, 0) for one in STATUSES}
+
+    def table(self, columns: Sequence[str], *, history: bool) -> pa.Table:
+        """Rows in memory, the oldest run first: all that are shown, or only the newest of each image and method."""
+        found = self.columns(columns, newest=not history)
+        mask = self.shown if history else self.newest
+        return found if mask.all() else found.filter(pa.array(mask))
 
     def of_images(self, image_ids: Collection[str], runs: Sequence[int]) -> dict[str, list[RowPlace]]:
         """Rows of images in some runs, by id, the newest last."""
-        names = ", ".join(RowPlace._fields)
-        cursor = self.database.cursor()
-        cursor.register("asked", pa.table({"image_id": pa.array(sorted(set(image_ids)), pa.string())}))
-        rows = cursor.execute(
-            f"select {names} from places semi join asked using (image_id) where list_contains(?, run) order by place",
-            [list(runs)],
-        ).fetchall()
+        table = self.columns(["image_id", "status", "duplicate_of"])
+        asked = pa.array(sorted(set(image_ids)), pa.string())
+        is_asked = np.asarray(pc.is_in(table.column("image_id"), asked))
+        places = np.flatnonzero(is_asked & np.isin(self._columns.runs, list(runs)) & self.shown)
+        numbers = [values[places].tolist() for values in (self._columns.runs, self._columns.rows)]
+        texts = [column.to_pylist() for column in table.take(pa.array(places)).columns]
         found: dict[str, list[RowPlace]] = {}
-        for row in rows:
-            one = RowPlace(*row)
+        for one in map(RowPlace._make, zip(places.tolist(), *numbers, *texts, strict=True)):
             found.setdefault(one.image_id, []).append(one)
         return found
 
     def newest_ok(self, runs: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Place, run and row of each image's newest row in some runs, where that is ok; in the order of places."""
-        found = (
-            self.database.cursor()
-            .execute(
-                "with newest as (select max(place) as place from places where list_contains(?, run) group by image_id) "
-                'select place, run, "row" from places semi join newest using (place) where status = ? order by place',
-                [list(runs), OK],
-            )
-            .fetchnumpy()
-        )
-        place, run, row = (np.asarray(found[name], dtype=np.int64) for name in ("place", "run", "row"))
-        return place, run, row
+        is_ok = np.asarray(pc.equal(self.columns(["status"]).column(0), OK))
+        places = np.flatnonzero(self._newest_of(runs) & is_ok)
+        return places, self._columns.runs[places].astype(np.int64), self._columns.rows[places]
 
     def at(self, places: Collection[int], columns: Sequence[str]) -> pa.Table:
-        """Rows by their places, with the column place."""
-        cursor = self.database.cursor()
-        cursor.register("asked", pa.table({"place": pa.array(sorted(places), pa.int64())}))
-        names = ", ".join(f'"{name}"' for name in columns)
-        return cursor.sql(f"select place, {names} from places semi join asked using (place)").to_arrow_table()
+        """Rows by their places, with the column place, in its order."""
+        wanted = np.array(sorted(set(places)), dtype=np.int64)
+        telling = wanted
+        if not set(OUTCOME).isdisjoint(columns):
+            self.columns(["status"])
+            original = dict(zip(*(self._failed_copies[name].tolist() for name in ("place", "original")), strict=True))
+            telling = np.array([original.get(place, place) for place in wanted.tolist()], dtype=np.int64)
+        outcome = [name for name in columns if name in OUTCOME]
+        others = [name for name in columns if name not in OUTCOME]
+        found = dict(zip(others, self._columns.at(wanted, others).columns, strict=True)) if others else {}
+        found |= dict(zip(outcome, self._columns.at(telling, outcome).columns, strict=True)) if outcome else {}
+        return pa.table({"place": pa.array(wanted), **{name: found[name] for name in columns}})
+
+
+def _places(query: str, **tables: pa.Table) -> dict[str, NDArray[np.int64]]:
+    """The numbers that a query over some tables gives, by column; what does not fit into memory moves to a folder."""
+    spill = Path(tempfile.gettempdir()) / f"lsap-rows-{uuid.uuid4().hex}"  # made when needed, removed at the end
+    with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)}) as database:
+        for name, table in tables.items():
+            database.register(name, table)
+        found = database.sql(query).fetchnumpy()
+    return {name: np.asarray(values, dtype=np.int64) for name, values in found.items()}

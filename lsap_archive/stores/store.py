@@ -118,6 +118,10 @@ class Store:
         self._path(key)
         return f"{self.url}/{key}"
 
+    def local_path(self, key: str) -> str | None:
+        """Where an object lies on this machine, for libraries that read files by themselves; None in other storage."""
+        return self._path(key) if self._kind == "file" else None
+
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of an object, or of the range [start, end); a negative start counts from the end.
 

@@ -139,5 +139,5 @@ def current_rows(
 ) -> pa.Table:
     """All rows of `current_runs`, the oldest run first; of several rows for one image the last counts."""
     wanted = [run.run_id for run in current_runs(archive, methods, anchor, encoders)]
-    rows = archive.rows()
+    rows = archive.rows(history=True)
     return rows.filter(pc.is_in(rows.column("run_id"), pa.array(wanted, pa.string())))

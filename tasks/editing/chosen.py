@@ -229,6 +229,6 @@ def with_deviation(work: CalibrationWork, writer: ArchiveWriter) -> CalibrationW
 
 def rows_of(archive: Archive, runs: Sequence[RunInfo], columns: list[str]) -> pa.Table:
     """Rows of some runs, the oldest run first."""
-    rows = archive.rows(["run_id", *columns])
+    rows = archive.rows(["run_id", *columns], history=True)
     run_ids = pa.array([run.run_id for run in runs], pa.string())
     return rows.filter(pc.is_in(rows.column("run_id"), run_ids)).select(columns)

@@ -43,7 +43,7 @@ def export_images(
             f"{archive.url} has no {method}; {did_you_mean(method, known)}it has {', '.join(known) or 'nothing yet'}"
         )
     rows = archive.rows(["image_id", "uri", "method", "status", "reason"]).filter(pc.field("method") == method)
-    newest = {row["image_id"]: row for row in rows.to_pylist()}  # the oldest run comes first
+    newest = {row["image_id"]: row for row in rows.to_pylist()}
     items = [SourceItem(image_id, row["uri"]) for image_id, row in sorted(newest.items())]
     problems = {image_id: row["reason"] for image_id, row in newest.items() if row["status"] == FAILED}
     names, written = FileNames(items), 0

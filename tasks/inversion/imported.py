@@ -313,7 +313,7 @@ def _known_already(archive: Archive, method_digest: str, codes: Sequence[_Code])
     runs = {run.run_id for run in archive.runs if run.method_digest == method_digest}
     if not runs:
         return set()
-    rows = archive.rows(["run_id", "image_id", "status"]).to_pylist()
+    rows = archive.rows(["run_id", "image_id", "status"], history=True).to_pylist()
     there = {row["image_id"]: row["status"] for row in rows if row["run_id"] in runs}
     asked = [code for code in codes if code.image.image_id in there]
     good = [code for code in asked if there[code.image.image_id] != FAILED]
@@ -381,7 +381,7 @@ class _Import:
                 table = pa.Table.from_pylist(records, schema=schema)
                 run.write_shard(shard, {"w_plus": w_plus}, table, f"import-{plan.run_id[-16:]}")
         publish_made(self.request.archive, plan.run_id)
-        rows = open_archive(self.request.archive).rows(["run_id", "status"]).to_pylist()
+        rows = open_archive(self.request.archive).rows(["run_id", "status"], history=True).to_pylist()
         return dict(Counter(row["status"] for row in rows if row["run_id"] == plan.run_id))
 
     def _records(self, codes: Sequence[_Code], source: Source | None) -> list[dict[str, Any]]:

@@ -200,7 +200,7 @@ def _notes_of_group(refiner: NamedRefiner, group: Group, archive: Archive, runs:
     notes, run = [], runs[-1]
     if group.method_digest != run.method_digest:
         notes.append(f"{refiner.name} was tuned to other codes ({group.method}) than those of {run.method}")
-    rows = archive.rows(["run_id", "image_id"])
+    rows = archive.rows(["run_id", "image_id"], history=True)
     of_runs = rows.filter(pc.is_in(rows["run_id"], pa.array([one.run_id for one in runs])))
     image_ids = set(of_runs["image_id"].to_pylist())
     if strangers := len(image_ids - set(group.image_ids)):

@@ -88,7 +88,7 @@ class SpaceInversions:
 
     @cached_property
     def _columns(self) -> list[list[str]]:
-        rows = self.archive.rows(["run_id", "image_id", "digest", "status"])
+        rows = self.archive.rows(["run_id", "image_id", "digest", "status"], history=True)
         return [column.to_pylist() for column in rows.columns]
 
 

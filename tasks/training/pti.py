@@ -224,7 +224,7 @@ def _view(spec: PtiTrainingSpec, loaded: LoadedGenerator, archive: Archive, runs
 
 def _rows_of(archive: Archive, runs: tuple[RunInfo, ...], *columns: str) -> pa.Table:
     """Columns of the rows of some runs, the oldest run first."""
-    rows = archive.rows(["run_id", *columns])
+    rows = archive.rows(["run_id", *columns], history=True)
     return rows.filter(pc.is_in(rows["run_id"], pa.array([run.run_id for run in runs])))
 
 

@@ -69,7 +69,7 @@ def partners_by_label(archive: str, methods: Sequence[str], label: str) -> dict[
         ConfigError: an id without a class, or a class with one image only.
     """
     shown = open_archive(archive).sql(
-        "select image_id from rows where status = 'ok' and method in (select unnest($methods)) "
+        "select image_id from latest where status = 'ok' and method in (select unnest($methods)) "
         "group by image_id having count(distinct method) = $count order by image_id",
         methods=list(methods),
         count=len(methods),

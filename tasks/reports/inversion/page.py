@@ -238,7 +238,7 @@ def _snippets(data: ReportData, tables: Mapping[str, pa.Table]) -> list[tuple[st
         "from lsap_archive import open_archive",
         "",
         f"archive = open_archive({data.archive_url!r})",
-        "archive.sql(\"select method, avg(sncd) from rows where status = 'ok' group by 1\").to_pylist()",
+        "archive.sql(\"select method, avg(sncd) from latest where status = 'ok' group by 1\").to_pylist()",
     ]
     example = next(((name, table) for name, table in tables.items() if table.num_rows), None)
     if example is not None:

@@ -289,7 +289,7 @@ def _generator(inverted: Inverted, device: str) -> Generator:
 
 def _rows_of(archive: Archive, runs: Sequence[RunInfo]) -> pa.Table:
     """Rows of the images that have a code in these runs."""
-    rows = archive.rows(["run_id", "status", "image_id", "uri"])
+    rows = archive.rows(["run_id", "status", "image_id", "uri"], history=True)
     wanted = pa.array([run.run_id for run in runs], pa.string())
     return rows.filter(pc.and_(pc.is_in(rows.column("run_id"), wanted), pc.equal(rows.column("status"), OK)))
 

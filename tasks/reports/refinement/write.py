@@ -31,7 +31,7 @@ LABELS = {
 DECIMALS = 4
 _PAIRED = """
 select r.method as refinement, i.method as inversion, r.image_id, {columns}
-from latest r join rows i on r.subject_run_id = i.run_id and r.subject_row = i.row
+from latest r join history i on r.subject_run_id = i.run_id and r.subject_row = i.row
 where r.edit is null and r.status = 'ok' and i.status = 'ok' and list_contains($names, r.method)
 order by r.image_id
 """

@@ -58,8 +58,8 @@ def test_worst_first_is_what_sql_says(client: TestClient, shown_archive: Archive
         ({"sql": "mse > 0.05 or status = 'failed' -- a remark"}, "mse > 0.05 or status = 'failed'"),
         ({"sql": "select image_id from images where mse < 0.01;"}, "mse < 0.01"),
         (
-            {"sql": "with low as (from measurements where value < 0.3) select image_id from low"},
-            "image_id in (select image_id from measurements where value < 0.3)",
+            {"sql": "with low as (from measurements where \"by\" = 'faces' and value < 0.3) select image_id from low"},
+            "image_id in (select image_id from measurements where \"by\" = 'faces' and value < 0.3)",
         ),
         ({"range": ["identity [faces] *~0.3~0.4"]}, "false"),  # measured of the edit alone
     ],

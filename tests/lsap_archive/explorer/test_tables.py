@@ -12,6 +12,7 @@ from lsap_archive import Archive, QueryError
 from lsap_archive.explorer.chosen import Chosen
 from lsap_archive.explorer.selection import Selection
 from lsap_archive.explorer.tables import Tables
+from lsap_archive.reading.queries import TABLES
 
 SECRET = "what no page may see"
 
@@ -81,17 +82,18 @@ def test_the_database_is_bounded_and_locked(tables: Tables) -> None:
     assert [one["value"] for one in found] == ["false", "true", "3.7 GiB", "953.6 MiB"]
 
 
-def test_what_is_read_by_the_reader_itself_stays_possible(shown_archive: Archive, tmp_path: Path) -> None:
-    """The explorer locks its own database, not the reader's."""
-    (tmp_path / "mine.csv").write_text("image_id\na\n")
-    assert shown_archive.sql(f"select * from '{tmp_path}/mine.csv'").num_rows == 1
-
-
-@pytest.mark.parametrize("table", ["images", "latest", "rows", "measurements", "all_measurements", "set_numbers"])
+@pytest.mark.parametrize("table", TABLES)
 def test_the_tables_of_the_archive_are_there(tables: Tables, shown_archive: Archive, table: str) -> None:
     found = tables.ask(f"select count(*) as number from {table}").to_pylist()
-    if table != "images":
-        assert found == shown_archive.sql(f"select count(*) as number from {table}").to_pylist()
+    assert found == shown_archive.sql(f"select count(*) as number from {table}").to_pylist()
+
+
+def test_networks_are_not_mixed_unseen(tables: Tables) -> None:
+    """As the reader has it, so that what is downloaded as SQL runs there as well."""
+    with pytest.raises(QueryError, match=r"identity was measured by Faces, faces, .* add where \"by\""):
+        tables.columns_of("select image_id from measurements where measure = 'identity' and value < 0.3")
+    named = "select image_id from images join measurements using (image_id) where \"by\" = 'faces' and value < 0.3"
+    assert tables.columns_of(named) == ["image_id"]
 
 
 def test_a_query_without_end_is_ended_and_others_are_answered(tables: Tables) -> None:

@@ -160,11 +160,13 @@ def test_the_newest_run_of_an_image_counts(memory_place: Any, work: Any) -> None
     codes = archive.codes(["a", "b"], "lsap_o")
     np.testing.assert_array_equal(codes[0], work.expected(second, seed=2)[0])
     np.testing.assert_array_equal(codes[1], work.expected(first, seed=1)[1])
-    assert archive.rows().num_rows == 3
+    assert archive.rows(history=True).num_rows == 3
+    newest = [("b", "z-old"), ("a", "a-new")]
+    assert [tuple(row.values()) for row in archive.rows(["image_id", "run_id"]).to_pylist()] == newest
     assert [run.run_id for run in archive.runs] == ["z-old", "a-new"]
     near = archive.nearest(work.expected(first, seed=1)[0], 5, "lsap_o")
     assert sorted(near.column("image_id").to_pylist()) == ["a", "b"]
-    assert archive.rows(["image_id", "digest"]).to_pylist()[-1] == {"image_id": "a", "digest": "2"}
+    assert archive.rows(["image_id", "digest"], history=True).to_pylist()[-1] == {"image_id": "a", "digest": "2"}
     assert verify_archive(memory_place.url).is_sound
 
 

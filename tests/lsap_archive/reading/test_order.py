@@ -48,8 +48,13 @@ def test_writers_with_wrong_clocks_come_one_after_the_other(
     archive = open_archive(quick_place.url)
     assert [run.run_id for run in archive.runs] == ["run-z", "run-y"]
     np.testing.assert_array_equal(archive.codes(["a"], "lsap_o"), work.expected(runs[1], seed=1))
-    assert archive.rows(["digest"]).column("digest").to_pylist() == ["content-0", "content-1"]  # the newest is last
-    assert archive.measurements(["value"]).column("value").to_pylist() == [1.0]
+    assert archive.rows(["digest"], history=True).column("digest").to_pylist() == [
+        "content-0",
+        "content-1",
+    ]  # the newest is last
+    assert archive.rows(["digest"]).column("digest").to_pylist() == ["content-1"]
+    assert archive.sql("select value from all_measurements order by value").column(0).to_pylist() == [0.0, 1.0]
+    assert archive.measurements().num_rows == 0  # both were of a row that is not the newest
     assert verify_archive(quick_place.url).is_sound
 
 

@@ -153,7 +153,7 @@ def test_other_contents_and_other_methods_are_no_doubles(memory_place: Any, work
         ("a", "run-3"),
         ("b", "run-1"),
     ]
-    assert archive.sql(query.format("rows")).num_rows == 4
+    assert archive.sql(query.format("history")).num_rows == 4
     assert verify_archive(memory_place.url).is_sound
 
 
@@ -175,7 +175,7 @@ def test_in_a_shard_that_is_there_in_part_what_was_not_read_before_counts(memory
     status = {"status": ["failed", "ok"], "reason": ["no_heic_reader", None], "message": ["it was not read", None]}
     assert first.write_shard(0, work.arrays(first, 0), pa.table(status), "1")
     publish(memory_place, first, start(memory_place, work, "run-2", "ab", 2))
-    found = open_archive(memory_place.url).sql("select run_id, image_id, status from rows order by all").to_pylist()
+    found = open_archive(memory_place.url).sql("select run_id, image_id, status from history order by all").to_pylist()
     assert [tuple(row.values()) for row in found] == [
         ("run-1", "a", "failed"),
         ("run-1", "b", "ok"),
