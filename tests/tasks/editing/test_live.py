@@ -24,6 +24,7 @@ from tasks.pictures.saved import webp_file
 from tasks.weights.devices import place
 from tasks.weights.directions import save_components, save_direction
 from tasks.weights.generators import load_generator
+from tests.refining import REFINED, RefiningDesk, pti
 
 METHOD = "stylegan2_w_plus"
 Open = Callable[..., LiveEdits]
@@ -73,6 +74,23 @@ def test_a_slider_shows_what_a_run_of_edits_keeps(desk: Any, opened: Open, style
     assert len({one.tobytes() for one in shown.values()}) == 4
     # An edit is moved further in the same way: what its run added to the styles stays.
     np.testing.assert_array_equal(found.pixels("1.png", f"{METHOD}/ink", {"right": 1.5}), shown["both"])
+
+
+def test_a_refined_image_is_moved_with_what_its_refinement_keeps(desk: Any, opened: Open) -> None:
+    """Its own weights, of PTI; where these were not kept it is told what to do."""
+    desk.laboratory.fill(1)
+    desk.laboratory.invert()
+    refining = RefiningDesk(desk.laboratory)
+    refining.refine(pti())
+    archive, _ = desk.edit({"right": {"direction": "right", "strength": 2}}, keep_images=True, batch_size=1)
+    live = opened(archive, "right")
+    kept = np.asarray(Image.open(io.BytesIO(archive.images(["0.png"], f"{REFINED}/right")[0])))
+    moved = live.pixels("0.png", REFINED, {"right": 2.0})
+    np.testing.assert_array_equal(moved[..., 0], kept)
+    assert (moved != live.pixels("0.png", METHOD, {"right": 2.0})).any()
+    archive, _ = refining.refine(pti(num_steps=7), keep="images")
+    with pytest.raises(ArchiveKeyError, match=f"{REFINED} of 0.png cannot be rendered: .* kept"):
+        opened(archive, "right").render("0.png", REFINED, {})
 
 
 def test_components_have_sliders_that_begin_at_the_inversion(desk: Any, opened: Open, tmp_path: Path) -> None:
