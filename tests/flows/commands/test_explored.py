@@ -32,7 +32,7 @@ SLANT = "domains/digits/directions/slant.safetensors"
 def opened(*words: str) -> Any:
     """What makes the pictures of the sliders of a command, without its page."""
     parsed = command_parser().parse_args(["archive", "explore", *words])
-    return explored._live_edits(open_archive(parsed.url), parsed)
+    return explored.live_edits(open_archive(parsed.url), parsed)
 
 
 def test_a_page_is_served_with_live_pictures_until_ctrl_c(two_digits: str, digits: LoadedGenerator) -> None:
@@ -107,3 +107,6 @@ def test_a_direction_of_the_domain_that_is_not_there_is_left_out_and_a_named_one
     assert "no slider for smile: " in caplog.text and "does not exist" in caplog.text
     assert main(["archive", "explore", two_digits, "--domain", str(domain), "--direction", "smile"]) == 2
     assert "smile.pt does not exist" in capsys.readouterr().err
+    np.save(narrow := str(tmp_path / "narrow.npy"), np.ones(3, np.float32))
+    assert main(["archive", "explore", two_digits, "--direction", narrow]) == 2
+    assert f"--direction {narrow}: {narrow}" in (told := capsys.readouterr().err) and "wants width 64" in told
