@@ -121,10 +121,12 @@ class Answers:
             desk = self._desks[method]
         picture = desk.picture(image_id)
         kind = None if picture is None else media_type(picture)
-        caching = {"Cache-Control": _FOREVER if request.query_params.get("v") else "no-cache"}
         if picture is None or kind is None:
-            return Response("no preview was kept", 404, caching, "text/plain")
-        caching["ETag"] = f'"{hashlib.sha256(picture).hexdigest()[:32]}"'
+            return Response("no preview kept", 404, {"Cache-Control": "no-cache"}, "text/plain")  # repair may mend it
+        caching = {
+            "Cache-Control": _FOREVER if request.query_params.get("v") else "no-cache",
+            "ETag": f'"{hashlib.sha256(picture).hexdigest()[:32]}"',
+        }
         if caching["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=caching)
         return Response(picture, headers=caching, media_type=kind)

@@ -109,7 +109,7 @@ class Tables:
                         f"the query took longer than {self._seconds:g} seconds and was ended: ask for less"
                     ) from None
                 except (duckdb.Error, pa.ArrowException) as error:
-                    raise QueryError(str(error)) from error
+                    raise QueryError(_sentence(error)) from error
         finally:
             self._slots.release()
 
@@ -155,7 +155,7 @@ class Tables:
         try:
             statements = duckdb.extract_statements(query)
         except duckdb.Error as error:
-            raise QueryError(str(error)) from error
+            raise QueryError(_sentence(error)) from error
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise QueryError("one query that reads is wanted: a single SELECT")
 
@@ -177,3 +177,8 @@ class Tables:
             connection.execute(f"create table {name} as select * from arrived")
             connection.unregister("arrived")
         self._copied.add(name)
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong, without the line where it is: the query stands within another."""
+    return str(error).partition("\n\nLINE ")[0]

@@ -92,7 +92,6 @@ export class Detail {
 
   sliders(row) {
     const picture = new Picture();
-    const told = make("p", { className: "error", role: "alert", hidden: true });
     const strengths = {};
     let waiting, isUnderWay, isOld;
     const render = () => {
@@ -106,7 +105,6 @@ export class Detail {
       isOld = false;
       if (address === picture.address) return;
       isUnderWay = true;
-      told.hidden = true;
       picture.set(address);
     };
     const rest = () => {
@@ -114,15 +112,7 @@ export class Detail {
       if (isOld) render();
     };
     picture.image.addEventListener("load", rest);
-    picture.image.addEventListener("error", async () => {
-      rest();
-      try {
-        await ask(...picture.address.split("?"));
-      } catch (error) {
-        told.textContent = error.message;
-        told.hidden = false;
-      }
-    });
+    picture.image.addEventListener("error", rest);
     const rows = this.about.directions.map(({ name, low, high, step }) => {
       const slider = make("input", { type: "range", min: low, max: high, step, value: 0 });
       const output = make("output", { textContent: "0" });
@@ -143,7 +133,7 @@ export class Detail {
     });
     const section = make("section", { className: "live" },
       make("h3", { textContent: `Edited live, from ${row.method}` }),
-      make("div", { className: "live-parts" }, picture.box, make("div", { className: "sliders" }, ...rows, back, told)));
+      make("div", { className: "live-parts" }, picture.box, make("div", { className: "sliders" }, ...rows, back)));
     picture.image.alt = "edited live";
     render();
     return section;

@@ -51,13 +51,11 @@ export class Picture {
       this.box.dataset.state = "there";
       this.image.classList.toggle("small", this.image.naturalWidth < 100);
     });
-    this.image.addEventListener("error", () => {
-      if (this.address) this.box.dataset.state = "none";
-    });
+    this.image.addEventListener("error", () => this.tellWhy(this.address));
   }
 
   /** Shows an address; null shows nothing yet, and a sentence shows why there is no picture. */
-  set(address, sentence = "no preview kept") {
+  set(address, sentence = "") {
     if (address === this.address) return;
     this.address = address;
     this.box.dataset.none = sentence;
@@ -71,6 +69,19 @@ export class Picture {
       this.box.dataset.state = "waiting";
       this.image.src = address;
     }
+  }
+
+  async tellWhy(address) {
+    if (!address) return;
+    let sentence = "";
+    try {
+      await ask(...address.split("?"));
+    } catch (error) {
+      sentence = error.message;
+    }
+    if (address !== this.address) return;
+    this.box.dataset.none = sentence || "no picture that this browser shows";
+    this.box.dataset.state = "none";
   }
 
   /** Shows the picture of a row, or why there is none. */

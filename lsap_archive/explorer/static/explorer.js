@@ -87,6 +87,9 @@ async function load(query, layout, around, signal) {
   grid.select(query, answer, answer.offset, index);
   $("everything").hidden = !state.text && !state.sql && !state.status.length && !state.range.length;
   $("status").textContent = `${answer.total.toLocaleString("en")} image${answer.total === 1 ? "" : "s"}`;
+  const isTooMuch = answer.total > about.most_codes;
+  document.querySelector("[data-file='codes.npz']").hidden = isTooMuch;
+  $("codes-limit").hidden = !isTooMuch;
   await showHistogram(signal);
 }
 
@@ -102,7 +105,15 @@ function tell(error) {
   if (!loaded) $("status").textContent = "Nothing is shown.";
   place.textContent = error.message;
   place.hidden = false;
-  if (state.sql) document.body.classList.add("panel-open");
+  if (state.sql) openPanel(true);
+  place.scrollIntoView({ block: "nearest" });
+}
+
+/** Shows what images are chosen by, where there is no room for both. */
+function openPanel(isOpen) {
+  document.body.classList.toggle("panel-open", isOpen);
+  $("panel-toggle").setAttribute("aria-expanded", isOpen);
+  $("panel-toggle").textContent = isOpen ? "Done" : "Filter";
 }
 
 let shownLayout = "";
@@ -189,7 +200,7 @@ function fillOnce() {
   $("sort").append(make("option", { value: "", textContent: "image id" }),
     make("optgroup", { label: "Numbers" }, ...numbers.map((one) => named(one.name))),
     make("optgroup", { label: "Texts" }, ...about.columns.filter((one) => one.kind === "text").map((one) => named(one.name))));
-  $("codes-limit").textContent = `codes.npz has up to ${about.most_codes.toLocaleString("en")} codes`;
+  $("codes-limit").textContent = `codes.npz is there for up to ${about.most_codes.toLocaleString("en")} images`;
 }
 
 function wire() {
@@ -243,10 +254,7 @@ function wire() {
     change({ sql: "", at: "" });
   });
   $("everything").addEventListener("click", everything);
-  $("panel-toggle").addEventListener("click", () => {
-    const isOpen = document.body.classList.toggle("panel-open");
-    $("panel-toggle").setAttribute("aria-expanded", isOpen);
-  });
+  $("panel-toggle").addEventListener("click", () => openPanel($("panel-toggle").getAttribute("aria-expanded") !== "true"));
   addEventListener("popstate", () => {
     state = readAddress(location.search);
     state.column ||= firstColumn();

@@ -27,7 +27,7 @@ export class Histogram {
     });
     this.ends = [make("span"), make("span")];
     this.note = make("p", { className: "soft" });
-    this.plot = make("div", { className: "plot" }, this.svg, ...this.handles);
+    this.plot = make("div", { className: "plot", hidden: true }, this.svg, ...this.handles);
     box.append(this.plot, make("div", { className: "axis" }, ...this.ends), this.note);
     this.plot.addEventListener("pointerdown", (event) => this.onDown(event));
   }

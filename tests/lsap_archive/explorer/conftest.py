@@ -207,4 +207,7 @@ def address(serve_app: Serve, shown_archive: Archive) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--pictures", action="store_true", help="write the pictures of the explorer into docs")
+    sentence = (
+        "take the pictures in docs, of this archive: digits by lsap_e, lsap_o_w_plus, lsap_e/hfgi and lsap_e/slant"
+    )
+    parser.addoption("--pictures", metavar="URL", help=sentence)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from lsap_archive import Archive, LiveDirection
+from lsap_archive import Archive, ArchiveWriter, Geometry, LiveDirection, open_archive
 from lsap_archive.explorer.app import explorer_app
 
 MSE = "select image_id from latest where method = 'lsap_e' order by mse desc nulls last, image_id"
@@ -241,3 +241,11 @@ def test_those_who_wait_for_a_picture_leave_threads_for_others(shown_archive: Ar
         assert [one.result().status_code for one in first] == [200] * 4
     assert fifth.status_code == 503 and "other pictures are being rendered" in fifth.json()["error"]
     assert client.get("/live", params=asked).status_code == 200
+
+
+def test_an_archive_without_runs_is_shown_as_such() -> None:
+    url = "memory://explorer-of-nothing"
+    ArchiveWriter.open(url, generator_digest="9f", generator_name="none", geometry=Geometry(1, 2, ()))
+    client = TestClient(explorer_app(open_archive(url)), base_url="http://localhost")
+    assert client.get("/api/archive").json()["methods"] == [] and client.get("/").status_code == 200
+    assert "there are none" in client.get("/api/selection").json()["error"]

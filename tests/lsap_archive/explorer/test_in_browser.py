@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lsap_archive import Archive
+from lsap_archive import Archive, open_archive
+from lsap_archive.explorer.app import explorer_app
 from tests.chromium import NAMES, Tab, browser, find_chromium
 
 CHROMIUM = find_chromium()
@@ -136,11 +137,18 @@ def test_an_image_is_opened_by_keys_and_closed(tab: Tab, address: str, shown_arc
     tab.press("ArrowRight")
     tab.wait_for(f"document.querySelector('#detail-id').textContent == '{wanted[2]}'")
     tab.press("Escape")
-    tab.wait_for("!document.querySelector('dialog').open")
-    assert "image" not in state(tab)
+    tab.wait_for("!document.querySelector('dialog').open && !location.search.includes('image=')")
     assert tab.value_of("document.activeElement.id") == "grid"
     show(tab, f"{address}?image={wanted[0]}")
     assert tab.value_of("document.querySelector('#detail-id').textContent") == wanted[0]
+
+
+def test_a_place_without_a_picture_says_why(tab: Tab, address: str) -> None:
+    show(tab, address)
+    told = "document.querySelector('[data-index=\"{}\"] .picture[data-state=none]')?.dataset.none"
+    tab.wait_for(f"{told.format(11)} == 'no preview kept'")
+    assert tab.value_of(told.format(5)) == "failed: non_finite_loss"
+    assert tab.value_of("document.querySelector('[data-index=\"7\"] .picture').dataset.state") == "there"  # a copy
 
 
 def test_sliders_edit_live(tab: Tab, address: str) -> None:
@@ -152,7 +160,7 @@ def test_sliders_edit_live(tab: Tab, address: str) -> None:
     tab.wait_for("document.querySelector('.live img').src.includes('strength=slant%7E2')")
     tab.wait_for("document.querySelector('.live .picture').dataset.state == 'there'")
     show(tab, f"{address}?image=test/0011-1")  # of which no preview was kept: this renderer says so
-    tab.wait_for("document.querySelector('.live .error')?.textContent.includes('has no preview')")
+    tab.wait_for("document.querySelector('.live .picture')?.dataset.none.includes('has no preview')")
 
 
 def test_what_is_wrong_with_a_query_stands_beside_it(tab: Tab, address: str) -> None:
@@ -220,10 +228,11 @@ def test_every_control_has_a_name(tab: Tab, address: str) -> None:
 
 
 PICTURES = {
-    "explorer": ("?sort=mse&show=both&size=96&range=mse~0.1~0.18", WIDE, False),
-    "explorer_phone": ("?image=test/0020-0", PHONE, False),
+    "explorer": ("?method=lsap_e&sort=mse&show=both&size=96", WIDE, False),
+    "explorer_phone": ("?method=lsap_e&image=test/0020-0", PHONE, False),
     "explorer_dark": (
-        "?view=compare&with=lsap_o_w_plus&with=lsap_e/hfgi&with=lsap_e/slant&sort=mse&minus=lsap_o_w_plus&size=96",
+        "?method=lsap_e&view=compare&with=lsap_o_w_plus&with=lsap_e/hfgi&with=lsap_e/slant"
+        "&sort=mse&minus=lsap_o_w_plus&size=96",
         WIDE,
         True,
     ),
@@ -231,17 +240,23 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_of_it(tab: Tab, address: str, name: str, request: pytest.FixtureRequest) -> None:
+def test_pictures_of_it(tab: Tab, address: str, serve_app: Any, name: str, request: pytest.FixtureRequest) -> None:
+    """What docs/explorer.md shows: all of it is there, light and dark; `--pictures URL` takes the pictures."""
     view, size, is_dark = PICTURES[name]
-    show(tab, address + view, **size, is_dark=is_dark)
-    tab.wait_for(
-        "!document.querySelector('dialog[open]') || document.querySelectorAll('.figures.small img').length > 9"
-    )
-    tab.wait_for(
-        "![...document.querySelectorAll('.picture')].some(each => each.dataset.state == 'waiting' && each.offsetParent)"
-    )
+    shown = request.config.getoption("--pictures", default=None)
+    show(tab, (serve_app(explorer_app(open_archive(shown))) if shown else address) + view, **size, is_dark=is_dark)
+    if name == "explorer":
+        box = tab.box_of(".plot")
+        height = box["top"] + box["height"] / 2
+        tab.drag((box["left"] + 0.4 * box["width"], height), (box["left"] + 0.8 * box["width"], height))
+        tab.wait_for("document.querySelectorAll('#ranges li').length == 1")
+        tab.wait_for(SETTLED)
+    if "image=" in view:
+        tab.wait_for("document.querySelectorAll('dialog[open] .figures.small img').length > 9")
+    waiting = "each.dataset.state == 'waiting' && each.offsetParent"
+    tab.wait_for(f"![...document.querySelectorAll('.picture')].some(each => {waiting})")
     background = tab.value_of("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(20, 24, 28)") == is_dark
-    if request.config.getoption("--pictures"):
+    if shown:
         tab.value_of("document.querySelector('.url').textContent = 's3://bucket/archives/digits'")
         (DOCS / f"{name}.png").write_bytes(tab.picture())
