@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.commands.generators import named_generator, open_generator, renderer_of
-from flows.commands.numbers import parse_count
+from flows.commands.numbers import parse_count, parse_preview_side
 from flows.commands.output import lines_of, print_result, show
 from flows.running.ending import DONE, FAILED
 
@@ -82,12 +82,15 @@ def add_import_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, An
     )
     command.add_argument("--batch-size", type=parse_count, default=16, help="images measured together (default 16)")
     command.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
+    small = "longer side of the small pictures that are kept, 0 to 256 pixels; 0 keeps none (default 128)"
+    command.add_argument("--previews", type=parse_preview_side, metavar="N", help=small)
     finish(command, import_foreign_codes)
 
 
 def import_foreign_codes(parsed: argparse.Namespace) -> int:
     """`lsap archive import`."""
     from flows.parameters.run_file import ParameterError
+    from flows.parameters.shared import PREVIEWS
     from lsap_archive import read_file
     from lsap_core.errors import ShapeError
     from tasks.archived.anchors import AnchorOptions
@@ -112,6 +115,7 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
         anchor=AnchorOptions(num_samples=parsed.anchor_samples) if parsed.anchor_samples else AnchorOptions(),
         batch_size=parsed.batch_size,
         device=parsed.device,
+        previews=PREVIEWS if parsed.previews is None else parsed.previews,
     )
     try:
         found = dataclasses.asdict(import_codes(request))

@@ -19,6 +19,13 @@ def parse_seed(text: str) -> int:
     return _whole(text, 0, LARGEST_INTEGER)
 
 
+def parse_preview_side(text: str) -> int:
+    """Pixels of a preview's longer side, or 0 for none."""
+    from flows.parameters.numbers import LARGEST_PREVIEW
+
+    return _whole(text, 0, LARGEST_PREVIEW)
+
+
 def _whole(text: str, least: int, most: int) -> int:
     try:
         number = int(text)

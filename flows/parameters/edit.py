@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flows.parameters.of_archives import SHOWN_IMAGES, ArchiveRun, ShownImages, check_methods, parse_edits
 from flows.parameters.run_file import ParameterError
-from flows.parameters.shared import generator_of
+from flows.parameters.shared import PREVIEWS, PreviewSide, generator_of
 from tasks.editing.request import EditRequest
 from tasks.settings import Settings
 from tasks.weights.of_domains import published_of
@@ -23,6 +23,7 @@ class EditRun(ArchiveRun):
     )
     source: str | None = Field(None, description="the originals, to be shown beside their edits; none leaves them out")
     keep_images: bool = Field(False, description="also keep every edited image as a PNG file in the archive")
+    previews: PreviewSide = PREVIEWS
     report_images: ShownImages = Field(4, description=SHOWN_IMAGES)
 
     def resolve(self, settings: Settings) -> EditRequest:
@@ -47,4 +48,5 @@ class EditRun(ArchiveRun):
             refiners=domain.refiners,
             published=published_of(domain, settings),
             source=self.source,
+            previews=self.previews,
         )

@@ -14,7 +14,9 @@ from flows.parameters.run_file import ParameterError, Parameters, refused
 from flows.parameters.shared import (
     HEADS,
     LABEL,
+    PREVIEWS,
     AnchorParameters,
+    PreviewSide,
     WhenBusy,
     WorkerParameters,
     check_workers,
@@ -88,6 +90,7 @@ class InvertRun(Parameters):
         0.05, description="the run fails above this share of images that a method failed at"
     )
     retries: Whole = Field(3, ge=0, le=MANY_TRIES, description="tries again of a shard whose worker or storage failed")
+    previews: PreviewSide = PREVIEWS
     report_images: Whole = Field(16, ge=0, le=MANY_SHOWN, description="images on the contact sheet")
     when_busy: WhenBusy = "wait"
 
@@ -134,6 +137,7 @@ class InvertRun(Parameters):
             heads=domain.heads,
             device=self.workers.device,
             compile=self.compile,
+            previews=self.previews,
         )
 
     def resolved_domain(self, settings: Settings) -> Domain:

@@ -30,5 +30,7 @@ MANY_IMAGES = 1_000_000
 """At most, where a number of images is held or sampled at once: more is a slip."""
 MANY_SHOWN = 10_000
 """Images on one sheet."""
+LARGEST_PREVIEW = 256
+"""Pixels of the longer side of a kept preview; even pure noise with alpha is then no more than an archive takes."""
 MANY_PROCESSES = 10_000
 MANY_TRIES = 1_000

@@ -12,7 +12,7 @@ from flows.parameters.invert import own_title
 from flows.parameters.numbers import MANY_SHOWN, Seed, Whole
 from flows.parameters.of_archives import ArchiveRun, check_methods
 from flows.parameters.run_file import ParameterError, refused
-from flows.parameters.shared import generator_of, refuse_memory
+from flows.parameters.shared import PREVIEWS, PreviewSide, generator_of, refuse_memory
 from lsap_core.errors import ConfigError
 from lsap_core.presets import REFINERS, NamedRefiner
 from tasks.refinement.request import RefinementRequest
@@ -49,6 +49,7 @@ class RefineRun(ArchiveRun):
         description="what is kept of every image: the state that edits are rendered from, its picture alone, or "
         "neither; codes and measurements always are",
     )
+    previews: PreviewSide = PREVIEWS
     report_images: Whole = Field(16, ge=0, le=MANY_SHOWN, description="images on the sheet of the report")
     state_type: Literal["float16", "float32"] = Field("float16", description="of the numbers of the state")
 
@@ -87,6 +88,7 @@ class RefineRun(ArchiveRun):
             refiner_networks=self._networks_of_refiners(domain),
             segmenter=segmenter,
             device=self.workers.device,
+            previews=self.previews,
         )
 
     def _networks_of_refiners(self, domain: Domain) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from domains.domain import Domain
-from flows.parameters.numbers import MANY_PROCESSES, Count, Number, Whole
+from flows.parameters.numbers import LARGEST_PREVIEW, MANY_PROCESSES, Count, Number, Unbounded, Whole
 from flows.parameters.run_file import ParameterError, Parameters, refused
 from tasks.inversion.run_planner import RUN_IMAGES
 from tasks.machine_memory import in_words
@@ -22,6 +22,18 @@ WhenBusy = Annotated[
     Field(description="what to do while another run writes the same part of the archive: wait for its end, or fail"),
 ]
 """A field of everything that writes."""
+PreviewSide = Annotated[
+    Unbounded,
+    Field(
+        ge=0,
+        le=LARGEST_PREVIEW,
+        description="longer side, in pixels, of the small pictures that the archive keeps to be looked at without the "
+        "generator; smaller images keep their size, and 0 keeps none",
+    ),
+]
+"""A field of everything whose results are images."""
+PREVIEWS = 128
+"""Its value where nothing is said."""
 LABEL = "class of a conditional generator whose codes are sampled; by default the mean over its classes"
 HEADS = (
     'how encoders make rows of W+, by name, where their files do not say it: "direct" (pSp), "offsets" (e4e, LSAP_E) '

@@ -131,6 +131,7 @@ class StudyOfEdits(Parameters):
             edits={name: dict(edit) for name, edit in edits.items()},
             calibration_images=CALIBRATION_IMAGES,
             workers=self.workers,
+            previews=0,  # so many edits are measured, not looked at
             report_images=0,
         )
 

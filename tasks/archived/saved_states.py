@@ -26,6 +26,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 PIECE_BYTES = 2**26
 """Finished images are put in pieces of about this size, so that keeping them takes no memory to speak of."""
 _STATE, _FINISHED, _FILE = "state-", "finished-", "file."
+_PREVIEW = ("preview.", "original.")
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,28 @@ class Finished:
         records: columns of the archive for each, JSON values.
         arrays: what the run keeps of them, by name, each [N, ...].
         files: their pictures, where the run keeps those.
+        previews: small ones of what was made of each, and of what it was made of, where the command keeps those; an
+            empty one where there is none.
     """
 
     image_ids: list[str]
     records: list[dict[str, Any]]
     arrays: Mapping[str, NDArray[Any]]
     files: Sequence[bytes] = ()
+    previews: Sequence[tuple[bytes, bytes]] = ()
 
     def part(self, start: int, end: int) -> Finished:
         """Some of them."""
         arrays = {name: values[start:end] for name, values in self.arrays.items()}
-        return Finished(self.image_ids[start:end], self.records[start:end], arrays, self.files[start:end])
+        records, files, previews = self.records[start:end], self.files[start:end], self.previews[start:end]
+        return Finished(self.image_ids[start:end], records, arrays, files, previews)
 
     def encode(self) -> bytes:
         """As one safetensors file."""
-        files = {f"{_FILE}{place:06d}": np.frombuffer(file, np.uint8) for place, file in enumerate(self.files)}
+        named = {f"{_FILE}{place:06d}": file for place, file in enumerate(self.files)}
+        for kind, of_kind in zip(_PREVIEW, zip(*self.previews, strict=True), strict=False):
+            named |= {f"{kind}{place:06d}": file for place, file in enumerate(of_kind)}
+        files = {name: np.frombuffer(file, np.uint8) for name, file in named.items()}
         metadata = {"image_ids": json.dumps(self.image_ids), "records": json.dumps(self.records)}
         return safetensors.numpy.save({**self.arrays, **files}, metadata)
 
@@ -60,8 +68,12 @@ class Finished:
         """What `encode` has made."""
         tensors, metadata = read_safetensors(data)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        files = [arrays.pop(name).tobytes() for name in sorted(arrays) if name.startswith(_FILE)]
-        return cls(json.loads(metadata["image_ids"]), json.loads(metadata["records"]), arrays, files)
+        files, *pairs = (
+            [arrays.pop(name).tobytes() for name in sorted(arrays) if name.startswith(kind)]
+            for kind in (_FILE, *_PREVIEW)
+        )
+        previews = list(zip(*pairs, strict=True))
+        return cls(json.loads(metadata["image_ids"]), json.loads(metadata["records"]), arrays, files, previews)
 
 
 class KeptWork:

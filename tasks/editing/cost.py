@@ -13,6 +13,7 @@ from tasks.editing.chosen import MissingCalibrations
 from tasks.editing.plan import EditingStage
 from tasks.editing.request import EditRequest
 from tasks.measuring.attributes import load_attribute
+from tasks.pictures.previews import expected_preview_bytes
 from tasks.weights.devices import place, probe_device
 from tasks.weights.generators import LoadedGenerator
 from tasks.weights.published import Published
@@ -31,6 +32,8 @@ def dry_run(request: EditRequest) -> dict[str, Any]:
     for job in stage.jobs():
         left[job.name] += job.num_images
         num_shards += len(job.shards)
+    config = stage.generator.config
+    preview = expected_preview_bytes(config.content_size, config.image_channels, request.previews)
     return {
         "archive": request.archive,
         "edits": [edit.name for edit in stage.edits],
@@ -40,6 +43,7 @@ def dry_run(request: EditRequest) -> dict[str, Any]:
         **calibration_cost(missing, stage.generator, device=request.device, published=request.published),
         "images left by edit, beside those to calibrate": dict(+left),
         "shards left": num_shards,
+        "archive bytes of previews, about": left.total() * preview,
     }
 
 

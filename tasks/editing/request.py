@@ -27,6 +27,8 @@ class EditRequest:
         refiners: paths or URLs of the networks of refiners, by name.
         published: where published networks lie.
         source: where the originals are, to be shown beside their edits; None to leave them out.
+        previews: pixels of the longer side of the small pictures that are kept; 0 keeps none, and then no edit is
+            rendered whose images are not kept either.
     """
 
     archive: str
@@ -40,3 +42,4 @@ class EditRequest:
     refiners: Mapping[str, str] = field(default_factory=dict)
     published: Published = TORCH_CACHE
     source: str | None = None
+    previews: int = 0

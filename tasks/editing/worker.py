@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ from lsap_core.generators.generator import StyleShift
 from lsap_core.images import to_uint8
 from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
 from tasks.archived.originals import Originals
+from tasks.archived.previews import ShardPreviews
 from tasks.archived.rendering import Renderer, RunPart, shift_of
 from tasks.archived.shown_images import Pictures, show_images
 from tasks.editing.builder import EditBuilder
@@ -80,6 +81,7 @@ class EditWorker:
         records = [record_made_of(record, run.subject.method) for record in part.records]
         edited = np.full(tuple(part.codes.shape), np.nan, np.float32)
         keeps_images = run.plan["config"]["keep_images"]
+        renders = keeps_images or self.request.previews > 0
         self._progress = float(len(records) - len(part.good))
         for places in part.batches(self.request.batch_size):
             began = time.monotonic()
@@ -90,15 +92,20 @@ class EditWorker:
                 if not np.isfinite(edited[at]).all():
                     name = run.plan["config"]["edit"]["name"]
                     records[at] |= {"status": FAILED, "reason": NOT_FINITE, "message": _not_finite(name)}
-            if not keeps_images:  # which takes far longer
+            if not renders:  # which takes far longer
                 self._progress += len(places)
         schema = pa.schema([ROW_SCHEMA.field(name) for name in _COLUMNS])
+        previews = ShardPreviews(self.request.previews, None)
+        rendered = self._rendered(part, edited, shift_of(run.plan["config"]), records, previews)
+        if previews and not keeps_images:
+            deque(rendered, maxlen=0)
         won = run.write_shard(
             shard.index,
             {"w_plus": edited},
             pa.Table.from_pylist(records, schema=schema),
             attempt=uuid.uuid4().hex[:12],
-            images=self._images(part, edited, shift_of(run.plan["config"]), records) if keeps_images else (),
+            images=((part.rows[at], png_file(pixels)) for at, pixels in rendered) if keeps_images else (),
+            previews=previews.files(part.rows, records),
         )
         return ShardOutcome(
             shard.job_id,
@@ -117,15 +124,21 @@ class EditWorker:
         edit = self.builder.build(spec, calibrated, method_digest=run.subject.method_digest, image_ids=image_ids)
         return edit(part.codes[places]).numpy()
 
-    def _images(
-        self, part: RunPart, edited: np.ndarray, shift: StyleShift, records: list[dict[str, Any]]
-    ) -> Iterator[tuple[int, bytes]]:
-        """PNG files of what the generator's images show, batch by batch: a shard of large ones fits no memory."""
+    def _rendered(
+        self,
+        part: RunPart,
+        edited: np.ndarray,
+        shift: StyleShift,
+        records: list[dict[str, Any]],
+        previews: ShardPreviews,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Place and pixels of what good edits show, batch by batch: a shard of large ones fits no memory."""
         for places in part.batches(self.request.batch_size):
-            images = part.stored(self.renderer, places).show(torch.from_numpy(edited[places]), shift)
-            for at, one in zip(places, to_uint8(images), strict=True):
+            images = to_uint8(part.stored(self.renderer, places).show(torch.from_numpy(edited[places]), shift))
+            previews.add(places, images)
+            for at, one in zip(places, images, strict=True):
                 if records[at]["status"] == OK:
-                    yield part.rows[at], png_file(one)
+                    yield at, one
                 self._progress += 1
 
 

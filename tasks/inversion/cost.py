@@ -15,6 +15,7 @@ from tasks.inversion.batches import footprint_of, is_certain, room_of_worker, to
 from tasks.inversion.methods import kept_arrays
 from tasks.inversion.plan import InversionStage
 from tasks.inversion.request import InversionRequest
+from tasks.pictures.previews import expected_preview_bytes
 from tasks.settings import Settings
 
 
@@ -31,6 +32,7 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
         source = stage.describe()
     methods = [method for method in request.methods if left[method.name]]
     config = stage.facts.config
+    preview = expected_preview_bytes(config.content_size, config.image_channels, request.previews)
     kept = {method.name: kept_arrays(method, geometry_of(config)) for method in methods}
     costs = {
         method.name: cost_of(request, method, config, at_most=min(request.shard_rows, left[method.name]))
@@ -49,6 +51,7 @@ def dry_run(request: InversionRequest) -> dict[str, Any]:
         "archive bytes, as they are stored, about": sum(
             expected_bytes(arrays, left[name]) for name, arrays in kept.items()
         ),
+        "archive bytes of previews, about": 2 * preview * left.total(),  # and originals
         "images of a batch": {name: cost.batch for name, cost in costs.items()},
         "bytes of a worker's memory": {name: cost.peak_bytes for name, cost in costs.items()},
         "bytes that a worker has room for on this machine": room_of_worker(request),

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lsap_archive import FAILED, RunWriter, noise_name
 from lsap_core.generators.generator import Generator
-from lsap_core.images import from_uint8
+from lsap_core.images import from_uint8, to_uint8
 from lsap_core.inversion.inversion import Embedder, EmbedderState, Inversion
 from lsap_core.presets import settings_of
 from tasks.archived.image_seeds import image_seed
+from tasks.archived.previews import ShardPreviews
 from tasks.archived.rendering import has_noise_maps, noise_of
 from tasks.archived.saved_states import Finished, KeptWork
 from tasks.inversion.reading import Row
@@ -28,12 +29,15 @@ class ShardCodes:
         rows: those that are decided so far, by image id.
         arrays: what the run keeps, by name, each [rows of the shard, ...].
         resumed_at: the step that the first batch was resumed at.
+        previews: of the images that are done.
         num_known: images that an earlier attempt had finished.
     """
 
-    def __init__(self, run: RunWriter, image_ids: list[str], kept: KeptWork, generator: Generator):
+    def __init__(
+        self, run: RunWriter, image_ids: list[str], kept: KeptWork, generator: Generator, previews: ShardPreviews
+    ):
         """What earlier attempts have kept is taken up."""
-        self.run, self.kept = run, kept
+        self.run, self.kept, self.previews = run, kept, previews
         self.rows: dict[str, Row] = {}
         self.arrays = _empty_arrays(run, len(image_ids), generator)
         self.resumed_at = 0
@@ -43,6 +47,7 @@ class ShardCodes:
             for name, values in finished.arrays.items():
                 self.arrays[name][places] = values
             self.rows |= {record["image_id"]: Row(record) for record in finished.records}
+            previews.take_up(places, finished.previews)
         self.num_known = len(self.rows)
 
     def find(
@@ -105,6 +110,8 @@ class ShardCodes:
         trace = inversion.trace.cpu().numpy()
         if "trace" in self.arrays:
             self.arrays["trace"][places] = trace
+        if self.previews:
+            self.previews.add(places, to_uint8(inversion.reconstruction), [row.pixels for row in rows])
         for index, row in enumerate(rows):
             row.image = None  # its pixels are not needed any more
             stopped_at = int(inversion.stopped_at[index])
@@ -123,7 +130,9 @@ class ShardCodes:
     def _finished(self, rows: list[Row]) -> Finished:
         places = [self._places[row.image_id] for row in rows]
         arrays = {name: values[places] for name, values in self.arrays.items()}
-        return Finished([row.image_id for row in rows], [row.columns for row in rows], arrays)
+        return Finished(
+            [row.image_id for row in rows], [row.columns for row in rows], arrays, previews=self.previews.of(places)
+        )
 
 
 def pixels_on(device: torch.device, rows: Sequence[Row]) -> Tensor:

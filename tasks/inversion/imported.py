@@ -33,11 +33,12 @@ from lsap_core.alignment.anchor import Anchor
 from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.config import GeneratorConfig
 from lsap_core.generators.generator import Generator
-from lsap_core.images import from_uint8, quantize
+from lsap_core.images import from_uint8, quantize, to_uint8
 from lsap_core.presets import METHODS
 from tasks.archived.anchors import AnchorOptions, keep_anchor, open_anchor
 from tasks.archived.jobs import provenance_of, publish_made
 from tasks.archived.opening import geometry_of, open_writer
+from tasks.archived.previews import ShardPreviews
 from tasks.archived.rendering import CONSTANT_NOISE
 from tasks.archived.runs import IMPORTED, config_of
 from tasks.digests import digest_of
@@ -87,6 +88,7 @@ class ImportRequest:
         batch_size: images measured together.
         shard_rows: images of a shard.
         device: "auto", "cpu", "cuda", ...
+        previews: pixels of the longer side of the small pictures that are kept; 0 keeps none.
     """
 
     archive: str
@@ -101,6 +103,7 @@ class ImportRequest:
     batch_size: int = 16
     shard_rows: int = 512
     device: str = "auto"
+    previews: int = 0
 
 
 @dataclass
@@ -376,23 +379,27 @@ class _Import:
             source = None if spec is None else opened.enter_context(open_source(spec))
             for shard in run.missing_shards():
                 some = [codes[row] for row in run.rows_of(shard)]
-                records = self._records(some, source)
+                previews = ShardPreviews(self.request.previews, self.generator.config.content_box)
+                records = self._records(some, source, previews)
                 w_plus = torch.stack([code.w_plus for code in some]).numpy()
                 table = pa.Table.from_pylist(records, schema=schema)
-                run.write_shard(shard, {"w_plus": w_plus}, table, f"import-{plan.run_id[-16:]}")
+                kept = previews.files(run.rows_of(shard), records)
+                run.write_shard(shard, {"w_plus": w_plus}, table, f"import-{plan.run_id[-16:]}", previews=kept)
         publish_made(self.request.archive, plan.run_id)
         rows = open_archive(self.request.archive).rows(["run_id", "status"], history=True).to_pylist()
         return dict(Counter(row["status"] for row in rows if row["run_id"] == plan.run_id))
 
-    def _records(self, codes: Sequence[_Code], source: Source | None) -> list[dict[str, Any]]:
+    def _records(self, codes: Sequence[_Code], source: Source | None, previews: ShardPreviews) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []
         for start in range(0, len(codes), self.request.batch_size):
-            records += self._measured(codes[start : start + self.request.batch_size], source)
+            records += self._measured(codes[start : start + self.request.batch_size], source, previews, start)
         return records
 
     @torch.no_grad()
-    def _measured(self, codes: Sequence[_Code], source: Source | None) -> list[dict[str, Any]]:
-        """Rows of some codes, each with what can be measured of it."""
+    def _measured(
+        self, codes: Sequence[_Code], source: Source | None, previews: ShardPreviews, start: int
+    ) -> list[dict[str, Any]]:
+        """Rows of some codes, which begin at a place of the shard, each with what can be measured of it."""
         records = [dict.fromkeys(_COLUMNS) | {"image_id": code.image.image_id, "status": OK} for code in codes]
         w_plus = torch.stack([code.w_plus for code in codes]).to(self.device)
         is_finite = w_plus.isfinite().flatten(1).all(dim=1)
@@ -410,8 +417,12 @@ class _Import:
         if originals:
             places = list(originals)
             target = from_uint8(np.stack([originals[at] for at in places])).to(self.device)
-            images = quantize(self.generator.synthesize(w_plus[places]))
+            rendered = self.generator.synthesize(w_plus[places])
+            images = quantize(rendered)
             self._fill(records, places, Batch(self.generator, w_plus[places], images, target), ("mse",))
+            previews.add([start + at for at in places], to_uint8(rendered), list(originals.values()))
+        if previews and (others := [at for at in good if at not in originals]):
+            previews.add([start + at for at in others], to_uint8(self.generator.synthesize(w_plus[others])))
         return records
 
     def _fill(self, records: list[dict[str, Any]], places: list[int], batch: Batch, names: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ class InversionRequest:
         heads: how those of encoders make rows of W+, by name, for files that do not say it.
         device: "auto", "cpu", "cuda", ...
         compile: whether steps of optimizations are compiled.
+        previews: pixels of the longer side of the small pictures that are kept; 0 keeps none.
     """
 
     source: str
@@ -57,3 +58,4 @@ class InversionRequest:
     num_workers: int = 1
     memory_bytes: int | None = None
     compile: Compile = "auto"
+    previews: int = 0

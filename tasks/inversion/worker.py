@@ -32,6 +32,7 @@ from lsap_core.presets import Method, encoder_settings, settings_of
 from tasks.archived.anchors import open_anchor
 from tasks.archived.jobs import outcome_of_committed
 from tasks.archived.originals import fit_of
+from tasks.archived.previews import ShardPreviews
 from tasks.archived.rendering import Preview, Renderer, Stored, kept_noise_of
 from tasks.archived.saved_states import SAVE_EVERY_SECONDS, KeptWork
 from tasks.errors import OutOfMemoryError, memory_told
@@ -93,7 +94,8 @@ class EmbedWorker:
         image_ids = [row["image_id"] for row in planned]
         self._batch_size = self._batch_size_of(run, shard)
         kept = KeptWork(run, shard.index, every_seconds=self.save_every_seconds)
-        codes = ShardCodes(run, image_ids, kept, self.generator)
+        previews = ShardPreviews(self.request.previews, self.generator.config.content_box)
+        codes = ShardCodes(run, image_ids, kept, self.generator, previews)
         groups = self._reader.read_ahead(
             planned,
             shard.duplicates,
@@ -111,9 +113,11 @@ class EmbedWorker:
         rows = [codes.rows[image_id] for image_id in image_ids]
         for row in rows:
             row.follow()
-        table = pa.Table.from_pylist([row.columns for row in rows], schema=_columns_of(rows))
+        records = [row.columns for row in rows]
+        table = pa.Table.from_pylist(records, schema=_columns_of(rows))
         with self._spending("writing"):
-            won = run.write_shard(shard.index, codes.arrays, table, attempt)
+            kept_previews = previews.files(run.rows_of(shard.index), records)
+            won = run.write_shard(shard.index, codes.arrays, table, attempt, previews=kept_previews)
             kept.remove()
         return ShardOutcome(
             shard.job_id,

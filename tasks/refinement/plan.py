@@ -27,6 +27,7 @@ class RefinementStage:
         refinements: every refiner of every method.
         writer: the archive.
         digests: of each refinement, such as "lsap_e/pti": which version of that name is meant.
+        config: of the generator.
         notes: what whoever asked should know of the networks of refiners, a sentence each.
     """
 
@@ -50,6 +51,7 @@ class RefinementStage:
         self._request = request
         self._start = start
         loaded, self.refinements = choose_refinements(request)
+        self.config = loaded.config
         self.digests: dict[str, str] = {}
         self.notes = tuple(dict.fromkeys(note for one in self.refinements for note in one.notes))
         self.writer = open_writer(request.archive, loaded)

@@ -34,6 +34,7 @@ class RefinementRequest:
         refiner_networks: paths or URLs of the networks of refiners, by name; "e4e/hfgi" are those of one embedding.
         segmenter: what finds the segments of images, for refiners that ask: by name.
         device: "auto", "cpu", "cuda", ...
+        previews: pixels of the longer side of the small pictures that are kept; 0 keeps none.
     """
 
     archive: str
@@ -49,3 +50,4 @@ class RefinementRequest:
     refiner_networks: Mapping[str, str] = field(default_factory=dict)
     segmenter: str = SUPERPIXELS
     device: str = "auto"
+    previews: int = 0

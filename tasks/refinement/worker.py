@@ -28,6 +28,7 @@ from tasks.archived.image_seeds import image_seed
 from tasks.archived.jobs import outcome_of_committed
 from tasks.archived.made_rows import CARRIED_COLUMNS, record_made_of
 from tasks.archived.originals import Originals, fit_of
+from tasks.archived.previews import ShardPreviews
 from tasks.archived.refiners import RefinerOfRun, networks_of, refiner_of
 from tasks.archived.rendering import Renderer, RunPart
 from tasks.archived.saved_states import SAVE_EVERY_SECONDS, Finished, KeptWork
@@ -75,7 +76,8 @@ class RefineWorker:
         assert run.subject is not None
         part = RunPart(RunReader.open(self.request.archive, run.subject.run_id), run.rows_of(shard.index))
         kept = KeptWork(run, shard.index, every_seconds=self.save_every_seconds)
-        work = _ShardWork.begin(run, shard.index, part, kept)
+        previews = ShardPreviews(self.request.previews, self.generator.config.content_box)
+        work = _ShardWork.begin(run, shard.index, part, kept, previews)
         known = work.take_up()
         self._progress = float(len(part.records) - len(part.good) + len(known))
         resumed_at = 0
@@ -88,6 +90,7 @@ class RefineWorker:
             work.table(),
             attempt=f"{shard.command}-{uuid.uuid4().hex[:12]}",
             images=work.images(),
+            previews=previews.files(part.rows, work.records),
         )
         kept.remove()
         return ShardOutcome(
@@ -197,6 +200,8 @@ class RefineWorker:
             [values.isfinite().flatten(1).all(dim=1) for values in (refined.w_plus, images, *kept.values())]
         ).all(dim=0)
         work.fill(places, {"w_plus": refined.w_plus, "trace": found.trace, **kept})
+        if work.previews:
+            work.previews.add(places, to_uint8(images))
         if config["refiner"]["keep"] == "images":
             shown = to_uint8(crop(images, self.generator.config.content_box))
             work.files |= {at: png_file(one) for at, one in zip(places, shown, strict=True)}
@@ -225,16 +230,17 @@ class _ShardWork:
     records: list[dict[str, Any]]
     arrays: dict[str, np.ndarray]
     kept: KeptWork
+    previews: ShardPreviews
     files: dict[int, bytes] = field(default_factory=dict)  # by place
 
     @classmethod
-    def begin(cls, run: RunWriter, shard: int, part: RunPart, kept: KeptWork) -> _ShardWork:
+    def begin(cls, run: RunWriter, shard: int, part: RunPart, kept: KeptWork, previews: ShardPreviews) -> _ShardWork:
         assert run.subject is not None
         records = [record_made_of(record, run.subject.method) for record in part.records]
         arrays = {
             one.name: np.full((len(records), *one.item_shape), one.fill_value, one.dtype) for one in run.arrays.values()
         }
-        return cls(run, shard, part, records, arrays, kept)
+        return cls(run, shard, part, records, arrays, kept, previews)
 
     def take_up(self) -> set[int]:
         """Places of the images that an earlier attempt had finished and kept."""
@@ -248,6 +254,7 @@ class _ShardWork:
                 self.arrays[name][places] = values
             if finished.files:
                 self.files |= dict(zip(places, finished.files, strict=True))
+            self.previews.take_up(places, finished.previews)
             known.update(places)
         return known
 
@@ -257,7 +264,8 @@ class _ShardWork:
         arrays = {name: values[chosen] for name, values in self.arrays.items()}
         files = [self.files[at] for at in chosen if at in self.files]
         image_ids = [self.part.records[at]["image_id"] for at in chosen]
-        return Finished(image_ids, [self.records[at] for at in chosen], arrays, files)
+        records = [self.records[at] for at in chosen]
+        return Finished(image_ids, records, arrays, files, self.previews.of(chosen))
 
     def fill(self, places: Sequence[int], values: Mapping[str, Tensor]) -> None:
         """Put values of some rows where the run keeps them, if it does."""

@@ -263,11 +263,11 @@ def test_an_import_that_was_interrupted_goes_on(
     place = saved(tmp_path / "codes.npy", numbers(10, 8, 8))
     measured, interrupted = imported._Import._records, []
 
-    def stop_at_the_second_shard(work: Any, codes: Any, source: Any) -> Any:
+    def stop_at_the_second_shard(work: Any, codes: Any, source: Any, previews: Any) -> Any:
         interrupted.append(len(codes))
         if len(interrupted) == 2:
             raise KeyboardInterrupt
-        return measured(work, codes, source)
+        return measured(work, codes, source, previews)
 
     monkeypatch.setattr(imported._Import, "_records", stop_at_the_second_shard)
     with pytest.raises(KeyboardInterrupt):

@@ -211,6 +211,8 @@ def test_what_is_kept_is_told_before(refining: RefiningDesk) -> None:
     recorded = len(pti().settings.trace_steps) * len(pti().settings.trace_terms)
     assert told["bytes kept of an image"] == {REFINED: 2 * weights + 4 * codes + 4 * recorded}
     assert told["archive bytes, before compression"] == 5 * told["bytes kept of an image"][REFINED]
+    assert told["archive bytes of previews, about"] == 0
+    assert dry_run(refining.request(previews=16))["archive bytes of previews, about"] == 5 * 64
     assert open_archive(refining.laboratory.archive).methods == [METHOD]
 
 
