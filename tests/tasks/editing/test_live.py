@@ -20,7 +20,6 @@ from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.generator import style_widths
 from tasks.archived.rendering import Renderer, Stored
 from tasks.editing.live import FIRST_COMPONENTS, LiveEdits, sliders_of
-from tasks.pictures.saved import webp_file
 from tasks.weights.devices import place
 from tasks.weights.directions import save_components, save_direction
 from tasks.weights.generators import load_generator
@@ -174,10 +173,3 @@ def test_directions_of_other_generators_and_two_of_one_name_are_refused(
     save_direction(path := str(tmp_path / "strange.safetensors"), strange)
     with pytest.raises(CheckpointError, match="found on generator 4a4a"):
         opened(archive, path)
-
-
-def test_large_pictures_are_reduced_and_keep_their_shape_and_their_alpha() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 600, 4), dtype=np.uint8)
-    pixels[:150, :, 3], pixels[150:, :, 3] = 0, 255
-    picture = Image.open(io.BytesIO(webp_file(pixels, longest_side=512)))
-    assert (picture.format, picture.mode, picture.size) == ("WEBP", "RGBA", (512, 256))
