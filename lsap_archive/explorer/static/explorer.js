@@ -53,6 +53,7 @@ async function follow(around = state.at) {
   const { signal } = asking;
   const query = gridQuery();
   const layout = { size: Number(state.size), show: state.show, methods: compared(), column: state.column, sort: state.sort, minus: state.minus };
+  if (layout.methods.length && state.minus && state.sort) layout.column = state.sort; // what the difference is of
   const isLoaded = loaded === query.toString();
   if (isLoaded) showLayout(layout);
   else {
@@ -262,7 +263,10 @@ function wire() {
   });
 }
 
+/** What the histogram is of when the address does not say. */
 function firstColumn() {
+  const sorted = columns.get(state.sort);
+  if (sorted && sorted.kind !== "text") return sorted.name;
   return FIRST_COLUMNS.find((name) => columns.has(name)) ?? "";
 }
 

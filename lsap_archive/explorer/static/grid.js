@@ -274,8 +274,8 @@ export class Grid {
     const told = methods.map((method) => (row.others[method] ? shown(row.others[method].values[column]) || "–" : "not run"));
     methods.forEach((method, at) => { cell.values[at + 1].textContent = told[at]; });
     const [a, b] = [methods[0], minus].map((method) => row.others[method]?.values[column]);
-    const has = minus && typeof a === "number" && typeof b === "number";
-    cell.name.textContent = has ? `${row.image} · difference ${shown(a - b)}` : row.image;
+    const difference = minus && typeof a === "number" && typeof b === "number" ? `, difference ${shown(a - b)}` : "";
+    cell.name.textContent = `${row.image} · ${column}${difference}`;
     cell.element.setAttribute("aria-label", [row.image, ...methods.map((method, at) => `${method} ${told[at]}`)].join(", "));
   }
 

@@ -79,7 +79,7 @@ export class Histogram {
   /** The range between two places from 0 to 1; an end at the edge is open. */
   between(from, to) {
     const { low, high } = this.told;
-    const value = (place) => Number((low + place * (high - low)).toPrecision(6));
+    const value = (place) => Number((low + place * (high - low)).toPrecision(4));
     return [from <= 0 ? null : value(from), to >= 1 ? null : value(to)];
   }
 

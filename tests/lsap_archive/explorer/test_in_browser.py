@@ -184,6 +184,15 @@ def test_methods_stand_side_by_side_by_their_difference(tab: Tab, address: str, 
         "b.method = 'lsap_o_w_plus' order by a.mse - b.mse desc nulls last, image_id limit 4"
     )
     assert names(tab)[:4] == shown_archive.sql(query).column("image_id").to_pylist()
+    (a,), (b,) = (
+        shown_archive.sql(f"select mse from latest where method = '{name}' and image_id = $id", id=names(tab)[0])
+        .column(0)
+        .to_pylist()
+        for name in ("lsap_e", "lsap_o_w_plus")
+    )
+    told = tab.value_of("document.querySelector('[data-index=\"0\"] .name').textContent")
+    assert told.startswith(f"{names(tab)[0]} · mse, difference ")
+    assert float(told.rpartition(" ")[2]) == pytest.approx(a - b, rel=1e-3)
     heads = tab.value_of("[...document.querySelectorAll('#heads span')].map(each => each.textContent)")
     assert heads == ["original", "lsap_e", "lsap_o_w_plus", "lsap_e/slant"]
     assert tab.value_of("document.querySelectorAll('[data-index=\"0\"] img').length") == 4
