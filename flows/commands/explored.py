@@ -49,7 +49,7 @@ def explore_archive(parsed: argparse.Namespace) -> int:
     import lsap_archive
 
     archive = lsap_archive.open_archive(parsed.url)
-    live = _live_edits(archive, parsed)
+    live = live_edits(archive, parsed)
     sliders = [] if live is None else [one.name for one in live.directions]
 
     def announce(address: str) -> None:
@@ -63,15 +63,17 @@ def explore_archive(parsed: argparse.Namespace) -> int:
     return DONE
 
 
-def _live_edits(archive: Archive, parsed: argparse.Namespace) -> LiveEdits | None:
+def live_edits(archive: Archive, parsed: argparse.Namespace) -> LiveEdits | None:
     """What renders edits while somebody looks; None where no generator is named and no built-in one is the archive's.
 
     Raises:
-        ParameterError: the archive's codes are of another generator, or sliders are asked for without one.
-        ConfigError, CheckpointError, ShapeError: a direction that is named does not fit.
+        ParameterError: the archive's codes are of another generator, sliders are asked for without one, or a direction
+            that is named does not fit.
+        ConfigError, CheckpointError: the generator cannot be read, or sliders of one name or without length.
     """
     from flows.parameters.run_file import ParameterError
     from tasks.editing.live import FARTHEST, LiveEdits
+    from tasks.weights.devices import module_device, place
 
     if not parsed.domain and not parsed.generator:
         parsed.domain = _embedded_domain_of(archive)
@@ -83,6 +85,7 @@ def _live_edits(archive: Archive, parsed: argparse.Namespace) -> LiveEdits | Non
         return None
     loaded, domain = open_generator(parsed)
     renderer = renderer_of(archive, loaded, domain)
+    place(loaded.generator, module_device(parsed.device))  # as runs have it, whose images come out to the last bit
     use_threads_for(loaded.config.content_size)
     sliders = _sliders(parsed.direction, dict(domain.directions) if domain else {}, loaded)
     farthest = FARTHEST if parsed.strength is None else parsed.strength
@@ -91,6 +94,7 @@ def _live_edits(archive: Archive, parsed: argparse.Namespace) -> LiveEdits | Non
 
 def _sliders(asked: list[str], directions: dict[str, str], loaded: LoadedGenerator) -> list[Slider]:
     """Those that are asked for, or all of the domain that can be followed; of the others it is told why not."""
+    from flows.parameters.run_file import ParameterError
     from lsap_core.errors import CheckpointError, ConfigError, ShapeError
     from tasks.editing.live import sliders_of
 
@@ -100,7 +104,7 @@ def _sliders(asked: list[str], directions: dict[str, str], loaded: LoadedGenerat
             found += sliders_of(name, directions, config=loaded.config, generator_digest=loaded.digest)
         except (CheckpointError, ConfigError, ShapeError) as error:
             if asked:
-                raise
+                raise ParameterError(f"--direction {name}: {error}") from error
             logger.info("no slider for %s: %s", name, error)
     if not found:
         logger.info("no sliders: to have some name directions, --direction FILE")

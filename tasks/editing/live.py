@@ -17,7 +17,7 @@ from lsap_core.generators.config import GeneratorConfig
 from lsap_core.images import to_uint8
 from tasks.archived.rendering import Renderer, Stored
 from tasks.editing.spec import place_of
-from tasks.pictures.saved import webp_file
+from tasks.pictures.previews import preview_file
 from tasks.weights.directions import load_subject
 
 LONGEST_SIDE = 512
@@ -112,7 +112,7 @@ class LiveEdits:
             ArchiveKeyError: no such image, method, direction or strength, or something that it is made of is not there.
             CorruptArchiveError, StoreUnavailableError: the archive cannot be read.
         """
-        return webp_file(self.pixels(image_id, method, strengths), longest_side=LONGEST_SIDE)
+        return preview_file(self.pixels(image_id, method, strengths), LONGEST_SIDE)
 
     def pixels(self, image_id: str, method: str, strengths: Mapping[str, float]) -> np.ndarray:
         """What `render` shows, whole, uint8 [h, w, C]: of one direction what `lsap run edit` makes at this strength."""

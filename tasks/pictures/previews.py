@@ -13,7 +13,8 @@ from tasks.pictures.saved import as_picture
 QUALITY, METHOD = 80, 2
 """Of WebP. Method 2 takes half the time of the usual 4, for 3 % more bytes."""
 LOSSLESS_SIDE = 64
-"""Images no larger than this lose nothing: gray digits have fewer bytes so, colours three times as many."""
+"""Images no larger than this lose nothing: digits take 210 bytes so and 270 otherwise, what methods make of them
+450 and 240, faces of 64 pixels 1,900 and 660."""
 _TOGETHER = 4  # Pillow lets go of Python's lock while it shrinks and packs
 
 
@@ -44,7 +45,7 @@ def _loses_nothing(longest: int, side: int) -> bool:
 
 
 def expected_preview_bytes(size: tuple[int, int], channels: int, side: int) -> int:
-    """Bytes of a preview, about: of photos, and of digits where nothing is lost. Noise takes up to three times as much.
+    """Bytes of a preview, about: of photos, and of digits and what methods make of them. Noise takes three times more.
 
     Args:
         size: height and width of the image, pixels.
@@ -56,5 +57,5 @@ def expected_preview_bytes(size: tuple[int, int], channels: int, side: int) -> i
     longest = max(size)
     kept = min(side, longest)
     num_pixels = size[0] * size[1] * (kept / longest) ** 2
-    gray, colour = (0.2, 0.5) if _loses_nothing(longest, side) else (0.25, 0.35)
+    gray, colour = (0.35, 0.5) if _loses_nothing(longest, side) else (0.25, 0.35)
     return round(num_pixels * (gray if channels == 1 else colour))

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lsap_core.images import ContentBox, comparison_size, crop, from_uint8, to_uint8
 
-MOST_LOSSLESS, WEBP_QUALITY = 128, 90
-
 
 def as_picture(pixels: np.ndarray) -> Image.Image:
     """Pillow's image of pixels uint8 [H, W, C], C = 1, 3 or 4."""
@@ -23,17 +21,6 @@ def png_file(pixels: np.ndarray) -> bytes:
     """A PNG file of pixels uint8 [H, W, C], C = 1, 3 or 4."""
     file = io.BytesIO()
     as_picture(pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def webp_file(pixels: np.ndarray, *, longest_side: int) -> bytes:
-    """A WebP file for the eye of pixels uint8 [H, W, C], C = 1, 3 or 4, reduced to at most so many on the longer side.
-
-    Pictures of up to 128 pixels lose nothing: pages enlarge them until each pixel is seen.
-    """
-    picture, file = as_picture(pixels), io.BytesIO()
-    picture.thumbnail((longest_side, longest_side))
-    picture.save(file, "WEBP", lossless=max(picture.size) <= MOST_LOSSLESS, quality=WEBP_QUALITY)
     return file.getvalue()
 
 

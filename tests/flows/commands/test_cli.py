@@ -456,7 +456,7 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(invert: Callable[..., Answe
     assert told["noise that is kept"] == {"stylegan2_w_plus": "float32", "lsap_o_w_plus": "float32"}
     trace = 2 * 6  # steps and terms
     assert told["archive bytes, before compression"] == 8 * 4 * (values + trace)
-    assert told["archive bytes of previews, about"] == 8 * 2 * 205  # of picture and original
+    assert told["archive bytes of previews, about"] == 8 * 2 * 358  # of picture and original
     smaller = json.loads(invert("--dry-run", "--json", embedding__num_steps=2, keep_noise="none").out)
     codes = config.num_ws * config.w_dim
     assert smaller["archive bytes, before compression"] == 8 * 4 * (codes + trace)

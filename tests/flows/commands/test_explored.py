@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ SLANT = "domains/digits/directions/slant.safetensors"
 def opened(*words: str) -> Any:
     """What makes the pictures of the sliders of a command, without its page."""
     parsed = command_parser().parse_args(["archive", "explore", *words])
-    return explored._live_edits(open_archive(parsed.url), parsed)
+    return explored.live_edits(open_archive(parsed.url), parsed)
 
 
 def test_a_page_is_served_with_live_pictures_until_ctrl_c(two_digits: str, digits: LoadedGenerator) -> None:
@@ -44,6 +45,8 @@ def test_a_page_is_served_with_live_pictures_until_ctrl_c(two_digits: str, digit
             assert address.startswith("http://127.0.0.1:") and said and Path(place) == Path(two_digits)
             with urllib.request.urlopen(address, timeout=30) as page:
                 assert page.status == 200 and "default-src 'self'" in page.headers["Content-Security-Policy"]
+            with pytest.raises(urllib.error.HTTPError, match="421"):
+                urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "rebound.example"}), timeout=30)
             live = f"{address}live?image=anna&method=e4e&strength=slant~2"
             with urllib.request.urlopen(live, timeout=30) as answer:
                 shown = np.asarray(Image.open(io.BytesIO(answer.read())))
@@ -104,3 +107,6 @@ def test_a_direction_of_the_domain_that_is_not_there_is_left_out_and_a_named_one
     assert "no slider for smile: " in caplog.text and "does not exist" in caplog.text
     assert main(["archive", "explore", two_digits, "--domain", str(domain), "--direction", "smile"]) == 2
     assert "smile.pt does not exist" in capsys.readouterr().err
+    np.save(narrow := str(tmp_path / "narrow.npy"), np.ones(3, np.float32))
+    assert main(["archive", "explore", two_digits, "--direction", narrow]) == 2
+    assert f"--direction {narrow}: {narrow}" in (told := capsys.readouterr().err) and "wants width 64" in told

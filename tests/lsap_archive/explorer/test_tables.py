@@ -76,6 +76,12 @@ def test_no_query_leads_out_of_the_tables(tables: Tables, tmp_path: Path, query:
     assert tables.ask("select count(*) as number from latest").to_pylist() == [{"number": 2400}]
 
 
+def test_the_database_is_bounded_and_locked(tables: Tables) -> None:
+    names = ("enable_external_access", "lock_configuration", "max_temp_directory_size", "memory_limit")
+    found = tables.ask(f"select name, value from duckdb_settings() where name in {names} order by name").to_pylist()
+    assert [one["value"] for one in found] == ["false", "true", "3.7 GiB", "953.6 MiB"]
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_the_tables_of_the_archive_are_there(tables: Tables, shown_archive: Archive, table: str) -> None:
     found = tables.ask(f"select count(*) as number from {table}").to_pylist()

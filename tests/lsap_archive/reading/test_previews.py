@@ -19,13 +19,15 @@ from lsap_archive import (
     Preview,
     RunWriter,
     Store,
+    StoredObject,
     Subject,
     code_arrays,
     open_archive,
     repair_archive,
     verify_archive,
 )
-from lsap_archive.reading.previews import KeptPreviews
+from lsap_archive.format.previews import largest_previews
+from lsap_archive.reading.previews import KeptPreviews, previews_of_manifest
 
 IDS = [f"image-{row}" for row in range(5)]
 FIRST = "runs/run-1/previews/shard-00000.parquet"
@@ -192,6 +194,21 @@ def test_a_run_under_way_makes_a_shard_again_whose_previews_are_lost(local_place
     assert [one.key for one in verify_archive(local_place.url).problems] == [FIRST]
     repair_archive(local_place.url)
     assert run.missing_shards() == [0, 1, 2]
+
+
+def test_more_than_previews_can_be_is_never_read(memory_place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> bytes:
+        raise AssertionError("it was read")
+
+    store = memory_place.store
+    store.put("previews.parquet", b"longer than it says")
+    monkeypatch.setattr(Store, "get", read)
+    for size, told in (
+        (2 * largest_previews(16), "previews of 16 images have"),
+        (3, "has 19 bytes, the manifest says 3"),
+    ):
+        with pytest.raises(CorruptArchiveError, match=told):
+            previews_of_manifest(store, "previews.parquet", StoredObject("previews.parquet", size, "0" * 64), 16)
 
 
 def test_a_file_is_read_once_and_the_last_ones_are_kept(

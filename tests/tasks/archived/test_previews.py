@@ -54,7 +54,7 @@ def test_every_stage_keeps_what_its_images_show(desk: Any) -> None:
     told = dry_run(desk.request(EDITS, previews=SIDE))
     assert (
         told["archive bytes of previews, about"]
-        == sum(told["images left by edit, beside those to calibrate"].values()) * 205
+        == sum(told["images left by edit, beside those to calibrate"].values()) * 358
     )
     desk.edit(EDITS, previews=SIDE)
     desk.edit({"kept": EDITS["right"]}, previews=SIDE, keep_images=True)

@@ -20,10 +20,10 @@ from lsap_core.errors import CheckpointError, ConfigError
 from lsap_core.generators.generator import style_widths
 from tasks.archived.rendering import Renderer, Stored
 from tasks.editing.live import FIRST_COMPONENTS, LiveEdits, sliders_of
-from tasks.pictures.saved import webp_file
 from tasks.weights.devices import place
 from tasks.weights.directions import save_components, save_direction
 from tasks.weights.generators import load_generator
+from tests.refining import REFINED, RefiningDesk, pti
 
 METHOD = "stylegan2_w_plus"
 Open = Callable[..., LiveEdits]
@@ -73,6 +73,23 @@ def test_a_slider_shows_what_a_run_of_edits_keeps(desk: Any, opened: Open, style
     assert len({one.tobytes() for one in shown.values()}) == 4
     # An edit is moved further in the same way: what its run added to the styles stays.
     np.testing.assert_array_equal(found.pixels("1.png", f"{METHOD}/ink", {"right": 1.5}), shown["both"])
+
+
+def test_a_refined_image_is_moved_with_what_its_refinement_keeps(desk: Any, opened: Open) -> None:
+    """Its own weights, of PTI; where these were not kept it is told what to do."""
+    desk.laboratory.fill(1)
+    desk.laboratory.invert()
+    refining = RefiningDesk(desk.laboratory)
+    refining.refine(pti())
+    archive, _ = desk.edit({"right": {"direction": "right", "strength": 2}}, keep_images=True, batch_size=1)
+    live = opened(archive, "right")
+    kept = np.asarray(Image.open(io.BytesIO(archive.images(["0.png"], f"{REFINED}/right")[0])))
+    moved = live.pixels("0.png", REFINED, {"right": 2.0})
+    np.testing.assert_array_equal(moved[..., 0], kept)
+    assert (moved != live.pixels("0.png", METHOD, {"right": 2.0})).any()
+    archive, _ = refining.refine(pti(num_steps=7), keep="images")
+    with pytest.raises(ArchiveKeyError, match=f"{REFINED} of 0.png cannot be rendered: .* kept"):
+        opened(archive, "right").render("0.png", REFINED, {})
 
 
 def test_components_have_sliders_that_begin_at_the_inversion(desk: Any, opened: Open, tmp_path: Path) -> None:
@@ -156,10 +173,3 @@ def test_directions_of_other_generators_and_two_of_one_name_are_refused(
     save_direction(path := str(tmp_path / "strange.safetensors"), strange)
     with pytest.raises(CheckpointError, match="found on generator 4a4a"):
         opened(archive, path)
-
-
-def test_large_pictures_are_reduced_and_keep_their_shape_and_their_alpha() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 600, 4), dtype=np.uint8)
-    pixels[:150, :, 3], pixels[150:, :, 3] = 0, 255
-    picture = Image.open(io.BytesIO(webp_file(pixels, longest_side=512)))
-    assert (picture.format, picture.mode, picture.size) == ("WEBP", "RGBA", (512, 256))

@@ -77,8 +77,8 @@ def test_many_are_the_same_as_each_alone() -> None:
     assert preview_files(images, 64) == [preview_file(one, 64) for one in images]
 
 
-def test_what_is_expected_is_about_what_digits_take() -> None:
+def test_what_is_expected_lies_between_digits_and_what_methods_make_of_them() -> None:
     digits = load_split("test").images[:100].reshape(-1, 32, 32, 1)
     mean = np.mean([len(file) for file in preview_files(digits, 128)])
-    assert abs(expected_preview_bytes((32, 32), 1, 128) / mean - 1) < 0.1
+    assert mean < expected_preview_bytes((32, 32), 1, 128) < 2.2 * mean
     assert expected_preview_bytes((32, 32), 1, 0) == 0
