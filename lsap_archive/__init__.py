@@ -17,6 +17,10 @@ from lsap_archive.errors import (
     StoreUnavailableError,
 )
 
+# The explorer; what it stands on is imported once it is asked for.
+from lsap_archive.explorer.door import explore_archive
+from lsap_archive.explorer.live import LiveDirection, LiveRenderer
+
 # What is written: plans, manifests, tables, arrays.
 from lsap_archive.format.arrays import RunArray, code_arrays, noise_arrays, trace_arrays
 from lsap_archive.format.chunks import expected_bytes, item_bytes
@@ -121,6 +125,8 @@ __all__ = [
     "ImageSet",
     "IncompleteRunError",
     "IndexInfo",
+    "LiveDirection",
+    "LiveRenderer",
     "Manifest",
     "Metric",
     "Overlaps",
@@ -159,6 +165,7 @@ __all__ = [
     "duckdb_view",
     "encode_document",
     "expected_bytes",
+    "explore_archive",
     "give_up_unfinished",
     "hangs_on_fit",
     "image_of_picture",

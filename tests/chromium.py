@@ -37,12 +37,16 @@ class Tab:
         session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._session = {"sessionId": session}
 
-    def open(self, page: Path, *, width: int, height: int) -> None:
-        """Show a page in a window of a size in CSS pixels."""
+    def open(self, page: Path | str, *, width: int, height: int, is_dark: bool = False) -> None:
+        """Show a page, a file or an address, in a window of a size in CSS pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._ask("Emulation.setDeviceMetricsOverride", **size)
-        self._ask("Page.navigate", url=page.as_uri())
-        self.wait_for(f"location.href == {json.dumps(page.as_uri())} && document.readyState == 'complete'")
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+        address = page.as_uri() if isinstance(page, Path) else page
+        told = self._ask("Page.navigate", url=address)
+        assert "errorText" not in told, told
+        self.wait_for(f"location.href == {json.dumps(address)} && document.readyState == 'complete'")
 
     def value_of(self, script: str) -> Any:
         """What an expression is on the page; scripts that a page's policy forbids are none of this."""
@@ -74,6 +78,44 @@ class Tab:
         place = {"x": box["left"] + box["width"] / 2, "y": box["top"] + box["height"] / 2}
         for kind in ("mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With the mouse, from one place in the window to another, by way of some between."""
+        self._mouse("mousePressed", *start)
+        for part in (0.3, 0.7, 1.0):
+            at = (start[0] + part * (end[0] - start[0]), start[1] + part * (end[1] - start[1]))
+            self._mouse("mouseMoved", *at, buttons=1)
+        self._mouse("mouseReleased", *end)
+
+    def _mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        self._ask("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, x=x, y=y, **more)
+
+    def wheel(self, selector: str, pixels: float) -> None:
+        """Turn the wheel over the middle of an element."""
+        box = self.box_of(selector)
+        place = {"x": box["left"] + box["width"] / 2, "y": box["top"] + box["height"] / 2}
+        self._ask("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=pixels, **place)
+
+    def press(self, key: str) -> None:
+        """A key by its name, such as "ArrowDown", "Enter" or "Escape"."""
+        number = {
+            "Enter": 13,
+            "Escape": 27,
+            "End": 35,
+            "Home": 36,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+        }[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            about = {"key": key, "code": key, "windowsVirtualKeyCode": number, **(text if kind == "keyDown" else {})}
+            self._ask("Input.dispatchKeyEvent", type=kind, **about)
+
+    def type(self, text: str) -> None:
+        """Text into what has the focus."""
+        self._ask("Input.insertText", text=text)
 
     def picture(self) -> bytes:
         """A PNG file of the window."""

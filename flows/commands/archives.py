@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flows.commands.generators import named_generator, open_generator, renderer_of
 from flows.commands.numbers import parse_count, parse_preview_side
 from flows.commands.output import lines_of, print_result, show
 from flows.running.ending import DONE, FAILED
-
-if TYPE_CHECKING:  # help should not wait for torch
-    from tasks.archived.rendering import Renderer
 
 
 def describe_archive(parsed: argparse.Namespace) -> int:
@@ -49,38 +47,16 @@ def export_pictures(parsed: argparse.Namespace) -> int:
     """`lsap archive images`."""
     from pathlib import Path
 
+    from lsap_archive import open_archive
     from tasks.editing.export_images import export_images
+    from tasks.weights.devices import images_together
 
     renderer, batch_size = None, 1
     if parsed.domain or parsed.generator:
-        renderer, batch_size = _renderer(parsed)
+        loaded, domain = open_generator(parsed)
+        renderer, batch_size = renderer_of(open_archive(parsed.url), loaded, domain), images_together(loaded.config)
     written, problems = export_images(parsed.url, parsed.method, Path(parsed.out), renderer, batch_size=batch_size)
     return show({"folder": parsed.out, "written": written, "without an image": problems}, parsed)
-
-
-def _renderer(parsed: argparse.Namespace) -> tuple[Renderer, int]:
-    """What makes the images of an archive, and how many together.
-
-    Raises:
-        ParameterError: the archive's codes are of another generator.
-    """
-    from flows.parameters.run_file import ParameterError
-    from flows.parameters.shared import domain_of, generator_of
-    from lsap_archive import open_archive
-    from tasks.archived.rendering import Renderer
-    from tasks.settings import Settings
-    from tasks.weights.devices import images_together, module_device
-
-    domain = domain_of(parsed.domain or "full_scale", parsed.generator, Settings.from_environment())
-    loaded = generator_of(domain).load()
-    digest = open_archive(parsed.url).generator["digest"]
-    if digest != loaded.digest:
-        raise ParameterError(
-            f"{parsed.url} holds codes of generator {digest[:16]}, and this is {loaded.digest[:16]}: name the "
-            "generator of the archive (--generator or --domain)"
-        )
-    loaded.generator.to(module_device(parsed.device)).freeze()
-    return Renderer(loaded.generator, domain.refiners), images_together(loaded.config)
 
 
 def add_import_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Any], None]) -> None:
@@ -119,15 +95,8 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
     from lsap_core.errors import ShapeError
     from tasks.archived.anchors import AnchorOptions
     from tasks.inversion.imported import ImportRequest, import_codes
-    from tasks.settings import Settings
-    from tasks.weights.generators import GeneratorFile
-    from tasks.weights.of_domains import open_domain
 
-    domain = open_domain(parsed.domain, Settings.from_environment()) if parsed.domain else None
-    place = parsed.generator or (domain and domain.generator)
-    label = parsed.label if parsed.label is not None or domain is None else domain.label
-    if not place:
-        raise ParameterError("no generator is named: pass --generator FILE, or --domain of a domain that has one")
+    generator, _ = named_generator(parsed)
     ids: list[str] = []
     if parsed.ids is not None:
         try:
@@ -137,7 +106,7 @@ def import_foreign_codes(parsed: argparse.Namespace) -> int:
     request = ImportRequest(
         parsed.url,
         tuple(parsed.codes),
-        GeneratorFile(place, domain.content_box if domain else None, label),
+        generator,
         parsed.method,
         space=parsed.space,
         image_ids=tuple(ids),

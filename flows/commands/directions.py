@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.converted_directions import add_convert_arguments, convert_direction
+from flows.commands.generators import add_generator_arguments, open_generator, renderer_of
 from flows.commands.numbers import parse_count, parse_seed
 from flows.commands.output import show
 
@@ -30,13 +31,13 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
         dest="verb", metavar="COMMAND", required=True
     )
     sample = verbs.add_parser("sample", help="synthetic images and their codes, to be scored by a program of one's own")
-    _add_generator(sample)
+    add_generator_arguments(sample)
     _add_samples(sample, 20_000)
     sample.add_argument("--out", required=True, metavar="FOLDER", help="where nothing is yet")
     finish(sample, sample_images)
 
     fit = verbs.add_parser("fit", help="where an attribute grows (InterFaceGAN)")
-    _add_generator(fit)
+    add_generator_arguments(fit)
     scored = fit.add_mutually_exclusive_group(required=True)
     scored.add_argument("--attribute", metavar="NAME", help="measured on synthetic images, such as slant")
     scored.add_argument("--scores", metavar="FILE", help=".npy or .csv, one score for each of --codes")
@@ -55,14 +56,14 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
     finish(fit, fit_attribute)
 
     pca = verbs.add_parser("pca", help="principal components of W (GANSpace)")
-    _add_generator(pca)
+    add_generator_arguments(pca)
     _add_samples(pca, 100_000, psi=1.0)
     pca.add_argument("--components", type=parse_count, default=80, help="how many to keep, at most the width of W")
     _add_output(pca)
     finish(pca, fit_components)
 
     sefa = verbs.add_parser("factorize", help="directions to which the weights answer most (SeFa)")
-    _add_generator(sefa)
+    add_generator_arguments(sefa)
     sefa.add_argument("--convs", type=int, nargs="+", help="style convolutions; 2 to 5 by default, as published")
     sefa.add_argument("--no-normalize", action="store_true", help="leave the rows of the weights as long as they are")
     sefa.add_argument("--components", type=parse_count, help="how many to keep; all by default")
@@ -71,13 +72,13 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
 
     convert = verbs.add_parser("convert", help="a direction as it circulates, to a file that knows its generator")
     add_convert_arguments(convert)
-    _add_generator(convert)
+    add_generator_arguments(convert)
     _add_output(convert)
     finish(convert, convert_file)
 
     apply = verbs.add_parser("apply", help="a strip of edited images of an archive")
     apply.add_argument("archive", help="path or URL of the archive")
-    _add_generator(apply)
+    add_generator_arguments(apply)
     apply.add_argument("--method", required=True, help="whose codes")
     apply.add_argument("--image", nargs="+", required=True, metavar="ID", help="image ids")
     along = apply.add_mutually_exclusive_group(required=True)
@@ -93,7 +94,7 @@ def add_direction_commands(groups: Any, finish: Callable[[argparse.ArgumentParse
 
     describe = verbs.add_parser("describe", help="what a file of directions holds")
     describe.add_argument("path", help="a file, or FILE#NAME, one of many directions in it")
-    _add_generator(describe)
+    add_generator_arguments(describe)
     finish(describe, describe_file)
 
 
@@ -179,7 +180,7 @@ def factorize_weights(parsed: argparse.Namespace) -> int:
 def apply_direction(parsed: argparse.Namespace) -> int:
     """`lsap direction apply`."""
     from lsap_archive import open_archive
-    from tasks.archived.rendering import Renderer, Stored
+    from tasks.archived.rendering import Stored
     from tasks.editing.spec import build_edit, parse_edit
     from tasks.pictures.sheets import draw_strips
 
@@ -187,14 +188,9 @@ def apply_direction(parsed: argparse.Namespace) -> int:
         raise _wrong(f"--out is {parsed.out}; wanted a .png file")
     archive = open_archive(parsed.archive)
     loaded, domain = _open(parsed)
-    if archive.generator["digest"] != loaded.digest:
-        raise _wrong(
-            f"{parsed.archive} holds codes of generator {archive.generator['digest'][:16]}, and this is "
-            f"{loaded.digest[:16]}: pass the generator of the archive (--generator or --domain)"
-        )
+    renderer = renderer_of(archive, loaded, domain)
     specs = [parse_edit("apply", _edit_document(parsed, strength), _directions(domain)) for strength in parsed.strength]
     edits: list[Edit] = [build_edit(spec, config=loaded.config, generator_digest=loaded.digest) for spec in specs]
-    renderer = Renderer(loaded.generator, domain.refiners if domain else {})
     stored = Stored.of_images(renderer, archive, parsed.image, parsed.method)
     columns = [stored.show(), *(stored.edited(edit) for edit in edits)]
     labels = ["inversion", *(f"{strength:+g}" if strength else "0" for strength in parsed.strength)]
@@ -240,13 +236,6 @@ def describe_file(parsed: argparse.Namespace) -> int:
 # --- arguments ----------------------------------------------------------------------------------------
 
 
-def _add_generator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--domain", help="name of a built-in domain, or the path of one's own .yaml")
-    parser.add_argument("--generator", metavar="FILE", help="weights; the domain's by default")
-    parser.add_argument("--label", type=int, metavar="N", help="class of a conditional generator, from 0")
-    parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
-
-
 def _add_samples(parser: argparse.ArgumentParser, count: int, *, psi: float = 0.7) -> None:
     parser.add_argument(
         "--samples", type=parse_count, default=count, help="synthetic codes to draw (default %(default)s)"
@@ -279,19 +268,10 @@ def _check_output(location: str) -> None:
 
 
 def _open(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain | None]:
-    """The generator, frozen, on its device, and the domain where one is named."""
-    from tasks.settings import Settings
-    from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, images_together, module_device
-    from tasks.weights.generators import load_generator
-    from tasks.weights.of_domains import open_domain
+    """The generator, with room for the samples where some are asked for, and the domain where one is named."""
+    from tasks.weights.devices import FLOAT_BYTES, bytes_of_image, check_room, images_together
 
-    domain = open_domain(parsed.domain, Settings.from_environment()) if parsed.domain else None
-    place = parsed.generator or (domain and domain.generator)
-    if not place:
-        raise _wrong("no generator is named: pass --generator FILE, or --domain of a domain that has one")
-    label = parsed.label if parsed.label is not None or domain is None else domain.label
-    loaded = load_generator(place, content_box=domain.content_box if domain else None, label=label)
-    loaded.generator.to(module_device(parsed.device)).freeze()
+    loaded, domain = open_generator(parsed)
     if "samples" in parsed:
         check_room("--samples", parsed.samples, FLOAT_BYTES * loaded.config.w_dim, "cpu")
         bytes_each = bytes_of_image(loaded.config, goes_back=False)

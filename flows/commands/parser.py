@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from domains.embedded import embedded_folders
 from flows.commands import archives, completion, domains, fields, formats, weights
 from flows.commands.directions import add_direction_commands
+from flows.commands.explored import add_explore_command
+from flows.commands.generators import add_generator_arguments
 from flows.commands.images import add_image_commands
 from flows.commands.nearest import add_nearest_command
 from flows.commands.photos import add_invert_command
@@ -136,15 +138,15 @@ def command_parser() -> argparse.ArgumentParser:
         help="only give up this run or evaluation, which is under way: what is done of it is lost, and planned anew",
     )
     _finish(repair, archives.mend_archive)
+    add_explore_command(archive, _finish)
     archives.add_import_command(archive, _finish)
     add_nearest_command(archive, _finish)
-    images = archive.add_parser("images", help="write reconstructions, or edited images, as files")
+    about_images = "write reconstructions, or edited images, as files: those that are kept, and by a generator all"
+    images = archive.add_parser("images", help=about_images)
     images.add_argument("url")
     images.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or, of an edit, "lsap_e/slant"')
     images.add_argument("--out", required=True, metavar="DIR", help="folder for the images")
-    images.add_argument("--domain", help="whose generator makes the images that the archive does not keep")
-    images.add_argument("--generator", metavar="FILE", help="weights, where they are not the domain's")
-    images.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
+    add_generator_arguments(images)
     _finish(images, archives.export_pictures)
 
     generator = groups.add_parser("generator", help="look at weights").add_subparsers(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.generators import use_threads_for
 from flows.commands.numbers import parse_seed
 from flows.commands.output import print_result
 from flows.running.ending import DONE, FAILED
@@ -18,9 +18,6 @@ from flows.running.ending import DONE, FAILED
 if TYPE_CHECKING:  # help should not wait for torch
     from lsap import Inversion, Model, Photo
     from tasks.errors import BadImageError
-
-WORTH_THREADS = 128
-"""Pixels of an image's longer side from which on threads help more than they cost."""
 
 Finish = Callable[[argparse.ArgumentParser, Callable[[argparse.Namespace], int]], None]
 
@@ -59,8 +56,6 @@ def add_invert_command(groups: Any, finish: Finish) -> None:
 
 def invert_photos(parsed: argparse.Namespace) -> int:
     """`lsap invert`; fails when a photo could not be inverted, and inverts the others all the same."""
-    import torch
-
     import lsap
     from flows.parameters.run_file import parse_changes
     from lsap.inversion import write_folder
@@ -70,8 +65,7 @@ def invert_photos(parsed: argparse.Namespace) -> int:
     model = lsap.load(
         parsed.domain, generator=parsed.generator, encoders=encoders, label=parsed.label, device=parsed.device
     )
-    if max(model.config.content_size) >= WORTH_THREADS:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    use_threads_for(model.config.content_size)
     directions = model.directions if parsed.direction is None else tuple(parsed.direction)
     for direction in directions:  # wrong ones are refused before the work
         model.build_edit(direction, parsed.strength[0], {})

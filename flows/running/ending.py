@@ -114,6 +114,16 @@ class Ending:
         self._end()
         _wait_for_the_end()
 
+    def end_well(self, sentence: str) -> None:
+        """Let an interruption from now on be the end that the command is to have.
+
+        Args:
+            sentence: the last line after it.
+        """
+        with self._deciding:
+            if not self._is_interrupted:
+                self._code, self._sentence = DONE, sentence
+
     def tell(self, teller: Callable[[], None]) -> Callable[[], None]:
         """Have a function called when the command is interrupted, in another thread; returns what takes that back."""
         self._tellers.append(teller)
@@ -193,6 +203,16 @@ def take_signals() -> None:
     """Take back the signals of the command that this process is, if it is one, from libraries that catch them."""
     if _current is not None and threading.current_thread() is threading.main_thread():
         _current.take_signals()
+
+
+def end_well_when_interrupted(sentence: str) -> None:
+    """Say of the command that this process is, if it is one, that it goes on until a signal ends it: then it is done.
+
+    Args:
+        sentence: its last line.
+    """
+    if _current is not None:
+        _current.end_well(sentence)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from lsap_archive.errors import (
     QueryError,
     StoreRefusedError,
 )
+from lsap_archive.explorer.door import explore_archive
 from lsap_archive.format.columns import columns_table
 from lsap_archive.reading.archive import open_archive
 from lsap_archive.reading.queries import TABLES
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
     nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to some")
     index = verbs.add_parser("index", help="make the index that `nearest --approximate` asks, and measure its recall")
+    explore = verbs.add_parser("explore", help="a web page of this machine that shows an archive, until Ctrl-C")
     rows = verbs.add_parser("export", help="rows or an answer as Parquet or CSV; codes as datasets, Lance, WebDataset")
     commands = {
         describe: _describe,
@@ -69,14 +71,18 @@ def _parser() -> argparse.ArgumentParser:
         index: make_index,
         rows: _export,
     }
-    for verb, command in commands.items():
+    for verb, command in {**commands, explore: _explore}.items():
         verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
-        verb.add_argument("--json", action="store_true", help="print the result as JSON")
         verb.set_defaults(command=command)
+    for verb in commands:
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
 
     sql.add_argument("query", help="\"select method, avg(sncd) from latest where status = 'ok' group by method\"")
     add_nearest_options(nearest)
     add_index_options(index)
+    explore.add_argument("--port", type=int, default=8765, metavar="N", help="default 8765; 0 for any that is free")
+    explore.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; others want --token")
+    explore.add_argument("--token", help="what readers have to know, at least 16 characters; auto makes one")
     add_words(rows, TABLES)
 
     columns = verbs.add_parser("columns", help="what the columns of the tables hold")
@@ -134,6 +140,16 @@ def _sql(parsed: argparse.Namespace) -> int:
     else:
         print_table(answer.column_names, answer.to_pylist())
     return DONE
+
+
+def _explore(parsed: argparse.Namespace) -> int:
+    archive = open_archive(parsed.url)
+    explore_archive(archive, host=parsed.host, port=parsed.port, token=parsed.token, announce=_announce)
+    return DONE
+
+
+def _announce(address: str) -> None:
+    print(f"{address}\nCtrl-C ends it", flush=True)
 
 
 def _export(parsed: argparse.Namespace) -> int:

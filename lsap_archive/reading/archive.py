@@ -353,7 +353,7 @@ class Archive:
         Raises:
             ArchiveKeyError: no such published run.
         """
-        rows: list[int] = self._rows.twice_in(self._number_of(run_id)).tolist()
+        rows: list[int] = self._rows.twice_in(self._published_run(run_id)).tolist()
         return rows
 
     def sql(self, query: str, **params: Any) -> pa.Table:
@@ -670,7 +670,7 @@ class Archive:
         Raises:
             ArchiveKeyError: no such published run or array.
         """
-        return self._array(self._number_of(run_id), name)
+        return self._array(self._published_run(run_id), name)
 
     def dataset(self, run_id: str) -> xarray.Dataset:
         """A published run of any version as `xarray.open_zarr` opens those of this one, lazily and checked.
@@ -686,7 +686,7 @@ class Archive:
         Example:
             codes = archive.dataset("lsap_e-1").set_xindex("image_id").w_plus.sel(image_id="anna").values
         """
-        self._number_of(run_id)
+        self._published_run(run_id)
         return run_dataset(RunReader(self._store, run_id, self.geometry))
 
     def describe(self) -> dict[str, Any]:
@@ -985,7 +985,7 @@ class Archive:
             self._arrays[run, name] = open_published(self._objects[run], name)
         return self._arrays[run, name]
 
-    def _number_of(self, run_id: str) -> int:
+    def _published_run(self, run_id: str) -> int:
         run = next((i for i, one in enumerate(self._manifests) if one.run_id == run_id), None)
         if run is None:
             raise ArchiveKeyError(f"{self.url} has no published run {run_id}: it has {self._names_of_runs()}")

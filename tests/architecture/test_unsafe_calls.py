@@ -177,12 +177,14 @@ def test_only_one_module_may_know_pickles() -> None:
 
 
 PAGES = {"editing", "evaluation", "index", "inversion", "paper", "refinement"}
+EXPLORER = "explorer.html.j2"
 
 
 def test_templates_of_pages_switch_escaping_off_for_their_own_words_only() -> None:
     """`safe` may follow a text that stands in the template, never a value."""
     templates = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.j2"))
     assert {ROOT / "tasks" / "reports" / page / "page.html.j2" for page in PAGES} <= set(templates)
+    assert ROOT / "lsap_archive" / "explorer" / "templates" / EXPLORER in templates
     for template in templates:
         text = template.read_text()
         assert list(expressions(text))
@@ -204,7 +206,7 @@ def test_every_template_that_a_page_names_is_among_them() -> None:
         for node in call.args[:1]
         if isinstance(node, ast.Constant)
     ]
-    assert set(named) == PAGES
+    assert set(named) == PAGES | {EXPLORER}
 
 
 def expressions(template: str) -> Iterator[str]:

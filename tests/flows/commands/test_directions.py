@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from domains.domain import load_domain
 from flows.commands.cli import main
-from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, code_arrays
+from lsap_archive import ArchiveWriter, Geometry
 from lsap_core.editing import Direction, along_component
 from lsap_core.images import to_uint8
 from tasks.editing.fit_direction import SampleOptions, sampled_codes, score_codes
 from tasks.measuring.attributes import EMBEDDED
 from tasks.weights.directions import load_components, load_direction, save_direction
-from tasks.weights.generators import LoadedGenerator, load_generator
+from tasks.weights.generators import LoadedGenerator
 
 DONE, ASKED_WRONGLY = 0, 2
 GENERATOR = "domains/digits/generator.safetensors"
@@ -61,28 +60,6 @@ def lsap_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
         return Answer(code, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture(scope="module")
-def digits() -> LoadedGenerator:
-    loaded = load_generator(GENERATOR)
-    loaded.generator.freeze()
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def archive(digits: LoadedGenerator, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two synthetic digits, as an encoder would have embedded them."""
-    url = str(tmp_path_factory.mktemp("archive") / "archive")
-    geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sizes)
-    writer = ArchiveWriter.open(url, generator_digest=digits.digest, generator_name="digits", geometry=geometry)
-    images = (PlannedRow(0, "anna", "/anna.png", "d0"), PlannedRow(1, "bert", "/bert.png", "d1"))
-    run = writer.start_run(RunPlan("first", "e4e", "4a", {"noise": "constant"}, {}, images, code_arrays(geometry), 2))
-    (w,) = sampled_codes(digits.generator, SampleOptions(2, 0.5))
-    codes = digits.generator.expand(w).numpy()
-    run.write_shard(0, {"w_plus": codes}, pa.table({"status": ["ok", "ok"]}), attempt="1")
-    run.publish({})
-    return url
 
 
 def test_a_direction_is_fitted_written_and_reported(
@@ -184,11 +161,11 @@ def test_components_are_fitted_and_factorized(
 
 
 def test_a_strip_shows_the_inversion_and_its_edits(
-    lsap_here: Callable[..., Answer], tmp_path: Path, archive: str, digits: LoadedGenerator
+    lsap_here: Callable[..., Answer], tmp_path: Path, two_digits: str, digits: LoadedGenerator
 ) -> None:
     path, sheet = tmp_path / "d.safetensors", tmp_path / "new" / "sheet.png"
     save_direction(str(path), Direction("d", torch.eye(digits.config.w_dim)[:1], digits.digest))
-    apply = ("direction", "apply", archive, "--domain", "digits", "--device", "cpu", "--method", "e4e", "--json")
+    apply = ("direction", "apply", two_digits, "--domain", "digits", "--device", "cpu", "--method", "e4e", "--json")
     told = lsap_here(
         *apply, "--image", "bert", "anna", "--direction", path, "--strength", -3, 0, 3, "--layers", 0, 4, "--out", sheet
     ).document
@@ -211,11 +188,11 @@ def test_a_strip_shows_the_inversion_and_its_edits(
 
 
 def test_a_strip_along_a_component(
-    lsap_here: Callable[..., Answer], tmp_path: Path, archive: str, digits: LoadedGenerator
+    lsap_here: Callable[..., Answer], tmp_path: Path, two_digits: str, digits: LoadedGenerator
 ) -> None:
     pca = tmp_path / "pca.safetensors"
     lsap_here("direction", "pca", "--generator", GENERATOR, "--samples", 500, "--components", 3, "--out", pca)
-    apply = ("direction", "apply", archive, "--generator", GENERATOR, "--method", "e4e", "--image", "anna")
+    apply = ("direction", "apply", two_digits, "--generator", GENERATOR, "--method", "e4e", "--image", "anna")
     along = ("--direction", pca, "--strength", 2, "--out", tmp_path / "sheet.png")
     told = lsap_here(*apply, *along, "--component", 1, "--json").document
     components = load_components(str(pca), config=digits.config, generator_digest=digits.digest)
@@ -225,7 +202,7 @@ def test_a_strip_along_a_component(
 
 
 def test_what_was_asked_wrongly_is_refused_before_the_work(
-    lsap_here: Callable[..., Answer], tmp_path: Path, archive: str
+    lsap_here: Callable[..., Answer], tmp_path: Path, two_digits: str
 ) -> None:
     out = ("--out", tmp_path / "d.safetensors")
     assert lsap_here(*FIT, "--attribute", "beauty", *out).is_refused('"beauty" is not known', "slant")
@@ -236,7 +213,7 @@ def test_what_was_asked_wrongly_is_refused_before_the_work(
     strange = tmp_path / "strange.safetensors"
     save_direction(str(strange), Direction("d", torch.ones(1, 64), "4a" * 32))
     sheet = ("--out", tmp_path / "sheet.png")
-    apply = ("direction", "apply", archive, "--domain", "digits", "--method", "e4e", "--image", "anna")
+    apply = ("direction", "apply", two_digits, "--domain", "digits", "--method", "e4e", "--image", "anna")
     assert lsap_here(*apply, "--direction", strange, "--strength", 1, *sheet).is_refused("found on generator 4a4a")
     assert lsap_here(*apply, "--direction", "smile", "--strength", 1, *sheet).is_refused('"smile" is not known')
     assert not (tmp_path / "sheet.png").exists()
@@ -249,11 +226,14 @@ def test_an_archive_of_another_generator_is_refused(
     url = str(tmp_path / "archive")
     geometry = Geometry(num_ws=digits.config.num_ws, w_dim=digits.config.w_dim, noise_sides=digits.config.noise_sizes)
     ArchiveWriter.open(url, generator_digest="4a" * 32, generator_name="other", geometry=geometry)
-    refused = lsap_here(
-        *("direction", "apply", url, "--domain", "digits", "--method", "e4e", "--image", "anna"),
-        *("--direction", "slant", "--strength", 1, "--out", tmp_path / "sheet.png"),
-    )
-    assert refused.is_refused("holds codes of generator 4a4a", "pass the generator of the archive")
+    apply = ("direction", "apply", url, "--method", "e4e", "--image", "anna", "--direction", "slant", "--strength", 1)
+    for words in ((*apply, "--out", tmp_path / "sheet.png"), ("archive", "images", url, "e4e", "--out", tmp_path)):
+        refused = lsap_here(*words, "--domain", "digits")
+        assert refused.is_refused("holds codes of generator 4a4a", "pass the generator of the archive")
+    lying = str(tmp_path / "lying")
+    ArchiveWriter.open(lying, generator_digest=digits.digest, generator_name="other", geometry=Geometry(2, 3, ()))
+    refused = lsap_here("archive", "images", lying, "e4e", "--domain", "digits", "--out", tmp_path)
+    assert refused.is_refused("says that it is of generator", "holds codes of Geometry(num_ws=2, w_dim=3")
 
 
 def test_what_circulates_becomes_a_file_that_knows_its_generator(

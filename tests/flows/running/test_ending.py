@@ -19,6 +19,7 @@ from flows.running.ending import SIGNALS
 HERE = Path(__file__).parents[3]
 BEGIN = """
 import atexit, os, signal, subprocess, sys, tempfile, threading, time
+import flows.running.ending
 from flows.running.ending import Ending, take_signals, when_interrupted
 ending = Ending("interrupted")
 ending.own_scratch()
@@ -38,7 +39,7 @@ WORK = {
     "a library has caught it, and it was taken back": "signal.signal(signal.SIGTERM, lambda *_: 1 / 0)\n"
     "take_signals()\ngo_on()",
     "somebody has to know": "with when_interrupted(lambda: os.write(1, b'told')):\n    go_on()",
-    "somebody does not listen": "import flows.running.ending\nflows.running.ending.TELLING_SECONDS = 0.5\n"
+    "somebody does not listen": "flows.running.ending.TELLING_SECONDS = 0.5\n"
     "with when_interrupted(lambda: time.sleep(60)):\n    go_on()",
     "a thread prints": "def loud():\n    while True: print('Traceback', file=sys.stderr)\n"
     "threading.Thread(target=loud, daemon=True).start()\ngo_on()",
@@ -106,6 +107,14 @@ def test_signals_all_mean_the_same_also_when_they_come_twice(by: str) -> None:
         time.sleep(0.05)
     assert process.communicate(timeout=30) == ("", "interrupted\n")
     assert process.returncode == 1 and is_gone(child)
+
+
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_what_goes_on_until_a_signal_ends_well_with_it(by: str) -> None:
+    process, child, _ = started("flows.running.ending.end_well_when_interrupted('closed')\ngo_on()")
+    process.send_signal(getattr(signal, by))
+    assert process.communicate(timeout=30) == ("", "closed\n")
+    assert process.returncode == 0 and is_gone(child)
 
 
 def test_what_it_was_started_to_ignore_it_ignores() -> None:
