@@ -167,7 +167,7 @@ def by_lance(num_partitions: int, nprobes: int, refine: int) -> Callable[[np.nda
 
         def propose(target: np.ndarray) -> np.ndarray:
             query = {"column": "code", "q": target, "k": NEAREST, "nprobes": nprobes, "refine_factor": refine}
-            found = dataset.to_table(columns=["number"], nearest=query).column("number").to_numpy()
+            found = dataset.to_table(columns=["number", "_distance"], nearest=query).column("number").to_numpy()
             return np.asarray(found)
 
         return propose
