@@ -64,8 +64,9 @@ demo: $(INSTALLED)
 	$(BIN)/lsap run invert $(DEMO)
 	$(BIN)/lsap run refine $(REFINEMENT)
 	$(BIN)/lsap run edit $(FIRST_EDITS)
-	@reports="$$(sed -n 's/^archive: *//p' $(DEMO))/reports" && \
-	    echo "The first picture: $$reports/edit.png" && echo "All reports:       $$reports/index.html"
+	@archive="$$(sed -n 's/^archive: *//p' $(DEMO))" && \
+	    echo "The first picture: $$archive/reports/edit.png" && echo "All reports:       $$archive/reports/index.html" && \
+	    echo "To look through:   $(BIN)/lsap archive explore $$archive"
 
 reproduce: $(INSTALLED)
 	$(BIN)/lsap run reproduce all $(REPRODUCTION)
