@@ -82,7 +82,7 @@ def check_finished(
     """Complete, sound, equal to the undisturbed one; what was committed at the kill is as it was."""
     assert finished.code == 0, finished.err
     assert verify_archive(str(archive.folder)).problems == []
-    rows, wanted_rows = archive.rows(history=True), undisturbed.rows(history=True)
+    rows, wanted_rows = archive.rows(), undisturbed.rows()
     assert Counter((row["method"], row["image_id"]) for row in rows) == Counter(
         (row["method"], row["image_id"]) for row in wanted_rows
     )
