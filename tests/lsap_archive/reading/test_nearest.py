@@ -186,13 +186,15 @@ def test_codes_are_read_once_by_all_threads(place: Any, monkeypatch: pytest.Monk
     assert len(read) == 4
 
 
-def test_codes_leave_memory_with_their_archive(place: Any) -> None:
+def test_codes_and_rows_leave_memory_with_their_archive(place: Any) -> None:
     archive = open_archive(place.url)
     archive.nearest(np.zeros(3), 3, "lsap_o")
+    archive.sql("select count(*) from latest")
     block = weakref.ref(archive.nearest_codes.resident("lsap_o", "w_plus"))
-    assert block() is not None
+    rows = weakref.ref(archive._runs.rows)
+    assert block() is not None and rows() is not None
     del archive
-    assert block() is None
+    assert block() is None and rows() is None
 
 
 def test_what_was_not_asked_for_the_longest_makes_room(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
