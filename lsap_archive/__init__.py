@@ -54,11 +54,13 @@ from lsap_archive.format.style_layers import StyleLayers
 from lsap_archive.format.subject import Subject
 
 # Reading, also run by run and what is retired.
-from lsap_archive.reading.archive import Archive, RunInfo, Trace, is_archive, open_archive, read_anchor
+from lsap_archive.reading.archive import Archive
 from lsap_archive.reading.nearest.answers import about_answer
 from lsap_archive.reading.nearest.asked import ask_nearest, image_of_picture, notes_of_answer, read_code
 from lsap_archive.reading.nearest.spaces import Metric, Space
+from lsap_archive.reading.opening import is_archive, open_archive, read_anchor
 from lsap_archive.reading.retirement import retired_of
+from lsap_archive.reading.run_info import RunInfo, Trace
 from lsap_archive.reading.run_reader import RunReader
 from lsap_archive.reading.sets import SET_SCHEMA, ImageSet
 

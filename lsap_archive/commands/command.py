@@ -21,7 +21,7 @@ from lsap_archive.errors import (
 )
 from lsap_archive.explorer.door import explore_archive
 from lsap_archive.format.columns import columns_table
-from lsap_archive.reading.archive import open_archive
+from lsap_archive.reading.opening import open_archive
 from lsap_archive.reading.queries import TABLES
 from lsap_archive.stores.credentials import Secrets
 from lsap_archive.upkeep.verify import verify_archive

@@ -22,7 +22,8 @@ from lsap_archive.exports.lance_dataset import write_lance
 from lsap_archive.exports.web_dataset import write_tars
 from lsap_archive.format.columns import with_descriptions
 from lsap_archive.format.layout import W_PLUS
-from lsap_archive.reading.archive import Archive, open_archive
+from lsap_archive.reading.archive import Archive
+from lsap_archive.reading.opening import open_archive
 
 _WRITERS = {".parquet": pq.ParquetWriter, ".csv": pa.csv.CSVWriter}
 _OF_CODES = {"datasets": write_dataset, "lance": write_lance, "webdataset": write_tars}

@@ -8,9 +8,9 @@ from typing import get_args
 
 from lsap_archive.commands.shown import print_json, print_table, visible
 from lsap_archive.errors import ArchiveKeyError
-from lsap_archive.reading.archive import open_archive
 from lsap_archive.reading.nearest.asked import ask_nearest, image_of_picture, notes_of_answer, read_code
 from lsap_archive.reading.nearest.spaces import Metric, Space
+from lsap_archive.reading.opening import open_archive
 from lsap_archive.writing.code_index import build_index
 
 

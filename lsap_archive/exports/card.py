@@ -10,7 +10,7 @@ from typing import Any
 
 from lsap_archive.exports.chosen import IMAGE, ORIGINAL, Chosen
 from lsap_archive.format.layout import TRACE, W_PLUS
-from lsap_archive.reading.archive import RunInfo
+from lsap_archive.reading.run_info import RunInfo
 
 TAGS = ("gan-inversion", "stylegan2", "latent-codes", "lsap")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from lsap_archive.errors import HOW_TO_REPAIR, ArchiveNotFoundError, CorruptArchiveError
 from lsap_archive.format.layout import PREVIEWS_FOLDER, previews_name, rows_of_shard, run_prefix
 from lsap_archive.format.manifest import Manifest, StoredObject
 from lsap_archive.format.previews import KeptPreview, decode_previews, largest_previews
-from lsap_archive.format.rows import DUPLICATE, OK
+from lsap_archive.format.rows import OK
 from lsap_archive.reading.checked import read_checked
-from lsap_archive.reading.row_table import RowPlace, RowTable
+from lsap_archive.reading.originals import last_originals
+from lsap_archive.reading.published_runs import PublishedRuns
 from lsap_archive.stores.concurrency import in_threads
 from lsap_archive.stores.store import Store
 
@@ -67,26 +68,15 @@ class KeptPreviews:
     """Previews of an archive's images; may be asked from several threads at once.
 
     Args:
-        store: the archive.
-        manifests: of its runs, the oldest first.
-        rows: what readers see of them.
+        runs: of the archive.
         kept_bytes: of files that are held in memory, at most; the last ones that were asked for.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        manifests: Sequence[Manifest],
-        rows: Callable[[], RowTable],
-        *,
-        kept_bytes: int = KEPT_BYTES,
-    ) -> None:
-        self._store = store
-        self._manifests = manifests
-        self._rows = rows
+    def __init__(self, runs: PublishedRuns, *, kept_bytes: int = KEPT_BYTES) -> None:
+        self._runs = runs
         self._sizes = {
             (run, shard): file.size
-            for run, manifest in enumerate(manifests)
+            for run, manifest in enumerate(runs.manifests)
             for shard, file in _files_of(manifest).items()
         }
         self._kept_bytes = kept_bytes
@@ -104,7 +94,7 @@ class KeptPreviews:
 
     def originals(self, image_ids: Sequence[str]) -> list[bytes | None]:
         """What was inverted, from the newest run that kept it; None where none did."""
-        runs = [run for run, one in enumerate(self._manifests) if one.subject is None]
+        runs = [run for run, one in enumerate(self._runs.manifests) if one.subject is None]
         places = self._places(image_ids, self._with_previews(runs))
         found: dict[str, bytes | None] = {}
         while asked := {image_id: of_image.pop() for image_id, of_image in places.items() if of_image}:
@@ -121,27 +111,17 @@ class KeptPreviews:
         """Of each image, oldest first, run and row where its code stands in these runs; None for a row without one."""
         if not runs:
             return {image_id: [] for image_id in image_ids}
-        rows = self._rows()
-        found = rows.of_images(image_ids, runs)
-        originals = {
-            str(row.duplicate_of) for of_image in found.values() for row in of_image if row.status == DUPLICATE
-        }
-        while unknown := originals - found.keys():
-            more = rows.of_images(sorted(unknown), runs)
-            found |= {image_id: more.get(image_id, []) for image_id in unknown}
-            originals = {str(row.duplicate_of) for of in more.values() for row in of if row.status == DUPLICATE}
-        copies = [row for of_image in found.values() for row in of_image if row.status == DUPLICATE]
-        told = rows.digests([*copies, *(one for row in copies for one in found.get(str(row.duplicate_of), ()))])
-        return {
-            image_id: [_settled(row, found, told, frozenset()) for row in found.get(image_id, ())]
-            for image_id in image_ids
-        }
+        found = self._runs.rows.of_images(image_ids, runs)
+        of_all = (row for of_image in found.values() for row in of_image)
+        settled = last_originals(self._runs.rows, of_all, runs)
+        places = {place: (one.run, one.row) if one.status == OK else None for place, one in settled.items()}
+        return {image_id: [places[row.place] for row in found.get(image_id, ())] for image_id in image_ids}
 
     def _read(self, places: Iterable[tuple[int, int] | None]) -> dict[tuple[int, int], KeptPreview]:
         """What is kept at places; each file is read once, several at a time."""
         by_file: dict[_File, list[tuple[int, int]]] = {}
         for place in {one for one in places if one is not None}:
-            file = (place[0], place[1] // self._manifests[place[0]].shard_rows)
+            file = (place[0], place[1] // self._runs.manifests[place[0]].shard_rows)
             if file in self._sizes:
                 by_file.setdefault(file, []).append(place)
         files = list(by_file)
@@ -164,7 +144,7 @@ class KeptPreviews:
             self._files.move_to_end(file)
         if is_mine:
             try:
-                future.set_result(read_previews(self._store, self._manifests[file[0]], file[1]))
+                future.set_result(read_previews(self._runs.store, self._runs.manifests[file[0]], file[1]))
             except BaseException as error:
                 with self._lock:
                     self._files.pop(file, None)
@@ -189,18 +169,3 @@ def _files_of(manifest: Manifest) -> dict[int, StoredObject]:
     files = {file.name: file for file in manifest.files if file.name.startswith(f"{PREVIEWS_FOLDER}/")}
     names = {shard: previews_name(shard) for shard in manifest.own_shards} if files else {}
     return {shard: files[name] for shard, name in names.items() if name in files}
-
-
-def _settled(
-    row: RowPlace, found: Mapping[str, list[RowPlace]], digests: Mapping[int, str], seen: frozenset[str]
-) -> tuple[int, int] | None:
-    """Where the code of a row stands: of a duplicate in its run if it is there, else the newest of the same content."""
-    if row.status == OK:
-        return row.run, row.row
-    if row.status != DUPLICATE or row.image_id in seen:
-        return None
-    candidates = found.get(str(row.duplicate_of), [])
-    in_run = [one for one in candidates if one.run == row.run]
-    same_content = [one for one in candidates if digests[one.place] == digests[row.place]]
-    chosen = (in_run or same_content or candidates)[-1:]
-    return _settled(chosen[0], found, digests, seen | {row.image_id}) if chosen else None

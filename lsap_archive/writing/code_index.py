@@ -13,10 +13,10 @@ from lsap_archive.errors import ArchiveMismatchError
 from lsap_archive.format.code_index import CodeIndex, IndexInfo
 from lsap_archive.format.documents import utc_now
 from lsap_archive.format.layout import INDEXES_PREFIX, index_key
-from lsap_archive.reading.archive import open_archive
 from lsap_archive.reading.nearest.exact import Block, nearest_in
 from lsap_archive.reading.nearest.index import OpenIndex, compared, encoded, library_version
 from lsap_archive.reading.nearest.spaces import Metric, Space, check_asked
+from lsap_archive.reading.opening import open_archive
 from lsap_archive.stores.store import Store
 
 _TOGETHER = 2**14  # codes that are encoded at once

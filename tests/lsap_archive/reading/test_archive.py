@@ -153,6 +153,20 @@ def test_a_duplicate_of_an_image_of_an_older_run(memory_place: Any, work: Any) -
         archive.codes(["e"], "lsap_o")
 
 
+def test_a_duplicate_of_a_duplicate_is_followed_and_a_circle_is_said(memory_place: Any, work: Any) -> None:
+    first = publish_run(memory_place, work, "run-1", [("a", "1", {})], seed=1)
+    rows = [
+        (image_id, digest, {"status": "duplicate", "duplicate_of": of})
+        for image_id, digest, of in (("b", "1", "a"), ("c", "1", "b"), ("x", "9", "y"), ("y", "9", "x"))
+    ]
+    publish_run(memory_place, work, "run-2", rows, seed=2)
+    archive = open_archive(memory_place.url)
+    expected = work.expected(first, seed=1)[0]
+    np.testing.assert_array_equal(archive.codes(["c", "b", "a", "c"], "lsap_o"), np.stack([expected] * 4))
+    with pytest.raises(CorruptArchiveError, match="image x is a duplicate of itself: run it again"):
+        archive.codes(["c", "x"], "lsap_o")
+
+
 def test_the_newest_run_of_an_image_counts(memory_place: Any, work: Any) -> None:
     first = publish_run(memory_place, work, "z-old", [("a", "1", {}), ("b", "1b", {})], seed=1)
     second = publish_run(memory_place, work, "a-new", [("a", "2", {})], seed=2)

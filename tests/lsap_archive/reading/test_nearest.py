@@ -176,7 +176,9 @@ def test_codes_are_read_once_by_all_threads(place: Any, monkeypatch: pytest.Monk
     archive = open_archive(place.url)
     read: list[int] = []
     whole = whole_shards.decoded_shard
-    monkeypatch.setattr("lsap_archive.reading.archive.decoded_shard", lambda *given: read.append(1) or whole(*given))
+    monkeypatch.setattr(
+        "lsap_archive.reading.array_values.decoded_shard", lambda *given: read.append(1) or whole(*given)
+    )
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: archive.nearest(np.zeros(3), 3, "lsap_o"), range(16)))
     assert len(read) == 4 and all(one.equals(answers[0]) for one in answers)
@@ -184,13 +186,15 @@ def test_codes_are_read_once_by_all_threads(place: Any, monkeypatch: pytest.Monk
     assert len(read) == 4
 
 
-def test_codes_leave_memory_with_their_archive(place: Any) -> None:
+def test_codes_and_rows_leave_memory_with_their_archive(place: Any) -> None:
     archive = open_archive(place.url)
     archive.nearest(np.zeros(3), 3, "lsap_o")
+    archive.sql("select count(*) from latest")
     block = weakref.ref(archive.nearest_codes.resident("lsap_o", "w_plus"))
-    assert block() is not None
+    rows = weakref.ref(archive._runs.rows)
+    assert block() is not None and rows() is not None
     del archive
-    assert block() is None
+    assert block() is None and rows() is None
 
 
 def test_what_was_not_asked_for_the_longest_makes_room(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +359,7 @@ def test_a_whole_shard_is_what_zarr_reads(memory_place: Any, work: Any, compress
     assert np.isnan(found[2:]).all()
     with pytest.raises(CorruptArchiveError, match="w_plus cannot be decoded"):
         whole_shards.decoded_shard(array, data[:4] + b"\xff\xff\xff\x7f" + data[8:], "w_plus")
-    assert open_published(archive._objects[0], "w_plus").shape == array.shape
+    assert open_published(archive._runs.objects[0], "w_plus").shape == array.shape
 
 
 def test_vectors_know_their_size(memory_place: Any) -> None:

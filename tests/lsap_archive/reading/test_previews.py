@@ -241,7 +241,7 @@ def test_a_file_is_read_once_and_the_last_ones_are_kept(
     assert archive.original_previews(IDS)[4] == webp("original 4 in run-1")
     files = [f"runs/run-1/previews/shard-0000{shard}.parquet" for shard in range(3)]
     assert sorted(key for key in read if "/previews/" in key) == files
-    small = KeptPreviews(archive._store, archive._manifests, lambda: archive._rows, kept_bytes=1)
+    small = KeptPreviews(archive._runs, kept_bytes=1)
     for _ in range(2):
         assert small.pictures(IDS, [0]) == answers[0]
     assert len([key for key in read if "/previews/" in key]) == 9

@@ -222,9 +222,9 @@ def test_a_query_that_is_the_first_finds_all_it_reads(archive: Archive, query: s
 def test_only_columns_that_are_named_are_read(archive: Archive) -> None:
     other = open_archive(archive.url)
     assert other.sql("select avg(mse) as mse from latest where method = 'lsap_o'").to_pylist() == [{"mse": 0.5}]
-    assert other._rows.read_columns == {"mse", "method", "image_id"}  # which tells what is the newest
+    assert other._runs.rows.read_columns == {"mse", "method", "image_id"}  # which tells what is the newest
     other.codes(["a"], "lsap_o")
-    assert other._rows.read_columns == {"mse", "method", "image_id", "status", "duplicate_of"}
+    assert other._runs.rows.read_columns == {"mse", "method", "image_id", "status", "duplicate_of"}
 
 
 def test_a_query_that_would_mix_networks_is_refused_until_it_says_by(archive: Archive) -> None:

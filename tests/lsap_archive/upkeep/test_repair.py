@@ -229,6 +229,9 @@ def test_readers_see_nothing_of_a_retired_shard(whole: Any, work: Any) -> None:
         with pytest.raises(KeyError, match=f"has no image image-2 of method {method}"):
             archive.codes(["image-2"], method)
     assert archive.nearest(archive.codes(["image-4"], "lsap_o")[0], 9, "lsap_o").num_rows == 3
+    about = archive.describe()
+    assert (about["num_rows"], about["methods"]["lsap_o"]["ok"], about["edits"]["lsap_o/slant"]["ok"]) == (6, 3, 3)
+    assert archive.sql("select sum(num_ok) as n from runs").to_pylist() == [{"n": 6}]
     writer = whole.writer()
     reader = RunReader.open(whole.url, "run-1")
     rows = reader.rows(range(1, 5))
