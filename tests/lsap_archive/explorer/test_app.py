@@ -150,7 +150,9 @@ def quick_spaces(client: TestClient) -> dict[str, list[str]]:
     return {one["name"]: one["quick_spaces"] for one in client.get("/api/archive").json()["methods"]}
 
 
-@pytest.mark.parametrize(("space", "metric"), [("w_plus", "euclidean"), ("w", "cosine"), ("s_n", "cosine")])
+@pytest.mark.parametrize(
+    ("space", "metric"), [("w_plus", "euclidean"), ("w_plus", "cosine"), ("w", "euclidean"), ("s_n", "cosine")]
+)
 def test_neighbours_are_those_of_the_reader_without_itself(
     client: TestClient, shown_archive: Archive, space: Space, metric: Metric
 ) -> None:
