@@ -24,7 +24,7 @@ logger = logging.getLogger("lsap")
 def add_explore_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Any], None]) -> None:
     """Add `explore` to the verbs of `archive`."""
     explore = verbs.add_parser("explore", help="look at an archive in a browser, with sliders for directions")
-    explore.add_argument("url", help="of the archive")
+    explore.add_argument("url", help="the archive")
     add_generator_arguments(explore)
     explore.add_argument(
         "--direction",
@@ -37,7 +37,9 @@ def add_explore_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, A
         "--strength", type=float, metavar="S", help="at the ends of the sliders, with either sign (default 3)"
     )
     explore.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    explore.add_argument("--port", type=int, default=8765, help="0 for any that is free (default %(default)s)")
+    explore.add_argument(
+        "--port", type=int, default=8765, help="to listen on; 0 for any that is free (default %(default)s)"
+    )
     explore.add_argument(
         "--token", help='what readers have to know, at least 16 characters, or "auto": wanted where others reach --host'
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # help should not wait for torch
     from domains.domain import Domain
     from lsap_archive import Archive
+    from lsap_core.generators.config import GeneratorConfig
     from tasks.archived.rendering import Renderer
     from tasks.weights.generators import GeneratorFile, LoadedGenerator
 
@@ -59,26 +60,41 @@ def open_generator(parsed: argparse.Namespace) -> tuple[LoadedGenerator, Domain 
     return loaded, domain
 
 
+def check_made_archive(archive: Archive, digest: str, config: GeneratorConfig) -> None:
+    """Make sure that a generator is that of an archive.
+
+    Args:
+        archive: whose codes are to be used with it.
+        digest: of the generator.
+        config: its sizes.
+
+    Raises:
+        ParameterError: the archive's codes are of another generator, or of other sizes than it says.
+    """
+    from flows.parameters.run_file import ParameterError
+    from tasks.archived.opening import geometry_of
+
+    if (wanted := archive.generator["digest"]) != digest:
+        raise ParameterError(
+            f"{archive.url} holds codes of generator {wanted[:16]}, and this is {digest[:16]}: pass the "
+            "generator of the archive (--generator or --domain)"
+        )
+    if archive.geometry != geometry_of(config):  # an archive may say of itself what it likes
+        raise ParameterError(
+            f"{archive.url} says that it is of generator {wanted[:16]}, and holds codes of {archive.geometry}, which "
+            "that does not take: its archive.json is wrong, restore it"
+        )
+
+
 def renderer_of(archive: Archive, loaded: LoadedGenerator, domain: Domain | None) -> Renderer:
     """What makes the images of an archive.
 
     Raises:
-        ParameterError: the archive's codes are of another generator.
+        ParameterError: as `check_made_archive`.
     """
-    from flows.parameters.run_file import ParameterError
-    from tasks.archived.opening import geometry_of
     from tasks.archived.rendering import Renderer
 
-    if (digest := archive.generator["digest"]) != loaded.digest:
-        raise ParameterError(
-            f"{archive.url} holds codes of generator {digest[:16]}, and this is {loaded.digest[:16]}: pass the "
-            "generator of the archive (--generator or --domain)"
-        )
-    if archive.geometry != geometry_of(loaded.config):  # an archive may say of itself what it likes
-        raise ParameterError(
-            f"{archive.url} says that it is of generator {digest[:16]}, and holds codes of {archive.geometry}, which "
-            "that does not take: its archive.json is wrong, restore it"
-        )
+    check_made_archive(archive, loaded.digest, loaded.config)
     return Renderer(loaded.generator, domain.refiners if domain else {})
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.generators import add_generator_arguments, check_made_archive
 from flows.commands.numbers import parse_count
 from flows.commands.output import print_result
 from flows.running.ending import DONE
@@ -20,21 +21,20 @@ if TYPE_CHECKING:  # help should not wait for torch
 def add_nearest_command(verbs: Any, finish: Callable[[argparse.ArgumentParser, Any], None]) -> None:
     """Add `nearest` to the verbs of `archive`."""
     command = verbs.add_parser("nearest", help="the images whose codes are nearest to those of others, or of a picture")
-    command.add_argument("url")
-    command.add_argument(
-        "picture", nargs="*", metavar="PICTURE", help="files; inverted, where no image has the content"
-    )
+    command.add_argument("url", help="the archive")
+    about_pictures = "files; where no image has the content of one, it is inverted by --domain"
+    command.add_argument("picture", nargs="*", metavar="PICTURE", help=about_pictures)
     command.add_argument("--method", required=True, metavar="NAME", help='whose codes: "lsap_e", "lsap_e/pti", ...')
     command.add_argument("--image", action="append", default=[], metavar="ID", help="an image of the archive")
     command.add_argument("--code", action="append", default=[], metavar="FILE.npy", help="a code [K, D], or in W [D]")
-    command.add_argument("--domain", help="what inverts a picture: a built-in domain, or the path of one's own .yaml")
-    command.add_argument("--generator", metavar="FILE", help="weights, where they are not the domain's")
     command.add_argument("-k", type=parse_count, default=10, metavar="N", help="how many (default 10)")
     spaces = ["w_plus", "w", "s_n"]
     command.add_argument("--space", choices=spaces, default="w_plus", help="what is compared (default w_plus)")
-    command.add_argument("--metric", choices=["euclidean", "cosine"], default="euclidean", help="default euclidean")
+    command.add_argument(
+        "--metric", choices=["euclidean", "cosine"], default="euclidean", help="by what (default euclidean)"
+    )
     command.add_argument("--approximate", action="store_true", help="ask the index that `lsap-archive index` made")
-    command.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ...')
+    add_generator_arguments(command)
     finish(command, find_nearest)
 
 
@@ -83,10 +83,6 @@ def _inverted(archive: Archive, places: list[str], parsed: argparse.Namespace) -
             f"no image of {parsed.method} in {parsed.url} has the content of {', '.join(places)}: name the domain that "
             "inverts such pictures (--domain)"
         )
-    model = lsap.load(parsed.domain, generator=parsed.generator, device=parsed.device)
-    if model.digest != archive.generator["digest"]:
-        raise ParameterError(
-            f"{parsed.url} holds codes of generator {archive.generator['digest'][:16]}, and this is "
-            f"{model.digest[:16]}: name the generator of the archive (--generator or --domain)"
-        )
+    model = lsap.load(parsed.domain, generator=parsed.generator, label=parsed.label, device=parsed.device)
+    check_made_archive(archive, model.digest, model.config)
     return {place: model.invert(place, parsed.method).codes for place in places}

@@ -56,13 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lsap-archive", description="Archives of inversions: read, check, export.")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    describe = verbs.add_parser("describe", help="what an archive holds")
-    verify = verbs.add_parser("verify", help="check every object of an archive")
-    sql = verbs.add_parser("sql", help=f"a query of DuckDB over the tables {', '.join(TABLES)}")
-    nearest = verbs.add_parser("nearest", help="the images whose codes are nearest to some")
-    index = verbs.add_parser("index", help="make the index that `nearest --approximate` asks, and measure its recall")
-    explore = verbs.add_parser("explore", help="a web page of this machine that shows an archive, until Ctrl-C")
-    rows = verbs.add_parser("export", help="rows or an answer as Parquet or CSV; codes as datasets, Lance, WebDataset")
+    def verb_for(name: str, does: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+
+    describe = verb_for("describe", "what an archive holds: methods, edits, counts, sizes")
+    verify = verb_for("verify", "check every object of an archive; exit code 1 where one is missing or damaged")
+    sql = verb_for("sql", f"answer a query of DuckDB over the tables {', '.join(TABLES)}")
+    nearest = verb_for("nearest", "find the images whose codes are nearest to those of others")
+    index = verb_for("index", "make the index that `nearest --approximate` asks, and measure its recall")
+    explore = verb_for("explore", "show an archive as a web page of this machine, until Ctrl-C")
+    rows = verb_for("export", "write rows as Parquet or CSV, or codes as datasets, Lance or WebDataset")
     commands = {
         describe: _describe,
         verify: _verify,
@@ -72,20 +75,31 @@ def _parser() -> argparse.ArgumentParser:
         rows: _export,
     }
     for verb, command in {**commands, explore: _explore}.items():
-        verb.add_argument("url", help="of the archive: a folder, s3://bucket/prefix, gs://, az://")
+        verb.add_argument("url", help="the archive: a folder, s3://bucket/prefix, gs://, az://")
         verb.set_defaults(command=command)
     for verb in commands:
         verb.add_argument("--json", action="store_true", help="print the result as JSON")
 
-    sql.add_argument("query", help="\"select method, avg(sncd) from latest where status = 'ok' group by method\"")
+    sql.add_argument(
+        "query", help="such as \"select method, avg(sncd) from latest where status = 'ok' group by method\""
+    )
     add_nearest_options(nearest)
     add_index_options(index)
-    explore.add_argument("--port", type=int, default=8765, metavar="N", help="default 8765; 0 for any that is free")
-    explore.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; others want --token")
-    explore.add_argument("--token", help="what readers have to know, at least 16 characters; auto makes one")
+    explore.add_argument(
+        "--port", type=int, default=8765, metavar="N", help="to listen on; 0 for any that is free (default 8765)"
+    )
+    explore.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="to listen on; one that other machines reach wants --token (default 127.0.0.1)",
+    )
+    explore.add_argument(
+        "--token", help='what readers have to know, at least 16 characters, or "auto", which makes one'
+    )
     add_words(rows, TABLES)
 
-    columns = verbs.add_parser("columns", help="what the columns of the tables hold")
+    columns = verb_for("columns", "what the columns of the tables hold, in which units")
     columns.add_argument("table", nargs="?", choices=list(SCHEMAS), help="of one table alone")
     shape = columns.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print them as JSON")
@@ -144,7 +158,10 @@ def _sql(parsed: argparse.Namespace) -> int:
 
 def _explore(parsed: argparse.Namespace) -> int:
     archive = open_archive(parsed.url)
-    explore_archive(archive, host=parsed.host, port=parsed.port, token=parsed.token, announce=_announce)
+    try:
+        explore_archive(archive, host=parsed.host, port=parsed.port, token=parsed.token, announce=_announce)
+    except KeyboardInterrupt:  # which is how it ends well
+        print("lsap-archive: the page is closed", file=sys.stderr)
     return DONE
 
 

@@ -16,25 +16,27 @@ from lsap_archive.writing.code_index import build_index
 
 def add_nearest_options(parser: argparse.ArgumentParser) -> None:
     """Add what `nearest` may be asked."""
-    parser.add_argument("method", help='such as "lsap_e", "lsap_e/pti" or a digest')
-    parser.add_argument("picture", nargs="*", metavar="PICTURE", help="a file whose content an image of it has")
-    parser.add_argument("--image", action="append", default=[], metavar="ID", help="an image of it")
+    parser.add_argument("method", help='whose codes: "lsap_e", "lsap_e/pti", or a digest')
+    about_pictures = "a file that was inverted, under whatever name: its content is looked for"
+    parser.add_argument("picture", nargs="*", metavar="PICTURE", help=about_pictures)
+    about_images = "an image of the archive; like all that is asked about, may be given several times"
+    parser.add_argument("--image", action="append", default=[], metavar="ID", help=about_images)
     parser.add_argument("--code", action="append", default=[], metavar="FILE.npy", help="a code [K, D], or in W [D]")
-    parser.add_argument("-k", type=int, default=10, metavar="N", help="how many (default 10)")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="how many for each (default 10)")
     _add_space_options(parser)
     parser.add_argument("--approximate", action="store_true", help="ask the index that `lsap-archive index` made")
 
 
 def add_index_options(parser: argparse.ArgumentParser) -> None:
     """Add what an index is made of."""
-    parser.add_argument("method", help="as `nearest` will name it")
+    parser.add_argument("method", help="whose codes, as `nearest` will name it")
     _add_space_options(parser)
 
 
 def _add_space_options(parser: argparse.ArgumentParser) -> None:
-    told = "all rows of W+, their mean, or directions of style vectors (default w_plus)"
+    told = "what is compared: all rows of W+, their mean, or directions of style vectors (default w_plus)"
     parser.add_argument("--space", choices=get_args(Space), default="w_plus", help=told)
-    parser.add_argument("--metric", choices=get_args(Metric), default="euclidean", help="default euclidean")
+    parser.add_argument("--metric", choices=get_args(Metric), default="euclidean", help="by what (default euclidean)")
 
 
 def find_nearest(parsed: argparse.Namespace) -> int:

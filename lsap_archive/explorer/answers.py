@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from starlette.background import BackgroundTask
@@ -24,11 +24,13 @@ from lsap_archive.explorer.pictures import PictureDesk, media_type
 from lsap_archive.explorer.selection import Selection, read_selection
 from lsap_archive.explorer.tables import Tables
 from lsap_archive.reading.archive import Archive
+from lsap_archive.reading.nearest.spaces import Metric, Space
 
 _MOST_ROWS = 400  # of one answer
 _MOST_METHODS = 12  # that are compared
 _MOST_NEIGHBOURS = 100
-_QUICK_VALUES = 4e8  # numbers that are compared for neighbours without being asked twice: about a second
+_QUICK_VALUES = {"w_plus": 4e8, "w": 4e8, "s_n": 5e7}
+"""Numbers of codes that are compared for neighbours without being asked twice: about a second."""
 _RENDERS_WAITING = 4  # that are made one after the other; a page asks for one at a time
 _CHUNK = 2**18
 _FOREVER = "private, max-age=31536000, immutable"
@@ -97,9 +99,11 @@ class Answers:
         """The images whose codes are nearest to that of one, without itself."""
         image_id, method = _text(request, "image"), _text(request, "method")
         wanted = min(max(_number(request, "k", 12), 1), _MOST_NEIGHBOURS)
+        space = cast(Space, request.query_params.get("space", "w_plus"))  # unknown ones are told by the reader
+        metric = cast(Metric, request.query_params.get("metric", "euclidean"))
         with self._one_search:
             code = self._archive.codes([image_id], method)[0]
-            found = self._archive.nearest(code, wanted + 1, method).to_pylist()
+            found = self._archive.nearest(code, wanted + 1, method, space=space, metric=metric).to_pylist()
         distances = {one["image_id"]: one["distance"] for one in found if one["image_id"] != image_id}
         rows = self._chosen.of_methods(list(distances), [method], [])
         shown = [
@@ -180,6 +184,7 @@ class Answers:
         subjects = {one.method: one.subject is not None for one in self._archive.runs}
         edits = set(self._archive.edits)
         size = self._archive.geometry.num_ws * self._archive.geometry.w_dim
+        numbers = {name: size * sum(counted.values()) for name, counted in by_method.items()}
         kinds = {
             name: "edit" if name in edits else "refinement" if subjects[name] else "inversion" for name in subjects
         }
@@ -191,7 +196,7 @@ class Answers:
                     "name": name,
                     "kind": kinds[name],
                     "counts": by_method[name],
-                    "has_quick_neighbours": sum(by_method[name].values()) * size <= _QUICK_VALUES,
+                    "quick_spaces": [space for space, most in _QUICK_VALUES.items() if numbers[name] <= most],
                 }
                 for name in self._methods
             ],

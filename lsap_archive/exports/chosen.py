@@ -202,6 +202,13 @@ def _rows_query(archive: Archive, methods: Sequence[str], query: str | None) -> 
     return f"select * from ({rows}) semi join ({wanted}) using ({by})"
 
 
+def _sample(archive: Archive, method: str) -> list[str]:
+    """An image that has a code by a method, if there is one."""
+    query = f"select image_id from latest where method = $method and status = '{OK}' limit 1"
+    ids: list[str] = archive.sql(query, method=method).column("image_id").to_pylist()
+    return ids
+
+
 def _shapes(
     archive: Archive, methods: Sequence[str], arrays: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...], tuple[str, ...]]:
@@ -215,6 +222,12 @@ def _shapes(
         if name == W_PLUS:
             continue
         if name == NOISE or name in maps:
+            for method in methods:
+                if (ids := _sample(archive, method)) and not all(archive.has_noise(ids, method)):
+                    raise ArchiveKeyError(
+                        f"images of {method} have no noise maps of their own, the generator's constant ones belong to "
+                        f"them: leave {name} out, or choose other methods"
+                    )
             found |= maps if name == NOISE else {name: maps[name]}
             continue
         if name in _TAKEN:
@@ -222,10 +235,7 @@ def _shapes(
                 f"{name} is a column of the rows: choose the arrays {W_PLUS}, {NOISE}, {TRACE} or others"
             )
         for method in methods:
-            sample = archive.sql(
-                f"select image_id from latest where method = $method and status = '{OK}' limit 1", method=method
-            ).column("image_id")
-            ids = sample.to_pylist()
+            ids = _sample(archive, method)
             if not ids:
                 continue
             if name == TRACE:

@@ -140,8 +140,8 @@ def sql_key(table: str) -> str:
 SQL_TEXTS = {sql_key(table): text.encode() for table, text in _SQL.items()}
 """The queries, by key."""
 
-EMPTY_TABLES = {NO_ROWS: ROW_SCHEMA.empty_table(), NO_MEASUREMENTS: MEASUREMENT_SCHEMA.empty_table()}
-"""The empty files, by key."""
+EMPTY_SCHEMAS = {NO_ROWS: ROW_SCHEMA, NO_MEASUREMENTS: MEASUREMENT_SCHEMA}
+"""Columns of the empty files, by key; a table of pyarrow would load pandas, where it is, at import: a second."""
 
 
 def duckdb_view(url: str, table: str, name: str | None = None) -> str:

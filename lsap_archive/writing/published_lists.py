@@ -30,7 +30,7 @@ from lsap_archive.format.layout import (
 )
 from lsap_archive.format.manifest import Manifest
 from lsap_archive.format.published_list import (
-    EMPTY_TABLES,
+    EMPTY_SCHEMAS,
     LISTED_MEASUREMENTS,
     LISTED_ROWS,
     MEASUREMENTS_LIST,
@@ -95,11 +95,12 @@ def stale_lists(store: Store, just: str | None = None, *, anew: bool = False) ->
     behind = {key: to_parquet(table) for key, table in lists.items() if not _is_table(before[key], table)}
     if not behind and not anew:
         return {}
-    beside = [*EMPTY_TABLES, *SQL_TEXTS]  # always the same
+    beside = [*EMPTY_SCHEMAS, *SQL_TEXTS]  # always the same
     there = dict(zip(beside, in_threads(lambda key: _get_or_none(store, key), beside), strict=True))
     if not any((*before.values(), *there.values())) and all(table.num_rows == 1 for table in lists.values()):
         return {}
-    behind |= {key: to_parquet(table) for key, table in EMPTY_TABLES.items() if not _is_table(there[key], table)}
+    empty = {key: schema.empty_table() for key, schema in EMPTY_SCHEMAS.items()}
+    behind |= {key: to_parquet(table) for key, table in empty.items() if not _is_table(there[key], table)}
     return behind | {key: text for key, text in SQL_TEXTS.items() if there[key] != text}
 
 

@@ -3,7 +3,7 @@
 const LISTS = ["with", "status", "range"];
 const FIRST = {
   view: "grid", method: "", show: "reconstruction", size: "128", sort: "", order: "desc", minus: "", text: "", sql: "",
-  column: "", at: "", image: "",
+  column: "", at: "", image: "", space: "w_plus", metric: "euclidean",
 };
 
 /** The state that an address holds. */

@@ -1,15 +1,15 @@
 // One image: its original, what every method and edit made of it, its numbers, its neighbours, and sliders.
 
 import { ask, make, Picture, shown } from "./elements.js";
+import { neighbours } from "./neighbours.js";
 
 const PLACES = new Set(["run_id", "row", "image_id", "uri", "digest", "method", "shard", "attempt", "subject_run_id", "subject_row"]);
 const TOLD = 4; // numbers below a picture
-const NEIGHBOURS = 12;
 const RENDER_AFTER = 120; // milliseconds that sliders have to rest
 
 export class Detail {
-  constructor(dialog, { about, closed, step, go, choose }) {
-    Object.assign(this, { dialog, about, closed, step, go, choose });
+  constructor(dialog, { about, closed, step, go, choose, compare }) {
+    Object.assign(this, { dialog, about, closed, step, go, choose, compare });
     this.title = dialog.querySelector("#detail-id");
     this.body = dialog.querySelector("#detail-body");
     dialog.querySelector("#close").addEventListener("click", () => dialog.close());
@@ -24,7 +24,7 @@ export class Detail {
     });
     dialog.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!step || event.target.closest("input, summary") || event.altKey || event.ctrlKey || event.metaKey) return;
+      if (!step || event.target.closest("input, select, summary") || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       this.step(step);
     });
@@ -38,8 +38,8 @@ export class Detail {
     if (this.dialog.open) this.dialog.close();
   }
 
-  /** Shows an image, with one method chosen among those it has. */
-  async show(image, method, columns) {
+  /** Shows an image, with one method chosen among those it has; `compared` says how its neighbours are found. */
+  async show(image, method, columns, compared) {
     const key = `${image}\n${method}`;
     if (this.shownImage === key && this.dialog.open) return;
     this.shownImage = key;
@@ -58,7 +58,7 @@ export class Detail {
     const beside = make("div", { className: "figures" }, this.original(rows[0]), ...rows.map((row) => this.figure(row, chosen, columns)));
     const parts = [beside];
     if (this.about.directions?.length && chosen.status !== "failed") parts.push(this.sliders(chosen));
-    if (chosen.status !== "failed") parts.push(this.neighbours(chosen));
+    if (chosen.status !== "failed") parts.push(this.neighbours(chosen, compared));
     parts.push(this.table(chosen), this.files(chosen));
     this.body.replaceChildren(...parts);
     this.body.scrollTop = 0;
@@ -139,37 +139,9 @@ export class Detail {
     return section;
   }
 
-  neighbours(row) {
-    const list = make("div", { className: "figures small" });
-    const section = make("section", {}, make("h3", { textContent: `Nearest codes of ${row.method}` }), list);
-    const find = async () => {
-      list.replaceChildren(make("p", { className: "soft", textContent: "comparing …" }));
-      try {
-        const query = new URLSearchParams({ image: row.image, method: row.method, k: NEIGHBOURS });
-        const found = (await ask("api/neighbours", query)).rows;
-        list.replaceChildren(...found.map((one) => this.neighbour(one)));
-        if (!found.length) list.append(make("p", { className: "soft", textContent: "there is no other" }));
-      } catch (error) {
-        list.replaceChildren(make("p", { className: "error", textContent: error.message }));
-      }
-    };
-    const method = this.about.methods.find((one) => one.name === row.method);
-    if (method?.has_quick_neighbours) find();
-    else {
-      const button = make("button", { type: "button", textContent: "Compare with all codes" });
-      button.addEventListener("click", find);
-      list.append(button);
-    }
-    return section;
-  }
-
-  neighbour(row) {
-    const picture = new Picture();
-    picture.showRow(row, false);
-    const button = make("button", { type: "button", className: "plain", title: row.image }, picture.box,
-      make("span", { className: "name", textContent: row.image }), make("span", { className: "value", textContent: shown(row.distance) }));
-    button.addEventListener("click", () => this.go(row.image, row.method));
-    return make("figure", {}, button);
+  neighbours(row, compared) {
+    const quick = this.about.methods.find((one) => one.name === row.method)?.quick_spaces ?? [];
+    return neighbours(row, compared, { quick, changed: this.compare, go: this.go });
   }
 
   table(row) {

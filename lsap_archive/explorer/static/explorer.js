@@ -15,6 +15,7 @@ let state = readAddress(location.search);
 let about, grid, detail, histogram, columns;
 let loaded = ""; // the query of what is in the grid
 let asking = new AbortController();
+let lastCompared = null; // how neighbours were found in an image that is being closed: the next one is opened so, too
 
 function method() {
   return about.methods.find((one) => one.name === state.method) ?? about.methods[0];
@@ -67,7 +68,7 @@ async function follow(around = state.at) {
     $("grid").removeAttribute("aria-busy");
   }
   if (signal.aborted) return;
-  if (state.image) detail.show(state.image, method().name, measureColumns());
+  if (state.image) detail.show(state.image, method().name, measureColumns(), { space: state.space, metric: state.metric });
   else detail.close();
 }
 
@@ -257,7 +258,9 @@ function wire() {
   $("everything").addEventListener("click", everything);
   $("panel-toggle").addEventListener("click", () => openPanel($("panel-toggle").getAttribute("aria-expanded") !== "true"));
   addEventListener("popstate", () => {
-    state = readAddress(location.search);
+    state = { ...readAddress(location.search), ...lastCompared };
+    if (lastCompared) history.replaceState(history.state, "", writeAddress(state));
+    lastCompared = null;
     state.column ||= firstColumn();
     follow();
   });
@@ -299,8 +302,10 @@ async function begin() {
   detail = new Detail($("detail"), {
     about,
     closed: () => {
-      if (state.image && history.state === OPENED) history.back();
-      else if (state.image) change({ image: "" }, true);
+      if (state.image && history.state === OPENED) {
+        lastCompared = { space: state.space, metric: state.metric };
+        history.back();
+      } else if (state.image) change({ image: "" }, true);
       $("grid").focus();
     },
     step: async (by) => {
@@ -310,6 +315,7 @@ async function begin() {
     },
     go: (image) => change({ image }),
     choose: (image, chosen) => change({ image, method: chosen, at: image }, true),
+    compare: (compared) => change(compared, true),
   });
   fillOnce();
   wire();

@@ -15,7 +15,8 @@ from PIL import Image
 import lsap
 from domains.digits.data import load_split
 from flows.commands.cli import main
-from lsap_archive import ArchiveWriter, Geometry, PlannedRow, RunPlan, code_arrays
+from lsap_archive import ArchiveWriter, PlannedRow, RunPlan, code_arrays
+from tasks.archived.opening import geometry_of
 
 DONE, ASKED_WRONGLY = 0, 2
 
@@ -29,7 +30,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     model = lsap.load("digits", device="cpu")
     codes = np.stack([model.invert(tmp_path / "seven.png", "lsap_e").codes] * 4)
     codes[1:] += np.array([3, 1, 2], dtype=np.float32)[:, None, None]
-    geometry = Geometry(*codes.shape[1:], noise_sides=())
+    geometry = geometry_of(model.config)
     url = str(tmp_path / "archive")
     writer = ArchiveWriter.open(url, generator_digest=model.digest, generator_name="digits", geometry=geometry)
     digests = ["0" * 64, "1" * 64, hashlib.sha256((tmp_path / "two.png").read_bytes()).hexdigest(), "3" * 64]
@@ -66,3 +67,18 @@ def test_what_no_photo_can_be_inverted_with_is_told(desk: Path, capsys: pytest.C
     assert (code, told) == (ASKED_WRONGLY, "") and "name the domain that inverts such pictures (--domain)" in why
     code, told, why = asked(desk, capsys=capsys)
     assert (code, told) == (ASKED_WRONGLY, "") and "nothing is asked about" in why
+
+
+def test_a_generator_that_is_not_the_archives_is_refused(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    geometry = geometry_of(lsap.load("digits", device="cpu").config)
+    other = str(desk / "other" / "archive")
+    writer = ArchiveWriter.open(other, generator_digest="4a" * 32, generator_name="digits", geometry=geometry)
+    rows = (PlannedRow(0, "image-0", "/0.png", "0" * 64),)
+    run = writer.start_run(RunPlan("run-1", "lsap_e", "4a", {}, {}, rows, code_arrays(geometry)))
+    codes = np.zeros((1, geometry.num_ws, geometry.w_dim), np.float32)
+    run.write_shard(0, {"w_plus": codes}, pa.table({"status": ["ok"]}), "first")
+    run.publish({})
+    photo = (desk / "seven.png", "--domain", "digits", "--device", "cpu")
+    code, told, why = asked(desk / "other", *photo, capsys=capsys)
+    assert (code, told) == (ASKED_WRONGLY, "") and "holds codes of generator 4a4a" in why
+    assert "pass the generator of the archive (--generator or --domain)" in why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from lsap_archive import (
     PlannedRow,
     Preview,
     RunPlan,
+    StyleLayers,
     Subject,
     code_arrays,
     open_archive,
@@ -130,6 +132,10 @@ def write_archive(url: str) -> None:
     few, many = digits.without(12), digits.without(40)
     write_run(writer, digits, "lsap_e", digits.made(few), few)
     write_run(writer, digits, "lsap_o_w_plus", digits.made(many), many)
+    rng = np.random.default_rng(0)
+    weights = tuple(rng.standard_normal((width, 20)).astype(np.float32) for width in (8, 4))
+    biases = tuple(np.zeros(width, np.float32) for width in (8, 4))
+    assert writer.put_style_layers(StyleLayers("9f86", weights, biases))
     of = {"run_id": "lsap_e", "method": "lsap_e", "method_digest": "digest-lsap_e"}
     refined = Subject(**of, edit=None, strength=None, refiner="hfgi")
     write_run(writer, digits, "lsap_e/hfgi", digits.made(few) * 0.4 + digits.made(many) * 0.6, few, subject=refined)
@@ -166,6 +172,14 @@ def shown_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     url = str(tmp_path_factory.mktemp("shown") / "digits")
     write_archive(url)
     return open_archive(url)
+
+
+@pytest.fixture(scope="session")
+def archive_without_layers(shown_archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """The same, as older versions wrote it: no style layers."""
+    url = tmp_path_factory.mktemp("without") / "digits"
+    shutil.copytree(shown_archive.url, url, ignore=shutil.ignore_patterns("styles"))
+    return open_archive(str(url))
 
 
 @pytest.fixture(scope="session")

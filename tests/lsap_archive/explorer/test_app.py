@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from lsap_archive import Archive, ArchiveWriter, Geometry, LiveDirection, open_archive
+from lsap_archive import Archive, ArchiveWriter, Geometry, LiveDirection, Metric, Space, open_archive
+from lsap_archive.explorer import answers
 from lsap_archive.explorer.app import explorer_app
 
 MSE = "select image_id from latest where method = 'lsap_e' order by mse desc nulls last, image_id"
@@ -145,13 +146,47 @@ def test_an_image_is_told_by_every_method_with_all_columns(client: TestClient, s
     assert missing.status_code == 400 and "no image nobody" in missing.json()["error"]
 
 
-def test_neighbours_are_those_of_the_reader_without_itself(client: TestClient, shown_archive: Archive) -> None:
+def quick_spaces(client: TestClient) -> dict[str, list[str]]:
+    return {one["name"]: one["quick_spaces"] for one in client.get("/api/archive").json()["methods"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "metric"), [("w_plus", "euclidean"), ("w_plus", "cosine"), ("w", "euclidean"), ("s_n", "cosine")]
+)
+def test_neighbours_are_those_of_the_reader_without_itself(
+    client: TestClient, shown_archive: Archive, space: Space, metric: Metric
+) -> None:
     name = ids_of(client)[20]
-    rows = client.get("/api/neighbours", params={"image": name, "method": "lsap_e", "k": 5}).json()["rows"]
-    wanted = shown_archive.nearest(shown_archive.codes([name], "lsap_e")[0], 6, "lsap_e").to_pylist()
+    asked = {"image": name, "method": "lsap_e", "k": 5, "space": space, "metric": metric}
+    rows = client.get("/api/neighbours", params=asked).json()["rows"]
+    code = shown_archive.codes([name], "lsap_e")[0]
+    wanted = shown_archive.nearest(code, 6, "lsap_e", space=space, metric=metric).to_pylist()
     assert [(one["image"], one["distance"]) for one in rows] == [
         (one["image_id"], one["distance"]) for one in wanted[1:]
     ]
+    if (space, metric) == ("w_plus", "euclidean"):
+        assert client.get("/api/neighbours", params={"image": name, "method": "lsap_e", "k": 5}).json()["rows"] == rows
+
+
+def test_neighbours_that_cannot_be_found_are_told_in_a_sentence(
+    client: TestClient, archive_without_layers: Archive
+) -> None:
+    asked = {"image": ids_of(client)[20], "method": "lsap_e"}
+    unknown = client.get("/api/neighbours", params={**asked, "space": "z"})
+    assert unknown.status_code == 400 and unknown.json()["error"] == 'space is "z"; wanted w_plus, w, s_n'
+    bare = TestClient(explorer_app(archive_without_layers), base_url="http://localhost")
+    without = bare.get("/api/neighbours", params={**asked, "space": "s_n"})
+    assert without.status_code == 400 and "any `lsap run invert` into this archive adds them" in without.json()["error"]
+    assert bare.get("/api/neighbours", params={**asked, "space": "w"}).status_code == 200
+
+
+def test_where_codes_are_many_the_page_is_told_to_ask_first(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, shown_archive: Archive
+) -> None:
+    assert {*map(tuple, quick_spaces(client).values())} == {("w_plus", "w", "s_n")}
+    monkeypatch.setattr(answers, "_QUICK_VALUES", {"w_plus": 600 * 40, "w": 600 * 40, "s_n": 600 * 40 - 1})
+    slower = TestClient(explorer_app(shown_archive), base_url="http://localhost")
+    assert {*map(tuple, quick_spaces(slower).values())} == {("w_plus", "w")}
 
 
 def test_pictures_are_kept_previews_and_may_be_kept(client: TestClient, shown_archive: Archive) -> None:

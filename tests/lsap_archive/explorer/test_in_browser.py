@@ -143,6 +143,45 @@ def test_an_image_is_opened_by_keys_and_closed(tab: Tab, address: str, shown_arc
     assert tab.value_of("document.querySelector('#detail-id').textContent") == wanted[0]
 
 
+def neighbours(tab: Tab) -> list[str]:
+    tab.wait_for("document.querySelectorAll('dialog[open] .neighbours figure').length == 12")
+    found: list[str] = tab.value_of("[...document.querySelectorAll('.neighbours .name')].map(each => each.textContent)")
+    return found
+
+
+def nearest(archive: Archive, image_id: str, **asked: Any) -> list[str]:
+    found = archive.nearest_to_images([image_id], 13, "lsap_e", **asked).column("image_id").to_pylist()
+    return [name for name in found if name != image_id][:12]
+
+
+def test_neighbours_are_found_in_another_space(
+    tab: Tab, address: str, shown_archive: Archive, archive_without_layers: Archive, serve_app: Any
+) -> None:
+    name = "test/0020-0"
+    show(tab, address)
+    tab.value_of("document.querySelector('#grid').focus()")
+    tab.press("Enter")
+    opened = tab.value_of("document.querySelector('#detail-id').textContent")
+    assert neighbours(tab) == nearest(shown_archive, opened)
+    choose(tab, ".neighbours select", "s_n")
+    tab.wait_for("location.search.includes('space=s_n')")
+    first = nearest(shown_archive, opened, space="s_n")[0]
+    tab.wait_for(f"document.querySelector('.neighbours .name')?.textContent == '{first}'")
+    tab.press("Escape")
+    tab.wait_for("!document.querySelector('dialog').open && !location.search.includes('image=')")
+    assert state(tab)["space"] == ["s_n"]  # and the next image is opened so
+    show(tab, f"{address}?image={name}&space=s_n&metric=cosine")
+    assert neighbours(tab) == nearest(shown_archive, name, space="s_n", metric="cosine") != nearest(shown_archive, name)
+    assert tab.value_of("[...document.querySelectorAll('.neighbours select')].map(each => each.value)") == [
+        "s_n",
+        "cosine",
+    ]
+    show(tab, f"{serve_app(explorer_app(archive_without_layers))}?image={name}&space=s_n")
+    tab.wait_for("document.querySelector('.neighbours .error')?.textContent.includes('lsap run invert')")
+    choose(tab, ".neighbours select", "w")
+    assert neighbours(tab) == nearest(shown_archive, name, space="w")
+
+
 def test_a_place_without_a_picture_says_why(tab: Tab, address: str) -> None:
     show(tab, address)
     told = "document.querySelector('[data-index=\"{}\"] .picture[data-state=none]')?.dataset.none"

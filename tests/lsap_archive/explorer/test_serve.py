@@ -35,4 +35,4 @@ def test_it_says_where_it_is_answers_and_ends(shown_archive: Archive) -> None:
             out, err = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, out, err) == (1, "", "lsap-archive: interrupted\n")
+    assert (process.returncode, out, err) == (0, "", "lsap-archive: the page is closed\n")

@@ -160,6 +160,23 @@ def test_batches_are_of_one_method_and_bounded(url: str, monkeypatch: pytest.Mon
     assert found == [(2, "lsap_o"), (1, "lsap_o"), (2, "lsap_o/slant"), (1, "lsap_o/slant")]
 
 
+def test_noise_that_a_method_has_not_is_told_before_anything_is_written(
+    local_place: Any, work: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = local_place.writer()
+    encoded = {"method": "lsap_e", "method_digest": "ec0de7", "arrays": code_arrays(writer.geometry)}
+    for plan in (work.plan("run-1"), work.plan("run-2", **encoded)):
+        run = writer.start_run(plan)
+        work.write_all(run)
+        assert run.publish({})
+    out, words = tmp_path / "out" / "codes", ["--format", "datasets", "--arrays", "noise"]
+    out.parent.mkdir()
+    assert main(["export", local_place.url, str(out), *words]) == 2
+    assert "images of lsap_e have no noise maps of their own" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
+    assert main(["export", local_place.url, str(out), *words, "--method", "lsap_o"]) == 0
+
+
 WRONG = [
     (["--format", "datasets", "--method", "psp"], "has no method psp: it has lsap_o, lsap_o/slant"),
     (["--format", "datasets", "--table", "rows"], "--table is of files"),
