@@ -180,7 +180,7 @@ def test_exports_of_the_format_work(equipped: Path, here: Path) -> None:
         walk(equipped / program, *words, folder=here)
 
 
-def test_an_index_is_made_and_asked(equipped: Path, place: Path, here: Path) -> None:
+def test_an_index_is_made_and_asked(equipped: Path, here: Path) -> None:
     told = walk(equipped / "lsap-archive", "index", "archives/digits", "lsap_e", folder=here)
     words = ("nearest", "archives/digits", "lsap_e", "--image", "anna.jpg", "-k", "3")
     exact = walk(equipped / "lsap-archive", *words, folder=here)
