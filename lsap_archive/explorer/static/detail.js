@@ -80,7 +80,7 @@ export class Detail {
     const picture = new Picture();
     picture.showRow(row, false);
     picture.image.alt = `by ${row.method}`;
-    const numbers = columns.filter((column) => column.kind === "number" && typeof row.columns[column.name] === "number");
+    const numbers = columns.filter((column) => column.kind === "number" && column.name !== "seconds" && typeof row.columns[column.name] === "number");
     const lines = numbers.slice(0, TOLD).map((column) => make("div", { textContent: `${column.name} ${shown(row.columns[column.name])}` }));
     const button = make("button", { type: "button", textContent: row.method });
     button.setAttribute("aria-pressed", row === chosen);
