@@ -240,6 +240,14 @@ def _ratios(ours: tuple[float, float], theirs: tuple[float, float]) -> tuple[str
     return processor, f"({seconds})"
 
 
+def surroundings(commit: str | None) -> dict[str, Any]:
+    """Code, versions, machine; in a process of its own, as torch's size would hide what cells add to theirs."""
+    import torch
+    from measurement import environment
+
+    return environment(torch.device("cpu"), commit)
+
+
 def in_its_own_process(call: Callable[..., Any], *arguments: Any) -> Any:
     """The answer of a call that shares no memory with others."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -289,14 +297,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file of JSON lines to append to; the screen when not given")
     parser.add_argument("--commit", help="what was measured, where the code lies outside git")
     options = parser.parse_args()
-    import torch  # here, as the processes of the cells import this file
-    from measurement import environment
-
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for num_rows in options.rows:
             result = {
                 "benchmark": "archive",
-                **environment(torch.device("cpu"), options.commit),
+                **in_its_own_process(surroundings, options.commit),
                 "load_average": [round(load, 2) for load in os.getloadavg()],
                 "geometry": GEOMETRY.to_dict(),
                 **measure(num_rows, Path(folder), options.cells),
