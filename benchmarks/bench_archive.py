@@ -46,7 +46,7 @@ from plausible_archive import GEOMETRY, METHOD, SHARD_ROWS, asked_for, write_arc
 from lsap_archive import build_index, open_archive, verify_archive
 
 ASKED_TIMES = 8
-ENOUGH_SECONDS = 10.0  # a question that took so long in all is not asked again
+ENOUGH_SECONDS = 4.0  # a question that took so long in all is not asked again
 CHECKED_ANSWERS = 2
 RECALLED_ANSWERS = 10
 
