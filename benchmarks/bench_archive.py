@@ -241,11 +241,14 @@ def _ratios(ours: tuple[float, float], theirs: tuple[float, float]) -> tuple[str
 
 
 def surroundings(commit: str | None) -> dict[str, Any]:
-    """Code, versions, machine; in a process of its own, as torch's size would hide what cells add to theirs."""
+    """Code, versions, machine; from a process of its own, and as plain JSON: a process that cells start from, and that
+    has once held torch, would hide what they add to its size.
+    """
     import torch
     from measurement import environment
 
-    return environment(torch.device("cpu"), commit)
+    found: dict[str, Any] = json.loads(json.dumps(environment(torch.device("cpu"), commit)))
+    return found
 
 
 def in_its_own_process(call: Callable[..., Any], *arguments: Any) -> Any:
