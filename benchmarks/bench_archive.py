@@ -46,7 +46,7 @@ from plausible_archive import GEOMETRY, METHOD, SHARD_ROWS, asked_for, write_arc
 from lsap_archive import build_index, open_archive, verify_archive
 
 ASKED_TIMES = 8
-ENOUGH_SECONDS = 4.0  # a question that took so long in all is not asked again
+ENOUGH_SECONDS = 4.0  # of a question after its first answer; then it is not asked again
 CHECKED_ANSWERS = 2
 RECALLED_ANSWERS = 10
 
@@ -149,11 +149,10 @@ def asked(questions: Questions) -> dict[str, Spent]:
     spent = {}
     for name, ask in questions.items():
         all_of = [_spent(ask, 0)]
-        while len(all_of) < ASKED_TIMES and sum(one.seconds for one in all_of) < ENOUGH_SECONDS:
+        while len(all_of) < ASKED_TIMES and sum(one.seconds for one in all_of[1:]) < ENOUGH_SECONDS:
             all_of.append(_spent(ask, len(all_of)))
         spent[f"{name}, first"] = all_of[0]
-        if len(all_of) > 1:
-            spent[name] = Spent(*map(median, zip(*all_of[1:], strict=True)))
+        spent[name] = Spent(*map(median, zip(*all_of[1:], strict=True)))
     return spent
 
 
