@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from bench_archive import ARRAYS, GEOMETRY, METHOD, RUN_IMAGES, SHARD_ROWS, image_id
 from measurement import environment
+from plausible_archive import ARRAYS, GEOMETRY, METHOD, RUN_IMAGES, SHARD_ROWS, image_id
 
 from domains import digits
 from lsap_archive import ArchiveWriter, PlannedRow, RunPlan, build_index, open_archive

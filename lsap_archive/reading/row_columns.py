@@ -10,7 +10,9 @@ import contextlib
 import os
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ from lsap_archive.stores.store import Store
 MEMORY_LIMIT = "512MB"  # of each database
 KEPT_IN_MEMORY = 256 * 2**20  # bytes of columns
 _FILES_TOGETHER = 256
+_BATCHES = 2  # such parts that are read at once: one by itself leaves a second core idle
 _FEW_FILES = 16  # a database is no quicker for so few
 
 
@@ -123,9 +126,14 @@ class RowColumns:
             for part in _batches(self.files):
                 yield pa.concat_tables(in_threads(lambda file: self._one(file, names), part)).combine_chunks()
             return
-        with duckdb.connect(config={"memory_limit": MEMORY_LIMIT}) as database:
+        with duckdb.connect(config={"memory_limit": MEMORY_LIMIT}) as database, ThreadPoolExecutor(_BATCHES) as pool:
+            waiting: deque[Future[pa.Table]] = deque()
             for part in _batches(self.files):
-                yield self._by_database(database, part, names)
+                waiting.append(pool.submit(self._by_database, database.cursor(), part, names))
+                if len(waiting) > _BATCHES:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _by_database(
         self, database: duckdb.DuckDBPyConnection, files: Sequence[RowFile], names: Sequence[str]

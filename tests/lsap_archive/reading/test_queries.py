@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -283,10 +285,36 @@ def test_many_files_are_read_as_few_are(tmp_path: Path, work: Any, name: str, mo
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_parts_that_are_read_at_once_come_in_order(
+    local_place: Any, work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first takes longest; and several are read at a time."""
+    many_files(local_place, work)
+    monkeypatch.setattr(row_columns, "_FILES_TOGETHER", 7)
+    real, both = row_columns.RowColumns._by_database, threading.Barrier(2, timeout=30)
+
+    def slow(self: Any, database: Any, files: Any, names: Any) -> pa.Table:
+        first = files[0].rows.start
+        if first in (0, 7):
+            both.wait()
+        if first == 0:
+            time.sleep(0.2)
+        return real(self, database, files, names)
+
+    monkeypatch.setattr(row_columns.RowColumns, "_by_database", slow)
+    found = open_archive(local_place.url).sql("select image_id, mse from latest")
+    assert found.column("image_id").to_pylist() == [f"image-{row}" for row in range(40)]
+    assert found.column("mse").to_pylist() == [float(row) for row in range(40)]
+
+
+@pytest.mark.parametrize("together", [256, 7])
 @pytest.mark.parametrize("is_sound", [False, True])
-def test_one_wrong_file_of_many_is_noticed(local_place: Any, work: Any, is_sound: bool) -> None:
+def test_one_wrong_file_of_many_is_noticed(
+    local_place: Any, work: Any, is_sound: bool, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Damaged, or that of another shard, of which nothing but its digest tells."""
     many_files(local_place, work)
+    monkeypatch.setattr(row_columns, "_FILES_TOGETHER", together)
     path = Path(local_place.url) / "runs/many/rows/shard-00017.parquet"
     data = bytearray(path.with_name("shard-00016.parquet").read_bytes() if is_sound else path.read_bytes())
     data[len(data) // 2] ^= not is_sound
