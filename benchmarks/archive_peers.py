@@ -214,7 +214,7 @@ def write_numpy(url: str, num_rows: int) -> dict[str, float]:
 
 
 def _columns(url: str, *names: str) -> list[np.ndarray]:
-    return [np.load(folder_of(url) / f"{name}.npy") for name in names]
+    return [np.load(folder_of(url) / f"{name}.npy", allow_pickle=False) for name in names]
 
 
 def _first_of(values: np.ndarray, count: int, order: str = "desc") -> np.ndarray:
