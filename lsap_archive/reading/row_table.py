@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lsap_archive.format.rows import DUPLICATE, FAILED, HOW_FITTED, IS_SETTLED, OK, ROW_SCHEMA, STATUSES
+from lsap_archive.reading.id_index import IdIndex
 from lsap_archive.reading.row_columns import MEMORY_LIMIT, RowColumns
 
 OUTCOME = ("status", "reason", "message")
@@ -95,6 +96,8 @@ class RowTable:
         self._newest: NDArray[np.bool_] | None = None
         self._shown: NDArray[np.bool_] | None = None
         self._copies: dict[str, NDArray[np.int64]] | None = None
+        self._index: IdIndex | None = None
+        self._is_asked_by_id = False
         self._lock = threading.RLock()
 
     @property
@@ -245,15 +248,25 @@ class RowTable:
     def of_images(self, image_ids: Collection[str], runs: Sequence[int]) -> dict[str, list[RowPlace]]:
         """Rows of images in some runs, by id, the newest last."""
         table = self.columns(["image_id", "status", "duplicate_of"])
-        asked = pa.array(sorted(set(image_ids)), pa.string())
-        is_asked = np.asarray(pc.is_in(table.column("image_id"), asked))
-        places = np.flatnonzero(is_asked & np.isin(self._columns.runs, list(runs)) & self.shown)
+        places = self._places_of(image_ids)
+        places = places[np.isin(self._columns.runs[places], list(runs)) & self.shown[places]]
         numbers = [values[places].tolist() for values in (self._columns.runs, self._columns.rows)]
         texts = [column.to_pylist() for column in table.take(pa.array(places)).columns]
         found: dict[str, list[RowPlace]] = {}
         for one in map(RowPlace._make, zip(places.tolist(), *numbers, *texts, strict=True)):
             found.setdefault(one.image_id, []).append(one)
         return found
+
+    def _places_of(self, image_ids: Collection[str]) -> NDArray[np.int64]:
+        """All rows of images; who asks once does not wait for an index."""
+        with self._lock:
+            ids = self._columns.read(["image_id"]).column(0)
+            is_first, self._is_asked_by_id = not self._is_asked_by_id, True
+            if not is_first and self._index is None:
+                self._index = IdIndex(ids)
+        if self._index is not None:
+            return self._index.places_of(image_ids)
+        return np.flatnonzero(np.asarray(pc.is_in(ids, pa.array(sorted(set(image_ids)), pa.string()))))
 
     def digests(self, rows: Sequence[RowPlace]) -> dict[int, str]:
         """Digests of the content of some rows, by their places."""
