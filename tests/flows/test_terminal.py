@@ -63,13 +63,23 @@ def ctrl_c_is_heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def titles(pid: int) -> list[str]:
-    """What the processes that a command has started call themselves."""
-    found = []
+def num_working(pid: int, built: dict[int, float]) -> int:
+    """How many actors of a command have worked for a second since they were built.
+
+    Ray calls an actor by the method that it is at only until another one, such as that for the progress, has ended.
+
+    Args:
+        pid: the command's.
+        built: processor seconds of each actor when it was first seen built; is added to.
+    """
+    count = 0
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            found.append(" ".join(process.cmdline()))
-    return found
+            if process.cmdline()[:1] in (["ray::Host"], ["ray::Host.call"]):
+                used = process.cpu_times()
+                seconds = used.user + used.system
+                count += seconds > built.setdefault(process.pid, seconds) + 1.0
+    return count
 
 
 def test_ctrl_c_ends_a_run_with_two_shards_under_way_in_one_line(config: Path, tmp_path: Path) -> None:
@@ -97,7 +107,8 @@ def test_ctrl_c_ends_a_run_with_two_shards_under_way_in_one_line(config: Path, t
     try:
         shown = Shown(ours)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while sum("ray::Host.call" in title for title in titles(running.pid)) < 2:
+        built: dict[int, float] = {}
+        while num_working(running.pid, built) < 2:
             assert running.poll() is None and time.monotonic() < deadline, shown.text()
             shown.read(0.2)
         started = psutil.Process(running.pid).children(recursive=True)
