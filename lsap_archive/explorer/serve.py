@@ -29,19 +29,9 @@ def serve(
     live: LiveRenderer | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
-    """Show an archive as a web page, until Ctrl-C.
+    """Show an archive as a web page, until Ctrl-C: what `lsap_archive.explorer.door.explore_archive` imports and calls.
 
-    Args:
-        archive: as it was published when it was opened.
-        host: address or name to listen on; one that other machines reach wants a token.
-        port: 0 for any that is free.
-        token: what a reader has to know, "auto" for one that is made; None for none, on this machine alone.
-        live: renders edits while somebody looks; None for none.
-        announce: is told the page's address, with the token, once it can be opened.
-
-    Raises:
-        ArchiveMismatchError: another machine could read without a token, the token is short, or the port is taken.
-        KeyboardInterrupt: Ctrl-C, after what is under way has ended.
+    Its arguments and errors are told there.
     """
     if token == AUTO:
         token = secrets.token_urlsafe(32)
