@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+_FEW = 256  # values, which are had sooner one by one: to take them together, Arrow looks at every chunk
+
+
+def values_at(column: pa.ChunkedArray, places: NDArray[np.int64]) -> list[Any]:
+    """Values of a column at some places, in their order."""
+    if len(places) > _FEW:
+        return list(column.take(pa.array(places)).to_pylist())
+    return [column[place].as_py() for place in places.tolist()]
 
 
 class IdIndex:
@@ -42,8 +51,8 @@ class IdIndex:
         firsts, ends = (np.searchsorted(self._hashes, hashes, side=side) for side in ("left", "right"))
         ranges = [self._order[first:end] for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)]
         places = np.unique(np.concatenate([np.empty(0, np.int64), *ranges]))
-        is_asked = np.asarray(pc.is_in(self._image_ids.take(pa.array(places)), asked), dtype=bool)
-        found: NDArray[np.int64] = places[is_asked]
+        names = set(image_ids)
+        found: NDArray[np.int64] = places[np.array([one in names for one in values_at(self._image_ids, places)], bool)]
         return found
 
     def _hashes_of(self, texts: pa.ChunkedArray) -> NDArray[np.uint64]:

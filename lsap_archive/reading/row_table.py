@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lsap_archive.format.rows import DUPLICATE, FAILED, HOW_FITTED, IS_SETTLED, OK, ROW_SCHEMA, STATUSES
-from lsap_archive.reading.id_index import IdIndex
+from lsap_archive.reading.id_index import IdIndex, values_at
 from lsap_archive.reading.row_columns import MEMORY_LIMIT, RowColumns
 
 OUTCOME = ("status", "reason", "message")
@@ -251,7 +251,7 @@ class RowTable:
         places = self._places_of(image_ids)
         places = places[np.isin(self._columns.runs[places], list(runs)) & self.shown[places]]
         numbers = [values[places].tolist() for values in (self._columns.runs, self._columns.rows)]
-        texts = [column.to_pylist() for column in table.take(pa.array(places)).columns]
+        texts = [values_at(column, places) for column in table.columns]
         found: dict[str, list[RowPlace]] = {}
         for one in map(RowPlace._make, zip(places.tolist(), *numbers, *texts, strict=True)):
             found.setdefault(one.image_id, []).append(one)
